@@ -1,0 +1,1 @@
+"""Mine, train, evaluate and document cross-encoder rerankers."""

@@ -1,0 +1,57 @@
+"""What can go wrong, in a form a user can act on. Knows nothing of the rest.
+
+Every message reads `<key or thing> must <rule>, got <value>. <what to do>`. The entry points print it
+as one sentence and exit with `EXIT_STATUS`; a traceback is only ever shown for a bug of ours.
+"""
+
+from __future__ import annotations
+
+EXIT_STATUS = 2
+"""Exit status of a command that was refused or failed with a `PipelineError`."""
+
+EXIT_REQUEUE = 75
+"""Exit status after SIGTERM or SIGINT with the work saved (`EX_TEMPFAIL`): run the command again."""
+
+
+class PipelineError(Exception):
+    """Base of every error that is the user's to read."""
+
+
+class ConfigError(PipelineError, ValueError):
+    """A configuration value breaks a rule."""
+
+
+class DataError(PipelineError, ValueError):
+    """An input file, collection or row cannot be used."""
+
+
+class HubError(PipelineError):
+    """A model or data set cannot be had from the hub."""
+
+
+class ModelError(PipelineError, ValueError):
+    """A model folder cannot be loaded as a cross-encoder."""
+
+
+class ArtifactError(PipelineError):
+    """A file of ours is missing, torn or altered."""
+
+
+class NumericsError(PipelineError, ArithmeticError):
+    """A loss, gradient, weight or score is not finite."""
+
+
+class ResourceError(PipelineError):
+    """Disk, memory or a device is not enough."""
+
+
+class Interrupted(PipelineError):
+    """SIGTERM or SIGINT arrived and the work so far is saved."""
+
+
+def must(thing: str, rule: str, got: object, remedy: str) -> str:
+    """The one sentence form of every refusal."""
+    shown = repr(got) if isinstance(got, str) else str(got)
+    if len(shown) > 200:
+        shown = shown[:200] + "…"
+    return f"{thing} must {rule}, got {shown}. {remedy}"

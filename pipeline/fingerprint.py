@@ -1,0 +1,75 @@
+"""Names of artefacts: canonical JSON, hashed. Pure; knows nothing of files' meaning or of torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import hashlib
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+LENGTH = 12
+"""Hexadecimal digits kept of a fingerprint: 48 bits, enough for any number of runs on one disk."""
+
+
+def plain(value: Any) -> Any:
+    """Reduce dataclasses, enums and paths to what JSON has, refusing what has no stable form.
+
+    Raises:
+        TypeError: for anything without an obvious canonical form (sets, arbitrary objects, NaN).
+    """
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, enum.Enum):
+        return value.name
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float) and math.isfinite(value):
+        return value
+    raise TypeError(f"{value!r} has no canonical form")
+
+
+def canonical_json(value: Any) -> str:
+    """One text per value: sorted keys, no spaces, floats as Python prints them."""
+    return json.dumps(plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+
+
+def fingerprint(value: Any) -> str:
+    """The first `LENGTH` hexadecimal digits of the sha256 of the canonical JSON."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:LENGTH]
+
+
+def text_digest(texts: Iterable[str]) -> str:
+    """sha256 over texts in order, each ended by its byte length so that no two lists collide."""
+    digest = hashlib.sha256()
+    for text in texts:
+        data = text.encode("utf-8", "surrogatepass")
+        digest.update(len(data).to_bytes(8, "little"))
+        digest.update(data)
+    return digest.hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """sha256 of a file's bytes, read in pieces.
+
+    Raises:
+        OSError: when the file cannot be read.
+    """
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def slug(text: str) -> str:
+    """A readable, path-safe form of a name: letters, digits, `.`, `_` and `-`, never a bare dot name."""
+    cleaned = re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.")
+    return cleaned[:60] or "unnamed"

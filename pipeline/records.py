@@ -1,0 +1,117 @@
+"""The nouns of the field as plain data: pairs, queries, candidates, qrels, runs. Knows no torch, no files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+Qrels = dict[str, dict[str, int]]
+"""query id → passage id → relevance; relevant means at least 1."""
+
+Run = dict[str, dict[str, float]]
+"""query id → passage id → score, as a TREC run file holds it."""
+
+AS_RETRIEVED = "as_retrieved"
+"""Protocol: a model reorders the first stage's candidates; a positive it never found counts 0."""
+
+POSITIVES_ADDED = "positives_added"
+"""Protocol: judged positives missing from the candidates are added before reranking."""
+
+PROTOCOLS = (AS_RETRIEVED, POSITIVES_ADDED)
+
+FIRST_STAGE, UNTRAINED, TRAINED = "first_stage", "untrained", "trained"
+"""Names of the systems every evaluation compares; rivals come under their own names."""
+
+
+@dataclass(slots=True)
+class PairRows:
+    """Question/answer rows as a source gave them, before any cleaning.
+
+    All lists have one entry a row. `labels` is None where every row is a positive; `negatives` is None
+    where the source has none; `groups` names the cluster (module, title) a row belongs to; `lines` is the
+    1-based line or row number in the source, for messages.
+    """
+
+    questions: list[str]
+    answers: list[str]
+    lines: list[int]
+    labels: list[float] | None = None
+    negatives: list[list[str]] | None = None
+    groups: list[str] | None = None
+
+    def __len__(self) -> int:
+        return len(self.questions)
+
+    def take(self, rows: list[int]) -> PairRows:
+        """The given rows, in the given order."""
+        return PairRows(
+            questions=[self.questions[row] for row in rows],
+            answers=[self.answers[row] for row in rows],
+            lines=[self.lines[row] for row in rows],
+            labels=None if self.labels is None else [self.labels[row] for row in rows],
+            negatives=None if self.negatives is None else [self.negatives[row] for row in rows],
+            groups=None if self.groups is None else [self.groups[row] for row in rows],
+        )
+
+
+@dataclass(slots=True)
+class RerankingSet:
+    """Queries with judged passages and first-stage candidates: what one evaluation reranks.
+
+    `candidates` lists passage ids best first, as the first stage ranked them, with its scores beside
+    (strictly for the run file; the order is the list's). `passages` holds every candidate and every judged
+    positive. `groups` clusters queries for resampling, or is None when they are independent.
+    """
+
+    name: str
+    queries: dict[str, str]
+    passages: dict[str, str]
+    candidates: dict[str, list[str]]
+    scores: dict[str, list[float]]
+    qrels: Qrels
+    groups: dict[str, str] | None = None
+
+    def pool(self, query_id: str, protocol: str) -> list[str]:
+        """Passage ids a reranker sees: the candidates, then (under `positives_added`) missing positives by id."""
+        candidates = self.candidates.get(query_id, [])
+        if protocol == AS_RETRIEVED:
+            return candidates
+        present = set(candidates)
+        missing = sorted(p for p, grade in self.qrels.get(query_id, {}).items() if grade > 0 and p not in present)
+        return candidates + missing
+
+
+@dataclass(slots=True)
+class LabelledPairs:
+    """Training rows as indices into distinct texts: row i is (questions[question[i]], passages[passage[i]]).
+
+    Shapes: `question`, `passage` (rows,) int32; `label` (rows,) float32 in [0, 1]. A question's rows are
+    adjacent: its positives first, then its negatives in the order they were drawn.
+    """
+
+    questions: list[str]
+    passages: list[str]
+    question: npt.NDArray[np.int32]
+    passage: npt.NDArray[np.int32]
+    label: npt.NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return int(self.label.shape[0])
+
+
+@dataclass(slots=True)
+class Split:
+    """A source divided by question, before any mining.
+
+    `corpus` is every passage dev candidates are retrieved from (train, validation and dev answers, or the
+    user's own corpus), distinct by exact text in first-occurrence order. `corpus_ids` are the collection's own
+    ids where it has them. `qrels_dev`/`qrels_validation` are None where the rows themselves are the judgements.
+    """
+
+    train: PairRows
+    dev: PairRows
+    validation: PairRows | None
+    corpus: list[str]
+    statistics: dict[str, object] = field(default_factory=dict)
