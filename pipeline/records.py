@@ -40,6 +40,7 @@ class PairRows:
     labels: list[float] | None = None
     negatives: list[list[str]] | None = None
     groups: list[str] | None = None
+    question_ids: list[str] | None = None
 
     def __len__(self) -> int:
         return len(self.questions)
@@ -53,6 +54,7 @@ class PairRows:
             labels=None if self.labels is None else [self.labels[row] for row in rows],
             negatives=None if self.negatives is None else [self.negatives[row] for row in rows],
             groups=None if self.groups is None else [self.groups[row] for row in rows],
+            question_ids=None if self.question_ids is None else [self.question_ids[row] for row in rows],
         )
 
 
@@ -105,13 +107,35 @@ class LabelledPairs:
 class Split:
     """A source divided by question, before any mining.
 
-    `corpus` is every passage dev candidates are retrieved from (train, validation and dev answers, or the
-    user's own corpus), distinct by exact text in first-occurrence order. `corpus_ids` are the collection's own
-    ids where it has them. `qrels_dev`/`qrels_validation` are None where the rows themselves are the judgements.
+    `corpus` is every passage candidates are retrieved from (train, validation and dev answers, or the user's own
+    corpus), distinct by exact text in first-occurrence order; `corpus_ids` are the collection's own ids, beside it.
+    `statistics` counts rows read, used and dropped by reason, and whatever else the source knows about itself.
     """
 
     train: PairRows
     dev: PairRows
     validation: PairRows | None
     corpus: list[str]
+    corpus_ids: list[str] | None = None
     statistics: dict[str, object] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Collection:
+    """A judged collection in the BEIR layout: queries, passages (title and text joined), qrels, maybe a run."""
+
+    name: str
+    queries: dict[str, str]
+    passages: dict[str, str]
+    qrels: Qrels
+    run: Run | None = None
+
+
+@dataclass(slots=True)
+class Mined:
+    """What MINE hands on: training rows, sets to rerank, and the counts behind them."""
+
+    train: LabelledPairs
+    dev: RerankingSet
+    validation: RerankingSet | None
+    statistics: dict[str, object]
