@@ -1,0 +1,85 @@
+"""Which pairs make a step, and how a step is cut into micro-batches. Pure; knows no torch, no files.
+
+The first decides the result and depends on rows, batch size, seed and epoch alone. The second is memory and speed:
+the loss of a step is a sum over its pairs divided by their number, so any cut gives the same gradient to rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Indices = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The steps of a run: `epochs` seeded permutations of `rows` rows, cut into batches, the last one kept."""
+
+    rows: int
+    batch_size: int
+    epochs: int
+    seed: int
+    max_steps: int | None = None
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches an epoch, the last, smaller one included."""
+        return -(-self.rows // self.batch_size)
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the run."""
+        steps = self.steps_per_epoch * self.epochs
+        return steps if self.max_steps is None else min(steps, self.max_steps)
+
+    def permutation(self, epoch: int) -> Indices:
+        """The order of the rows in an epoch (counted from 0): a pure function of seed and epoch."""
+        return np.random.Generator(np.random.PCG64([self.seed, epoch])).permutation(self.rows)
+
+    def batches(self, start: int = 0) -> Iterator[Indices]:
+        """Row indices of each step from step `start` (counted from 0) to the end."""
+        order: Indices | None = None
+        order_of = -1
+        for step in range(start, self.steps):
+            epoch, position = divmod(step, self.steps_per_epoch)
+            if order is None or order_of != epoch:
+                order, order_of = self.permutation(epoch), epoch
+            yield order[position * self.batch_size : (position + 1) * self.batch_size]
+
+
+def micro_batches(lengths: npt.NDArray[np.integer], token_budget: int) -> list[Indices]:
+    """Cut pairs into groups of like length whose padded size stays within a token budget.
+
+    Args:
+        lengths: tokens of each pair, shape (pairs,).
+        token_budget: pairs x longest pair of a group; a single pair may exceed it.
+
+    Returns:
+        Positions into `lengths`, longest group first so that memory runs out at once or never; equal lengths keep
+        their order.
+    """
+    order = np.argsort(-lengths.astype(np.int64), kind="stable")
+    groups: list[Indices] = []
+    start = 0
+    while start < order.size:
+        longest = int(lengths[order[start]])
+        count = max(1, token_budget // max(1, longest))
+        groups.append(order[start : start + count])
+        start += count
+    return groups
+
+
+def warmup_steps(steps: int, ratio: float) -> int:
+    """Steps of rising learning rate: the share of all steps, rounded up, as the reference trainer counts them."""
+    return int(np.ceil(steps * ratio))
+
+
+def linear_schedule(step: int, steps: int, warmup: int) -> float:
+    """Factor on the learning rate of the step after `step` finished ones: up from 0 over warm-up, then down to 0."""
+    if step < warmup:
+        return step / max(1, warmup)
+    return max(0.0, (steps - step) / max(1, steps - warmup))
