@@ -198,8 +198,9 @@ def _judge(qrels: Qrels, query: str, passage: str, column: str, thing: str) -> N
         grade = int(value)
     except (ValueError, OverflowError):
         value, grade = math.nan, 0
-    if grade != value:
-        raise DataError(must(f"{thing}, grade", "be a whole number", column, "Write 0, 1, 2 …"))
+    # trec_eval keeps an array as long as the highest grade.
+    if grade != value or abs(grade) > 1000:
+        raise DataError(must(f"{thing}, grade", "be a whole number up to 1000", column, "Write 0, 1, 2 …"))
     if qrels.setdefault(query, {}).setdefault(passage, grade) != grade:
         got = f"{qrels[query][passage]} and {grade} for passage {passage!r} of query {query!r}"
         raise DataError(must(thing, "give a passage one grade", got, "Delete one of the two lines."))
