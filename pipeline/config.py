@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, TypeVar
+from typing import Any, cast
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
+from pipeline.arguments import keys, nearest
 from pipeline.errors import ConfigError, must
 
 Activation = Enum("Activation", "identity sigmoid tanh")
@@ -29,9 +30,6 @@ Device = Enum("Device", "auto cpu cuda")
 Attention = Enum("Attention", "auto eager sdpa varlen")
 Wandb = Enum("Wandb", "none offline online")
 Stage = Enum("Stage", "mine train evaluate card")
-
-
-T = TypeVar("T")
 
 
 def _check(ok: bool, key: str, rule: str, got: object, remedy: str) -> None:
@@ -514,16 +512,40 @@ def register() -> None:
     ConfigStore.instance().store(name="schema", node=Config)
 
 
+GROUPS = ("model", "data", "mining", "training", "evaluation", "runtime", "tracking", "emissions", "experiment")
+"""Configuration groups: folders of `conf/` a command line chooses from."""
+
+
+def unknown_key(key: str, source: str = "") -> ConfigError:
+    """The refusal of a key that no section has; `source` says where it was written."""
+    remedy = nearest(key, keys(Config) if "." in key else [*keys(Config), *GROUPS])
+    return ConfigError(f"{key} must be a key of the configuration, got an unknown name{source}. {remedy}")
+
+
+def _names(values: dict[Any, Any], prefix: str = "") -> list[str]:
+    known = keys(Config)
+    found: list[str] = []
+    for name, value in values.items():
+        key = f"{prefix}{name}"
+        found += _names(value, f"{key}.") if isinstance(value, dict) and key not in known else [key]
+    return found
+
+
 def parse(composed: DictConfig) -> Config:
     """The composed configuration as dataclasses, every rule checked.
 
     Raises:
         ConfigError: naming the key, its rule, the value and the remedy.
     """
+    for key in _names(cast(dict[Any, Any], OmegaConf.to_container(composed, resolve=False))):
+        if key not in keys(Config):  # Hydra's `+key=value` adds whatever it is given.
+            raise unknown_key(key)
     try:
         parsed = OmegaConf.to_object(composed)
     except OmegaConfBaseException as error:
         key = getattr(error, "full_key", None) or "the configuration"
+        if isinstance(error, MissingMandatoryValue):
+            raise ConfigError(must(key, "be given", "nothing", f"Pass {key}=<value>.")) from None
         reason = str(error).splitlines()[0]
         raise ConfigError(f"{key} must be set and valid, got: {reason}. Pass it as {key}=<value>.") from None
     if not isinstance(parsed, Config):
@@ -531,25 +553,3 @@ def parse(composed: DictConfig) -> Config:
             "conf/config.yaml must list `schema` first, got a configuration without it. Restore the file."
         )
     return parsed
-
-
-def parse_arguments(schema: type[T], arguments: list[str]) -> T:
-    """A command's own `key=value` arguments as a dataclass.
-
-    Raises:
-        ConfigError: for an unknown key or a value of the wrong type, with the keys there are.
-    """
-    names = ", ".join(f"{f.name}=" for f in fields(schema))  # type: ignore[arg-type]
-    for argument in arguments:
-        if "=" not in argument:
-            raise ConfigError(must("an argument", "read key=value", argument, f"The keys are {names}."))
-    try:
-        pairs = [argument.split("=", 1) for argument in arguments]
-        given: dict[str, Any] = {key: (value if value != "" else None) for key, value in pairs}
-        merged = OmegaConf.merge(OmegaConf.structured(schema), given)
-        return OmegaConf.to_object(merged)  # type: ignore[return-value]
-    except OmegaConfBaseException as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(
-            f"the arguments must be among {names} got {' '.join(arguments)} ({reason}). Correct it."
-        ) from None

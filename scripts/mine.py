@@ -1,0 +1,17 @@
+"""Mine negatives and candidates, and stop."""
+
+from __future__ import annotations
+
+from pipeline.compose import application
+from pipeline.config import Config, Stage
+
+
+def main(config: Config) -> None:
+    """One composed run."""
+    from pipeline.stages import run  # late: a mistyped key is answered without loading torch
+
+    run(config, stop_after=Stage.mine)
+
+
+if __name__ == "__main__":
+    application(main)()
