@@ -1,4 +1,4 @@
-"""How good a ranking is, and how sure a difference is. Pure: rankings and judgements in, numbers out; no files, no torch.
+"""How good a ranking is, and how sure a difference. Pure: rankings and judgements in, numbers out; no files, no torch.
 
 MAP, MRR@10 and nDCG@10 as trec_eval defines them, per query, by the `ir_measures` library. The denominator of AP and
 the ideal of nDCG count every judged positive, found or not. nDCG's gain is **linear** (the grade itself, not
