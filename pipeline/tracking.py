@@ -64,7 +64,7 @@ class WandbTracker:
                 id=run_id,
                 name=run_id,
                 resume="allow" if config.wandb is Wandb.online else None,
-                mode=config.wandb.name,
+                mode="online" if config.wandb is Wandb.online else "offline",
                 dir=str(folder),
                 config=settings,
                 # Metadata would hold the command line, and console capture every line: both may hold a credential.

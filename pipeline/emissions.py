@@ -1,0 +1,253 @@
+"""Energy of a block of work by codecarbon's offline tracker. The only importer of codecarbon; knows no stage.
+
+Nothing here opens a connection, writes a file or raises: a tracker that fails leaves a record that says so.
+Without a country codecarbon's offline tracker takes its own world average (475 g CO2eq/kWh, the IEA's 2019 figure).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+log = logging.getLogger(__name__)
+
+WORLD_AVERAGE = "world average"
+"""What `grid` says when no country was named, or codecarbon has no figure for it."""
+
+MEASURE_SECONDS = 15
+"""Seconds between two readings of the energy counters (codecarbon's default; it samples CPU load every second)."""
+
+MEASURED, PARTLY, ESTIMATED = "measured", "partly measured", "estimated"
+
+# How codecarbon names its CPU modes, and what each of them is. `cpu_load` scales a TDP by the load.
+_COUNTERS = {"intel_rapl": "RAPL", "intel_power_gadget": "Power Gadget", "windows_emi": "Energy Meter Interface"}
+
+_SUMS = ("energy_kwh", "emissions_kg", "duration_s", "cpu_energy_kwh", "gpu_energy_kwh", "ram_energy_kwh")
+
+
+class _Inbox:
+    """A codecarbon output handler that keeps the newest totals instead of writing them anywhere."""
+
+    def __init__(self) -> None:
+        self.newest: Any = None
+
+    def out(self, total: Any, delta: Any) -> None:
+        self.newest = total
+
+    def live_out(self, total: Any, delta: Any) -> None:
+        self.newest = total
+
+    def task_out(self, data: Any, experiment_name: str | None) -> None:
+        """No tasks are tracked."""
+
+    def exit(self) -> None:
+        """Nothing to close."""
+
+
+class _Silence(logging.Filter):
+    """Keeps codecarbon's own logger quiet, and keeps the exception it swallowed, which it only ever logs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.exception: BaseException | None = None
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if self.exception is None and record.exc_info:
+            self.exception = record.exc_info[1]
+        return False
+
+
+def _methods(hardware: Sequence[Any]) -> dict[str, str]:
+    """Component → how codecarbon knows its energy, read from the objects it set up."""
+    found = {}
+    for part in hardware:
+        kind = type(part).__name__
+        if kind == "CPU":
+            mode = str(getattr(part, "_mode", "unknown"))
+            counter = _COUNTERS.get(mode)
+            found["cpu"] = f"{MEASURED} ({counter})" if counter else f"{ESTIMATED} (TDP constant, {mode})"
+        elif kind == "GPU":
+            found["gpu"] = f"{MEASURED} (driver's energy counter)"
+        elif kind == "RAM":
+            found["ram"] = f"{ESTIMATED} (constant power a memory slot)"
+        else:
+            found[kind.lower()] = f"{MEASURED} ({kind})"
+    return found
+
+
+def _overall(by_component: dict[str, str]) -> str:
+    """One word for the processors; memory is always estimated and does not count."""
+    processors = [text.startswith(MEASURED) for name, text in by_component.items() if name != "ram"]
+    if processors and all(processors):
+        return MEASURED
+    return PARTLY if any(processors) else ESTIMATED
+
+
+class Meter:
+    """What has been used since the block began. `record` is complete once the block has ended."""
+
+    def __init__(self, country_iso_code: str | None, name: str) -> None:
+        self.record: dict[str, Any] = {"enabled": False}
+        self._country = country_iso_code
+        self._name = name
+        self._tracker: Any = None
+        self._inbox = _Inbox()
+        self._silence = _Silence()
+        self._grid = WORLD_AVERAGE
+        self._began = time.monotonic()
+
+    def _start(self) -> None:
+        logger = logging.getLogger("codecarbon")
+        logger.addFilter(self._silence)
+        try:
+            from codecarbon import OfflineEmissionsTracker
+            from codecarbon.input import DataSource
+
+            if self._country in DataSource().get_global_energy_mix_data():
+                self._grid = str(self._country)
+            # Every argument that could come from a user's own codecarbon settings and would open a connection,
+            # write a file or change the grid is given here. An empty token is none at all; None would look for one.
+            tracker = OfflineEmissionsTracker(
+                project_name=self._name,
+                country_iso_code=self._country,
+                country_2letter_iso_code=None,
+                region=None,
+                cloud_provider=None,
+                cloud_region=None,
+                force_carbon_intensity_g_co2e_kwh=None,
+                electricitymaps_api_token="",
+                emissions_endpoint=None,
+                output_methods=[],
+                output_handlers=[self._inbox],
+                output_dir=".",
+                api_call_interval=-1,
+                measure_power_secs=MEASURE_SECONDS,
+                allow_multiple_runs=True,
+                tracking_mode="machine",
+                log_level="warning",
+            )
+            tracker.start()
+            # codecarbon swallows its own exceptions: only its state tells that it is running.
+            if getattr(tracker, "_start_time", None) is None:
+                raise RuntimeError("codecarbon did not start")
+            self._tracker = tracker
+        except Exception as error:
+            self._fail(error)
+
+    def _fail(self, error: BaseException) -> None:
+        cause = self._silence.exception or error
+        self.record = {"error": f"{type(cause).__name__}: {cause}", "duration_s": time.monotonic() - self._began}
+        tracker, self._tracker = self._tracker, None
+        if tracker is not None:
+            with contextlib.suppress(Exception):
+                tracker.stop()
+        log.warning("energy of %s is not measured: codecarbon failed (%s); the run goes on", self._name, cause)
+
+    def _read(self) -> dict[str, Any]:
+        data = self._inbox.newest
+        if data is None:
+            raise RuntimeError("codecarbon gave no figures")
+        energy, emissions = float(data.energy_consumed), float(data.emissions)
+        methods = _methods(getattr(self._tracker, "_hardware", ()))
+        return {
+            "energy_kwh": energy,
+            "emissions_kg": emissions,
+            "duration_s": float(data.duration),
+            "g_per_kwh": 1000 * emissions / energy if energy > 0 else None,
+            "cpu_energy_kwh": float(data.cpu_energy),
+            "gpu_energy_kwh": float(data.gpu_energy),
+            "ram_energy_kwh": float(data.ram_energy),
+            "method": _overall(methods),
+            "method_by_component": methods,
+            "country_iso_code": self._country,
+            "grid": self._grid,
+            "cpu_model": data.cpu_model or None,
+            "gpu_model": data.gpu_model or None,
+            "ram_gib": float(data.ram_total_size) if data.ram_total_size else None,
+            "codecarbon_version": data.codecarbon_version,
+        }
+
+    def snapshot(self) -> dict[str, Any]:
+        """The record so far, for a checkpoint; the block goes on. Later snapshots include earlier ones."""
+        if self._tracker is None:
+            return dict(self.record)
+        self._silence.exception = None
+        try:
+            self._tracker.flush()
+            return self._read()
+        except Exception as error:
+            self._fail(error)
+            return dict(self.record)
+
+    def _stop(self) -> None:
+        self._silence.exception = None
+        try:
+            if self._tracker is not None:
+                self._inbox.newest = None
+                self._tracker.stop()
+                self.record = self._read()
+        except Exception as error:
+            self._fail(error)
+        finally:
+            self._tracker = None
+            logging.getLogger("codecarbon").removeFilter(self._silence)
+
+
+@contextlib.contextmanager
+def measured(enabled: bool, country_iso_code: str | None, name: str) -> Iterator[Meter]:
+    """Measure the energy of a block.
+
+    The whole machine is counted, other processes included: codecarbon's default, and what its counters give.
+
+    Args:
+        enabled: False yields a meter whose record is `{"enabled": False}` and imports nothing.
+        country_iso_code: ISO 3166 alpha-3 code of the grid; None takes the world average.
+        name: what is measured, for messages.
+
+    Yields:
+        the meter. After the block its `record` holds energy in kWh (total and by component), emissions in kg
+        CO2eq, `duration_s`, `g_per_kwh`, how they are known (`method`, `method_by_component`) and on which `grid`;
+        or `{"error": …, "duration_s": …}` when codecarbon failed. An exception of the block passes through.
+    """
+    meter = Meter(country_iso_code, name)
+    if not enabled:
+        yield meter
+        return
+    meter._start()
+    try:
+        yield meter
+    finally:
+        meter._stop()
+
+
+def _same(records: Sequence[dict[str, Any]], key: str) -> Any:
+    """The value all records share, joined in order where they differ (a run resumed on another machine)."""
+    values = list(dict.fromkeys(record.get(key) for record in records))
+    return values[0] if len(values) == 1 else ", ".join(str(value) for value in values)
+
+
+def add(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The sum of stages, or of the pieces of one resumed stage, as a record of the same form.
+
+    Records without figures (disabled or failed) cannot be summed: `pieces_without_figures` counts them, so that a
+    sum is never mistaken for the whole. When none has figures the result is the first one that failed, else
+    `{"enabled": False}`.
+    """
+    known = [record for record in records if "energy_kwh" in record]
+    if not known:
+        return next((dict(record) for record in records if "error" in record), {"enabled": False})
+    total: dict[str, Any] = {key: sum(float(record[key]) for record in known) for key in _SUMS}
+    total["g_per_kwh"] = 1000 * total["emissions_kg"] / total["energy_kwh"] if total["energy_kwh"] > 0 else None
+    methods = [record["method"] for record in known]
+    total["method"] = methods[0] if len(set(methods)) == 1 else PARTLY
+    total["method_by_component"] = {
+        name: _same([record["method_by_component"] for record in known], name)
+        for name in dict.fromkeys(name for record in known for name in record["method_by_component"])
+    }
+    for key in ("country_iso_code", "grid", "cpu_model", "gpu_model", "ram_gib", "codecarbon_version"):
+        total[key] = _same(known, key)
+    total["pieces_without_figures"] = len(records) - len(known) + sum(r.get("pieces_without_figures", 0) for r in known)
+    return total

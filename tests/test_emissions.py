@@ -1,0 +1,174 @@
+"""Energy by the real codecarbon, offline: figures, their method and grid, and failures that stop nothing."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+from pipeline.emissions import ESTIMATED, MEASURED, PARTLY, WORLD_AVERAGE, add, measured
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def _work(seconds: float = 0.3) -> None:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        sum(range(1000))
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def refuse(*_: object, **__: object) -> NoReturn:
+        raise AssertionError("a connection was opened")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.chdir(tmp_path)
+
+
+def test_without_a_country_the_world_average_is_used_and_said(
+    caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    with measured(True, None, "train") as meter:
+        _work()
+    record = meter.record
+    assert record["grid"] == WORLD_AVERAGE
+    assert record["country_iso_code"] is None
+    assert record["g_per_kwh"] == pytest.approx(475)
+    assert record["energy_kwh"] > 0
+    parts = sum(record[f"{part}_energy_kwh"] for part in ("cpu", "gpu", "ram"))
+    assert parts == pytest.approx(record["energy_kwh"])
+    assert record["emissions_kg"] == pytest.approx(0.475 * record["energy_kwh"])
+    assert 0.25 < record["duration_s"] < 30
+    assert record["method"] in (MEASURED, PARTLY, ESTIMATED)
+    assert record["method_by_component"]["ram"].startswith(ESTIMATED)
+    json.dumps(record, allow_nan=False)
+    assert capfd.readouterr() == ("", "")
+    assert not caplog.records
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_country_sets_the_grid() -> None:
+    with measured(True, "FRA", "train") as meter:
+        _work()
+    assert meter.record["grid"] == meter.record["country_iso_code"] == "FRA"
+    assert 20 < meter.record["g_per_kwh"] < 100
+
+
+def test_a_country_that_codecarbon_does_not_know_is_not_claimed_as_the_grid() -> None:
+    with measured(True, "XYZ", "train") as meter:
+        _work(0.1)
+    assert meter.record["country_iso_code"] == "XYZ"
+    assert meter.record["grid"] == WORLD_AVERAGE
+    assert meter.record["g_per_kwh"] == pytest.approx(475)
+
+
+def test_the_user_s_own_codecarbon_settings_open_no_connection_and_change_no_grid(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / ".codecarbon.config").write_text(
+        "[codecarbon]\nco2_signal_api_token=abc\nsave_to_api=true\nforce_carbon_intensity_g_co2e_kwh=1\n"
+        "output_dir=/nowhere\noutput_methods=api,csv\nemissions_endpoint=http://localhost:1\ncountry_iso_code=SWE\n"
+    )
+    with measured(True, None, "train") as meter:
+        _work()
+        meter.snapshot()
+    assert meter.record["g_per_kwh"] == pytest.approx(475)
+    assert [path.name for path in tmp_path.iterdir()] == [".codecarbon.config"]
+
+
+def test_snapshots_grow_and_the_block_goes_on() -> None:
+    with measured(True, None, "train") as meter:
+        _work(0.2)
+        first = meter.snapshot()
+        _work(0.2)
+        second = meter.snapshot()
+    assert 0 < first["energy_kwh"] < second["energy_kwh"] <= meter.record["energy_kwh"]
+
+
+def test_disabled_imports_no_codecarbon() -> None:
+    code = (
+        "import sys; from pipeline.emissions import measured\n"
+        "with measured(False, None, 'x') as meter: assert meter.snapshot() == {'enabled': False}\n"
+        "assert meter.record == {'enabled': False}; assert 'codecarbon' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=60)
+
+
+@pytest.mark.parametrize("method", ["__init__", "_ensure_hardware_ready", "_prepare_emissions_data"])
+def test_a_failure_at_construction_start_or_stop_is_reported_and_stops_nothing(
+    method: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from codecarbon.emissions_tracker import BaseEmissionsTracker
+
+    def fail(*_: object, **__: object) -> NoReturn:
+        raise OSError("no sensor here")
+
+    monkeypatch.setattr(BaseEmissionsTracker, method, fail)
+    done = False
+    with measured(True, None, "mine") as meter:
+        _work(0.1)
+        done = True
+    assert done
+    assert meter.record["error"] == "OSError: no sensor here"
+    assert "energy_kwh" not in meter.record
+    assert [r.levelname for r in caplog.records] == ["WARNING"]
+    assert "energy of mine is not measured" in caplog.text
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_an_exception_of_the_block_passes_and_leaves_a_record() -> None:
+    with pytest.raises(KeyError), measured(True, None, "train") as meter:
+        _work(0.1)
+        raise KeyError("x")
+    assert meter.record["energy_kwh"] > 0
+
+
+def _record(energy: float, g_per_kwh: float = 100.0, method: str = ESTIMATED, grid: str = "FRA") -> dict[str, object]:
+    return {
+        "energy_kwh": energy,
+        "emissions_kg": energy * g_per_kwh / 1000,
+        "duration_s": 10.0,
+        "g_per_kwh": g_per_kwh,
+        "cpu_energy_kwh": energy,
+        "gpu_energy_kwh": 0.0,
+        "ram_energy_kwh": 0.0,
+        "method": method,
+        "method_by_component": {"cpu": method},
+        "country_iso_code": grid,
+        "grid": grid,
+        "cpu_model": "CPU",
+        "gpu_model": None,
+        "ram_gib": 8.0,
+        "codecarbon_version": "3",
+    }
+
+
+def test_stages_add_up() -> None:
+    total = add([_record(1.0), _record(3.0)])
+    assert total["energy_kwh"] == 4.0
+    assert total["emissions_kg"] == pytest.approx(0.4)
+    assert total["duration_s"] == 20.0
+    assert total["g_per_kwh"] == pytest.approx(100)
+    assert total["method"] == ESTIMATED
+    assert total["grid"] == "FRA"
+    assert total["pieces_without_figures"] == 0
+
+
+def test_a_sum_says_what_it_lacks_and_where_its_parts_differ() -> None:
+    total = add([_record(1.0), {"error": "OSError: x", "duration_s": 1.0}, _record(1.0, 300.0, MEASURED, "DEU")])
+    assert total["pieces_without_figures"] == 1
+    assert total["method"] == PARTLY
+    assert total["grid"] == "FRA, DEU"
+    assert total["g_per_kwh"] == pytest.approx(200)
+    assert add([total, {"enabled": False}])["pieces_without_figures"] == 2
+    assert add([{"enabled": False}]) == {"enabled": False}
+    assert add([{"enabled": False}, {"error": "x"}]) == {"error": "x"}
+    assert add([]) == {"enabled": False}
