@@ -545,7 +545,7 @@ def parse(composed: DictConfig) -> Config:
     except OmegaConfBaseException as error:
         key = getattr(error, "full_key", None) or "the configuration"
         if isinstance(error, MissingMandatoryValue):
-            raise ConfigError(must(key, "be given", "nothing", f"Pass {key}=<value>.")) from None
+            raise ConfigError(f"{key} must be given, got nothing. Pass {key}=<value>.") from None
         reason = str(error).splitlines()[0]
         raise ConfigError(f"{key} must be set and valid, got: {reason}. Pass it as {key}=<value>.") from None
     if not isinstance(parsed, Config):

@@ -1,0 +1,100 @@
+# One command each; `make` alone lists them. Overrides of the configuration go into ARGS:
+#     make train EXPERIMENT=gooaq_bert_tiny ARGS="runtime=rtx3090 seed=13"
+# A command's own exit status (2 refused, 75 interrupted with the work saved, 1 a bug) is in make's last line;
+# make itself then exits 2. A scheduler that requeues on 75 should call `.venv/bin/python scripts/train.py …` instead.
+
+PYTHON ?= python3
+EXPERIMENT ?= quickstart
+ARGS ?=
+# Address of an index that serves torch's CPU build, such as the one torch's own installation page names.
+TORCH_INDEX ?=
+
+VENV := .venv
+RUN := $(VENV)/bin/python
+EXTRAS := quickstart,dev
+# Named after the content of what it vouches for (and the folder: the installation is editable), and written last:
+# an interrupted set-up has none and is taken up again.
+STAMP := $(VENV)/.complete-$(shell { pwd; cat pyproject.toml conf/constraints.txt; } | cksum | cut -d ' ' -f 1)
+# `make smoke` is the smoke experiment; with an EXPERIMENT it is that recipe, cut by conf/size/tiny.yaml.
+SMOKE := $(if $(filter file,$(origin EXPERIMENT)),experiment=smoke,experiment=$(EXPERIMENT) size=tiny)
+
+# No file-name patterns in recipes: ARGS="training.eval_sets=[validation]" must arrive as it was typed.
+.SHELLFLAGS := -fc
+.DEFAULT_GOAL := help
+.PHONY: help setup train quickstart bert-tiny modernbert-large mine evaluate card predict sweep smoke \
+        test test-slow lint format typecheck clean
+
+help: ## List the commands
+	@sed -n 's/^\([a-z][a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | awk -F '|' '{ printf "  make %-18s %s\n", $$1, $$2 }'
+
+setup: $(STAMP) ## Create .venv with every pinned version (TORCH_INDEX=<address> takes torch from an index of CPU builds)
+
+train: $(STAMP) ## Everything: mine, train, evaluate, card (EXPERIMENT=quickstart, ARGS="key=value …")
+	@$(RUN) scripts/train.py experiment=$(EXPERIMENT) $(ARGS)
+
+quickstart: $(STAMP) ## The embedded demonstration: docstrings, MiniLM, no hub
+	@$(RUN) scripts/train.py experiment=quickstart $(ARGS)
+
+bert-tiny: $(STAMP) ## The published bert-tiny recipe (hub, GPU)
+	@$(RUN) scripts/train.py experiment=gooaq_bert_tiny $(ARGS)
+
+modernbert-large: $(STAMP) ## The published ModernBERT-large recipe (hub, GPU)
+	@$(RUN) scripts/train.py experiment=gooaq_modernbert_large $(ARGS)
+
+mine: $(STAMP) ## Mine negatives and candidates only
+	@$(RUN) scripts/mine.py experiment=$(EXPERIMENT) $(ARGS)
+
+evaluate: $(STAMP) ## Up to the evaluation
+	@$(RUN) scripts/evaluate.py experiment=$(EXPERIMENT) $(ARGS)
+
+card: $(STAMP) ## Up to the model card
+	@$(RUN) scripts/card.py experiment=$(EXPERIMENT) $(ARGS)
+
+sweep: $(STAMP) ## Several runs: ARGS="seed=1,2,3"
+	@$(RUN) scripts/train.py -m experiment=$(EXPERIMENT) $(ARGS)
+
+smoke: $(STAMP) ## A whole run in a minute; EXPERIMENT=<recipe> runs that recipe on a tiny subset
+	@$(RUN) scripts/train.py $(SMOKE) $(ARGS)
+
+# Q and P are passed through the environment with their unexpanded value, so that $, quotes and spaces are text.
+unexport Q P
+predict: export QUESTION := $(value Q)
+predict: export PASSAGE := $(value P)
+predict: $(STAMP) ## Score a passage: Q='question' P='passage' (ARGS="run=<folder>", by default the newest run)
+	@$(RUN) scripts/predict.py "q=$$QUESTION" "p=$$PASSAGE" $(ARGS)
+
+test: $(STAMP) ## The fast tests: no network, no GPU
+	@$(RUN) -m pytest $(ARGS)
+
+test-slow: $(STAMP) ## The tests that take minutes
+	@$(RUN) -m pytest -m slow $(ARGS)
+
+lint: $(STAMP) ## Style: ruff's rules and its formatting
+	@$(RUN) -m ruff check . && $(RUN) -m ruff format --check .
+
+format: $(STAMP) ## Rewrite the code to ruff's formatting
+	@$(RUN) -m ruff check --fix . && $(RUN) -m ruff format .
+
+typecheck: $(STAMP) ## mypy, strict, over pipeline/
+	@$(RUN) -m mypy pipeline
+
+clean: ## Remove caches; never outputs/, never .venv
+	@rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis build reranker_pipeline.egg-info
+	@find conf pipeline scripts tests -name __pycache__ -prune -exec rm -rf {} +
+
+$(STAMP):
+	@$(RUN) -c 'import sys, pip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	    echo "error: Python must be 3.11 or newer, got $$($(PYTHON) --version 2>&1 | head -n 1)." \
+	      "Install one and name it: make $(or $(MAKECMDGOALS),setup) PYTHON=python3.12" >&2; exit 2; }; \
+	  $(PYTHON) -m venv --clear $(VENV) || { \
+	    echo "error: $(PYTHON) must be able to create environments, got the message above." \
+	      "Install its venv module (Debian: apt install python3-venv)." >&2; exit 2; }; }
+	@echo "Setting up .venv: about 450 MB to download with a CPU build of torch, about 3.1 GB with the CUDA build" \
+	  "that the default index serves on Linux (choose: make setup TORCH_INDEX=<address of CPU builds>)."
+	@test -t 1 || quiet=--quiet; set -e; \
+	  install() { $(RUN) -m pip install $$quiet --disable-pip-version-check --constraint conf/constraints.txt "$$@"; }; \
+	  install setuptools; \
+	  $(if $(TORCH_INDEX),install --no-deps --index-url '$(TORCH_INDEX)' torch;) \
+	  install --no-build-isolation --editable '.[$(EXTRAS)]'
+	@find $(VENV) -maxdepth 1 -name '.complete-*' -delete; touch $@
