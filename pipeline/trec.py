@@ -209,7 +209,7 @@ def _judge(qrels: Qrels, query: str, passage: str, column: str, thing: str) -> N
 def read_beir(folder: Path, name: str | None = None) -> Collection:
     """A judged collection in the BEIR layout: `queries.jsonl`, `corpus.jsonl`, `qrels/test.tsv`, maybe `run.trec`.
 
-    A passage is its title and its text joined by a space. Judgements come from the first of `QRELS_FILES`. Judgements
+    A passage is its title and its text joined by a space, outer white space cut. Judgements come from the first of `QRELS_FILES`. Judgements
     and ranked passages of ids the collection lacks are dropped, and queries of blank text with them; how many is
     logged. Queries without a judgement stay. Blank passages stay: they are the collection's own.
 
@@ -267,7 +267,7 @@ def _read_texts(path: Path, *, with_title: bool) -> dict[str, str]:
         if identifier in texts:
             got = f"{identifier!r} again (first on line {lines[identifier]})"
             raise DataError(must(f"{thing} _id", "be distinct", got, "Rename or delete one of the two."))
-        texts[identifier], lines[identifier] = " ".join(part for part in parts if part), number
+        texts[identifier], lines[identifier] = " ".join(part for part in parts if part).strip(), number
     if not texts:
         raise DataError(must(str(path), "hold at least one line", "an empty file", "Check the collection."))
     return texts
