@@ -187,6 +187,14 @@ class TokenTable:
         ids = np.memmap(path, dtype=dtype, mode="r") if path.stat().st_size else np.zeros(0, dtype)
         return cls(ids, np.load(folder / "starts.npy", mmap_mode="r"), np.load(folder / "lengths.npy", mmap_mode="r"))
 
+    def extended(self, other: TokenTable) -> TokenTable:
+        """This table's texts, then the other's."""
+        return TokenTable(
+            np.concatenate([self.ids, other.ids]),
+            np.concatenate([self.starts, other.starts + len(self.ids)]),
+            np.concatenate([self.lengths, other.lengths]),
+        )
+
     def pair_lengths(self, template: PairTemplate, first: Ints, second: Ints) -> npt.NDArray[np.int64]:
         """Tokens of each pair after truncation, special tokens included; shape (pairs,)."""
         a, b = truncated(self.lengths[first], self.lengths[second], template.room)
@@ -196,7 +204,7 @@ class TokenTable:
         """Padded tensors of pairs of texts, as the tokenizer would make them.
 
         Returns:
-            `input_ids`, `attention_mask` and (where the model takes them) `token_type_ids`, each (pairs, longest) int64.
+            `input_ids`, `attention_mask` and, where the model takes them, `token_type_ids`: (pairs, longest) int64.
         """
         a, b = truncated(self.lengths[first], self.lengths[second], template.room)
         total = a + b + (template.max_length - template.room)
