@@ -25,6 +25,11 @@ FIRST_STAGE, UNTRAINED, TRAINED = "first_stage", "untrained", "trained"
 """Names of the systems every evaluation compares; rivals come under their own names."""
 
 
+def fold(text: str) -> str:
+    """The form in which two texts count as the same: case and white space do not matter."""
+    return " ".join(text.split()).casefold()
+
+
 @dataclass(slots=True)
 class PairRows:
     """Question/answer rows as a source gave them, before any cleaning.
