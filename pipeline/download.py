@@ -226,4 +226,7 @@ def refusal(error: Exception, *, key: str, repository: str, kind: str, revision:
     elif isinstance(error, OSError):
         rule, remedy = "fit on this disk and be writable", "Free some space, or set HF_HOME to another folder."
         got = errno.errorcode.get(error.errno or 0, type(error).__name__)
+    elif isinstance(error, ValueError | KeyError):
+        rule, remedy = "be answered for by a hub", "Check HF_ENDPOINT and any proxy."
+        got = f"an answer that is not a hub's ({got})"
     return HubError(must(thing, rule, got, f"{remedy} {OTHER_WAYS}"))

@@ -11,20 +11,7 @@ import pyarrow.parquet as pq
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
-TOPICS = [
-    "river",
-    "stone",
-    "bread",
-    "tiger",
-    "copper",
-    "garden",
-    "winter",
-    "engine",
-    "letter",
-    "orchard",
-    "signal",
-    "harbor",
-]
+TOPICS = ["river", "stone", "bread", "tiger", "copper", "garden", "winter", "engine", "letter", "harbor"]
 VERBS = ["is", "makes", "holds", "moves", "feeds", "covers", "shows", "keeps", "turns", "needs", "carries", "follows"]
 NANO_SETS = ("NanoMSMARCO", "NanoNFCorpus", "NanoNQ")
 
@@ -114,23 +101,33 @@ def wordpiece(folder: Path) -> list[str]:
 
 
 def bert_tiny(folder: Path, hidden_size: int = 32) -> Path:
-    """Like prajjwal1/bert-tiny: config.json, vocab.txt and weights as a pickle only; no tokenizer files besides."""
-    from transformers import BertConfig, BertModel
+    """Like prajjwal1/bert-tiny: config.json, vocab.txt and a pickle, nothing else.
+
+    As published, the configuration has no `model_type` (which transformers 5 asks for), no tokenizer file names a
+    class, and the pickle holds the pre-training heads under the names of their time.
+    """
+    from transformers import BertConfig, BertForPreTraining
 
     vocabulary = wordpiece(folder)
+    published = {
+        "hidden_size": hidden_size,
+        "hidden_act": "gelu",
+        "initializer_range": 0.02,
+        "vocab_size": len(vocabulary),
+        "hidden_dropout_prob": 0.1,
+        "num_attention_heads": 2,
+        "type_vocab_size": 2,
+        "max_position_embeddings": 512,
+        "num_hidden_layers": 2,
+        "intermediate_size": 4 * hidden_size,
+        "attention_probs_dropout_prob": 0.1,
+    }
     torch.manual_seed(1)
-    config = BertConfig(
-        vocab_size=len(vocabulary),
-        hidden_size=hidden_size,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=4 * hidden_size,
-        max_position_embeddings=512,
-    )
-    weights = {name: tensor.contiguous() for name, tensor in BertModel(config).state_dict().items()}
+    model = BertForPreTraining(BertConfig(**published))
+    weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    weights["bert.embeddings.position_ids"] = torch.arange(512).unsqueeze(0)
     torch.save(weights, folder / "pytorch_model.bin")
-    # The published file names neither class nor type of tokenizer.
-    config.save_pretrained(folder)
+    (folder / "config.json").write_text(json.dumps(published), encoding="utf-8")
     (folder / "README.md").write_text("---\nlicense: mit\n---\n# tiny\n", encoding="utf-8")
     return folder
 
