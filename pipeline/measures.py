@@ -135,13 +135,15 @@ def difference(
     if (differences == differences[0]).all():
         return Difference(average, average, average, 0.0)
     if groups is not None:
-        return _by_cluster(differences, clusters, resamples, seed)
+        return _by_cluster(differences, average, clusters, resamples, seed)
     test = stats.ttest_rel([a[query] for query in queries], [b[query] for query in queries])
     interval = test.confidence_interval(CONFIDENCE)
     return Difference(average, float(interval.low), float(interval.high), float(test.pvalue))
 
 
-def _by_cluster(differences: npt.NDArray[np.float64], clusters: list[str], resamples: int, seed: int) -> Difference:
+def _by_cluster(
+    differences: npt.NDArray[np.float64], average: float, clusters: list[str], resamples: int, seed: int
+) -> Difference:
     """Studentised bootstrap that resamples whole clusters (Efron and Tibshirani 1993, 12.5; Cameron et al. 2008).
 
     Each draw takes as many clusters as there are, with replacement, and yields t* = |mean* - mean| / se*, se being the
@@ -163,8 +165,7 @@ def _by_cluster(differences: npt.NDArray[np.float64], clusters: list[str], resam
         squares = np.einsum("rg,rg,rg->r", weights, residuals, residuals)
         return means, np.sqrt(size / (size - 1) * squares) / totals
 
-    means, errors = estimate(np.ones((1, size)))
-    average, error = float(means[0]), float(errors[0])
+    error = float(estimate(np.ones((1, size)))[1][0])
     draws = np.random.default_rng(seed).multinomial(size, np.full(size, 1 / size), size=resamples).astype(np.float64)
     drawn, drawn_errors = estimate(draws)
     # A draw of one cluster only has no spread: its t is infinite, which widens the interval rather than narrowing it.

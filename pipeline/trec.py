@@ -209,9 +209,9 @@ def _judge(qrels: Qrels, query: str, passage: str, column: str, thing: str) -> N
 def read_beir(folder: Path, name: str | None = None) -> Collection:
     """A judged collection in the BEIR layout: `queries.jsonl`, `corpus.jsonl`, `qrels/test.tsv`, maybe `run.trec`.
 
-    A passage is its title and its text joined by a space, outer white space cut. Judgements come from the first of `QRELS_FILES`. Judgements
-    and ranked passages of ids the collection lacks are dropped, and queries of blank text with them; how many is
-    logged. Queries without a judgement stay. Blank passages stay: they are the collection's own.
+    A passage is its title and its text joined by a space, outer white space cut. Judgements come from the first of
+    `QRELS_FILES`. Judgements and ranked passages of ids the collection lacks are dropped, and queries of blank text
+    with them; how many is logged. Queries without a judgement stay. Blank passages stay: they are the collection's own.
 
     Args:
         folder: The collection's folder.

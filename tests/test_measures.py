@@ -1,0 +1,340 @@
+"""Measures by hand, against trec_eval's rules and sentence-transformers' evaluator; intervals against what is known."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+from sentence_transformers.cross_encoder.evaluation import CrossEncoderRerankingEvaluator
+
+from pipeline.errors import NumericsError
+from pipeline.measures import (
+    MEASURES,
+    difference,
+    judged,
+    mean,
+    order,
+    per_query,
+    reciprocal_rank_fusion,
+    stratified_difference,
+)
+from pipeline.trec import read_qrels, read_run
+
+LOG2 = [math.log2(rank + 1) for rank in range(1, 20)]
+
+RUN = """
+q1 Q0 a 1 9 t
+q1 Q0 x 2 8 t
+q1 Q0 b 3 7 t
+q2 Q0 x 1 9 t
+q2 Q0 y 2 8 t
+q2 Q0 c 3 7 t
+unjudged Q0 a 1 9 t
+"""
+
+QRELS = """
+q1 0 a 1
+q1 0 b 2
+q1 0 x 0
+q1 0 lost 1
+q2 0 c 1
+q2 0 x -1
+q3 0 d 1
+no-positive 0 a 0
+"""
+
+
+def test_measures_by_hand_with_grades_missing_positives_and_missing_queries(tmp_path: Path) -> None:
+    (tmp_path / "run.trec").write_text(RUN)
+    (tmp_path / "qrels.trec").write_text(QRELS)
+    run, qrels = read_run(tmp_path / "run.trec"), read_qrels(tmp_path / "qrels.trec")
+    values = per_query({query: list(scores) for query, scores in run.items()}, qrels)
+    assert list(values) == list(MEASURES)
+    assert judged(qrels) == ["q1", "q2", "q3"]
+    # q1: positives at ranks 1 and 3 of three judged, one of them never retrieved; linear gains 1 and 2.
+    ndcg = (1 / LOG2[0] + 2 / LOG2[2]) / (2 / LOG2[0] + 1 / LOG2[1] + 1 / LOG2[2])
+    assert values["map"] == pytest.approx({"q1": (1 / 1 + 2 / 3) / 3, "q2": 1 / 3, "q3": 0}, abs=1e-12)
+    assert values["mrr@10"] == pytest.approx({"q1": 1, "q2": 1 / 3, "q3": 0}, abs=1e-12)
+    assert values["ndcg@10"] == pytest.approx({"q1": ndcg, "q2": 1 / LOG2[2], "q3": 0}, abs=1e-12)
+
+
+def test_the_cutoff_is_ten_for_mrr_and_ndcg_and_none_for_map() -> None:
+    ranked = [f"x{rank}" for rank in range(10)]
+    values = per_query({"at-10": [*ranked[:9], "a"], "at-11": [*ranked, "a"]}, {"at-10": {"a": 1}, "at-11": {"a": 1}})
+    assert values["map"] == pytest.approx({"at-10": 1 / 10, "at-11": 1 / 11})
+    assert values["mrr@10"] == pytest.approx({"at-10": 1 / 10, "at-11": 0})
+    assert values["ndcg@10"] == pytest.approx({"at-10": 1 / math.log2(11), "at-11": 0})
+
+
+def test_nothing_ranked_counts_zero_and_a_passage_twice_is_refused() -> None:
+    assert per_query({}, {"q": {"a": 1}}) == {measure: {"q": 0.0} for measure in MEASURES}
+    assert per_query({"q": []}, {"q": {"a": 1}}) == {measure: {"q": 0.0} for measure in MEASURES}
+    with pytest.raises(ValueError, match="twice"):
+        per_query({"q": ["a", "a"]}, {"q": {"a": 1}})
+
+
+def test_ids_that_crash_the_library_are_measured() -> None:
+    ids = ["a\0x", "a\0y", "\ud800", "", " ", "../../x"]
+    values = per_query({"\0": ids, "\ud800": ids[::-1]}, {"\0": {"a\0y": 1}, "\ud800": {"a\0y": 1}})
+    assert values["map"] == pytest.approx({"\0": 1 / 2, "\ud800": 1 / 5})
+
+
+def test_the_order_is_score_descending_then_id_ascending() -> None:
+    assert order(["b", "c", "a", "d"], [1.0, 2.0, 1.0, -0.0]) == ["c", "a", "b", "d"]
+    assert order(["10", "9", "z"], np.array([0.0, -0.0, 1e-30], dtype=np.float32)) == ["z", "10", "9"]
+    # Closer than a 32-bit float can tell and still apart: no tie is invented.
+    assert order(["a", "b"], [1.0, 1.0 + 1e-12]) == ["b", "a"]
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_a_score_that_is_not_finite_is_refused(bad: float) -> None:
+    with pytest.raises(NumericsError, match="passage 'b' must be finite"):
+        order(["a", "b"], [0.0, bad])
+
+
+class FixedScores:
+    """Stands where the evaluator expects a cross-encoder: looks (query, document) up."""
+
+    class Card:
+        """Takes the figures the evaluator hands to a model card, and drops them."""
+
+        def set_evaluation_metrics(self, *_: object, **__: object) -> None:
+            """Drop them."""
+
+    def __init__(self, scores: dict[tuple[str, str], float]) -> None:
+        self.scores = scores
+        self.model_card_data = self.Card()
+
+    def predict(self, pairs: list[list[str]], **_: object) -> np.ndarray:
+        """Scores in the pairs' order."""
+        return np.array([self.scores[query, document] for query, document in pairs])
+
+
+def reference(
+    rankings: dict[str, list[str]], qrels: dict[str, dict[str, int]], *, added: bool = False
+) -> dict[str, float]:
+    """What sentence-transformers' evaluator says of these rankings, tie-free."""
+    scores = {(q, p): 1.0 - 0.01 * rank for q, ranking in rankings.items() for rank, p in enumerate(ranking)}
+    samples = [
+        {"query": q, "positive": [p for p, g in qrels[q].items() if g > 0], "documents": rankings[q]} for q in qrels
+    ]
+    evaluator = CrossEncoderRerankingEvaluator(samples, always_rerank_positives=added, name="", write_csv=False)
+    return evaluator(FixedScores(scores))
+
+
+def random_set(seed: int, *, positives: int, missing: bool) -> tuple[dict[str, list[str]], dict[str, dict[str, int]]]:
+    """60 queries with 30 ranked passages and positives at random ranks, some of them unranked when `missing`."""
+    rng = np.random.default_rng(seed)
+    rankings, qrels = {}, {}
+    for number in range(60):
+        ids = [f"p{passage}" for passage in rng.permutation(40)]
+        rankings[f"q{number}"] = ids[:30]
+        chosen = rng.choice(40 if missing else 30, size=positives, replace=False)
+        qrels[f"q{number}"] = {ids[position]: 1 for position in chosen}
+    return rankings, qrels
+
+
+@pytest.mark.parametrize(("positives", "missing"), [(1, True), (1, False), (4, False), (12, False)])
+def test_means_equal_sentence_transformers_where_one_positive_or_none_missing(positives: int, missing: bool) -> None:
+    rankings, qrels = random_set(positives, positives=positives, missing=missing)
+    expected = reference(rankings, qrels)
+    values = per_query(rankings, qrels)
+    if missing:
+        assert any(not set(qrels[query]) & set(rankings[query]) for query in qrels)
+    for measure in MEASURES:
+        assert mean(values[measure]) == pytest.approx(expected[measure], abs=1e-9)
+        assert mean(values[measure]) == pytest.approx(expected[f"base_{measure}"], abs=1e-9)
+
+
+def test_several_positives_some_missing_is_where_the_definitions_part() -> None:
+    """One query, two positives, one of them never retrieved, the other ranked second.
+
+    Reported here (trec_eval): the lost positive counts in the denominator of AP and in the ideal of nDCG.
+    sentence-transformers, as retrieved: the model is measured against the positives it was handed, AP 1/2 and an ideal
+    of one; its first-stage figure appends the lost positive below the list instead, at rank 4.
+    """
+    rankings, qrels = {"q": ["x", "a", "y"]}, {"q": {"a": 1, "lost": 1}}
+    ours = {measure: values["q"] for measure, values in per_query(rankings, qrels).items()}
+    ideal = 1 / LOG2[0] + 1 / LOG2[1]
+    assert ours == pytest.approx({"map": 1 / 4, "mrr@10": 1 / 2, "ndcg@10": 1 / LOG2[1] / ideal}, abs=1e-12)
+    theirs = reference(rankings, qrels)
+    assert {measure: theirs[measure] for measure in MEASURES} == pytest.approx(
+        {"map": 1 / 2, "mrr@10": 1 / 2, "ndcg@10": 1 / LOG2[1]}, abs=1e-9
+    )
+    assert {measure: theirs[f"base_{measure}"] for measure in MEASURES} == pytest.approx(
+        {"map": (1 / 2 + 2 / 4) / 2, "mrr@10": 1 / 2, "ndcg@10": (1 / LOG2[1] + 1 / LOG2[3]) / ideal}, abs=1e-9
+    )
+
+
+def test_the_same_bytes_under_any_hash_seed() -> None:
+    program = """
+import json, numpy as np
+from pipeline.measures import *
+rng = np.random.default_rng(3)
+ids = [f"passage-{i}" for i in range(30)]
+positives = {f"q{q}": {ids[i]: 1 for i in {int(x) for x in rng.integers(0, 30, 4)}} for q in range(30)}
+tied = {q: order(ids, np.round(rng.normal(size=30))) for q in positives}
+values = per_query(tied, positives)
+other = per_query({q: ids for q in positives}, positives)
+fused = reciprocal_rank_fusion([tied, {q: ids for q in positives}])
+groups = {q: q[:2] for q in positives}
+found = [difference(values[m], other[m], g).as_json() for m in MEASURES for g in (None, groups)]
+print(json.dumps([tied, values, fused, found]))
+"""
+    root = Path(__file__).resolve().parents[1]
+    outputs = {
+        subprocess.run(
+            [sys.executable, "-c", program],
+            env={"PYTHONHASHSEED": seed, "OMP_NUM_THREADS": "1"},
+            cwd=root,
+            capture_output=True,
+            check=True,
+        ).stdout
+        for seed in ("0", "1")
+    }
+    assert len(outputs) == 1
+    assert len(outputs.pop()) > 10_000
+
+
+def paired(count: int, shift: float, seed: int = 0) -> tuple[dict[str, float], dict[str, float]]:
+    """Per-query values of two systems, the first better by about `shift`."""
+    rng = np.random.default_rng(seed)
+    b = np.clip(rng.normal(0.4, 0.3, count), 0, 1)
+    a = np.clip(b + rng.normal(shift, 0.2, count), 0, 1)
+    return {f"q{i}": float(x) for i, x in enumerate(a)}, {f"q{i}": float(x) for i, x in enumerate(b)}
+
+
+def test_without_groups_the_interval_is_scipys_paired_t() -> None:
+    a, b = paired(50, 0.03)
+    found = difference(a, dict(reversed(b.items())))
+    test = stats.ttest_rel([a[query] for query in a], [b[query] for query in a])
+    interval = test.confidence_interval(0.95)
+    assert found.as_json() == pytest.approx(
+        {
+            "mean": float(np.mean(list(a.values())) - np.mean(list(b.values()))),
+            "low": interval.low,
+            "high": interval.high,
+            "p": test.pvalue,
+        },
+        rel=1e-9,
+    )
+    assert stratified_difference([(a, b)]).as_json() == pytest.approx(found.as_json(), rel=1e-9)
+
+
+def test_clusters_of_one_query_give_about_the_t_interval() -> None:
+    a, b = paired(400, 0.02)
+    alone = {query: query for query in a}
+    t, clustered = difference(a, b), difference(a, b, alone, resamples=4000)
+    assert clustered.mean == t.mean
+    assert clustered.low == pytest.approx(t.low, abs=0.05 * (t.high - t.low))
+    assert clustered.high == pytest.approx(t.high, abs=0.05 * (t.high - t.low))
+    assert clustered.p == pytest.approx(t.p, abs=0.02)
+    assert difference(a, b, {}, resamples=4000) == clustered  # a query without a group is its own
+
+
+def test_clusters_that_move_together_widen_the_interval_as_their_number_asks() -> None:
+    """Copies of a query within a cluster add nothing: the interval is that of the clusters, not of the queries."""
+    a, b = paired(40, 0.03)
+    copies = [{f"{query}-{copy}": value for query, value in side.items() for copy in range(9)} for side in (a, b)]
+    groups = {name: name.split("-")[0] for name in copies[0]}
+    honest, clustered = difference(a, b), difference(copies[0], copies[1], groups, resamples=4000)
+    naive = difference(copies[0], copies[1])
+    assert clustered.mean == pytest.approx(honest.mean, abs=1e-12)
+    width = honest.high - honest.low
+    assert clustered.high - clustered.low == pytest.approx(width, rel=0.1)
+    assert naive.high - naive.low == pytest.approx(width / 3, rel=0.1)
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.05, 0.11])
+def test_the_cluster_interval_excludes_zero_exactly_when_p_is_below_five_percent(shift: float) -> None:
+    for seed in range(8):
+        a, b = paired(60, shift, seed)
+        found = difference(a, b, {query: str(int(query[1:]) % 12) for query in a}, resamples=500)
+        assert (found.low > 0 or found.high < 0) == (found.p < 0.05)
+
+
+def test_the_cluster_bootstrap_repeats_and_its_seed_matters() -> None:
+    a, b = paired(60, 0.05)
+    groups = {query: str(int(query[1:]) % 12) for query in a}
+    assert difference(a, b, groups) == difference(dict(reversed(a.items())), b, groups)
+    assert difference(a, b, groups) != difference(a, b, groups, seed=13)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [8, 40])
+def test_the_cluster_interval_covers_the_truth(size: int) -> None:
+    rng = np.random.default_rng(size)
+    covered = 0
+    for _ in range(400):
+        effects, counts = rng.normal(0, 0.1, size), np.maximum(1, rng.lognormal(1.5, 1.0, size).astype(int))
+        values = {f"{g}-{i}": float(rng.normal(effects[g], 0.3)) for g in range(size) for i in range(counts[g])}
+        zero = dict.fromkeys(values, 0.0)
+        found = difference(values, zero, {query: query.split("-")[0] for query in values}, resamples=1000)
+        covered += found.low <= 0 <= found.high
+    assert 0.915 <= covered / 400 <= 0.985
+
+
+GROUPED = {"q1": "g1", "q2": "g1", "q3": "g2"}
+
+
+@pytest.mark.parametrize("groups", [None, GROUPED])
+def test_where_nothing_can_be_estimated_the_answer_is_stated(groups: dict[str, str] | None) -> None:
+    b = {"q1": 0.25, "q2": 0.5, "q3": 0.0}
+    up = {query: value + 0.25 for query, value in b.items()}
+    assert difference(b, b, groups).as_json() == {"mean": 0, "low": 0, "high": 0, "p": 1}
+    assert difference(up, b, groups).as_json() == {"mean": 0.25, "low": 0.25, "high": 0.25, "p": 0}
+    one = difference({"q1": 0.75}, {"q1": 0.5}, groups)
+    assert one.as_json() == {"mean": 0.25, "low": -1, "high": 1, "p": 1}
+    with pytest.raises(ValueError, match="same queries"):
+        difference(b, {"q1": 0.0}, groups)
+    with pytest.raises(ValueError, match="same queries"):
+        difference({}, {}, groups)
+
+
+def test_few_or_equal_clusters_give_finite_figures() -> None:
+    a, b = {"q1": 0.9, "q2": 0.1, "q3": 0.4}, {"q1": 0.1, "q2": 0.2, "q3": 0.4}
+    together = difference(a, b, dict.fromkeys(a, "one"))
+    assert together.as_json() == pytest.approx({"mean": 0.7 / 3, "low": -1, "high": 1, "p": 1})
+    two = difference(a, b, GROUPED)
+    assert (two.low, two.high) == (-1.0, 1.0)  # half of all draws hold one cluster twice: nothing to learn
+    assert 0.4 < two.p <= 1
+    # Each cluster's mean is the same while its queries differ: no spread between clusters at all.
+    level = difference(
+        {"q1": 0.5, "q2": 0.0, "q3": 0.5, "q4": 0.0},
+        dict.fromkeys(("q1", "q2", "q3", "q4"), 0.0),
+        {"q1": "g", "q2": "g", "q3": "h", "q4": "h"},
+    )
+    assert (level.low, level.mean, level.high) == (0.25, 0.25, 0.25)
+
+
+def test_the_stratified_difference_by_hand() -> None:
+    zero = dict.fromkeys(("q1", "q2", "q3", "q4"), 0.0)
+    first = dict(zip(zero, (0.1, 0.3, 0.2, 0.4), strict=True))
+    second = dict(zip(zero, (0.0, 0.0, 0.5, 0.1), strict=True))
+    found = stratified_difference([(first, zero), (second, zero)])
+    variances = [np.var(list(x.values()), ddof=1) / 4 for x in (first, second)]
+    freedom = sum(variances) ** 2 / sum(v**2 / 3 for v in variances)
+    half = stats.t.ppf(0.975, freedom) * math.sqrt(sum(variances)) / 2
+    assert found.mean == pytest.approx((0.25 + 0.15) / 2)
+    assert (found.low, found.high) == pytest.approx((found.mean - half, found.mean + half))
+    assert 0 < found.p < 0.05
+    same = stratified_difference([(first, first), (second, second)])
+    assert same.as_json() == {"mean": 0, "low": 0, "high": 0, "p": 1}
+    assert stratified_difference([(first, zero), ({"q": 0.5}, {"q": 0.0})]).low == -1
+    with pytest.raises(ValueError, match="same queries"):
+        stratified_difference([])
+
+
+def test_reciprocal_rank_fusion_by_hand() -> None:
+    fused = reciprocal_rank_fusion([{"q": ["a", "b", "c"]}, {"q": ["c", "d"], "r": ["x"]}])
+    # c: 1/63 + 1/61; a: 1/61; b and d both 1/62, by id.
+    assert fused == {"q": ["c", "a", "b", "d"], "r": ["x"]}
+    assert reciprocal_rank_fusion([{"q": ["a", "b"]}, {"q": ["b", "a"]}]) == {"q": ["a", "b"]}
+    # A small k lets one first place outweigh two later ones.
+    assert reciprocal_rank_fusion([{"q": ["a", "b"]}, {"q": ["x", "b"]}], k=0)["q"] == ["a", "b", "x"]
+    assert reciprocal_rank_fusion([{"q": ["a", "b"]}, {"q": ["x", "b"]}])["q"] == ["b", "a", "x"]
