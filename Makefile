@@ -90,7 +90,7 @@ $(STAMP):
 	  $(PYTHON) -m venv --clear $(VENV) || { \
 	    echo "error: $(PYTHON) must be able to create environments, got the message above." \
 	      "Install its venv module (Debian: apt install python3-venv)." >&2; exit 2; }; }
-	@echo "Setting up .venv: about 450 MB to download with a CPU build of torch, about 3.1 GB with the CUDA build" \
+	@echo "Setting up .venv: about 0.5 GB to download with a CPU build of torch, about 3 GB with the CUDA build" \
 	  "that the default index serves on Linux (choose: make setup TORCH_INDEX=<address of CPU builds>)."
 	@test -t 1 || quiet=--quiet; set -e; \
 	  install() { $(RUN) -m pip install $$quiet --disable-pip-version-check --constraint conf/constraints.txt "$$@"; }; \

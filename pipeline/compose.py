@@ -162,7 +162,15 @@ def _report(error: Exception, log_path: Path | None = None) -> int:
 
 def _file_refusal(error: OSError) -> Exception:
     """A full disk or a missing permission is the user's to mend; any other OSError stays what it is."""
-    if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM):
+    if error.errno not in (
+        errno.ENOSPC,
+        errno.EDQUOT,
+        errno.EROFS,
+        errno.EACCES,
+        errno.EPERM,
+        errno.ENOTDIR,
+        errno.EEXIST,
+    ):
         return error
     remedy = "Free space, correct the permissions, or pass outputs_dir=<another folder>."
     refused = PipelineError(must(str(error.filename or "a file"), "be usable", error.strerror or "an error", remedy))

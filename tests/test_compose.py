@@ -1,0 +1,147 @@
+"""The real command line, as a user meets it: one sentence, a status, a log; never a traceback."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+JOB = """
+import logging, os, warnings
+from pipeline.compose import application
+from pipeline.config import Config
+from pipeline.errors import DataError, Interrupted
+
+def main(config: Config) -> None:
+    log = logging.getLogger("pipeline.job")
+    log.info("seed %d", config.seed)
+    logging.getLogger("noisy.library").warning("a library's line")
+    warnings.warn("a library's warning")
+    match config.seed:
+        case 1: raise DataError("pairs.jsonl must hold rows,\\ngot none. Write some.")
+        case 2: raise Interrupted("step 7 is saved. Run the same command again.")
+        case 3: raise KeyError("surprise")
+        case 4: raise KeyboardInterrupt
+        case 5: raise OSError(28, "No space left on device", "outputs/x")
+        case 6: raise FileNotFoundError(2, "No such file or directory", "gone")
+    log.info("done")
+
+if __name__ == "__main__":
+    application(main)()
+"""
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Path:
+    path = tmp_path / "job.py"
+    path.write_text(JOB)
+    return path
+
+
+def call(script: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if name != "HYDRA_FULL_ERROR"}
+    return subprocess.run(
+        [sys.executable, str(script), *arguments], cwd=script.parent, env=environment, capture_output=True, text=True
+    )
+
+
+def test_a_good_run_shows_our_lines_alone_and_logs_everything(job: Path) -> None:
+    done = call(job, "outputs_dir=here")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "seed 12\ndone\n", "")
+    (folder,) = (job.parent / "here" / "logs").iterdir()  # a relative outputs_dir is the caller's
+    assert folder.name.endswith("-job")
+    written = (folder / "job.log").read_text()
+    for line in ("INFO pipeline.job: seed 12", "noisy.library: a library's line", "a library's warning", "outputs_dir"):
+        assert line in written
+    assert {path.name for path in job.parent.iterdir()} == {"job.py", "here"}
+
+
+@pytest.mark.parametrize(
+    ("seed", "status", "said"),
+    [
+        (1, 2, "error: pairs.jsonl must hold rows, got none. Write some. (log: outputs/logs/"),
+        (2, 75, "interrupted: step 7 is saved. Run the same command again. (log: outputs/logs/"),
+        (
+            3,
+            1,
+            "error: this is a bug in the pipeline (KeyError: 'surprise'). Please report it with the traceback in out",
+        ),
+        (4, 130, "interrupted: "),
+        (5, 2, "error: outputs/x must be usable, got 'No space left on device'. Free space, "),
+        (6, 1, "error: this is a bug in the pipeline (FileNotFoundError: "),
+    ],
+)
+def test_every_ending_is_one_line_and_a_status(job: Path, seed: int, status: int, said: str) -> None:
+    done = call(job, f"seed={seed}")
+    assert done.returncode == status
+    assert done.stderr.startswith(said)
+    assert done.stderr.count("\n") == 1, "one line"
+    assert "Traceback" not in done.stdout + done.stderr
+    if seed == 3:
+        log = job.parent / done.stderr.rstrip().rpartition(" in ")[2]
+        assert "Traceback" in log.read_text() and "KeyError: 'surprise'" in log.read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["training.batch_sze=3"], "error: training.batch_sze must be a key of the configuration, "),
+        (["model=nope"], "error: model must be one of bert_tiny, "),
+        (["seed=many"], "error: seed must be a whole number, got 'many'. "),
+        (["-m", "seed=1,2", "model=nope"], "error: model must be one of bert_tiny, "),
+    ],
+)
+def test_a_mistake_is_answered_before_anything_is_written(job: Path, arguments: list[str], said: str) -> None:
+    done = call(job, *arguments)
+    assert done.returncode == 2
+    assert done.stderr.startswith(said) and done.stderr.count("\n") == 1
+    assert [path.name for path in job.parent.iterdir()] == ["job.py"]
+
+
+def test_in_a_multirun_the_other_jobs_go_on(job: Path) -> None:
+    done = call(job, "-m", "seed=7,1,8", "outputs_dir=here")
+    assert done.returncode == 2
+    assert [line for line in done.stdout.splitlines() if line.startswith("seed")] == ["seed 7", "seed 1", "seed 8"]
+    first, second = done.stderr.splitlines()
+    assert first.startswith("error: pairs.jsonl must hold rows, got none. Write some. (log: here/logs/")
+    assert second == "error: 1 of 3 jobs failed."
+    (folder,) = (job.parent / "here" / "logs").iterdir()
+    assert sorted(path.parent.name for path in folder.rglob("job.log")) == ["0", "1", "2"]
+
+
+def test_an_interrupted_job_ends_a_multirun(job: Path) -> None:
+    done = call(job, "-m", "seed=7,2,8")
+    assert done.returncode == 75
+    assert "seed 8" not in done.stdout
+
+
+def test_an_unwritable_outputs_dir_is_one_sentence(job: Path) -> None:
+    (job.parent / "file").write_text("")
+    done = call(job, "outputs_dir=file")
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+
+
+def test_hydras_own_flags_still_work(job: Path) -> None:
+    assert "== Configuration groups ==" in call(job, "--help").stdout
+    shown = call(job, "experiment=smoke", "--cfg", "job")
+    assert shown.returncode == 0 and "max_steps: 60" in shown.stdout and shown.stderr == ""
+
+
+@pytest.mark.parametrize("name", ["train", "mine", "evaluate", "card"])
+def test_a_script_refuses_before_it_loads_torch(root: Path, tmp_path: Path, name: str) -> None:
+    code = f"""
+import runpy, sys
+sys.argv = ["scripts/{name}.py", "training.batch_sze=1"]
+try:
+    runpy.run_path("scripts/{name}.py", run_name="__main__")
+except SystemExit as left:
+    assert left.code == 2, left.code
+    assert "torch" not in sys.modules and "transformers" not in sys.modules
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "Did you mean training.batch_size?" in done.stderr

@@ -1,0 +1,90 @@
+"""Progress: quiet off a terminal, drawn on one, and never in the way of the values."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline import progress
+
+
+def test_track_yields_every_value_in_order_and_says_nothing_off_a_terminal(
+    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    assert list(progress.track(range(5), "counting")) == [0, 1, 2, 3, 4]
+    assert list(progress.track((n for n in "ab"), "letters", total=2)) == ["a", "b"]
+    assert capsys.readouterr() == ("", "")
+    assert caplog.records == []
+
+
+def test_a_long_step_leaves_one_line_with_count_and_time(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    clock = iter([100.0, 225.0])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    with progress.bar("training", total=3000) as moving:
+        moving.advance(1000)
+        moving.advance(200)
+    assert [record.getMessage() for record in caplog.records] == ["training: 1,200 in 2 min 5 s"]
+
+
+def test_an_error_inside_passes_through() -> None:
+    with pytest.raises(KeyError), progress.bar("failing", total=1):
+        raise KeyError("x")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [(0.04, "0.0 s"), (59.0, "59.0 s"), (60, "1 min 0 s"), (125.2, "2 min 5 s"), (11530, "3 h 12 min")],
+)  # fmt: skip
+def test_duration(seconds: float, said: str) -> None:
+    assert progress.duration(seconds) == said
+
+
+def test_the_console_handler_prints_our_lines_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    handler = progress.ConsoleHandler()
+    out = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", out)  # after construction, as a running bar does
+    for name in ("pipeline", "pipeline.mining", "pipelines.other", "codecarbon", "command"):
+        handler.handle(logging.LogRecord(name, logging.INFO, __file__, 1, f"from {name}", None, None))
+    assert out.getvalue() == "from pipeline\nfrom pipeline.mining\n"
+
+
+def test_on_a_terminal_bars_are_drawn_nested_and_log_lines_stay_whole(root: Path) -> None:
+    code = """
+import logging, time
+from pipeline.progress import ConsoleHandler, bar, track
+logging.basicConfig(level=logging.INFO, handlers=[ConsoleHandler()])
+with bar("outer", total=2) as outer:
+    for _ in range(2):
+        for _ in track(range(3), "inner"):
+            time.sleep(0.15)
+        logging.getLogger("pipeline.x").info("a whole line")
+        outer.advance()
+"""
+    ours, theirs = pty.openpty()
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "100"}
+    done = subprocess.Popen([sys.executable, "-c", code], cwd=root, stdout=theirs, stderr=theirs, env=environment)
+    os.close(theirs)
+    shown = b""
+    while True:
+        try:
+            piece = os.read(ours, 4096)
+        except OSError:  # the other side closed
+            break
+        if not piece:
+            break
+        shown += piece
+    assert done.wait() == 0, shown.decode()
+    text = shown.decode()
+    assert "outer" in text and "inner" in text and "1/2" in text and "left" in text
+    assert text.count("a whole line") == 2
