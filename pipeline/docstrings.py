@@ -248,7 +248,8 @@ def _is_prose(text: str) -> bool:
 
 def _cut(paragraphs: list[str]) -> str:
     """Sentences in order until the next would pass `PASSAGE_CHARACTERS`; one too long by itself is cut at a word."""
-    taken, length = [], 0
+    taken: list[str] = []
+    length = 0
     for paragraph in paragraphs:
         for sentence in sentences(paragraph):
             if (

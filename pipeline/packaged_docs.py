@@ -140,8 +140,8 @@ def _read_sources(files: list[tuple[str, str]], workers: int) -> tuple[list[Pair
         results = [read_modules(chunk) for chunk in chunks]
     else:
         with ThreadPoolExecutor(workers) as pool:
-            results = list(pool.map(_in_process, [chunks[start::workers] for start in range(workers)]))
-        results = [results[chunk % workers][chunk // workers] for chunk in range(len(chunks))]
+            shares = list(pool.map(_in_process, [chunks[start::workers] for start in range(workers)]))
+        results = [shares[chunk % workers][chunk // workers] for chunk in range(len(chunks))]
     counts: Counter[str] = Counter()
     for _, counted in results:
         counts.update(counted)
