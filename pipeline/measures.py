@@ -163,7 +163,7 @@ def _by_cluster(
         means = np.einsum("rg,g->r", weights, sums) / totals
         residuals = sums - means[:, None] * counts
         squares = np.einsum("rg,rg,rg->r", weights, residuals, residuals)
-        return means, np.sqrt(size / (size - 1) * squares) / totals
+        return means, np.sqrt(squares) / totals  # the factor for few clusters cancels between se* and se
 
     error = float(estimate(np.ones((1, size)))[1][0])
     draws = np.random.default_rng(seed).multinomial(size, np.full(size, 1 / size), size=resamples).astype(np.float64)

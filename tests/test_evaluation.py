@@ -95,6 +95,13 @@ def test_differences_pair_the_queries() -> None:
     assert list(figures[AS_RETRIEVED]["difference"]["map"]) == ["mean", "low", "high", "p"]
 
 
+def test_trained_minus_a_worse_rival_is_positive() -> None:
+    rival = {protocol: system("bac")[AS_RETRIEVED] for protocol in PROTOCOLS}  # blind to what was added
+    figures = evaluate(made(), {TRAINED: system("bac"), "rival": rival}).measures_json()[POSITIVES_ADDED]
+    assert figures["trained_minus"]["rival"]["map"]["mean"] == pytest.approx(1 / 8)
+    assert figures["differences"]["rival"]["map"]["mean"] == pytest.approx(0)
+
+
 def test_groups_are_resampled_and_said() -> None:
     groups = {"q 1": "one", "q\t2": "one", "../../q3": "two", "q4": "three"}
     figures = evaluation(groups).measures_json()

@@ -258,6 +258,15 @@ def test_the_cluster_interval_excludes_zero_exactly_when_p_is_below_five_percent
         assert (found.low > 0 or found.high < 0) == (found.p < 0.05)
 
 
+def test_a_cluster_p_is_never_zero_and_its_interval_is_known_for_a_strong_difference() -> None:
+    rng = np.random.default_rng(5)
+    a = {f"q{i}": 0.5 + float(x) for i, x in enumerate(rng.normal(0, 0.02, 40))}
+    found = difference(a, dict.fromkeys(a, 0.0), {query: query for query in a}, resamples=999)
+    assert found.p == 1 / 1000
+    standard_error = np.std(list(a.values()), ddof=1) / math.sqrt(40)
+    assert (found.high - found.low) / 2 == pytest.approx(stats.t.ppf(0.975, 39) * standard_error, rel=0.1)
+
+
 def test_the_cluster_bootstrap_repeats_and_its_seed_matters() -> None:
     a, b = paired(60, 0.05)
     groups = {query: str(int(query[1:]) % 12) for query in a}
