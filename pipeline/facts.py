@@ -7,6 +7,7 @@ measures anything; nothing here knows how a figure will look.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,16 +16,15 @@ from typing import Any
 from pipeline.artifacts import read_json
 from pipeline.emissions import add
 from pipeline.errors import ArtifactError
+from pipeline.provenance import masked
 from pipeline.records import AS_RETRIEVED, FIRST_STAGE, POSITIVES_ADDED, TRAINED, LabelledPairs
+from pipeline.samples import describe_rows, example_pairs
 
 TRAIN = "train"
 """Name of the stage whose energy is the model's own; the others are mining and measuring."""
 
 MEASURE_NAMES = {"ndcg@10": "nDCG@10", "mrr@10": "MRR@10", "map": "MAP"}
 """Measures in the order they are shown, and how they are written."""
-
-HEAD_ROWS = 1000
-"""Rows that the training data's statistics are taken over, as in published cards."""
 
 NOT_SYSTEMS = ("difference", "differences", "trained_minus")
 
@@ -60,7 +60,7 @@ class Facts:
     """One run as plain data; everything in it is JSON."""
 
     config: Json
-    """The parsed configuration, enums by name."""
+    """The parsed configuration, enums by name, credentials masked."""
     paths: dict[str, str]
     """run, model, card. Shown on the console, never in the card: they are this machine's."""
     training: Json
@@ -70,9 +70,13 @@ class Facts:
     measures: dict[str, Json]
     emissions: dict[str, Json]
     rows: Json
-    """The first training rows described: see `describe_rows`."""
+    """The first training rows described: see `samples.describe_rows`."""
     example: Json
-    """Five real pairs of one question: see `example_pairs`."""
+    """Five real pairs of one question: see `samples.example_pairs`."""
+    base_id: str | None
+    """The base model's name on the hub, None for a folder or packaged weights."""
+    data_id: str | None
+    """The training data's name on the hub, None for other sources."""
 
     @property
     def base(self) -> str:
@@ -136,7 +140,7 @@ def verdict(name: str, measures: Mapping[str, Any], measure: str = "ndcg@10") ->
         against = protocol["difference"] if best == FIRST_STAGE else protocol.get("trained_minus", {}).get(best, {})
         interval = f"; trained minus it: {_interval(against[measure], queries)}" if measure in against else ""
         sentences.append(
-            f"{name}: the best ranking is {best}, {protocol[best][measure]:.3f} {label}, "
+            f"{name}: the best ranking is {best.replace('_', ' ')}, {protocol[best][measure]:.3f} {label}, "
             f"{behind:.3f} above trained{interval}."
         )
     return sentences
@@ -202,90 +206,20 @@ def selection_sentence(chosen: Json) -> str:
     )
 
 
-def describe_rows(pairs: LabelledPairs) -> Json:
-    """Size, and over the first `HEAD_ROWS` rows: lengths in characters, labels and their shares, three samples.
-
-    Returns:
-        `size`; `head` (rows looked at); `question` and `answer` with `min`, `mean`, `max`; `label` with `type`
-        (int where every label is whole) and `shares` (label as text → share) or, for graded labels, `min`, `mean`
-        and `max`; `samples` of (question, answer, label).
-    """
-    head = min(HEAD_ROWS, len(pairs))
-    questions = [pairs.questions[int(index)] for index in pairs.question[:head]]
-    answers = [pairs.passages[int(index)] for index in pairs.passage[:head]]
-    labels = [float(label) for label in pairs.label[:head]]
-    is_whole = all(label.is_integer() for label in labels)
-    described: Json = {"type": "int" if is_whole else "float"}
-    if is_whole:
-        counts = {str(int(label)): 0 for label in sorted(set(labels))}
-        for label in labels:
-            counts[str(int(label))] += 1
-        described["shares"] = {label: count / head for label, count in counts.items()}
-    else:
-        described |= {"min": min(labels), "mean": sum(labels) / head, "max": max(labels)}
-    rows = zip(questions, answers, labels, strict=True)
-    return {
-        "size": len(pairs),
-        "head": head,
-        "question": _lengths(questions),
-        "answer": _lengths(answers),
-        "label": described,
-        "samples": [
-            [q, a, int(label) if is_whole else label] for (q, a, label), _ in zip(rows, range(3), strict=False)
-        ],
-    }
-
-
-def _lengths(texts: list[str]) -> Json:
-    counts = [len(text) for text in texts]
-    if not counts:
-        return {"min": 0, "mean": 0.0, "max": 0}
-    return {"min": min(counts), "mean": sum(counts) / len(counts), "max": max(counts)}
-
-
-def example_pairs(pairs: LabelledPairs, negatives: int = 4) -> Json:
-    """One question's positive and its first negatives, from the first question that has enough of them.
-
-    Where no question has `negatives` of its own, the one with the most is taken and passages of the following rows
-    fill up: they are real passages of other questions.
-
-    Returns:
-        `question`, and `passages`, the positive first.
-    """
-    best: tuple[int, int, list[int]] = (-1, 0, [])
-    start = 0
-    while start < len(pairs):
-        end = start
-        while end < len(pairs) and pairs.question[end] == pairs.question[start]:
-            end += 1
-        positives = [int(pairs.passage[row]) for row in range(start, end) if pairs.label[row] >= 0.5]
-        others = [int(pairs.passage[row]) for row in range(start, end) if pairs.label[row] < 0.5]
-        others = list(dict.fromkeys(passage for passage in others if passage not in positives))[:negatives]
-        if positives and len(others) > best[0]:
-            best = (len(others), start, [positives[0], *others])
-            if len(others) == negatives:
-                break
-        start = end
-    _, start, chosen = best
-    if not chosen:
-        return {"question": "", "passages": []}
-    own = {int(passage) for passage in pairs.passage[pairs.question == pairs.question[start]]}
-    for passage in (int(index) for index in pairs.passage):
-        if len(chosen) > negatives:
-            break
-        if passage not in own and passage not in chosen:
-            chosen.append(passage)
-    return {
-        "question": pairs.questions[int(pairs.question[start])],
-        "passages": [pairs.passages[passage] for passage in chosen],
-    }
-
-
 def _read_log(path: Path) -> list[Json]:
     try:
         return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, ValueError) as error:
         raise ArtifactError(f"{path} must be readable JSON lines, got {error}. Run the training stage again.") from None
+
+
+def _hub_id(path: str) -> str | None:
+    """The path when it is a name on the hub: of that form, and no folder here by that name."""
+    return (
+        path
+        if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9._-]+)?", path) and not Path(path).exists()
+        else None
+    )
 
 
 def collect(files: RunFiles, config: Json, pairs: LabelledPairs) -> Facts:
@@ -300,7 +234,7 @@ def collect(files: RunFiles, config: Json, pairs: LabelledPairs) -> Facts:
         ArtifactError: when a file is missing or broken.
     """
     return Facts(
-        config=config,
+        config=masked(config),
         paths={"run": str(files.run), "model": str(files.model), "card": str(files.card)},
         training=read_json(files.training),
         log=_read_log(files.metrics),
@@ -310,4 +244,6 @@ def collect(files: RunFiles, config: Json, pairs: LabelledPairs) -> Facts:
         emissions={stage: read_json(path) for stage, path in files.emissions.items()},
         rows=describe_rows(pairs),
         example=example_pairs(pairs),
+        base_id=_hub_id(config["model"]["path"]),
+        data_id=_hub_id(config["data"]["path"]) if config["data"]["source"] == "hub" else None,
     )

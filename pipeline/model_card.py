@@ -6,10 +6,7 @@ references in prose and tables, as escaped Python literals in code. Paths of thi
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Mapping
-from pathlib import PurePath
 from typing import Any
 
 import jinja2
@@ -26,14 +23,12 @@ from pipeline.facts import (
     systems,
     verdict,
 )
+from pipeline.markdown import as_json, escape, literal, sample, without_places
 from pipeline.records import FIRST_STAGE, POSITIVES_ADDED, PROTOCOLS, TRAINED
 
 Json = dict[str, Any]
 
 TEMPLATE = "card_template.md.j2"
-
-MAX_CHARACTERS = 2000
-"""Longer texts are cut in the card; the data keeps them whole."""
 
 REFERENCE_DEFAULTS: Json = {
     "batch_size": 8,
@@ -59,48 +54,6 @@ REFERENCE_DEFAULTS: Json = {
 }
 """Defaults of the sentence-transformers trainer under this project's names: what readers of cards take as default."""
 
-_SPECIAL = re.compile(r"[&<>\"'`|*_\[\]\\~$#{}]")
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
-_PLACE = re.compile(r"^(?:/|~|\.\.?/|[A-Za-z]:\\)")
-
-
-def escape(value: object) -> str:
-    """Text as Markdown that shows exactly that text on one line, in prose and in table cells."""
-    text = _CONTROL.sub("", " ".join(str(value).split()))
-    return _SPECIAL.sub(lambda match: f"&#{ord(match[0])};", text)
-
-
-def sample(value: object) -> str:
-    """`escape` of at most `MAX_CHARACTERS` characters of a text from data."""
-    return escape(_cut(str(value)))
-
-
-def literal(text: str) -> str:
-    """A text as a Python literal; `<` is written as an escape, so that no page can take it for a tag."""
-    return repr(_cut(text)).replace("<", "\\x3c")
-
-
-def as_json(value: object) -> str:
-    """A value as JSON for a code block, `<` escaped."""
-    return json.dumps(value, indent=4, ensure_ascii=False).replace("<", "\\u003c")
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= MAX_CHARACTERS else text[:MAX_CHARACTERS] + "…"
-
-
-def without_places(value: Any) -> Any:
-    """A value with every path of this machine cut to its last part; `key=<path>` words too."""
-    if isinstance(value, list | tuple):
-        return [without_places(item) for item in value]
-    if not isinstance(value, str):
-        return value
-    key, equals, rest = value.partition("=")
-    if equals and _PLACE.match(rest):
-        return f"{key}={PurePath(rest).name}"
-    return PurePath(value).name if _PLACE.match(value) else value
-
 
 def _number(value: float) -> float | int:
     return int(value) if float(value).is_integer() else float(value)
@@ -108,11 +61,6 @@ def _number(value: float) -> float | int:
 
 def _signed(value: float) -> str:
     return f"{value:+.4f}"
-
-
-def _hub_id(path: str) -> str | None:
-    """The path when it can be a name on the hub, None for folders and packaged weights."""
-    return path if _HUB_ID.fullmatch(path) else None
 
 
 def metadata(facts: Facts) -> ModelCardData:
@@ -130,8 +78,8 @@ def metadata(facts: Facts) -> ModelCardData:
             f"dataset_size:{facts.rows['size']}",
             "loss:BinaryCrossEntropyLoss",
         ],
-        "base_model": _hub_id(model["path"]),
-        "datasets": [facts.config["data"]["path"]] if facts.config["data"]["source"] == "hub" else None,
+        "base_model": facts.base_id,
+        "datasets": None if facts.data_id is None else [facts.data_id],
         "pipeline_tag": "text-ranking",
         "library_name": "sentence-transformers",
         "metrics": ["map", "mrr@10", "ndcg@10"],
@@ -205,6 +153,7 @@ def _evaluations(facts: Facts) -> list[Json]:
                     "name": name,
                     "protocol": protocol,
                     "queries": measures["queries"],
+                    "found": measures.get("positives_found"),
                     "interval": measures.get("interval", ""),
                     "note": measures.get("notes", {}).get(protocol, ""),
                     "parameters": as_json(_parameters(facts, name, measures, protocol)),
@@ -305,8 +254,6 @@ def render(facts: Facts, repo_id: str | None = None) -> str:
     stages = {name: _energy(record) for name, record in facts.emissions.items()}
     body = environment.get_template(TEMPLATE).render(
         facts=facts,
-        base_id=_hub_id(facts.config["model"]["path"]),
-        data_id=facts.config["data"]["path"] if facts.config["data"]["source"] == "hub" else None,
         load_from=repo_id or "outputs/latest/model",
         command=" ".join(without_places(list(facts.provenance.get("command", [])))),
         git=facts.provenance.get("git", {}),

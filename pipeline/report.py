@@ -52,6 +52,7 @@ def summary(facts: Facts) -> Json:
             "training_rows": facts.rows["size"],
             "queries": {name: measures["queries"] for name, measures in facts.measures.items()},
         },
+        "statistics": facts.statistics,
         "command": provenance.get("command"),
         "started_at": provenance.get("started_at"),
         "git": provenance.get("git"),

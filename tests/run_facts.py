@@ -1,0 +1,183 @@
+"""Files of a small run in the recipe's form, measured by the real evaluation, for the tests of what renders them."""
+
+from __future__ import annotations
+
+import functools
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.artifacts import write_json, write_text
+from pipeline.evaluation import Evaluation, evaluate, mean_of
+from pipeline.facts import Facts, RunFiles, collect
+from pipeline.records import AS_RETRIEVED, POSITIVES_ADDED, PROTOCOLS, LabelledPairs, RerankingSet
+from pipeline.reranking import SystemRankings
+
+HOSTILE = 'Is <script>alert("x")</script> | **bold**?\n# not a heading [link](http://example.org) `code` $x$'
+"""A question that would break out of every place the card puts it in."""
+
+QUERIES = 40
+
+CONFIG: dict[str, Any] = {
+    "name": "gooaq_bert_tiny",
+    "seed": 12,
+    "model": {
+        "name": "bert-tiny", "title": "BERT-tiny", "path": "prajjwal1/bert-tiny", "revision": "main",
+        "max_length": 512, "activation": "sigmoid", "language": "en", "license": "apache-2.0", "random_init": False,
+    },
+    "data": {
+        "name": "gooaq", "title": "GooAQ", "source": "hub", "path": "sentence-transformers/gooaq",
+        "dev_name": "gooaq-dev", "rows": 100000, "corpus_path": "/home/someone/private/corpus.jsonl",
+    },
+    "mining": {"negatives": 5, "dev_depth": 30},
+    "training": {
+        "batch_size": 2048, "learning_rate": 5e-4, "epochs": 1, "max_steps": None, "warmup_ratio": 0.1,
+        "pos_weight": 5.0, "precision": "auto", "weight_decay": 0.0, "selection_measure": "ndcg@10",
+        "selection_set": None, "keep_best": False,
+    },
+    "evaluation": {"depth": 100, "nano_beir": ["msmarco", "nq"], "rivals": []},
+}  # fmt: skip
+
+TRAINING: dict[str, Any] = {
+    "steps": 283, "epochs": 1, "rows": 578402, "batch_size": 2048, "warmup_steps": 29, "first_loss": 1.1945,
+    "last_loss": 0.8996, "best_step": None, "saved_step": 283, "selection_set": None, "pairs_per_second": 2345.67,
+    "tokens_per_second": 200000.0, "padding_share": 0.051, "train_seconds": 246.6, "seconds": 356.4,
+    "precision": "bf16", "micro_batch_tokens": 16384, "device": "cuda", "resumed_at": [],
+}  # fmt: skip
+
+LOG: list[dict[str, Any]] = [
+    {"kind": "evaluation", "step": 0, "epoch": 0.0, "evaluation": {"gooaq-dev": {"ndcg@10": 0.1}}, "seconds": 1.0},
+    {"kind": "train", "step": 1, "epoch": 0.0035, "loss": 1.1945, "seconds": 2.0},
+    {"kind": "train", "step": 20, "epoch": 0.0707, "loss": 1.1664, "seconds": 3.0},
+    {
+        "kind": "evaluation", "step": 20, "epoch": 0.0707, "seconds": 4.0,
+        "evaluation": {"gooaq-dev": {"ndcg@10": 0.51}, "NanoNQ": {"ndcg@10": 0.2}},
+    },
+    {
+        "kind": "evaluation", "step": 283, "epoch": 1.0, "seconds": 5.0,
+        "evaluation": {"gooaq-dev": {"ndcg@10": 0.5}, "NanoNQ": {"ndcg@10": 0.25}},
+    },
+]  # fmt: skip
+
+PROVENANCE: dict[str, Any] = {
+    "started_at": "2025-03-04T05:06:07+00:00",
+    "command": ["scripts/train.py", "experiment=gooaq_bert_tiny", "data.corpus_path=/home/someone/private/c.jsonl"],
+    "git": {"commit": "0123456789abcdef0123456789abcdef01234567", "dirty": False},
+    "versions": {
+        "python": "3.11.6", "torch": "2.13.0", "transformers": "5.23.0", "sentence-transformers": "6.2.0",
+        "accelerate": "1.10.0", "datasets": "5.2.0", "tokenizers": "0.22.0",
+    },
+    "hardware": {
+        "cpu_model": "13th Gen Intel(R) Core(TM) i7-13700K", "cpu_cores": 24, "ram_gib": 31.78,
+        "gpus": ["NVIDIA GeForce RTX 3090"], "instruction_set": "AVX2", "amx": False,
+    },
+    "threads": {"intra_op": 8, "inter_op": 8},
+}  # fmt: skip
+
+
+def energy(kwh: float, country: str | None = "DEU") -> dict[str, Any]:
+    """An emissions record at 400 g/kWh, or 475 without a country."""
+    g_per_kwh = 475.0 if country is None else 400.0
+    return {
+        "energy_kwh": kwh, "emissions_kg": kwh * g_per_kwh / 1000, "duration_s": 356.4, "g_per_kwh": g_per_kwh,
+        "cpu_energy_kwh": kwh / 4, "gpu_energy_kwh": kwh / 2, "ram_energy_kwh": kwh / 4, "method": "partly measured",
+        "method_by_component": {"cpu": "estimated (TDP constant)", "gpu": "measured (driver's energy counter)"},
+        "country_iso_code": country, "grid": country or "world average",
+        "cpu_model": "13th Gen Intel(R) Core(TM) i7-13700K", "gpu_model": "1 x NVIDIA GeForce RTX 3090",
+        "ram_gib": 31.777088165283203, "codecarbon_version": "3.3.2",
+    }  # fmt: skip
+
+
+def pairs() -> LabelledPairs:
+    """Two questions, the first (hostile) with its positive and five negatives, the second with one of each."""
+    return LabelledPairs(
+        questions=[HOSTILE, "second question"],
+        passages=[f"passage {number} of <b>text</b>" for number in range(8)],
+        question=np.array([0] * 6 + [1] * 2, dtype=np.int32),
+        passage=np.arange(8, dtype=np.int32),
+        label=np.array([1, 0, 0, 0, 0, 0, 1, 0], dtype=np.float32),
+    )
+
+
+def evaluation(name: str, trained_rank: float, systems: tuple[str, ...] = ("untrained", "trained")) -> Evaluation:
+    """A set of 40 queries with one positive each, which the first stage ranks third on average.
+
+    `trained_rank` is where the trained model puts it on average; every other system puts it fifth. Every fifth
+    query's positive was not retrieved, and is added as p10 under the other protocol.
+    """
+    draw = random.Random(name)
+    queries = [f"q{number}" for number in range(QUERIES)]
+    found = {query: number % 5 != 0 for number, query in enumerate(queries)}
+
+    def ranking(mean_rank: float, *, added: bool) -> dict[str, list[str]]:
+        result = {}
+        for query in queries:
+            others = [f"p{number}" for number in range(1, 10)]
+            rank = min(9, max(1, round(draw.gauss(mean_rank, 1.2))))
+            positive = ["p0"] if found[query] else (["p10"] if added else [])
+            result[query] = others[: rank - 1] + positive + others[rank - 1 :]
+        return result
+
+    candidates = ranking(3, added=False)
+    rankings: dict[str, SystemRankings] = {
+        system: {p: ranking(trained_rank if system == "trained" else 5, added=p == POSITIVES_ADDED) for p in PROTOCOLS}
+        for system in systems
+    }
+    reranking_set = RerankingSet(
+        name=name,
+        queries={query: f"text of {query}" for query in queries},
+        passages={f"p{number}": f"text {number}" for number in range(11)},
+        candidates=candidates,
+        scores={query: [float(-rank) for rank in range(len(ids))] for query, ids in candidates.items()},
+        qrels={query: {"p0" if found[query] else "p10": 1} for query in queries},
+    )
+    assert rankings["trained"][AS_RETRIEVED]
+    return evaluate(reranking_set, rankings)
+
+
+@functools.cache
+def _measures(systems: tuple[str, ...]) -> dict[str, Any]:
+    """Every set's measures.json: a dev set, two NanoBEIR sets and their mean."""
+    nano = [evaluation("NanoMSMARCO", 2.0), evaluation("NanoNQ", 4.5)]
+    measures = {"gooaq-dev": evaluation("gooaq-dev", 1.5, systems).measures_json()}
+    measures |= {of.set.name: of.measures_json() for of in nano}
+    return {**measures, "NanoBEIR_R100_mean": mean_of(nano, "NanoBEIR_R100_mean")}
+
+
+def write(
+    folder: Path,
+    *,
+    config: dict[str, Any] = CONFIG,
+    training: dict[str, Any] = TRAINING,
+    emissions: dict[str, dict[str, Any]] | None = None,
+    rows: LabelledPairs | None = None,
+    systems: tuple[str, ...] = ("untrained", "trained"),
+) -> Facts:
+    """Write a run's files below a folder and collect them again."""
+    run = folder / "run"
+    measures = _measures(systems)
+    if emissions is None:
+        emissions = {"mine": energy(0.001), "train": energy(0.019), "evaluate": energy(0.002)}
+    write_json(run / "training.json", training)
+    write_text(run / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in LOG))
+    write_json(run / "statistics.json", {"rows": 578402})
+    write_json(run / "manifest.json", {"provenance": PROVENANCE, "files": {}})
+    for name, content in measures.items():
+        write_json(run / "evaluations" / name / "measures.json", content)
+    for stage, record in emissions.items():
+        write_json(run / stage / "emissions.json", record)
+    files = RunFiles(
+        run=run,
+        model=run / "model",
+        card=run / "README.md",
+        training=run / "training.json",
+        metrics=run / "metrics.jsonl",
+        statistics=run / "statistics.json",
+        manifest=run / "manifest.json",
+        measures={name: run / "evaluations" / name / "measures.json" for name in measures},
+        emissions={stage: run / stage / "emissions.json" for stage in emissions},
+    )
+    return collect(files, config, pairs() if rows is None else rows)

@@ -1,0 +1,175 @@
+"""The card against a golden file, parsed back by the hub's own reader, with hostile text in it.
+
+`python tests/test_model_card.py` writes the golden file again after an intended change; read the difference.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import tempfile
+from pathlib import Path
+
+import pytest
+import run_facts
+from huggingface_hub import ModelCard, ModelCardData
+
+from pipeline.facts import Facts
+from pipeline.model_card import render
+from pipeline.report import summary
+
+GOLDEN = Path(__file__).resolve().parent / "golden" / "model_card.md"
+
+RIVALS = ("untrained", "bi_encoder", "fusion", "trained")
+
+
+def _golden_facts(folder: Path) -> Facts:
+    training = {**run_facts.TRAINING, "best_step": 20, "saved_step": 20, "selection_set": "gooaq-dev"}
+    return run_facts.write(folder, training=training, systems=RIVALS)
+
+
+@pytest.fixture(scope="module")
+def facts(tmp_path_factory: pytest.TempPathFactory) -> Facts:
+    return _golden_facts(tmp_path_factory.mktemp("run"))
+
+
+@pytest.fixture(scope="module")
+def card(facts: Facts) -> str:
+    return render(facts)
+
+
+def test_the_card_is_the_golden_file(card: str) -> None:
+    assert card == GOLDEN.read_text(encoding="utf-8")
+
+
+def test_the_hub_s_reader_finds_every_field(card: str, facts: Facts) -> None:
+    data = ModelCard(card).data
+    assert isinstance(data, ModelCardData)
+    assert data.language == ["en"]
+    assert data.license == "apache-2.0"
+    assert data.base_model == "prajjwal1/bert-tiny"
+    assert data.datasets == ["sentence-transformers/gooaq"]
+    assert data.pipeline_tag == "text-ranking"
+    assert data.library_name == "sentence-transformers"
+    assert data.metrics == ["map", "mrr@10", "ndcg@10"]
+    assert data.tags == [
+        "sentence-transformers",
+        "cross-encoder",
+        "text-classification",
+        "generated_from_trainer",
+        "dataset_size:8",
+        "loss:BinaryCrossEntropyLoss",
+    ]
+    assert data.model_name == "BERT-tiny trained on GooAQ"
+    impact = data.to_dict()["co2_eq_emissions"]
+    assert set(impact) == {
+        "emissions",
+        "energy_consumed",
+        "source",
+        "training_type",
+        "on_cloud",
+        "cpu_model",
+        "ram_total_size",
+        "hours_used",
+        "hardware_used",
+    }
+    assert impact["hours_used"] == 0.099
+    assert impact["hardware_used"] == "1 x NVIDIA GeForce RTX 3090"
+
+
+def test_emissions_are_grams_in_the_head_and_kg_in_the_body(card: str, facts: Facts) -> None:
+    kg = summary(facts)["emissions_kg"]
+    impact = ModelCard(card).data.to_dict()["co2_eq_emissions"]
+    assert impact["emissions"] == pytest.approx(1000 * kg)
+    assert impact["energy_consumed"] == facts.emissions["train"]["energy_kwh"]
+    assert f"- **Carbon Emitted:** {kg:.6f} kg of CO2eq" in card
+    assert "| all stages | 0.022000 | 0.008800 |" in card
+
+
+def test_the_model_index_holds_every_figure_once(card: str, facts: Facts) -> None:
+    results = ModelCard(card).data.eval_results
+    assert results is not None
+    found = {(r.dataset_type, r.dataset_config, r.metric_type): r.metric_value for r in results}
+    assert len(found) == len(results) == 4 * 2 * 3
+    for (name, protocol, measure), value in found.items():
+        assert value == facts.measures[name][protocol]["trained"][measure]
+
+
+def test_text_from_data_acts_on_nothing(card: str) -> None:
+    assert run_facts.HOSTILE.startswith("Is <script>")
+    assert "<script" not in card
+    assert "<b>" not in card
+    assert "\n# not a heading" not in card
+    prose = re.sub(r"```.*?```", "", card, flags=re.DOTALL)
+    assert "[link](" not in prose
+    assert "**bold**" not in prose
+    rows = card[card.index("- Samples:") :].splitlines()[2:7]
+    assert [row.count("|") for row in rows] == [4] * 5
+
+
+def test_the_usage_code_is_python_with_five_pairs_of_the_data(card: str) -> None:
+    code = card.partition("```python\n")[2].partition("\n```")[0]
+    tree = ast.parse(code)
+    assigned = {
+        node.targets[0].id: node.value  # type: ignore[attr-defined]
+        for node in tree.body
+        if isinstance(node, ast.Assign)
+    }
+    pairs = ast.literal_eval(assigned["pairs"])
+    assert pairs == [[run_facts.HOSTILE, f"passage {number} of <b>text</b>"] for number in range(5)]
+    assert "# (5,)" in code
+    assert ast.unparse(assigned["scores"]) == "model.predict(pairs)"
+    assert "model.rank(" in code
+
+
+def test_no_path_of_this_machine_is_in_it(card: str, facts: Facts) -> None:
+    assert "/home/someone" not in card
+    assert facts.paths["run"] not in card
+
+
+def test_the_kept_row_is_bold_and_the_selection_said(card: str, tmp_path: Path) -> None:
+    assert "| **0.0707** | **20** | **1.1664** |" in card
+    assert "selected on this set" in card
+    last = render(run_facts.write(tmp_path))
+    assert "| 0.0707 | 20 | 1.1664 |" in last
+    assert "selected on this set" not in last
+
+
+def test_being_below_the_first_stage_is_said_plainly(card: str) -> None:
+    assert "**This model is below its first stage in nDCG@10, as retrieved, on: NanoNQ, NanoBEIR_R100_mean.**" in card
+
+
+def test_an_unset_country_is_said(tmp_path: Path) -> None:
+    card = render(run_facts.write(tmp_path, emissions={"train": run_facts.energy(0.01, None)}))
+    assert "- **Grid:** world average, 475.0 g CO2eq/kWh (no country set)" in card
+    assert "| all stages |" not in card
+
+
+@pytest.mark.parametrize(
+    ("record", "said"),
+    [({"enabled": False}, "not measured"), ({"error": "OSError: no | sensor"}, "OSError: no &#124; sensor")],
+)
+def test_energy_that_is_not_known_is_no_figure(record: dict[str, object], said: str, tmp_path: Path) -> None:
+    card = render(run_facts.write(tmp_path, emissions={"train": record}))
+    assert f"The energy of training is not known: {'codecarbon failed: ' * ('error' in record)}{said}." in card
+    assert "co2_eq_emissions" not in ModelCard(card).data.to_dict()
+
+
+def test_local_data_and_models_claim_no_name_on_the_hub(tmp_path: Path) -> None:
+    config = {
+        **run_facts.CONFIG,
+        "model": {**run_facts.CONFIG["model"], "path": "package:some_package", "title": None, "name": "my|model"},
+        "data": {**run_facts.CONFIG["data"], "source": "local", "path": "/home/someone/pairs.jsonl", "title": None},
+    }
+    card = render(run_facts.write(tmp_path, config=config))
+    data = ModelCard(card).data.to_dict()
+    assert "base_model" not in data
+    assert "datasets" not in data
+    assert "\n# my&#124;model trained on gooaq\n" in card
+    assert ModelCard(card).data.model_name == "my|model trained on gooaq"
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as folder:
+        GOLDEN.parent.mkdir(exist_ok=True)
+        GOLDEN.write_text(render(_golden_facts(Path(folder))), encoding="utf-8")
