@@ -1,0 +1,107 @@
+"""Scoring with a finished run: which run, which passages, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline import artifacts
+from pipeline.errors import ArtifactError, ConfigError, DataError
+from pipeline.prediction import Prediction, find_run, model_folder, predict, read_passages
+
+
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`outputs/` with one run of a random cross-encoder, published as a run's model is."""
+    from sentence_transformers import CrossEncoder
+    from transformers import BertConfig, BertForSequenceClassification, BertTokenizerFast
+
+    root = tmp_path_factory.mktemp("outputs")
+    words = root / "vocab.txt"
+    words.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "cat", "dog", "small", "animal", "$"]))
+    torch.manual_seed(0)
+    small = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    model = BertForSequenceClassification(BertConfig(vocab_size=10, num_labels=1, **small))
+    source = root / "source"
+    model.save_pretrained(source)
+    BertTokenizerFast(vocab=str(words)).save_pretrained(source)
+    with artifacts.publish(root / "runs" / "tiny-0123" / "model", {"stage": "train"}) as folder:
+        CrossEncoder(str(source)).save_pretrained(str(folder))
+    artifacts.point(root / "latest", root / "runs" / "tiny-0123")
+    return root
+
+
+def test_one_passage_and_a_file_agree_with_the_library(outputs: Path, tmp_path: Path) -> None:
+    from sentence_transformers import CrossEncoder
+
+    passages = ["small animal", "dog $ dog", "cat\u2028cat"]
+    scores = CrossEncoder(str(outputs / "latest" / "model")).predict([("cat", text) for text in passages])
+    one = predict(Prediction(q="cat", p=passages[1], outputs_dir=str(outputs)))
+    assert float(one) == pytest.approx(float(scores[1]), abs=1e-6)
+    file = tmp_path / "passages.jsonl"
+    file.write_text("\n".join(json.dumps({"text": text}, ensure_ascii=False) for text in passages) + "\n\n")
+    lines = predict(Prediction(q="cat", file=str(file), run="tiny-0123", outputs_dir=str(outputs))).splitlines()
+    best_first = sorted(range(3), key=lambda i: -scores[i])
+    assert [line.partition("\t")[2] for line in lines] == [" ".join(passages[i].split()) for i in best_first]
+    assert [float(line.partition("\t")[0]) for line in lines] == pytest.approx(
+        [scores[i] for i in best_first], abs=1e-6
+    )
+
+
+def test_a_run_is_found_by_name_path_or_as_the_newest(outputs: Path, tmp_path: Path) -> None:
+    run = outputs / "runs" / "tiny-0123"
+    assert find_run(None, str(outputs)) == find_run("tiny-0123", str(outputs)) == find_run(str(run), "elsewhere") == run
+    with pytest.raises(ArtifactError, match=r"run must name a folder .*, got 'other'. Choose among tiny-0123."):
+        find_run("other", str(outputs))
+    with pytest.raises(ArtifactError, match=r"latest must point at a finished run, got none. Run `make train` first."):
+        find_run(None, str(tmp_path))
+
+
+def test_an_altered_model_is_refused(outputs: Path, tmp_path: Path) -> None:
+    with artifacts.publish(tmp_path / "model", {}) as folder:
+        (folder / "model.safetensors").write_bytes(b"weights")
+    assert model_folder(tmp_path) == tmp_path / "model"
+    (tmp_path / "model" / "model.safetensors").write_bytes(b"Weights")
+    with pytest.raises(ArtifactError, match=r"must be complete, got: .*was altered"):
+        model_folder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{"text": "a"}\n{"text": \n', ":2 must be JSON, got .* Correct the line."),
+        ('{"txt": "a"}\n', ":1 must hold the key `text` with a string, got "),
+        ('{"text": 3}\n', ":1 must hold the key `text` with a string, got "),
+        ("\n\n", " must hold at least one passage, got none."),
+    ],
+)
+def test_a_bad_file_names_its_line(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "p.jsonl").write_text(text)
+    with pytest.raises(DataError, match=r"p\.jsonl" + said):
+        read_passages(tmp_path / "p.jsonl")
+
+
+def test_a_question_and_one_kind_of_passage_are_needed() -> None:
+    with pytest.raises(ConfigError, match="q must hold a question"):
+        Prediction(q=" ", p="a")
+    with pytest.raises(ConfigError, match="p or file must be given, and not both, got neither"):
+        Prediction(q="a")
+    with pytest.raises(ConfigError, match="p or file must be given, and not both, got both"):
+        Prediction(q="a", p="b", file="c")
+
+
+def test_the_command_prints_the_score_alone(outputs: Path, root: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "scripts/predict.py", "q=what is a $cat?", "p=a 'small' animal", f"outputs_dir={outputs}"],
+        cwd=root,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert 0 < float(done.stdout) < 1, "one label: the library's sigmoid"
+    assert done.stderr == ""
