@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 import run_facts
 from huggingface_hub import ModelCard, ModelCardData
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
 
 from pipeline.facts import Facts
 from pipeline.model_card import render
@@ -167,6 +169,45 @@ def test_local_data_and_models_claim_no_name_on_the_hub(tmp_path: Path) -> None:
     assert "datasets" not in data
     assert "\n# my&#124;model trained on gooaq\n" in card
     assert ModelCard(card).data.model_name == "my|model trained on gooaq"
+
+
+def test_the_page_has_its_sections_and_whole_tables(card: str) -> None:
+    body = card.split("\n---\n", 1)[1]
+    tokens = MarkdownIt("commonmark", {"html": True}).enable("table").parse(body)
+    headings = [tokens[i + 1].content for i, token in enumerate(tokens) if token.type == "heading_open"]
+    for section in (
+        "BERT-tiny trained on GooAQ",
+        "Model Details",
+        "Usage",
+        "Evaluation",
+        "Cross Encoder Nano BEIR: NanoBEIR_R100_mean, `positives_added`",
+        "Training Dataset",
+        "Non-Default Hyperparameters",
+        "All Hyperparameters",
+        "Training Logs",
+        "Environmental Impact",
+        "Training Hardware",
+        "Framework Versions",
+        "Limitations",
+        "Citation",
+    ):
+        assert headings.count(section) == 1, section
+    widths: list[list[int]] = []
+    for token in tokens:
+        if token.type == "table_open":
+            widths.append([])
+        elif token.type == "tr_open":
+            widths[-1].append(0)
+        elif token.type in ("td_open", "th_open"):
+            widths[-1][-1] += 1
+    assert len(widths) == 8 + 2 + 1 + 1  # evaluations, statistics and samples, log, energy
+    assert all(len(set(of)) == 1 and len(of) > 1 for of in widths)
+    assert all(line.count("|") == 0 for line in _paragraphs(tokens)), "a table row outside a table"
+
+
+def _paragraphs(tokens: list[Token]) -> list[str]:
+    """Texts of paragraphs, where a broken table would end up."""
+    return [tokens[i + 1].content for i, token in enumerate(tokens) if token.type == "paragraph_open"]
 
 
 if __name__ == "__main__":
