@@ -439,6 +439,10 @@ class Config:
 
     name: str = "unnamed"
     """The experiment, shown in the banner; every experiment file sets its own."""
+    needs: str = "not known for this configuration"
+    """Time, disk, hub and GPU this experiment needs, for the banner."""
+    note: str = ""
+    """Further lines of the banner."""
     seed: int = 12
     """Seed of head initialisation, row order and dropout; mining and splits have their own."""
     outputs_dir: str = "outputs"

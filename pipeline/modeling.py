@@ -93,6 +93,18 @@ def load(folder: Path, config: ModelConfig, *, seed: int, attention: Attention =
     )
 
 
+def own_max_length(folder: Path) -> int:
+    """Tokens a saved model takes, as its tokenizer says, else as its positions allow.
+
+    Raises:
+        ModelError: when the folder holds no model transformers can read.
+    """
+    hf, tokenizer = _read_config(folder)
+    positions = int(getattr(hf, "max_position_embeddings", 512))
+    # Tokenizers that were never told say 1e30.
+    return min(int(tokenizer.model_max_length), positions) if tokenizer.model_max_length < 10**6 else positions
+
+
 def _read_config(folder: Path) -> tuple[Any, PreTrainedTokenizerBase]:
     if not (folder / "config.json").is_file():
         raise ModelError(must("model.path", "be a folder with config.json, weights and a tokenizer", str(folder),

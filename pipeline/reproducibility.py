@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline.config import Device, Precision, RuntimeConfig
+from pipeline.config import Attention, Device, Precision, RuntimeConfig
 from pipeline.errors import ResourceError, must
 
 L2_SHARE_TOKENS = 8192
@@ -61,6 +61,13 @@ def resolve_device(runtime: RuntimeConfig) -> torch.device:
     if runtime.device is Device.cpu or not torch.cuda.is_available():
         return torch.device("cpu")
     return torch.device("cuda")
+
+
+def resolve_attention(runtime: RuntimeConfig, device: torch.device) -> Attention:
+    """The attention backend: eager on a CPU, where it is fastest on short pairs; SDPA on a GPU."""
+    if runtime.attention is not Attention.auto:
+        return runtime.attention
+    return Attention.eager if device.type == "cpu" else Attention.sdpa
 
 
 def has_amx() -> bool:

@@ -6,6 +6,7 @@ Used by evaluation, by fixed-step evaluations and by rivals; knows nothing of me
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,7 @@ import torch
 from pipeline import modeling
 from pipeline.batching import micro_batches
 from pipeline.config import Precision
+from pipeline.embeddings import Embedder
 from pipeline.errors import NumericsError, must
 from pipeline.modeling import Reranker
 from pipeline.progress import bar
@@ -79,3 +81,20 @@ class PairScorer:
                 progress.advance(len(group))
         model.train(was_training)
         return scores
+
+
+class BiEncoderScorer:
+    """Cosine of a sentence-transformers model's embeddings of query and passage: the rival that needs no training."""
+
+    def __init__(self, folder: Path, cache: Path, device: torch.device) -> None:
+        self._embedder = Embedder(folder, cache, device=device.type)
+
+    def score(self, pairs: Sequence[tuple[str, str]]) -> npt.NDArray[np.float32]:
+        """Cosine of each pair, shape (pairs,); each distinct text is embedded once."""
+        queries = {text: i for i, text in enumerate(dict.fromkeys(query for query, _ in pairs))}
+        passages = {text: i for i, text in enumerate(dict.fromkeys(passage for _, passage in pairs))}
+        first = self._embedder.vectors(list(queries), "query").take(slice(None))
+        second = self._embedder.vectors(list(passages), "passage").take(slice(None))
+        a = np.fromiter((queries[query] for query, _ in pairs), np.int64, len(pairs))
+        b = np.fromiter((passages[passage] for _, passage in pairs), np.int64, len(pairs))
+        return np.asarray(np.einsum("ij,ij->i", first[a], second[b]), np.float32)

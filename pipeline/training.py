@@ -154,6 +154,8 @@ class Trainer:
         self.model = self.accelerator.prepare_model(reranker.model)
         self.optimizer = optimizer_of(self.model, config)
         self.state = State(budget=token_budget)
+        self.energy_before: list[dict[str, Any]] = []
+        """Energy of earlier pieces of a resumed run, as its checkpoint recorded them."""
         self.failed = torch.zeros((), dtype=torch.float32, device=device)
         self.pending = torch.zeros((), dtype=torch.float32, device=device)
         """Losses not yet fetched from the device: fetching one waits for it."""
@@ -337,7 +339,7 @@ class Trainer:
                 raise NumericsError(f"weights must be finite, got {name} with NaN or infinity after step "
                                     f"{self.state.step}. Lower training.learning_rate.")  # fmt: skip
         self._fetch_losses()
-        facts = {**_plain(self.state), "energy": self.hooks.energy()}
+        facts = {**_plain(self.state), "energy": [*self.energy_before, *self.hooks.energy()]}
         checkpoint = Checkpoint(self.state.step, weights, self.optimizer.state_dict(), rng_state(), facts)
         checkpoints.write(self.folder, checkpoint, self.identity)
         checkpoints.prune(self.folder, self.config.keep_checkpoints, self.state.best_step)
@@ -351,6 +353,7 @@ class Trainer:
         set_rng_state(found.generators)
         known = {name: value for name, value in found.facts.items() if name in State.__slots__}
         self.state = State(step=found.step, **known)
+        self.energy_before = found.facts.get("energy", [])
         if found.step < self.plan.steps:
             self.state.resumed_at.append(found.step)
             log.info("resuming after step %d of %d", found.step, self.plan.steps)
