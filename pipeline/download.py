@@ -81,17 +81,18 @@ def cause_of(error: BaseException) -> str:
     return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
-def retrying(what: str, action: Callable[[], T]) -> T:
+def retrying(what: str, action: Callable[[], T], *, client_retries: bool = False) -> T:
     """Run `action`, again after each of `WAITS_S` while it fails in a way that may pass.
+
+    `client_retries` says that the hub client itself tries this again: one attempt then, so that the two do not
+    multiply to minutes.
 
     Raises:
         httpx2.HTTPError, Mismatch: the last failure, when attempts are used up or trying again cannot help.
     """
-    for wait in (*WAITS_S, None):
+    for wait in (None,) if client_retries else (*WAITS_S, None):
         try:
-            # The client's session has no time limit of its own: an API call that stalls would hang for ever.
-            # Set anew each time because the client replaces its session after a failed connection.
-            get_session().timeout = httpx2.Timeout(constants.HF_HUB_DOWNLOAD_TIMEOUT)
+            _limit_session()
             return action()
         except Exception as error:
             # The client wraps what it could not fetch into "not in the cache"; the reason is the cause.
@@ -102,6 +103,23 @@ def retrying(what: str, action: Callable[[], T]) -> T:
                 raise reason from None
             _pause(what, reason, wait)
     raise AssertionError("unreachable")
+
+
+def _limit_session() -> None:
+    """Give every request without a time limit one: the client's API calls pass None and would hang for ever.
+
+    Looked at before each attempt because the client replaces its session after a failed connection.
+    """
+    session = get_session()
+    hooks = session.event_hooks
+    if _limit not in hooks["request"]:
+        session.event_hooks = {**hooks, "request": [*hooks["request"], _limit]}
+
+
+def _limit(request: httpx2.Request) -> None:
+    if (request.extensions.get("timeout") or {}).get("read") is None:
+        timeout = httpx2.Timeout(constants.HF_HUB_DOWNLOAD_TIMEOUT).as_dict()
+        request.extensions = {**request.extensions, "timeout": timeout}
 
 
 def _pause(what: str, reason: BaseException, wait: float) -> None:

@@ -167,6 +167,7 @@ class Repository:
                 allow_patterns=literal_patterns(names),
                 tqdm_class=_NoBar,
             ),
+            client_retries=True,
         )
 
     def wanted(self, commit: str) -> list[RepoFile]:
@@ -194,7 +195,7 @@ class Repository:
             tree = HfApi().list_repo_tree(self.name, recursive=True, revision=commit, repo_type=self.kind)
             return [entry for entry in tree if isinstance(entry, RepoFile)]
 
-        return retrying(self.name, listing)
+        return retrying(self.name, listing, client_retries=True)
 
     def _cached_entries(self, commit: str) -> list[RepoFile]:
         try:

@@ -55,7 +55,7 @@ def _columns(folder: Path, subset: str, split: str) -> dict[str, list[Any]]:
 
     try:
         table = datasets.load_dataset(str(folder), subset, split=split)
-    except (ValueError, KeyError, OSError) as error:
+    except (datasets.exceptions.DatasetsError, ValueError, KeyError, OSError) as error:
         reason = str(error).splitlines()[0]
         remedy = "Check evaluation.nano_beir_path, or pass hub.refresh=true."
         raise DataError(must(f"{folder}", f"hold subset {subset} with split {split}", reason, remedy)) from None

@@ -63,6 +63,7 @@ class LoopbackHub:
         self.repositories: dict[tuple[str, str], _Repository] = {}
         self.faults: list[Fault] = []
         self.requests: list[str] = []
+        self.ranges: list[str] = []
         self.authorizations: set[str] = set()
         self.uploads: dict[str, bytes] = {}
         self.lock = threading.Lock()
@@ -165,6 +166,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._payload = self.rfile.read(self._length) if self._length else b""
         with self.hub.lock:
             self.hub.requests.append(line)
+            if self.headers.get("Range"):
+                self.hub.ranges.append(f"{path} {self.headers['Range']}")
             self.hub.authorizations.add(self.headers.get("Authorization", ""))
         play = self.hub.fault_for(line)
         if play == "hang":

@@ -1,0 +1,60 @@
+"""NanoBEIR read from a snapshot: the reference's queries, positives and candidates, in an order of our own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from hub_fixtures import NANO_SETS, nano_beir
+
+from pipeline.errors import DataError
+from pipeline.nano_beir import CANDIDATES, read
+
+
+@pytest.fixture
+def snapshot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    return nano_beir(tmp_path / "nano")
+
+
+def test_queries_positives_and_candidates_are_the_reference_evaluators(snapshot: Path) -> None:
+    from sentence_transformers.cross_encoder.evaluation import CrossEncoderNanoBEIREvaluator
+
+    short = ["msmarco", "nfcorpus", "nq"]
+    reference = CrossEncoderNanoBEIREvaluator(dataset_names=short, dataset_id=str(snapshot), rerank_k=CANDIDATES)
+    for name, evaluator in zip(NANO_SETS, reference.evaluators, strict=True):
+        collection, candidates = read(snapshot, name)
+        assert list(candidates) == list(collection.queries) == list(collection.qrels)
+        assert [sample["query"] for sample in evaluator.samples] == list(collection.queries.values())
+        for sample, (query, listed) in zip(evaluator.samples, candidates.items(), strict=True):
+            assert [collection.passages[passage] for passage in listed] == sample["documents"]
+            positives = [collection.passages[passage] for passage in collection.qrels[query]]
+            assert sorted(positives) == sorted(sample["positive"])
+
+
+def test_positives_stand_in_the_order_of_their_ids(snapshot: Path) -> None:
+    collection, candidates = read(snapshot, "NanoNFCorpus")
+    assert collection.qrels["q1"] == {"d1": 1, "d129": 1, "d21": 1}
+    assert list(collection.qrels["q1"]) == ["d1", "d129", "d21"]
+    assert len(candidates["q1"]) == 100 and "d129" not in candidates["q1"]
+    assert len(collection.passages) == 130
+
+
+def test_a_missing_split_subset_or_column_is_named(snapshot: Path) -> None:
+    with pytest.raises(DataError, match="NanoSciFact"):
+        read(snapshot, "NanoSciFact")
+    for number, name in enumerate(NANO_SETS):
+        path = snapshot / "queries" / f"{name}-00000-of-00001.parquet"
+        pq.write_table(pq.read_table(path).rename_columns(["_id", "words"]), path)
+        with pytest.raises(DataError, match="hold subset queries" if number < 2 else "have .'text'."):
+            read(snapshot, "NanoNQ")  # splits that disagree are datasets' error, a missing column ours
+
+
+def test_ids_that_lead_nowhere_are_named(snapshot: Path) -> None:
+    path = snapshot / "corpus" / "NanoNQ-00000-of-00001.parquet"
+    pq.write_table(pq.read_table(path).slice(1), path)
+    with pytest.raises(DataError, match="known passages, got 'd0'"):
+        read(snapshot, "NanoNQ")
