@@ -39,16 +39,18 @@ _HEADING = re.compile(r"^(?:#+\s*|\*\*)?([A-Z][A-Za-z ]{2,30}?)(?:\*\*)?:{1,2}(?
 _FIELD = re.compile(r"^:(param|parameter|arg|argument|keyword|kwarg|return|returns|attr|ivar|var)\b([^:]*):\s*(.*)$")
 _OTHER_FIELD = re.compile(r"^:(type|rtype|raise|raises|meta|vartype|cvar|orphan|yields?)\b[^:]*:")
 _NUMPY_ENTRY = re.compile(r"^(\*{0,2}[\w.]+(?:\s*,\s*\*{0,2}[\w.]+)*)\s*:(?:\s+.*|\s*)$")
-_GOOGLE_ENTRY = re.compile(r"^[-*]?\s*[`*]*(\w+)[`*]*\s*(?:\((?:[^()]|\([^()]*\))*\))?\s*(?::|--)(?:\s+(.*))?$")
+_GOOGLE_ENTRY = re.compile(
+    r"^[-*]?\s*[`*]*(\w+)[`*]*\s*(?:\((?:[^()]|\((?:[^()]|\([^()]*\))*\))*\))?\s*(?::|--)(?:\s+(.*))?$"
+)
 _SIGNATURE = re.compile(r"^[\w.]+\(.*\)(\s*(->|→|--|=).*)?$")
 _BULLET = re.compile(r"^(?:[-*+•]|\d{1,2}[.)]|\(\w{1,2}\))\s+")
 
 _INLINE = (
     (re.compile(r"<!--.*?-->", re.S), " "),
     (re.compile(r"<(https?://[^>]*)>`?_{0,2}"), " "),
-    (re.compile(r"\((?:see(?: also)?:?\s*)?(?:https?://[^\s)]*|(?:\[[^\]\s]+\]_[,\s]*)+)\)"), " "),
     (re.compile(r"!?\[`?([^\]`]*)`?\]\([^)\s]*\)"), r"\1"),
-    (re.compile(r"\[`~?([^\]`]+)`\]"), r"\1"),
+    (re.compile(r"\((?:see(?: also)?:?\s*)?(?:https?://[^\s)]*|(?:\[[^\]\s]+\]_[,\s]*)+)\)"), " "),
+    (re.compile(r"\[`(?:~(?:\w+\.)*)?([^\]`]+)`\]"), r"\1"),
     (re.compile(r":math:`([^`]*)`"), r"\1"),
     (re.compile(r":[\w+.:-]+:`~(?:[\w]+\.)*([^`<]*?)`"), r"\1"),
     (re.compile(r":[\w+.:-]+:`[!]?([^`<]*?)\s*(?:<[^`>]*>)?`"), r"\1"),
@@ -154,7 +156,7 @@ def _blank_out_code(lines: list[str]) -> list[str]:
             row = _skip_indented(lines, row)
             kept.append("")
             continue
-        elif text.endswith("::") and not _HEADING.match(text):
+        elif text.endswith("::") and not _names_section(text):
             kept.append(line.rstrip()[:-1] if text != "::" else "")
             row = _skip_indented(lines, row)
             kept.append("")
@@ -174,6 +176,12 @@ def _skip_indented(lines: list[str], row: int) -> int:
     return row
 
 
+def _names_section(text: str) -> str | None:
+    """The lower-case name of a known section, when the line is its Google-style heading (`Args:`)."""
+    match = _HEADING.match(text)
+    return match[1].lower() if match and match[1].lower() in _PROSE | _ENTRIES | _DROPPED else None
+
+
 def _heading(lines: list[str], row: int) -> tuple[str, int] | None:
     """A section's lower-case name and how many lines its heading takes, when one starts at `row`."""
     text = lines[row].strip()
@@ -181,9 +189,9 @@ def _heading(lines: list[str], row: int) -> tuple[str, int] | None:
         return None
     if row + 1 < len(lines) and _UNDERLINE.match(lines[row + 1].strip()) and len(text) < 80:
         return text.strip(":*# ").lower(), 2
-    match = _HEADING.match(text)
-    if match and match[1].lower() in _PROSE | _ENTRIES | _DROPPED:
-        return match[1].lower(), 1
+    name = _names_section(text)
+    if name:
+        return name, 1
     if text.startswith("#"):
         return text.strip(":*# ").lower(), 1
     return None
