@@ -58,7 +58,7 @@ class RunningTop:
         """Take in columns `offset`… .
 
         Args:
-            block: (rows, columns) float32 scores; NaN counts as not found.
+            block: (rows, columns) float32 scores, none NaN; -inf is not found.
             offset: Index of the first column, larger than every earlier one.
             above: Only scores greater than this are found.
         """

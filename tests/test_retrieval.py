@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.retrieval import K1, B, Bm25, ImportedRun, bm25_candidates
+
+PASSAGES = [
+    "The cat sat with other cats on the mat",
+    "a dog barked",
+    "Dogs and CATS, running",
+    "",
+    "the of and",
+    "a dog barked",
+]
+
+
+def lucene(term_counts: list[dict[str, int]], query: list[str]) -> list[float]:
+    """BM25 by its formula: idf = ln(1 + (N - n + 0.5) / (n + 0.5)), tf / (tf + k1 (1 - b + b length / mean length))."""
+    lengths = [sum(counts.values()) for counts in term_counts]
+    mean = sum(lengths) / len(lengths)
+    scores = []
+    for counts, length in zip(term_counts, lengths, strict=True):
+        score = 0.0
+        for term in query:
+            n = sum(term in other for other in term_counts)
+            idf = math.log(1 + (len(term_counts) - n + 0.5) / (n + 0.5))
+            tf = counts.get(term, 0)
+            score += idf * tf / (tf + K1 * (1 - B + B * length / mean))
+        scores.append(score)
+    return scores
+
+
+def test_scores_are_lucenes_formula_over_stems() -> None:
+    # "with" is a stop word and "a" too short; "sat", "other" and "run" stay.
+    counts = [
+        {"cat": 2, "sat": 1, "other": 1, "mat": 1},
+        {"dog": 1, "bark": 1},
+        {"dog": 1, "cat": 1, "run": 1},
+        {},
+        {},
+        {"dog": 1, "bark": 1},
+    ]
+    expected = lucene(counts, ["cat", "dog", "cat"])
+    searcher = Bm25(PASSAGES)
+    queries = ["nothing known here", "Cats and dogs, cat!"]
+    scores = searcher.score(queries, np.full(6, 1), np.arange(6))
+    np.testing.assert_allclose(scores, expected, rtol=1e-6)
+    assert searcher.score(queries, np.zeros(6, np.int64), np.arange(6)).tolist() == [0.0] * 6
+    found = searcher.search(queries, 5)
+    # Passages 1 and 5 are equal: the first stands first. Passages 3 and 4 share no term and are not found.
+    assert found.indices.tolist() == [[-1] * 5, [2, 0, 1, 5, -1]]
+    np.testing.assert_allclose(found.scores[1][:4], [expected[index] for index in (2, 0, 1, 5)], rtol=1e-6)
+
+
+def test_candidates_carry_the_collections_ids() -> None:
+    passages = dict(zip("uvwxyz", PASSAGES, strict=True))
+    candidates, scores = bm25_candidates({"q2": "cats", "q1": "barking", "q3": "?"}, passages, 2)
+    assert candidates == {"q2": ["u", "w"], "q1": ["v", "z"], "q3": []}
+    assert list(candidates) == ["q2", "q1", "q3"]
+    assert scores["q1"][0] == scores["q1"][1] > 0
+
+
+@pytest.mark.parametrize("passages", [[], ["", "the"]], ids=["none", "blank"])
+def test_a_corpus_without_terms_finds_nothing(passages: list[str]) -> None:
+    assert Bm25(passages).search(["cats"], 2).indices.tolist() == [[-1, -1]]
+
+
+def test_a_search_in_parts_is_the_search_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    draw = np.random.default_rng(1)
+    texts = [" ".join(f"word{number}" for number in draw.integers(0, 60, 9)) for _ in range(300)]
+    whole = Bm25(texts).search(texts[:40], 20)
+    monkeypatch.setattr("pipeline.retrieval.CELLS", 2100)
+    parts = Bm25(texts).search(texts[:40], 20)
+    assert parts.indices.tolist() == whole.indices.tolist()
+    assert parts.scores.tolist() == whole.scores.tolist()
+
+
+def test_an_imported_run_ranks_by_score_then_passage() -> None:
+    run = ImportedRun({"a": {4: 1.0, 2: 3.0, 1: 1.0}})
+    found = run.search(["a", "b"], 2)
+    assert found.indices.tolist() == [[2, 1], [-1, -1]]
+    assert found.scores.tolist() == [[3.0, 1.0], [-math.inf, -math.inf]]
+    assert run.score(["a", "b"], np.array([0, 0, 1]), np.array([4, 3, 4])).tolist() == [1.0, -math.inf, -math.inf]
+
+
+@pytest.mark.parametrize(("name", "expected"), [("scifact", 0.676), ("nfcorpus-stopped", 0.328)])
+def test_ndcg_is_the_published_one(name: str, expected: float) -> None:
+    import ir_measures
+
+    from pipeline.trec import read_beir
+
+    folder = Path(__file__).resolve().parents[2] / "shared" / "data" / "collections" / name
+    if not folder.is_dir():
+        pytest.skip("the shared collections are not beside this checkout")
+    collection = read_beir(folder)
+    candidates, _ = bm25_candidates(collection.queries, collection.passages, 100)
+    run = {query: {p: -float(rank) for rank, p in enumerate(ranked)} for query, ranked in candidates.items()}
+    measured = ir_measures.calc_aggregate([ir_measures.nDCG @ 10], collection.qrels, run)
+    assert measured[ir_measures.nDCG @ 10] == pytest.approx(expected, abs=0.0006)

@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.topk import Ranking, RunningTop, stacked
+
+
+def brute(scores: np.ndarray, depth: int, above: float = -math.inf) -> tuple[list[list[int]], list[list[float]]]:
+    """Score descending, index ascending, by a plain sort."""
+    indices, values = [], []
+    for row in scores:
+        order = [index for index in np.argsort(-row, kind="stable") if row[index] > above][:depth]
+        indices.append([int(index) for index in order] + [-1] * (depth - len(order)))
+        values.append([float(row[index]) for index in order] + [-math.inf] * (depth - len(order)))
+    return indices, values
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    rows=st.integers(1, 5),
+    columns=st.integers(1, 700),
+    depth=st.integers(1, 40),
+    block=st.sampled_from([1, 63, 64, 128, 500]),
+    levels=st.sampled_from([1, 2, 5, 10_000]),
+    above=st.sampled_from([-math.inf, 0.0]),
+    seed=st.integers(0, 99),
+)
+def test_it_is_a_full_sort_however_the_columns_are_cut(
+    rows: int, columns: int, depth: int, block: int, levels: int, above: float, seed: int
+) -> None:
+    # Few levels make many ties, also at the last rank and across blocks.
+    scores = np.random.default_rng(seed).integers(-levels, levels, (rows, columns)).astype(np.float32)
+    top = RunningTop(rows, depth)
+    for start in range(0, columns, block):
+        top.add(torch.from_numpy(scores[:, start : start + block].copy()), start, above)
+    found = top.ranking()
+    assert (found.indices.tolist(), found.scores.tolist()) == brute(scores, depth, above)
+
+
+def test_minus_infinity_is_not_found() -> None:
+    top = RunningTop(1, 3)
+    top.add(torch.tensor([[-math.inf, 1.0, -math.inf, 2.0]]), 10)
+    assert top.ranking().indices.tolist() == [[13, 11, -1]]
+
+
+def test_rankings_stack_in_order() -> None:
+    one = Ranking(np.array([[1, 2]], np.int32), np.array([[2, 1]], np.float32))
+    assert stacked([one, one], 2).indices.tolist() == [[1, 2], [1, 2]]
+    assert len(stacked([], 2)) == 0
+    assert stacked([], 2).scores.shape == (0, 2)
+
+
+@pytest.mark.parametrize("columns", [10, 200])
+def test_an_empty_hand_is_padded(columns: int) -> None:
+    top = RunningTop(2, 4)
+    top.add(torch.zeros(2, columns), 0, above=0.0)
+    assert top.ranking().indices.tolist() == [[-1] * 4] * 2
