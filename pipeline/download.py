@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
+import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -53,6 +54,10 @@ _TRANSIENT_STATUS = (408, 425, 429, 500, 502, 503, 504)
 
 class Mismatch(Exception):
     """A finished download is not the file the server announced."""
+
+
+class Stopped(Exception):
+    """Another download of the same group failed, or the user interrupted: this one ends where it is."""
 
 
 def status_of(error: BaseException) -> int | None:
@@ -131,9 +136,16 @@ def _pause(what: str, reason: BaseException, wait: float) -> None:
 
 
 def fetch(
-    url: str, target: Path, *, name: str, headers: Mapping[str, str], size: int | None, sha256: str | None
+    url: str,
+    target: Path,
+    *,
+    name: str,
+    headers: Mapping[str, str],
+    size: int | None,
+    sha256: str | None,
+    stop: threading.Event,
 ) -> None:
-    """Download `url` to `target`; `target` appears only complete and checked. `name` is for messages.
+    """Download `url` to `target`; `target` appears only complete and checked. `name` is for messages; `stop` ends it.
 
     Bytes gather in `<target>.resumable`, which outlives a failure or a kill and is continued by the next call; so
     `target`'s name must stand for one content. A body that ends up with another size or sha256 is removed and
@@ -142,12 +154,13 @@ def fetch(
     Raises:
         httpx2.HTTPError: when attempts are used up, or the server refuses.
         Mismatch: when every attempt ended in another content than announced.
+        Stopped: when `stop` was set.
         OSError: when the disk cannot take it.
     """
     partial = target.with_name(target.name + RESUMABLE)
 
     def attempt() -> None:
-        _stream(url, partial, headers, size, name)
+        _stream(url, partial, headers, size, name, stop)
         _check(partial, size, sha256)
 
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -163,8 +176,12 @@ def fetch(
     partial.replace(target)
 
 
-def _stream(url: str, partial: Path, headers: Mapping[str, str], size: int | None, name: str) -> None:
+def _stream(
+    url: str, partial: Path, headers: Mapping[str, str], size: int | None, name: str, stop: threading.Event
+) -> None:
     """One GET that appends to what is there, or starts over when the server ignores the range."""
+    if stop.is_set():
+        raise Stopped
     start = _size(partial)
     if size is not None and start >= size:
         if start == size:
@@ -191,6 +208,8 @@ def _stream(url: str, partial: Path, headers: Mapping[str, str], size: int | Non
             ) as bar,
         ):
             for chunk in response.iter_bytes():
+                if stop.is_set():
+                    raise Stopped
                 stream.write(chunk)
                 bar.update(len(chunk))
 

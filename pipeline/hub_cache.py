@@ -10,8 +10,9 @@ import contextlib
 import logging
 import re
 import shutil
+import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -174,6 +175,8 @@ class Repository:
         """The files of a commit that are asked for, by path."""
         entries = self._cached_entries(commit) if constants.is_offline_mode() else self._entries(commit)
         names = [entry.path for entry in entries]
+        if outside := next((name for name in names if name.startswith("/") or ".." in name.split("/")), None):
+            raise Mismatch(f"a file name that leads out of the repository, {outside!r}")
         if self.allow is not None:
             names = [name for name in names if any(fnmatch(name, pattern) for pattern in self.allow)]
         elif self.kind == "model":
@@ -230,11 +233,18 @@ class Repository:
             got = f"{free / 1e9:.1f} GB free for {needed / 1e9:.1f} GB of {self.name}"
             raise HubError(must("the hub's cache", "have room", got, remedy))
         log.info("%s: fetching %d files, %.1f MB", self.name, len(missing), needed / 1e6)
+        stop = threading.Event()
         with ThreadPoolExecutor(max_workers=DOWNLOADS_AT_ONCE) as pool:
-            for done in [pool.submit(self._download_one, commit, entry) for entry in missing]:
-                done.result()
+            started = [pool.submit(self._download_one, commit, entry, stop) for entry in missing]
+            try:
+                for done in as_completed(started):
+                    done.result()
+            except BaseException:  # Ctrl-C too must not wait for gigabytes that nobody will read
+                stop.set()
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
 
-    def _download_one(self, commit: str, entry: RepoFile) -> None:
+    def _download_one(self, commit: str, entry: RepoFile, stop: threading.Event) -> None:
         url = hf_hub_url(self.name, entry.path, repo_type=self.kind, revision=commit)
         metadata = retrying(entry.path, lambda: get_hf_file_metadata(url))
         etag = metadata.etag or (entry.lfs.sha256 if entry.lfs else entry.blob_id)
@@ -246,7 +256,15 @@ class Repository:
         guard = Path(constants.HF_HUB_CACHE) / ".locks" / self._cache.name / f"{etag}.fetch"
         with locked(guard):
             if not blob.exists():
-                fetch(url, blob, name=entry.path, headers=build_hf_headers(), size=entry.size, sha256=sha256)
+                fetch(
+                    url,
+                    blob,
+                    name=entry.path,
+                    headers=build_hf_headers(),
+                    size=entry.size,
+                    sha256=sha256,
+                    stop=stop,
+                )
 
 
 class _NoBar(tqdm):  # type: ignore[misc]

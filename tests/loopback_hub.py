@@ -1,7 +1,7 @@
 """A hub on 127.0.0.1: model and data set repositories in the hub's HTTP forms, from folders, with faults to play.
 
 A test helper. What it serves is read from disk when published; every publication is a commit and moves `main`.
-Not imitated: Xet, redirects to a CDN, pagination, rate-limit headers.
+With `redirects` large files come from another origin, as from a CDN. Not imitated: Xet, pagination, rate-limit headers.
 """
 
 from __future__ import annotations
@@ -64,7 +64,8 @@ class LoopbackHub:
         self.faults: list[Fault] = []
         self.requests: list[str] = []
         self.ranges: list[str] = []
-        self.authorizations: set[str] = set()
+        self.redirects = False
+        self.authorizations: set[tuple[str, str]] = set()
         self.uploads: dict[str, bytes] = {}
         self.lock = threading.Lock()
         self.released = threading.Event()
@@ -168,7 +169,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.hub.requests.append(line)
             if self.headers.get("Range"):
                 self.hub.ranges.append(f"{path} {self.headers['Range']}")
-            self.hub.authorizations.add(self.headers.get("Authorization", ""))
+            self.hub.authorizations.add((line, self.headers.get("Authorization", "")))
         play = self.hub.fault_for(line)
         if play == "hang":
             self.hub.released.wait(30)
@@ -183,6 +184,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._fail(int(play), "", "played")
         elif path.startswith("/api/"):
             self._api(path.removeprefix("/api/"))
+        elif path.startswith("/cdn/"):
+            self._cdn(path.removeprefix("/cdn/"), play)
         elif "/resolve/" in path:
             self._resolve(path, play)
         elif path.endswith("/info/lfs/objects/batch"):
@@ -311,6 +314,11 @@ class _Handler(BaseHTTPRequestHandler):
         if is_large(name):
             digest = f'"{hashlib.sha256(data).hexdigest()}"'
             headers |= {"ETag": digest, "X-Linked-Etag": digest, "X-Linked-Size": str(len(data))}
+            if self.hub.redirects:
+                elsewhere = self.hub.url.replace("127.0.0.1", "localhost")  # another origin for the client
+                headers["Location"] = f"{elsewhere}/cdn/{digest.strip(chr(34))}"
+                self._send(302, b"", headers)
+                return
         if play == "corrupt":
             data = data[:-1] + bytes([data[-1] ^ 1])
         if play == "size":
@@ -318,6 +326,15 @@ class _Handler(BaseHTTPRequestHandler):
             if self.command == "HEAD":
                 data = files[name]
         self._body(data, headers, play)
+
+    def _cdn(self, digest: str, play: str | None) -> None:
+        for repository in self.hub.repositories.values():
+            for files in repository.commits.values():
+                for path, data in files.items():
+                    if is_large(path) and hashlib.sha256(data).hexdigest() == digest:
+                        self._body(data, {"ETag": f'"{digest}"', "Accept-Ranges": "bytes"}, play)
+                        return
+        self._fail(404, "", "no such object")
 
     def _body(self, data: bytes, headers: dict[str, str], play: str | None) -> None:
         asked, status, whole = self.headers.get("Range"), 200, len(data)

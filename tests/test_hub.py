@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -331,11 +332,44 @@ def test_a_token_is_sent_but_never_written_or_printed(desk: Desk) -> None:
     desk.hub.play("GET */acme/model/resolve/*/model.safetensors", "503", 1)
     results = desk.locate({"path": "acme/model"}, {"path": "acme/closed"}, HF_TOKEN=TOKEN)
     assert results[0]["error"] is None and "gated" in results[1]["error"]
-    assert f"Bearer {TOKEN}" in desk.hub.authorizations
+    sent = {line for line, header in desk.hub.authorizations if header == f"Bearer {TOKEN}"}
+    assert any(line.startswith("GET /acme/model/resolve") for line in sent)
     assert all(TOKEN not in log for log in desk.logs)
     files = [path for path in desk.root.rglob("*") if path.is_file()]
     assert desk.lock in files
     assert not [path for path in files if TOKEN.encode() in path.read_bytes()]
+
+
+def test_large_files_come_from_another_origin_which_never_sees_the_token(desk: Desk) -> None:
+    desk.hub.redirects = True
+    desk.hub.commit("model", "acme/model", FILES)
+    desk.hub.play("GET /cdn/*", "503", 1)
+    desk.hub.play("GET /cdn/*", "cut", 1)
+    (found,) = desk.locate({"path": "acme/model"}, HF_TOKEN=TOKEN)
+    assert content(found["folder"]) == FILES
+    headers = {header for line, header in desk.hub.authorizations if line.startswith("GET /cdn/")}
+    assert headers == {""}
+    assert [line.split()[1] for line in desk.hub.ranges if line.startswith("/cdn/")] == ["bytes=64000-"]
+
+
+def test_a_listing_that_leads_out_of_the_repository_is_refused(desk: Desk) -> None:
+    victim = desk.root / "home" / "hub" / "victim.json"
+    victim.parent.mkdir(parents=True)
+    victim.write_text("{}", encoding="utf-8")
+    desk.hub.commit("model", "acme/evil", {**FILES, "../../../victim.json": b"longer than the victim"})
+    (refused,) = desk.locate({"path": "acme/evil"})
+    assert "leads out of the repository" in refused["error"]
+    assert victim.read_text(encoding="utf-8") == "{}"
+
+
+def test_a_refusal_of_one_file_ends_the_others_at_once(desk: Desk) -> None:
+    desk.hub.commit("model", "acme/model", FILES)
+    desk.hub.play("* */resolve/*/config.json", "gated")
+    desk.hub.play("GET */resolve/*/model.safetensors", "stall")
+    started = time.monotonic()
+    (refused,) = desk.locate({"path": "acme/model"}, HF_HUB_DOWNLOAD_TIMEOUT="3")
+    assert "gated" in refused["error"]
+    assert time.monotonic() - started < 12  # one time limit, not five attempts
 
 
 def test_local_folders_are_known_by_what_decides_the_model(desk: Desk) -> None:
