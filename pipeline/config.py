@@ -32,6 +32,10 @@ Wandb = Enum("Wandb", "none offline online")
 Stage = Enum("Stage", "mine train evaluate card")
 
 
+DEV, VALIDATION, NANO = "dev", "validation", "nano_beir"
+"""What `training.eval_sets` may name; `dev` is the dev set under whatever `data.dev_name` calls it."""
+
+
 def _check(ok: bool, key: str, rule: str, got: object, remedy: str) -> None:
     if not ok:
         raise ConfigError(must(key, rule, got, remedy))
@@ -284,11 +288,11 @@ class TrainingConfig:
     eval_steps: int = 0
     """Evaluate and write a checkpoint every N steps; 0 does both only at the end."""
     eval_sets: list[str] = field(default_factory=list)
-    """Sets evaluated at the fixed steps: validation, the dev set's name, or NanoBEIR names."""
+    """Sets evaluated at the fixed steps: validation, dev, nano_beir (every set of evaluation.nano_beir)."""
     keep_best: bool = False
     """Save the weights of the best fixed evaluation instead of the last step's."""
     selection_set: str | None = None
-    """The set that decides which is best."""
+    """The set that decides which is best: dev, validation, or a NanoBEIR set by its name such as NanoNQ."""
     selection_measure: str = "ndcg@10"
     """The measure that decides: map, mrr@10 or ndcg@10."""
     keep_checkpoints: int = 2
@@ -326,8 +330,9 @@ class TrainingConfig:
             "Use ndcg@10.",
         )
         if self.keep_best:
+            nano = str(self.selection_set).startswith("Nano") and NANO in self.eval_sets
             _check(
-                self.selection_set in self.eval_sets and self.eval_steps > 0,
+                (nano or self.selection_set in {DEV, VALIDATION} & set(self.eval_sets)) and self.eval_steps > 0,
                 "training.selection_set",
                 f"be one of training.eval_sets={self.eval_sets}, with eval_steps above 0, when keep_best is true",
                 self.selection_set,
@@ -462,17 +467,16 @@ class Config:
     def __post_init__(self) -> None:
         _check(0 <= self.seed < 2**32, "seed", "be in [0, 2^32)", self.seed, "Use 12.")
         _check(bool(self.outputs_dir), "outputs_dir", "be a folder", self.outputs_dir, "Use outputs.")
-        known = {self.data.dev_name, "validation", *(nano_beir_name(name) for name in self.evaluation.nano_beir)}
+        known = {DEV, VALIDATION, NANO}
         for name in self.training.eval_sets:
             _check(
-                name in known,
-                "training.eval_sets",
-                f"hold only {sorted(known)}",
-                name,
-                "Name the dev set, validation, or a set of evaluation.nano_beir.",
+                name in known, "training.eval_sets", f"hold only {sorted(known)}", name, "Use [dev] or [validation]."
             )
+        if NANO in self.training.eval_sets:
+            for name in self.evaluation.nano_beir:
+                nano_beir_name(name)
         _check(
-            "validation" not in self.training.eval_sets or self.data.validation_queries > 0,
+            VALIDATION not in self.training.eval_sets or self.data.validation_queries > 0,
             "data.validation_queries",
             "be above 0 when training.eval_sets holds validation",
             self.data.validation_queries,

@@ -17,7 +17,13 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BertConfig,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import logging as transformers_logging
 
 from pipeline.config import Activation, Attention, ModelConfig, Precision
@@ -111,11 +117,22 @@ def _read_config(folder: Path) -> tuple[Any, PreTrainedTokenizerBase]:
                               "Pass the folder of a saved transformers or sentence-transformers model."))  # fmt: skip
     try:
         with _quiet():
-            return AutoConfig.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+            seen = _bert_of_old(folder) or AutoConfig.from_pretrained(folder)
+            return seen, AutoTokenizer.from_pretrained(folder, config=seen)
     except (OSError, ValueError, KeyError, ImportError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ModelError(must("model.path", "hold a model and tokenizer transformers can read", f"{folder} ({reason})",
                               "Save it again with save_pretrained.")) from None  # fmt: skip
+
+
+def _bert_of_old(folder: Path) -> Any:
+    """The configuration of a BERT saved before files named their type (prajjwal1/bert-tiny), None for others.
+
+    transformers 5 no longer guesses the type from the folder's name.
+    """
+    raw = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    old = "model_type" not in raw and "type_vocab_size" in raw and (folder / "vocab.txt").is_file()
+    return BertConfig.from_pretrained(folder) if old else None
 
 
 def _is_cross_encoder(config: Any) -> bool:

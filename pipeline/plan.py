@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from pipeline import artifacts, data, hub, reproducibility
-from pipeline.config import Attention, Config, Precision, Retriever, Source
+from pipeline.config import NANO, Attention, Config, Precision, Retriever, Source
 from pipeline.emissions import Meter, add, measured
 from pipeline.errors import ConfigError, must
 from pipeline.fingerprint import fingerprint, plain, slug
@@ -129,7 +129,7 @@ class Run:
     def train_key(self) -> dict[str, Any]:
         """Everything that decides what TRAIN writes; the evaluation's sets are not among it."""
         config = self.config
-        nano = any(name.startswith("Nano") for name in config.training.eval_sets)
+        nano = NANO in config.training.eval_sets and bool(config.evaluation.nano_beir)
         return {
             "stage": "train",
             "version": VERSIONS["train"],
@@ -138,7 +138,7 @@ class Run:
             "seed": config.seed,
             "evaluation_precision": config.evaluation.precision.name,
             "weights": self.base.identity,
-            "nano_beir": self.nano_beir.identity if nano else None,
+            "nano_beir": {**self.nano_beir.identity, "sets": config.evaluation.nano_beir} if nano else None,
             "mine": fingerprint(self.mine_key),
         }
 

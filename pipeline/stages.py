@@ -22,7 +22,7 @@ import yaml
 
 from pipeline import artifacts, data, evaluation, model_card, modeling, report, reranking, storage
 from pipeline.banner import announce
-from pipeline.config import Config, ModelConfig, Stage, nano_beir_name
+from pipeline.config import DEV, NANO, VALIDATION, Config, ModelConfig, Stage, nano_beir_name
 from pipeline.errors import ArtifactError
 from pipeline.facts import RunFiles, collect
 from pipeline.fingerprint import fingerprint, plain, slug
@@ -113,8 +113,8 @@ def evaluation_set(run: Run, name: str) -> RerankingSet:
     """A set by name: the dev set, `validation`, a NanoBEIR split, or a folder of `evaluation.collections`."""
     if name == run.config.data.dev_name:
         return storage.read_set(run.mined_folder / "dev")
-    if name == "validation":
-        return storage.read_set(run.mined_folder / "validation")
+    if name == VALIDATION:
+        return storage.read_set(run.mined_folder / VALIDATION)
     if name in nano_names(run.config):
         collection, found = read_nano_beir(run.nano_beir.folder, name)
         scores = {query: [1.0 / (rank + 1) for rank in range(len(ids))] for query, ids in found.items()}
@@ -139,7 +139,7 @@ def nano_names(config: Config) -> list[str]:
 
 def train(run: Run) -> Path:
     """The run's model/: weights, tokenizer, training.json, metrics.jsonl, emissions.json."""
-    folder = run.folder / "model"
+    folder, config = run.folder / "model", run.config
     with artifacts.locked(folder):
         if is_done(folder, "train"):
             return folder
@@ -157,6 +157,7 @@ def train(run: Run) -> Path:
                 hooks=Hooks(
                     evaluate=_fixed_evaluation(run, reranker), on_row=metrics.update,
                     energy=lambda: [meter.snapshot()], interrupted=asked.is_set,
+                    selection_set=config.data.dev_name if config.training.selection_set == DEV else None,
                 ),
             )  # fmt: skip
             facts = trainer.run()
@@ -194,10 +195,16 @@ def training_rows(run: Run, reranker: Reranker) -> TrainingRows:
     )
 
 
+def fixed_sets(config: Config) -> list[str]:
+    """Names of the sets `training.eval_sets` asks for, in its order."""
+    meant = {DEV: [config.data.dev_name], VALIDATION: [VALIDATION], NANO: nano_names(config)}
+    return [name for asked in config.training.eval_sets for name in meant[asked]]
+
+
 def _fixed_evaluation(run: Run, reranker: Reranker) -> Any:
     """What the trainer calls at its fixed steps: set → measure → mean, tokens kept between calls."""
     nano = nano_names(run.config)
-    sets = {name: evaluation_set(run, name) for name in run.config.training.eval_sets}
+    sets = {name: evaluation_set(run, name) for name in fixed_sets(run.config)}
     scorer = scorer_of(run, reranker)
 
     def measured_now() -> Measures:

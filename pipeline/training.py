@@ -57,6 +57,8 @@ class Hooks:
     on_row: Callable[[list[dict[str, Any]]], None] = lambda rows: None
     energy: Callable[[], list[dict[str, Any]]] = list
     interrupted: Callable[[], bool] = lambda: False
+    selection_set: str | None = None
+    """The selection set under the name `evaluate` gives it, where that is another than the configuration's."""
 
 
 @dataclass(slots=True)
@@ -326,7 +328,8 @@ class Trainer:
         config = self.config
         fixed = config.eval_steps > 0 and self.state.step > 0 and self.state.step % config.eval_steps == 0
         if config.keep_best and config.selection_set is not None and fixed:
-            value = measures[config.selection_set][config.selection_measure]
+            chosen = self.hooks.selection_set or config.selection_set
+            value = measures[chosen][config.selection_measure]
             if self.state.best is None or value > self.state.best:
                 self.state.best, self.state.best_step = value, self.state.step
         self.state.rows.append(row)
@@ -380,7 +383,7 @@ class Trainer:
             "last_loss": logged[-1]["loss"] if logged else None,
             "best_step": chosen if config.keep_best else None,
             "saved_step": chosen,
-            "selection_set": config.selection_set if config.keep_best else None,
+            "selection_set": (self.hooks.selection_set or config.selection_set) if config.keep_best else None,
             "pairs_per_second": pairs / max(seconds, 1e-9),
             "tokens_per_second": tokens / max(seconds, 1e-9),
             "padding_share": 1 - tokens / padded if padded else 0.0,
