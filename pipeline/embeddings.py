@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import faiss
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -19,12 +20,15 @@ from pipeline import artifacts
 from pipeline.errors import ModelError, NumericsError, must
 from pipeline.fingerprint import file_digest, fingerprint, text_digest
 from pipeline.progress import bar
-from pipeline.topk import Positions, Ranking, RunningTop, stacked
+from pipeline.topk import Positions, Ranking, RunningTop, best_columns, stacked, tied_at_cut
 
 log = logging.getLogger(__name__)
 
-QUERY_BLOCK, PASSAGE_BLOCK = 1_024, 16_384
-"""Rows and columns of one matrix product: 64 MiB of scores, and large enough for the machine's full rate."""
+QUERY_BLOCK, PASSAGE_BLOCK = 4_096, 16_384
+"""Rows and columns searched at once: faiss's own block of queries, and few enough passages to merge cheaply."""
+
+TIED_ROWS = 256
+"""Tied queries whose whole rows of a block are held at once (16 MiB)."""
 
 CHUNK = 16_384
 """Texts embedded between two writes, and pairs scored at once."""
@@ -50,7 +54,7 @@ class Vectors:
 
     def take(self, rows: slice | Positions) -> npt.NDArray[np.float32]:
         """A copy of the given rows."""
-        copy = np.array(self._rows[rows])
+        copy = self._rows[rows].copy() if isinstance(rows, slice) else self._rows.take(rows, axis=0)
         self._map.madvise(mmap.MADV_DONTNEED)
         return copy
 
@@ -139,7 +143,7 @@ class Embedder:
 
     def searcher(self, passages: Sequence[str], subset: Positions | None = None) -> Nearest:
         """Exact search over `passages`, or over those at `subset`, whose indices then count within it."""
-        return Nearest(self, self.vectors(passages, "passage"), subset, self._device)
+        return Nearest(self, self.vectors(passages, "passage"), subset)
 
 
 def folder_digest(folder: Path) -> str:
@@ -158,28 +162,23 @@ def folder_digest(folder: Path) -> str:
 
 
 class Nearest:
-    """Exact cosine search over embeddings: matrix products in blocks, the best kept as they pass."""
+    """Exact cosine search over embeddings by faiss, block against block, the best kept as blocks pass."""
 
-    def __init__(self, embedder: Embedder, passages: Vectors, subset: Positions | None, device: str) -> None:
-        self._embedder, self._passages, self._device = embedder, passages, device
+    def __init__(self, embedder: Embedder, passages: Vectors, subset: Positions | None) -> None:
+        self._embedder, self._passages = embedder, passages
         self._subset = np.arange(len(passages)) if subset is None else subset
 
     def search(self, queries: Sequence[str], depth: int) -> Ranking:
         """The `depth` nearest passages of each query; memory grows with queries x depth, not with the passages."""
         vectors = self._embedder.vectors(queries, "query")
         starts = range(0, len(queries), QUERY_BLOCK)
-        tops = [RunningTop(min(QUERY_BLOCK, len(queries) - start), depth, self._device) for start in starts]
+        tops = [RunningTop(min(QUERY_BLOCK, len(queries) - start), depth) for start in starts]
         blocks = range(0, len(self._subset), PASSAGE_BLOCK)
-        scores = torch.empty(QUERY_BLOCK * PASSAGE_BLOCK, dtype=torch.float32, device=self._device)
         with bar("nearest passages", len(blocks) * len(starts)) as moving:
             for offset in blocks:
-                block = torch.from_numpy(self._passages.take(self._subset[offset : offset + PASSAGE_BLOCK]))
-                block = block.to(self._device).T
+                block = self._passages.take(self._subset[offset : offset + PASSAGE_BLOCK])
                 for start, top in zip(starts, tops, strict=True):
-                    chunk = torch.from_numpy(vectors.take(slice(start, start + QUERY_BLOCK))).to(self._device)
-                    shape = (chunk.shape[0], block.shape[1])
-                    out = scores[: shape[0] * shape[1]].view(shape)
-                    top.add(torch.mm(chunk, block, out=out), offset)
+                    top.add(*_nearest(vectors.take(slice(start, start + QUERY_BLOCK)), block, depth), offset)
                     moving.advance()
         return stacked([top.ranking() for top in tops], depth)
 
@@ -191,3 +190,17 @@ class Nearest:
             part = slice(start, start + CHUNK)
             scores[part] = (vectors.take(query[part]) * self._passages.take(self._subset[passage[part]])).sum(axis=1)
         return scores
+
+
+def _nearest(
+    queries: npt.NDArray[np.float32], block: npt.NDArray[np.float32], depth: int
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+    """`best_columns` of queries x block without the matrix: faiss keeps the best of tiles that fit the cache."""
+    scores, columns = faiss.knn(queries, block, min(depth + 1, len(block)), metric=faiss.METRIC_INNER_PRODUCT)
+    tied = tied_at_cut(scores, depth)
+    scores, columns = scores[:, :depth], columns[:, :depth]
+    for start in range(0, len(tied), TIED_ROWS):
+        # faiss keeps any of equal scores; these few rows are sorted in full.
+        rows = tied[start : start + TIED_ROWS]
+        scores[rows], columns[rows] = best_columns(torch.from_numpy(queries[rows] @ block.T), depth)
+    return scores, columns

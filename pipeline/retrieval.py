@@ -19,7 +19,7 @@ from bm25s.stopwords import STOPWORDS_EN
 from scipy import sparse
 
 from pipeline.progress import bar
-from pipeline.topk import Positions, Ranking, RunningTop, stacked
+from pipeline.topk import Positions, Ranking, RunningTop, best_columns, stacked
 
 K1, B = 0.9, 0.4
 """Lucene's BM25 in BEIR's published baselines; chosen because published, not tuned on anything measured here."""
@@ -90,7 +90,7 @@ class Bm25:
                 top = RunningTop(len(chunk), depth)
                 if self._passages:
                     scores = (self._counts(chunk) @ self._postings).toarray()
-                    top.add(torch.from_numpy(scores), 0, above=0.0)
+                    top.add(*best_columns(torch.from_numpy(scores), depth, above=0.0), 0)
                 parts.append(top.ranking())
                 moving.advance(len(chunk))
         return stacked(parts, depth)

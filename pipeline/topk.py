@@ -18,9 +18,6 @@ import torch
 Positions = npt.NDArray[np.int64]
 """Indices into a list of texts."""
 
-GROUP = 64
-"""Columns whose maximum is looked at first: most groups hold nothing good enough and cost one comparison."""
-
 
 @dataclass(slots=True)
 class Ranking:
@@ -47,56 +44,59 @@ class Searcher(Protocol):
         """Scores (pairs,) of `queries[query[i]]` against passage `passage[i]`."""
 
 
+def best_columns(
+    block: torch.Tensor, depth: int, above: float = -math.inf
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+    """Score and index of the best `depth` columns of each row of (rows, columns) float32 `block`, lower index on ties.
+
+    Only scores greater than `above` count. Rows are in no particular order; NaN is not allowed.
+    """
+    # One more than wanted shows whether equal scores stand on both sides of the cut.
+    scores, columns = block.topk(min(depth + 1, block.shape[1]), dim=1)
+    for row in tied_at_cut(scores.numpy(), depth, above).tolist():
+        columns[row] = block[row].argsort(descending=True, stable=True)[: depth + 1]
+        scores[row] = block[row, columns[row]]
+    scores = scores.masked_fill_(scores <= above, -math.inf)
+    return scores[:, :depth].numpy(), columns[:, :depth].numpy()
+
+
+def tied_at_cut(scores: npt.NDArray[np.float32], depth: int, above: float = -math.inf) -> Positions:
+    """Rows of descending scores in which place `depth` and the next are equal, so that the cut between is arbitrary."""
+    if scores.shape[1] <= depth:
+        return np.empty(0, np.int64)
+    return np.flatnonzero((scores[:, depth] == scores[:, depth - 1]) & (scores[:, depth] > above))
+
+
 class RunningTop:
     """The `depth` best columns of `rows` rows, over blocks of columns handed in from left to right."""
 
-    def __init__(self, rows: int, depth: int, device: str | torch.device = "cpu") -> None:
-        self._scores = torch.full((rows, depth), -math.inf, dtype=torch.float32, device=device)
-        self._indices = torch.full((rows, depth), -1, dtype=torch.int32, device=device)
+    def __init__(self, rows: int, depth: int) -> None:
+        self._scores = np.full((rows, depth), -np.inf, np.float32)
+        self._indices = np.full((rows, depth), -1, np.int32)
 
-    def add(self, block: torch.Tensor, offset: int, above: float = -math.inf) -> None:
-        """Take in columns `offset`… .
+    def add(self, scores: npt.NDArray[np.float32], columns: npt.NDArray[np.int64], offset: int) -> None:
+        """Take in the best of a block.
 
         Args:
-            block: (rows, columns) float32 scores, none NaN; -inf is not found.
-            offset: Index of the first column, larger than every earlier one.
-            above: Only scores greater than this are found.
+            scores: (rows, any) the best of each row in any order, at least `depth` where the block has them; -inf is
+                not found.
+            columns: Their places in the block.
+            offset: Index of the block's first column, larger than every earlier one.
         """
-        rows, depth = self._scores.shape
-        if block.shape[1] % GROUP:
-            block = torch.nn.functional.pad(block, (0, -block.shape[1] % GROUP), value=-math.inf)
-        grouped = block.view(rows, -1, GROUP)
-        peaks = grouped.amax(dim=2)
-        bound = self._scores[:, -1]
-        if peaks.shape[1] >= depth:
-            # `depth` groups reach this maximum or more, so at least `depth` columns do.
-            bound = torch.maximum(bound, peaks.topk(depth, dim=1).values[:, -1])
-        row, group = ((peaks >= bound[:, None]) & (peaks > above)).nonzero(as_tuple=True)
-        cells = grouped[row, group]
-        cell, column = ((cells >= bound[row, None]) & (cells > above)).nonzero(as_tuple=True)
-        self._merge(row[cell], group[cell] * GROUP + column + offset, cells[cell, column])
-
-    def _merge(self, row: torch.Tensor, index: torch.Tensor, score: torch.Tensor) -> None:
-        """Sort new hits, given by ascending row and index, in behind what is held."""
-        if not row.numel():
-            return
-        rows, depth = self._scores.shape
-        counts = torch.bincount(row, minlength=rows)
-        place = torch.arange(len(row), device=row.device) - (counts.cumsum(0) - counts)[row]
-        width = int(counts.max())
-        scores = self._scores.new_full((rows, width), -math.inf)
-        indices = self._indices.new_full((rows, width), -1)
-        scores[row, place] = score
-        indices[row, place] = index.to(torch.int32)
-        scores = torch.cat([self._scores, scores], dim=1)
-        indices = torch.cat([self._indices, indices], dim=1)
-        # Stable, and earlier columns stand first: equal scores stay in ascending index. Padding (-inf) sorts last.
-        order = scores.argsort(dim=1, descending=True, stable=True)[:, :depth]
-        self._scores, self._indices = scores.gather(1, order), indices.gather(1, order)
+        # Within a block by column, blocks from left to right: then a stable sort by score leaves ties in index order.
+        order = columns.argsort(axis=1)
+        scores = np.take_along_axis(scores, order, axis=1)
+        indices = np.take_along_axis(columns, order, axis=1).astype(np.int32) + np.int32(offset)
+        indices[np.isneginf(scores)] = -1
+        scores = np.concatenate([self._scores, scores], axis=1)
+        indices = np.concatenate([self._indices, indices], axis=1)
+        order = (-scores).argsort(axis=1, kind="stable")[:, : self._scores.shape[1]]
+        self._scores = np.take_along_axis(scores, order, axis=1)
+        self._indices = np.take_along_axis(indices, order, axis=1)
 
     def ranking(self) -> Ranking:
         """What was found so far."""
-        return Ranking(self._indices.cpu().numpy(), self._scores.cpu().numpy())
+        return Ranking(self._indices, self._scores)
 
 
 def stacked(parts: list[Ranking], depth: int) -> Ranking:

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -137,3 +140,34 @@ def test_a_dense_model_embeds_as_sentence_transformers_does(tmp_path: Path) -> N
 
     expected = SentenceTransformer(str(candidates[0]), device="cpu").encode(texts, normalize_embeddings=True)
     np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+SEARCH = """
+import resource, sys
+from pathlib import Path
+from pipeline.embeddings import Embedder
+from tests.test_embeddings import many
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+embedder = Embedder(Path(sys.argv[1]), Path(sys.argv[2]))
+searcher = embedder.searcher(many(40_000))
+searcher.search(many(64), 10)
+before = peak()
+searcher.search(many(8_000), 10)
+print(peak() - before)
+"""
+
+
+def many(count: int) -> list[str]:
+    return [f"w{n % 50} w{n // 50 % 50} w{n // 2500 % 50}" for n in range(count)]
+
+
+def test_memory_does_not_grow_with_queries_times_passages(model: Path, tmp_path: Path) -> None:
+    embedder = Embedder(model, tmp_path)
+    for count, side in ((40_000, "passage"), (64, "query"), (8_000, "query")):
+        embedder.vectors(many(count), side)
+    root = Path(__file__).resolve().parents[1]
+    command = [sys.executable, "-c", SEARCH, str(model), str(tmp_path)]
+    environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, cwd=root)
+    # All scores at once would be 8,000 x 40,000 x 4 bytes = 1,221 MiB.
+    assert float(result.stdout.splitlines()[-1]) < 150

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.topk import Ranking, RunningTop, stacked
+from pipeline.topk import Ranking, RunningTop, best_columns, stacked
 
 
 def brute(scores: np.ndarray, depth: int, above: float = -math.inf) -> tuple[list[list[int]], list[list[float]]]:
@@ -38,14 +38,15 @@ def test_it_is_a_full_sort_however_the_columns_are_cut(
     scores = np.random.default_rng(seed).integers(-levels, levels, (rows, columns)).astype(np.float32)
     top = RunningTop(rows, depth)
     for start in range(0, columns, block):
-        top.add(torch.from_numpy(scores[:, start : start + block].copy()), start, above)
+        part = torch.from_numpy(scores[:, start : start + block].copy())
+        top.add(*best_columns(part, depth, above), start)
     found = top.ranking()
     assert (found.indices.tolist(), found.scores.tolist()) == brute(scores, depth, above)
 
 
 def test_minus_infinity_is_not_found() -> None:
     top = RunningTop(1, 3)
-    top.add(torch.tensor([[-math.inf, 1.0, -math.inf, 2.0]]), 10)
+    top.add(*best_columns(torch.tensor([[-math.inf, 1.0, -math.inf, 2.0]]), 3), 10)
     assert top.ranking().indices.tolist() == [[13, 11, -1]]
 
 
@@ -59,5 +60,5 @@ def test_rankings_stack_in_order() -> None:
 @pytest.mark.parametrize("columns", [10, 200])
 def test_an_empty_hand_is_padded(columns: int) -> None:
     top = RunningTop(2, 4)
-    top.add(torch.zeros(2, columns), 0, above=0.0)
+    top.add(*best_columns(torch.zeros(2, columns), 4, above=0.0), 0)
     assert top.ranking().indices.tolist() == [[-1] * 4] * 2
