@@ -26,10 +26,14 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from pipeline import packed
 from pipeline.config import Activation, Attention, ModelConfig, Precision
 from pipeline.errors import ModelError, must
+from pipeline.tokens import Ints, PairTemplate, TokenTable
 
 log = logging.getLogger(__name__)
+
+Batch = dict[str, torch.Tensor]
 
 ACTIVATIONS = {
     Activation.identity: "torch.nn.modules.linear.Identity",
@@ -55,6 +59,12 @@ class Reranker:
     hidden_size: int
     layers: int
     head_was_saved: bool
+    packed: bool
+    """Whether it runs on packed batches (no padding); `collate` makes the kind of batch it takes."""
+
+    def collate(self, table: TokenTable, template: PairTemplate, first: Ints, second: Ints) -> Batch:
+        """Tensors of pairs of a table's texts, in the form this model takes."""
+        return (table.pack if self.packed else table.collate)(template, first, second)
 
 
 def load(folder: Path, config: ModelConfig, *, seed: int, attention: Attention = Attention.eager) -> Reranker:
@@ -64,7 +74,8 @@ def load(folder: Path, config: ModelConfig, *, seed: int, attention: Attention =
         folder: a local folder with config.json, weights and tokenizer files.
         config: lengths, dropout, kept layers; with `random_init` only the configuration and tokenizer are read.
         seed: decides every weight the folder does not hold.
-        attention: `eager` or `sdpa`; `varlen` runs on the sdpa model.
+        attention: `eager` or `sdpa` on padded batches; `varlen` without padding where `packed` supports the model,
+            else `sdpa`.
 
     Raises:
         ModelError: when the folder holds no usable model, or one with more than one label.
@@ -96,6 +107,7 @@ def load(folder: Path, config: ModelConfig, *, seed: int, attention: Attention =
         hidden_size=int(hf.hidden_size),
         layers=int(hf.num_hidden_layers),
         head_was_saved=saved_head,
+        packed=attention is Attention.varlen and packed.supports(model),
     )
 
 
@@ -185,13 +197,12 @@ def keep_head_in_fp32(model: nn.Module) -> None:
             return
 
 
-def logits(model: nn.Module, batch: dict[str, torch.Tensor], precision: Precision) -> torch.Tensor:
-    """One fp32 logit a pair, shape (pairs,), under the declared precision."""
+def logits(model: nn.Module, batch: Batch, precision: Precision) -> torch.Tensor:
+    """One fp32 logit a pair, shape (pairs,), under the declared precision; of a padded or a packed batch."""
     device = batch["input_ids"].device.type
     with torch.autocast(device, dtype=torch.bfloat16, enabled=precision is Precision.bf16):
-        output = model(**batch)
-    result: torch.Tensor = output.logits.float().squeeze(-1)
-    return result
+        found: torch.Tensor = packed.logits(model, batch) if "slots" in batch else model(**batch).logits
+    return found.float().squeeze(-1)
 
 
 def save(reranker: Reranker, folder: Path, config: ModelConfig) -> None:

@@ -162,7 +162,7 @@ class Run:
 
     def attention(self) -> Attention:
         """The attention backend of the loaded model."""
-        return reproducibility.resolve_attention(self.config.runtime, self.device)
+        return reproducibility.resolve_attention(self.config.runtime)
 
 
 def _check_name(name: str, others: Mapping[str, object], dev_name: str) -> None:

@@ -13,8 +13,8 @@ import torch
 from pipeline.config import Attention, Device, Precision, RuntimeConfig
 from pipeline.errors import ResourceError, must
 
-L2_SHARE_TOKENS = 8192
-"""Tokens of a CPU micro-batch: large enough for full-rate matrix products, small enough to stay in cache."""
+CPU_TOKENS = 4096
+"""Tokens of a CPU micro-batch: large enough for full-rate matrix products, small enough to stay near the cache."""
 
 GPU_BYTES_PER_TOKEN_LAYER = 36
 """Activations kept for the backward pass, in bytes a token, layer and hidden unit (bf16 autocast; measured shape)."""
@@ -63,11 +63,9 @@ def resolve_device(runtime: RuntimeConfig) -> torch.device:
     return torch.device("cuda")
 
 
-def resolve_attention(runtime: RuntimeConfig, device: torch.device) -> Attention:
-    """The attention backend: eager on a CPU, where it is fastest on short pairs; SDPA on a GPU."""
-    if runtime.attention is not Attention.auto:
-        return runtime.attention
-    return Attention.eager if device.type == "cpu" else Attention.sdpa
+def resolve_attention(runtime: RuntimeConfig) -> Attention:
+    """The attention backend: `varlen`, without padding, where the model allows it (it falls back to SDPA)."""
+    return Attention.varlen if runtime.attention is Attention.auto else runtime.attention
 
 
 def has_amx() -> bool:
@@ -99,7 +97,7 @@ def micro_batch_tokens(runtime: RuntimeConfig, device: torch.device, hidden_size
     if runtime.micro_batch_tokens is not None:
         return runtime.micro_batch_tokens
     if device.type == "cpu":
-        return L2_SHARE_TOKENS
+        return CPU_TOKENS
     total = torch.cuda.get_device_properties(device).total_memory
     per_token = GPU_BYTES_PER_TOKEN_LAYER * hidden_size * layers
     budget = int(total * 0.35 / per_token)

@@ -75,7 +75,7 @@ class PairScorer:
         lengths = self._table.pair_lengths(self._template, first, second)
         with bar(what, len(first)) as progress:
             for group in micro_batches(lengths, self.token_budget):
-                batch = self._table.collate(self._template, first[group], second[group])
+                batch = self.reranker.collate(self._table, self._template, first[group], second[group])
                 batch = {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
                 scores[torch.from_numpy(group)] = modeling.logits(model, batch, self.precision).cpu()
                 progress.advance(len(group))

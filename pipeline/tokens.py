@@ -206,35 +206,63 @@ class TokenTable:
         Returns:
             `input_ids`, `attention_mask` and, where the model takes them, `token_type_ids`: (pairs, longest) int64.
         """
-        a, b = truncated(self.lengths[first], self.lengths[second], template.room)
-        total = a + b + (template.max_length - template.room)
-        width = int(total.max()) if total.size else 0
-        ids = np.full((len(total), width), template.pad_id, dtype=np.int64)
-        kinds = np.zeros((len(total), width), dtype=np.int64)
-        mask = np.zeros((len(total), width), dtype=np.int64)
-        one, two, three = len(template.prefix), len(template.middle), len(template.suffix)
-        for row in range(len(total)):
-            n, m, left = int(a[row]), int(b[row]), 0
-            if template.pad_left:
-                left = width - int(total[row])
-            line, kind = ids[row, left:], kinds[row, left:]
-            mask[row, left : left + int(total[row])] = 1
-            start, other = int(self.starts[first[row]]), int(self.starts[second[row]])
-            line[:one] = template.prefix
-            line[one : one + n] = self.ids[start : start + n]
-            line[one + n : one + n + two] = template.middle
-            line[one + n + two : one + n + two + m] = self.ids[other : other + m]
-            line[one + n + two + m : one + n + two + m + three] = template.suffix
-            if template.has_types:
-                kind[:one] = template.types[0]
-                kind[one : one + n] = template.types[1]
-                kind[one + n : one + n + two] = template.types[2]
-                kind[one + n + two : one + n + two + m] = template.types[3]
-                kind[one + n + two + m : one + n + two + m + three] = template.types[4]
+        flat = self._flat(template, first, second)
+        width = int(flat.lengths.max(initial=0))
+        column = flat.position + (np.repeat(width - flat.lengths, flat.lengths) if template.pad_left else 0)
+        shape = (len(flat.lengths), width)
+        ids, mask = np.full(shape, template.pad_id, np.int64), np.zeros(shape, np.int64)
+        ids[flat.row, column] = flat.ids
+        mask[flat.row, column] = 1
         batch = {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
         if template.has_types:
+            kinds = np.zeros(shape, np.int64)
+            kinds[flat.row, column] = flat.kinds
             batch["token_type_ids"] = torch.from_numpy(kinds)
         return batch
+
+    def pack(self, template: PairTemplate, first: Ints, second: Ints) -> dict[str, torch.Tensor]:
+        """The same pairs without padding, one after another; `packed.logits` says what each tensor holds."""
+        flat = self._flat(template, first, second)
+        shape = (len(flat.lengths), int(flat.lengths.max(initial=0)))
+        slots, present = np.zeros(shape, np.int64), np.zeros(shape, np.bool_)
+        slots[flat.row, flat.position] = np.arange(len(flat.ids))
+        present[flat.row, flat.position] = True
+        return {
+            "input_ids": torch.from_numpy(flat.ids),
+            "token_type_ids": torch.from_numpy(flat.kinds),
+            "position_ids": torch.from_numpy(flat.position),
+            "slots": torch.from_numpy(slots),
+            "present": torch.from_numpy(present),
+        }
+
+    def _flat(self, template: PairTemplate, first: Ints, second: Ints) -> _Flat:
+        """Every token of every pair in order, each with its row and position in the pair."""
+        a, b = truncated(self.lengths[first], self.lengths[second], template.room)
+        lengths = np.asarray(a + b + (template.max_length - template.room), np.int64)
+        # Where each of a pair's five parts ends, (pairs, 5).
+        widths = [np.full_like(a, len(template.prefix)), a, np.full_like(a, len(template.middle)), b]
+        ends = np.cumsum(np.stack([*widths, np.full_like(a, len(template.suffix))], axis=1), axis=1)
+        row = np.repeat(np.arange(len(lengths)), lengths)
+        position = np.arange(len(row)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        part = (position[:, None] >= ends[row, :4]).sum(axis=1)
+        offset = position - np.where(part > 0, ends[row, part - 1], 0)
+        ids = np.empty(len(row), np.int64)
+        for number, special in ((0, template.prefix), (2, template.middle), (4, template.suffix)):
+            here = part == number
+            ids[here] = np.asarray(special, np.int64)[offset[here]]
+        for number, which in ((1, first), (3, second)):
+            here = part == number
+            ids[here] = self.ids[(self.starts[which])[row[here]] + offset[here]]
+        return _Flat(ids, np.asarray(template.types, np.int64)[part], row, position, lengths)
+
+
+@dataclass(frozen=True, slots=True)
+class _Flat:
+    ids: npt.NDArray[np.int64]
+    kinds: npt.NDArray[np.int64]
+    row: npt.NDArray[np.int64]
+    position: npt.NDArray[np.int64]
+    lengths: npt.NDArray[np.int64]
 
 
 def _starts(lengths: Ints, max_length: int) -> npt.NDArray[np.int64]:

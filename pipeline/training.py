@@ -89,13 +89,13 @@ class Step:
     padded: int
 
 
-def prepare(data: TrainingRows, rows: npt.NDArray[np.int64], budget: int) -> Step:
+def prepare(reranker: Reranker, data: TrainingRows, rows: npt.NDArray[np.int64], budget: int) -> Step:
     """Compose a step's micro-batches: sorted by tokens, cut under the budget; every row once."""
     first, second, label = data.first[rows], data.second[rows], data.label[rows]
     lengths = data.table.pair_lengths(data.template, first, second)
     batches, padded = [], 0
     for group in micro_batches(lengths, budget):
-        batch = data.table.collate(data.template, first[group], second[group])
+        batch = reranker.collate(data.table, data.template, first[group], second[group])
         padded += batch["input_ids"].numel()
         batches.append((batch, torch.from_numpy(np.ascontiguousarray(label[group]))))
     return Step(rows, batches, int(lengths.sum()), padded)
@@ -192,7 +192,7 @@ class Trainer:
         """Steps, the next one composed while the current one runs."""
         coming = None
         for rows in self.plan.batches(self.state.step):
-            following = ahead.submit(prepare, self.data, rows, self.state.budget)
+            following = ahead.submit(prepare, self.reranker, self.data, rows, self.state.budget)
             if coming is not None:
                 yield coming.result()
             coming = following
@@ -238,14 +238,16 @@ class Trainer:
             except torch.cuda.OutOfMemoryError:
                 self.optimizer.zero_grad(set_to_none=True)
                 torch.cuda.empty_cache()
-                longest = max(batch["input_ids"].shape[1] for batch, _ in step.batches)
+                longest = int(self.data.table.pair_lengths(
+                    self.data.template, self.data.first[step.rows], self.data.second[step.rows]
+                ).max())  # fmt: skip
                 if self.state.budget <= longest:
                     raise ResourceError(must("GPU memory", "hold one pair of the longest length", f"{longest} tokens",
                                              "Use a smaller model or model.max_length.")) from None  # fmt: skip
                 self.state.budget //= 2
                 set_rng_state(generators)
                 log.warning("out of GPU memory: runtime.micro_batch_tokens halved to %d", self.state.budget)
-                step.batches = prepare(self.data, step.rows, self.state.budget).batches
+                step.batches = prepare(self.reranker, self.data, step.rows, self.state.budget).batches
 
     def _refuse_bad_numbers(self, loss: torch.Tensor, norm: torch.Tensor, step: Step, rate: float) -> None:
         if float(self.failed):
