@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import ArtifactError
-from pipeline.fingerprint import file_digest
+from pipeline.fingerprint import canonical_json, file_digest, text_digest
 
 log = logging.getLogger(__name__)
 
@@ -107,6 +107,12 @@ def describe(folder: Path) -> dict[str, dict[str, Any]]:
     }
 
 
+def sealed(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """The manifest with `seal`, the sha256 of the rest, so that a manifest vouches for itself too."""
+    rest = {name: value for name, value in manifest.items() if name != "seal"}
+    return {**rest, "seal": text_digest([canonical_json(rest)])}
+
+
 @contextlib.contextmanager
 def publish(folder: Path, manifest: Mapping[str, Any]) -> Iterator[Path]:
     """Yield an empty work folder beside `folder`; on leaving without error make it `folder`, complete.
@@ -127,7 +133,7 @@ def publish(folder: Path, manifest: Mapping[str, Any]) -> Iterator[Path]:
         for path in _files(work):
             with path.open("rb") as stream:
                 os.fsync(stream.fileno())
-        write_json(work / MANIFEST, {**manifest, "files": describe(work)})
+        write_json(work / MANIFEST, sealed({**manifest, "files": describe(work)}))
         for path in (p for p in work.rglob("*") if p.is_dir()):
             sync_folder(path)
         sync_folder(work)
@@ -156,7 +162,7 @@ def manifest_of(folder: Path) -> dict[str, Any] | None:
     """The manifest of a complete folder, None where there is none.
 
     Raises:
-        ArtifactError: when a manifest is there but is not one of ours.
+        ArtifactError: when a manifest is there but is not one of ours, or was altered.
     """
     path = folder / MANIFEST
     if not path.is_file():
@@ -164,6 +170,8 @@ def manifest_of(folder: Path) -> dict[str, Any] | None:
     manifest = read_json(path)
     if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
         raise ArtifactError(f"{path} must be a manifest, got another JSON file. Delete {folder} and run again.")
+    if manifest.get("seal") != sealed(manifest)["seal"]:
+        raise ArtifactError(f"{path} must be as it was written, got an altered one. Delete {folder} and run again.")
     return manifest
 
 

@@ -8,9 +8,11 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from pipeline import artifacts
@@ -66,13 +68,17 @@ def read(folder: Path) -> Checkpoint:
     if wrong:
         raise ArtifactError("; ".join(wrong))
     facts = artifacts.read_json(folder / "facts.json")
-    return Checkpoint(
-        step=int(facts.pop("step")),
-        weights=load_file(folder / "model.safetensors"),
-        optimizer=torch.load(folder / "optimizer.pt", weights_only=True),
-        generators=torch.load(folder / "generators.pt", weights_only=True),
-        facts=facts,
-    )
+    try:
+        return Checkpoint(
+            step=int(facts.pop("step")),
+            weights=load_file(folder / "model.safetensors"),
+            optimizer=torch.load(folder / "optimizer.pt", weights_only=True),
+            generators=torch.load(folder / "generators.pt", weights_only=True),
+            facts=facts,
+        )
+    except (KeyError, TypeError, ValueError, RuntimeError, OSError, UnpicklingError, SafetensorError) as error:
+        # Its digests agree, so another program wrote it; torch's own advice (weights_only=False) must not be shown.
+        raise ArtifactError(f"{folder} holds what is not a checkpoint of ours ({type(error).__name__})") from None
 
 
 def newest(root: Path) -> Checkpoint | None:

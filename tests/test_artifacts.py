@@ -1,0 +1,218 @@
+"""Complete or absent, whatever happens in between: errors, kills, damage, two processes at once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pipeline import artifacts
+from pipeline.artifacts import MANIFEST, is_complete, locked, manifest_of, point, problems, publish
+from pipeline.errors import ArtifactError
+
+
+def make(folder: Path) -> Path:
+    with publish(folder, {"artifact": "test"}) as work:
+        (work / "a.txt").write_bytes(b"alpha")
+        (work / "sub").mkdir()
+        (work / "sub" / "b.bin").write_bytes(b"")
+    return folder
+
+
+def rewrite(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert text.count(old) == 1
+    path.write_text(text.replace(old, new))
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_published_folder_names_every_file(tmp_path: Path) -> None:
+    folder = make(tmp_path / "new" / "thing")
+    manifest = manifest_of(folder)
+    assert manifest is not None and len(manifest.pop("seal")) == 64
+    assert manifest == {
+        "artifact": "test",
+        "files": {
+            "a.txt": {"size": 5, "sha256": hashlib.sha256(b"alpha").hexdigest()},
+            "sub/b.bin": {"size": 0, "sha256": hashlib.sha256(b"").hexdigest()},
+        },
+    }
+    assert is_complete(folder) and problems(folder) == []
+    assert names(tmp_path / "new") == ["thing"]
+
+
+def test_the_manifest_may_be_filled_inside_the_block(tmp_path: Path) -> None:
+    facts: dict[str, object] = {}
+    with publish(tmp_path / "x", facts):
+        facts["rows"] = 3
+    manifest = manifest_of(tmp_path / "x")
+    assert manifest is not None and manifest["rows"] == 3
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
+def test_an_error_inside_leaves_nothing(tmp_path: Path, error: type[BaseException]) -> None:
+    with pytest.raises(error), publish(tmp_path / "x", {}) as work:
+        (work / "half").write_text("half")
+        raise error
+    assert names(tmp_path) == []
+
+
+def test_an_error_inside_leaves_what_stood_there(tmp_path: Path) -> None:
+    folder = make(tmp_path / "x")
+    with pytest.raises(ValueError, match="no"), publish(folder, {}):
+        raise ValueError("no")
+    assert is_complete(folder) and (folder / "a.txt").read_bytes() == b"alpha"
+
+
+def test_a_new_version_replaces_the_whole_folder(tmp_path: Path) -> None:
+    folder = make(tmp_path / "x")
+    with publish(folder, {}) as work:
+        (work / "other").write_text("new")
+    assert names(folder) == [MANIFEST, "other"] and is_complete(folder)
+    assert names(tmp_path) == ["x"]
+
+
+def run_until(root: Path, folder: Path, code: str) -> None:
+    """Publish in another process, which runs `code` before or in place of leaving, and kills itself."""
+    source = (
+        "import os, signal, sys\nfrom pathlib import Path\nfrom pipeline import artifacts\n"
+        "def die(*_): os.kill(os.getpid(), signal.SIGKILL)\n"
+        f"{code}\n"
+        "with artifacts.publish(Path(sys.argv[1]), {}) as work:\n"
+        "    (work / 'weights').write_bytes(b'w' * 1000)\n    inside()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", source, str(folder)], cwd=root, capture_output=True, text=True)
+    assert done.returncode == -9, done.stderr
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "inside = die",
+        "inside = lambda: setattr(artifacts, 'write_json', die)",
+        "inside = lambda: setattr(artifacts.os, 'rename', die)",
+    ],
+    ids=["while writing", "before the manifest", "before the rename"],
+)
+def test_a_killed_process_leaves_no_folder_and_the_next_one_cleans_up(root: Path, tmp_path: Path, code: str) -> None:
+    folder = tmp_path / "x"
+    run_until(root, folder, code)
+    (left,) = names(tmp_path)
+    assert left.startswith(".x.") and left.endswith(artifacts.PARTIAL)
+    assert not is_complete(folder) and not folder.exists()
+    make(folder)
+    assert names(tmp_path) == ["x"] and is_complete(folder)
+
+
+def test_the_work_of_a_living_process_is_left_alone(tmp_path: Path) -> None:
+    living = tmp_path / f".x.{os.getppid()}{artifacts.PARTIAL}"
+    living.mkdir()
+    other = tmp_path / f".y.999999999{artifacts.PARTIAL}"
+    other.mkdir()
+    make(tmp_path / "x")
+    assert living.is_dir() and other.is_dir(), "neither a living process's nor another folder's"
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda f: (f / "a.txt").unlink(), "a.txt is missing"),
+        (lambda f: (f / "a.txt").write_bytes(b"alph"), "a.txt has 4 bytes, its manifest says 5"),
+        (lambda f: (f / "a.txt").write_bytes(b"alphA"), "a.txt was altered"),
+        (lambda f: (f / "sub" / "b.bin").unlink(), "sub/b.bin is missing"),
+        (lambda f: (f / MANIFEST).unlink(), "was never completed"),
+        (lambda f: (f / MANIFEST).write_text("{"), "must be readable JSON"),
+        (lambda f: (f / MANIFEST).write_text("[]"), "must be a manifest"),
+        (lambda f: (f / MANIFEST).write_text('{"files": {"a.txt": 3}}'), "must be as it was written"),
+        (lambda f: rewrite(f / MANIFEST, '"artifact": "test"', '"artifact": "tesu"'), "must be as it was written"),
+        (lambda f: rewrite(f / MANIFEST, '"seal"', '"reel"'), "must be as it was written"),
+        (lambda f: (f / MANIFEST).write_bytes(b"\xff\xfe"), "must be readable JSON"),
+    ],
+)
+def test_every_damage_is_named(tmp_path: Path, damage: object, said: str) -> None:
+    folder = make(tmp_path / "x")
+    damage(folder)  # type: ignore[operator]
+    assert not is_complete(folder)
+    (problem,) = problems(folder)
+    assert said in problem and str(folder) in problem
+
+
+def test_an_absent_folder_is_not_complete(tmp_path: Path) -> None:
+    assert not is_complete(tmp_path / "none") and len(problems(tmp_path / "none")) == 1
+    assert manifest_of(tmp_path / "none") is None
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from pipeline.artifacts import locked
+with locked(Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_second_process_waits_and_a_dead_one_holds_nothing(root: Path, tmp_path: Path, killed: bool) -> None:
+    target = tmp_path / "x"
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(target)], cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as first:
+        assert first.stdin is not None and first.stdout is not None
+        assert first.stdout.readline() == "held\n"
+        with subprocess.Popen(
+            [sys.executable, "-c", HOLD, str(target)], cwd=root, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        ) as second:  # fmt: skip
+            time.sleep(0.5)
+            assert second.poll() is None, "the second waits while the first holds"
+            if killed:
+                first.kill()
+            else:
+                first.stdin.close()
+            assert second.wait(20) == 0
+    with locked(target):
+        pass
+    assert not target.exists()
+
+
+def test_a_link_is_swapped_and_relative(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        point(tmp_path / "latest", tmp_path / "runs" / name)
+        assert os.readlink(tmp_path / "latest") == f"runs/{name}"
+    assert names(tmp_path) == ["latest", "runs"]
+    (tmp_path.parent / f"{tmp_path.name}-moved").symlink_to(tmp_path)
+    assert (tmp_path.parent / f"{tmp_path.name}-moved" / "latest").resolve() == tmp_path.resolve() / "runs" / "two"
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "deep" / "facts.json"
+    artifacts.write_json(path, {"é": [1, None]})
+    assert artifacts.read_json(path) == {"é": [1, None]} and oct(path.stat().st_mode & 0o777) == "0o644"
+    with pytest.raises(ValueError, match="Out of range float"):
+        artifacts.write_json(path, {"loss": float("nan")})
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(artifacts.os, "replace", full)
+    with pytest.raises(OSError, match="No space"):
+        artifacts.write_json(path, {})
+    assert json.loads(path.read_text()) == {"é": [1, None]} and names(path.parent) == ["facts.json"]
+
+
+def test_reading_says_what_is_wrong(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match=r"must exist, got nothing there"):
+        artifacts.read_json(tmp_path / "none.json")
+    (tmp_path / "torn.json").write_text('{"a": ')
+    with pytest.raises(ArtifactError, match=r"torn\.json must be readable JSON, got .*Delete it"):
+        artifacts.read_json(tmp_path / "torn.json")
