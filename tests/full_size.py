@@ -1,0 +1,151 @@
+"""One real training step of a published architecture at its full size, as a process of its own so that its peak memory
+is its own: `python tests/full_size.py bert_tiny|modernbert_large <work folder>` prints one JSON object.
+
+Weights are random, from the published configuration. The step is `Trainer`'s: gradient, clipping, AdamW, checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import hub_fixtures
+import numpy as np
+import torch
+from transformers import BertConfig, BertForPreTraining, ModernBertConfig, ModernBertForMaskedLM
+
+from pipeline import modeling, provenance
+from pipeline.config import ModelConfig, Precision, TrainingConfig
+from pipeline.scoring import PairScorer
+from pipeline.tokens import PairTemplate, TokenTable
+from pipeline.training import Hooks, Trainer, TrainingRows
+
+MODERNBERT_LARGE = {
+    "vocab_size": 50368,
+    "hidden_size": 1024,
+    "intermediate_size": 2624,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 16,
+    "max_position_embeddings": 8192,
+    "global_attn_every_n_layers": 3,
+    "local_attention": 128,
+    "attention_dropout": 0.0,
+    "embedding_dropout": 0.0,
+    "mlp_dropout": 0.0,
+    "classifier_dropout": 0.0,
+    "classifier_pooling": "mean",
+    "norm_bias": False,
+    "mlp_bias": False,
+    "attention_bias": False,
+}
+BERT_TINY = {
+    "vocab_size": 30522,
+    "hidden_size": 128,
+    "intermediate_size": 512,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "max_position_embeddings": 512,
+}
+LENGTH = {"bert_tiny": 512, "modernbert_large": 8192}
+BATCH = {"bert_tiny": 2048, "modernbert_large": 8}
+"""The recipe's own for bert-tiny; an eighth of it for ModernBERT-large: a step's cost is linear in its pairs."""
+
+
+def base(name: str, folder: Path) -> Path:
+    """A base model folder in the published form, at full size; the tokenizer is the fixtures' small one."""
+    torch.manual_seed(1)
+    if name == "bert_tiny":
+        hub_fixtures.wordpiece(folder)
+        model: Any = BertForPreTraining(BertConfig(**BERT_TINY))
+    else:
+        hub_fixtures.modernbert(folder, layers=1)
+        model = ModernBertForMaskedLM(ModernBertConfig(**MODERNBERT_LARGE))
+    model.save_pretrained(folder)
+    return folder
+
+
+def pairs(count: int) -> list[tuple[str, str]]:
+    """(question, answer) texts of GooAQ's length (44 and 252 characters on average), one of them longer than a window
+    of local attention."""
+    found = []
+    for number, (question, answer) in enumerate(hub_fixtures.sentences(count)):
+        passage = f"{answer} {answer}"[:252] if number else " ".join([answer] * 12)
+        found.append((f"{question} and where was it found"[:44], passage))
+    return found
+
+
+def rows(reranker: modeling.Reranker, texts: list[tuple[str, str]]) -> TrainingRows:
+    """The pairs as training rows, every sixth a positive."""
+    count = len(texts)
+    everything = [question for question, _ in texts] + [answer for _, answer in texts]
+    return TrainingRows(
+        table=TokenTable.build(everything, reranker.tokenizer, reranker.max_length),
+        template=PairTemplate.of(reranker.tokenizer, reranker.max_length),
+        first=np.arange(count),
+        second=np.arange(count, 2 * count),
+        label=(np.arange(count) % 6 == 0).astype(np.float32),
+    )
+
+
+def scorer(reranker: modeling.Reranker) -> PairScorer:
+    return PairScorer(reranker, device=torch.device("cpu"), precision=Precision.fp32, token_budget=8192)
+
+
+def main(name: str, work: Path) -> dict[str, Any]:
+    began = time.perf_counter()
+    config = ModelConfig(name=name, path=str(base(name, work / "base")), max_length=LENGTH[name])
+    reranker = modeling.load(Path(config.path), config, seed=12)
+    texts = pairs(BATCH[name])
+    data = rows(reranker, texts)
+    # Without warm-up: its first step has rate 0, and a step that changes nothing would prove little.
+    training = TrainingConfig(
+        batch_size=BATCH[name], learning_rate=2e-5, pos_weight=5.0, max_steps=1, eval_steps=0, warmup_ratio=0.0
+    )
+    probe = texts[:8]
+    before = scorer(reranker).score(probe)
+    trainer = Trainer(
+        reranker, data, training, seed=12, device=torch.device("cpu"), precision=Precision.fp32, token_budget=8192,
+        folder=work / "checkpoints", identity={}, hooks=Hooks(),
+    )  # fmt: skip
+    facts = trainer.run()
+    after = scorer(reranker).score(probe)
+    modeling.save(reranker, work / "model", config)
+    parameters = sum(parameter.numel() for parameter in reranker.model.parameters())
+    seen = reranker.model.config.to_dict()
+    del trainer, reranker
+    reloaded = modeling.load(work / "model", replace(config, path=str(work / "model")), seed=99)
+    again = scorer(reloaded).score(probe)
+    hardware = provenance.hardware()
+    return {
+        "model": name,
+        "parameters": parameters,
+        "layers": seen["num_hidden_layers"],
+        "hidden_size": seen["hidden_size"],
+        "layer_types": seen.get("layer_types"),
+        "local_attention": seen.get("local_attention"),
+        "classifier_pooling": seen.get("classifier_pooling"),
+        "dropouts": {key: value for key, value in seen.items() if "dropout" in key and "prob" not in key},
+        "batch_size": BATCH[name],
+        "tokens": int(data.table.pair_lengths(data.template, data.first, data.second).sum()),
+        "longest_pair_tokens": int(data.table.pair_lengths(data.template, data.first, data.second).max()),
+        "precision": "fp32",
+        "attention": "eager",
+        "loss": facts["first_loss"],
+        "step_seconds": round(facts["train_seconds"], 2),
+        "whole_seconds": round(time.perf_counter() - began, 1),
+        "peak_rss_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
+        "step_changed_scores": bool((before != after).any()),
+        "reloaded_scores_are_equal": bool((after == again).all()),
+        "threads": torch.get_num_threads(),
+        "machine": {key: hardware[key] for key in ("cpu_model", "cpu_cores", "ram_gib", "instruction_set", "amx")},
+        "versions": {key: value for key, value in provenance.versions().items() if key in ("torch", "transformers")},
+    }
+
+
+if __name__ == "__main__":
+    print(json.dumps(main(sys.argv[1], Path(sys.argv[2]))))
