@@ -264,7 +264,7 @@ class TrainingConfig:
     epochs: int = 1
     """Passes over the rows, one seeded permutation each."""
     max_steps: int | None = None
-    """Stop after N steps (the schedule spans them); None trains all epochs."""
+    """Stop after N steps (the schedule spans them); None trains all epochs, 0 none: the model is evaluated as it is."""
     warmup_ratio: float = 0.1
     """Share of the steps, rounded up, over which the rate rises from 0."""
     weight_decay: float = 0.0
@@ -311,9 +311,9 @@ class TrainingConfig:
         ):
             _positive(f"training.{key}", getattr(self, key), "See conf/training/ for the published values.")
         _check(
-            self.max_steps is None or self.max_steps > 0,
+            self.max_steps is None or self.max_steps >= 0,
             "training.max_steps",
-            "be at least 1",
+            "be at least 0",
             self.max_steps,
             "Use null to train every epoch.",
         )
@@ -444,7 +444,7 @@ class Config:
 
     name: str = "unnamed"
     """The experiment, shown in the banner; every experiment file sets its own."""
-    needs: str = "not known for this configuration"
+    needs: str = ""
     """Time, disk, hub and GPU this experiment needs, for the banner."""
     note: str = ""
     """Further lines of the banner."""
