@@ -72,6 +72,8 @@ def test_dropout_is_drawn_in_training_only(pairs: tuple[TokenTable, np.ndarray, 
 
 def test_only_a_plain_bert_is_supported() -> None:
     assert packed.supports(bert())
-    other = RobertaForSequenceClassification(RobertaConfig(vocab_size=50, hidden_size=32, num_hidden_layers=1,
-                                                           num_attention_heads=2, intermediate_size=32, num_labels=1))  # fmt: skip
+    config = RobertaConfig(
+        vocab_size=50, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, num_labels=1
+    )
+    other = RobertaForSequenceClassification(config)
     assert not packed.supports(other)
