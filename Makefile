@@ -6,6 +6,9 @@
 PYTHON ?= python3
 EXPERIMENT ?= quickstart
 ARGS ?=
+# Of `make reproduce`; only from the command line, for an environment may have a MODEL of its own.
+STAGE :=
+MODEL :=
 # Address of an index that serves torch's CPU build, such as the one torch's own installation page names.
 TORCH_INDEX ?=
 
@@ -22,7 +25,7 @@ SMOKE := $(if $(filter file,$(origin EXPERIMENT)),experiment=smoke,experiment=$(
 .SHELLFLAGS := -fc
 .DEFAULT_GOAL := help
 .PHONY: help setup train quickstart bert-tiny modernbert-large mine evaluate card predict sweep smoke \
-        test test-slow lint format typecheck clean
+        check reproduce push test test-slow lint format typecheck clean
 
 help: ## List the commands
 	@sed -n 's/^\([a-z][a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | awk -F '|' '{ printf "  make %-18s %s\n", $$1, $$2 }'
@@ -52,6 +55,15 @@ card: $(STAMP) ## Up to the model card
 
 sweep: $(STAMP) ## Several runs: ARGS="seed=1,2,3"
 	@$(RUN) scripts/train.py -m experiment=$(EXPERIMENT) $(ARGS)
+
+check: $(STAMP) ## Before spending hours: hub, device, disk, memory, expected time (EXPERIMENT=…)
+	@$(RUN) scripts/check.py experiment=$(EXPERIMENT) $(ARGS)
+
+reproduce: $(STAMP) ## Beside the published figures: ARGS="run=<folder>", STAGE=first or MODEL=<hub id or folder>
+	@$(RUN) scripts/reproduce.py experiment=$(EXPERIMENT) $(if $(STAGE),stage=$(STAGE)) $(if $(MODEL),weights=$(MODEL)) $(ARGS)
+
+push: $(STAMP) ## Upload a finished run: ARGS="repo=<owner/name> run=<folder>"
+	@$(RUN) scripts/push.py $(ARGS)
 
 smoke: $(STAMP) ## A whole run in a minute; EXPERIMENT=<recipe> runs that recipe on a tiny subset
 	@$(RUN) scripts/train.py $(SMOKE) $(ARGS)

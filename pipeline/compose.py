@@ -88,6 +88,24 @@ def application(job: Callable[[Config], object]) -> Callable[[], None]:
     return command
 
 
+def application_with(schema: type[T], job: Callable[[T, Config], object]) -> Callable[[], None]:
+    """An `application` that also has arguments of its own: those named by the schema; all others are Hydra's."""
+
+    def run() -> None:
+        own = [word for word in sys.argv[1:] if word.partition("=")[0] in keys(schema)]
+        with _ended():
+            asked = parse_arguments(schema, own)
+        sys.argv[1:] = [word for word in sys.argv[1:] if word not in own]
+
+        @functools.wraps(job)
+        def configured(config: Config) -> object:
+            return job(asked, config)
+
+        application(configured)()
+
+    return run
+
+
 def command(schema: type[T], job: Callable[[T], object]) -> Callable[[], None]:
     """A command with `key=value` arguments of its own, read by `parse_arguments`; errors as in `application`."""
 

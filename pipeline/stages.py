@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from pipeline import artifacts, data, evaluation, model_card, modeling, report, reranking, storage
+from pipeline import artifacts, comparison, data, evaluation, model_card, modeling, report, reranking, storage
 from pipeline.banner import announce
 from pipeline.config import DEV, NANO, VALIDATION, Config, ModelConfig, Stage, nano_beir_name
 from pipeline.errors import ArtifactError
@@ -428,7 +428,7 @@ def card(run: Run) -> Path:
                 with stage(run, folder, key) as (work, _):
                     artifacts.write_text(work / "README.md", model_card.render(facts))
                 log.info("%-9s %s", "card", shown(renderings[0]))
-            artifacts.write_bytes(renderings[0], (folder / "README.md").read_bytes())
+            artifacts.write_text(renderings[0], comparison.card_of(run.folder))
             artifacts.write_json(renderings[1], report.summary(facts))
     log.info("\n%s", report.closing_table(artifacts.read_json(renderings[1])))
     return folder

@@ -11,7 +11,7 @@ import pytest
 
 TARGETS = [
     *["setup", "train", "quickstart", "bert-tiny", "modernbert-large", "mine", "evaluate", "card", "predict", "sweep"],
-    *["smoke", "test", "test-slow", "lint", "format", "typecheck", "clean", "help"],
+    *["check", "reproduce", "push", "smoke", "test", "test-slow", "lint", "format", "typecheck", "clean", "help"],
 ]
 
 
@@ -64,6 +64,13 @@ def test_every_target_runs_dry(root: Path, target: str) -> None:
         (["train", "ARGS=training.eval_sets=[v]"], "scripts/train.py experiment=quickstart training.eval_sets=[v]"),
         (["train", "ARGS='data.path=\"a b.jsonl\"'"], 'scripts/train.py experiment=quickstart data.path="a b.jsonl"'),
         (["test", "ARGS=-k x"], "-m pytest -k x"),
+        (["check", "EXPERIMENT=gooaq_bert_tiny"], "scripts/check.py experiment=gooaq_bert_tiny"),
+        (["reproduce", "ARGS=run=x"], "scripts/reproduce.py experiment=quickstart run=x"),
+        (["reproduce", "STAGE=first", "EXPERIMENT=gooaq_bert_tiny"],
+         "scripts/reproduce.py experiment=gooaq_bert_tiny stage=first"),
+        (["reproduce", "MODEL=a/b", "EXPERIMENT=gooaq_bert_tiny"],
+         "scripts/reproduce.py experiment=gooaq_bert_tiny weights=a/b"),
+        (["push", "ARGS=run=x repo=a/b"], "scripts/push.py run=x repo=a/b"),
     ],
 )  # fmt: skip
 def test_what_a_target_runs(copy: Path, arguments: list[str], ran: str) -> None:

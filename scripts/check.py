@@ -1,0 +1,17 @@
+"""Look at hub, device, disk, memory and expected time of an experiment, in a minute, before spending hours."""
+
+from __future__ import annotations
+
+from pipeline.compose import application
+from pipeline.config import Config
+
+
+def main(config: Config) -> None:
+    """One composed configuration."""
+    from pipeline.preflight import report  # late: a mistyped key is answered without loading torch
+
+    report(config)
+
+
+if __name__ == "__main__":
+    application(main)()

@@ -1,0 +1,17 @@
+"""Upload a finished run's model and card to the hub: push.py repo=<owner/name> [run=<folder>] [private=true]."""
+
+from __future__ import annotations
+
+from pipeline.asked import Publication
+from pipeline.compose import command
+
+
+def main(asked: Publication) -> None:
+    """One upload."""
+    from pipeline.publish import push  # late: a mistyped argument is answered without loading the hub's client
+
+    print(push(asked))
+
+
+if __name__ == "__main__":
+    command(Publication, main)()

@@ -1,0 +1,18 @@
+"""Lay figures beside the published ones: reproduce.py run=<folder> | stage=first | weights=<hub id or folder>."""
+
+from __future__ import annotations
+
+from pipeline.asked import Reproduction
+from pipeline.compose import application_with
+from pipeline.config import Config
+
+
+def main(asked: Reproduction, config: Config) -> None:
+    """One comparison."""
+    from pipeline.reproduction import reproduce  # late: a mistyped key is answered without loading torch
+
+    reproduce(asked, config)
+
+
+if __name__ == "__main__":
+    application_with(Reproduction, main)()

@@ -1,0 +1,96 @@
+"""A run folder whose figures are the published ones (or not), with files that verify: for the tests of comparisons."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pipeline import artifacts
+from pipeline.comparison import published
+from pipeline.trec import write_qrels, write_run
+
+QUERIES = 50
+HALF_WIDTH = 0.04
+
+Change = Callable[[dict[str, Any]], float]
+"""Fact → the figure the run has in its place."""
+
+
+def as_published(fact: dict[str, Any]) -> float:
+    value: float = fact["value"]
+    return value
+
+
+def ranks_with_mean(target: float) -> list[int | None]:
+    """The rank of each of 50 queries' one positive (None: not retrieved) so that the mean of 1/rank is the target."""
+    left, ranks = target * QUERIES, []
+    while len(ranks) < QUERIES:
+        rank = max(1, math.ceil(1 / left)) if left > 1e-9 else 10**9
+        ranks.append(rank if rank <= 2000 else None)
+        left -= 1 / rank if rank <= 2000 else 0
+    return ranks
+
+
+def _evaluation(folder: Path, facts: list[dict[str, Any]], name: str, change: Change, members: list[str]) -> None:
+    protocols: dict[str, Any] = {}
+    for protocol in ("as_retrieved", "positives_added"):
+        first = {f["measure"]: change(f) for f in facts if f["kind"] == "first_stage" and f["set"] == name}
+        trained = {
+            fact["measure"]: change(fact)
+            for fact in facts
+            if fact["kind"] == "final" and fact["set"] == name and fact["protocol"] == protocol
+        } or dict(first)
+        by = {m: {"mean": trained[m] - first[m], "low": trained[m] - first[m] - HALF_WIDTH,
+                  "high": trained[m] - first[m] + HALF_WIDTH, "p": 0.5} for m in first}  # fmt: skip
+        protocols[protocol] = {"first_stage": first, "untrained": first, "trained": trained, "difference": by}
+    with artifacts.publish(folder, {"artifact": "evaluate"}) as work:
+        artifacts.write_json(
+            work / "measures.json", {"queries": QUERIES, **protocols, **({"sets": members} if members else {})}
+        )
+        if not members:
+            ranks = ranks_with_mean(protocols["as_retrieved"]["first_stage"]["map"])
+            run = {
+                f"q{query}": [f"d{n}" if n + 1 != rank else "yes" for n in range(rank or 3)]
+                for query, rank in enumerate(ranks)
+            }
+            write_run(work / "runs" / "first_stage.as_retrieved.trec", run, "first_stage")
+            write_qrels(work / "qrels.trec", {query: {"yes": 1} for query in run})
+
+
+def build(root: Path, experiment: str, change: Change = as_published) -> Path:
+    """outputs/runs/<name> in `root`, finished and verifying."""
+    facts = published(experiment)["facts"]
+    run = root / "outputs" / "runs" / f"{experiment}-0123456789ab"
+    counts = {fact["name"]: int(change(fact)) for fact in facts if fact["kind"] == "rows"}
+    best = next((int(change(fact)) for fact in facts if fact["kind"] == "best_step"), None)
+    energy = next((change(fact) for fact in facts if fact["kind"] == "energy"), None)
+    rows: dict[int, list[dict[str, Any]]] = {}
+    log: dict[int, dict[str, Any]] = {}
+    for fact in facts:
+        if fact["kind"] == "loss":
+            rows.setdefault(fact["step"], []).append({"kind": "train", "step": fact["step"], "loss": change(fact)})
+        elif fact["kind"] == "log":
+            log.setdefault(fact["step"], {})[fact["set"]] = {"ndcg@10": change(fact)}
+    for step, sets in log.items():
+        rows.setdefault(step, []).append({"kind": "evaluation", "step": step, "evaluation": sets})
+    artifacts.write_text(run / "config.yaml", f"name: {experiment}\n")
+    with artifacts.publish(run / "model", {"artifact": "train"}) as work:
+        artifacts.write_json(work / "training.json", {"best_step": best})
+        lines = [json.dumps(row) + "\n" for step in sorted(rows) for row in rows[step]]
+        artifacts.write_text(work / "metrics.jsonl", "".join(lines))
+        artifacts.write_json(work / "emissions.json", {} if energy is None else {"energy_kwh": energy})
+    names = list(dict.fromkeys(fact["set"] for fact in facts if fact["kind"] == "first_stage"))
+    members = [name for name in names if name.startswith("Nano") and not name.endswith("mean")]
+    folders = {name: f"{name}-{number:012d}" for number, name in enumerate(names)}
+    for name, folder in folders.items():
+        of = members if name.endswith("mean") else []
+        _evaluation(run / "evaluations" / folder, facts, name, change, of)
+    with artifacts.publish(run / "card", {"artifact": "card", "key": {"evaluations": folders}}) as work:
+        artifacts.write_text(work / "README.md", "# A model\n\n## Usage\n\n## Limitations\n\n- some\n")
+    artifacts.write_json(run / "summary.json", {"statistics": counts})
+    artifacts.write_text(run / "README.md", (run / "card" / "README.md").read_text())
+    artifacts.point(root / "outputs" / "latest", run)
+    return run

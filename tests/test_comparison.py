@@ -1,0 +1,152 @@
+"""Runs beside the published figures: one that agrees, one that does not, and each band at its edge."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from huggingface_hub import ModelCard
+from published_run import build
+
+from pipeline.artifacts import write_json
+from pipeline.comparison import FACTS, FILE, STATUSES, as_section, as_text, card_of, compare, published
+from pipeline.errors import ConfigError
+from pipeline.run_figures import Measured, measured_run
+
+EXPERIMENTS = ("gooaq_bert_tiny", "gooaq_modernbert_large")
+KINDS = {"rows": 3, "first_stage": 15, "loss": (15, 46), "log": (75, 50), "final": (15, 18)}
+
+
+def rows_of(comparison: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {row["id"]: row for row in comparison["rows"]}
+
+
+@pytest.mark.parametrize("column", [0, 1], ids=EXPERIMENTS)
+def test_every_fact_has_an_id_of_its_own_and_one_status(column: int) -> None:
+    facts = published(EXPERIMENTS[column])["facts"]
+    assert len({fact["id"] for fact in facts}) == len(facts)
+    assert {fact["status"] for fact in facts} == set(STATUSES)
+    for kind, count in KINDS.items():
+        expected = count[column] if isinstance(count, tuple) else count
+        assert sum(fact["kind"] == kind for fact in facts) == expected, kind
+
+
+def test_the_facts_agree_with_each_other() -> None:
+    for experiment in EXPERIMENTS:
+        facts = published(experiment)["facts"]
+        first = {(f["set"], f["measure"]): f["value"] for f in facts if f["kind"] == "first_stage"}
+        gains = [fact for fact in facts if "gain" in fact]
+        assert len(gains) > 60
+        for fact in gains:  # each of the three is rounded to four digits
+            assert fact["value"] - fact["gain"] == pytest.approx(first[fact["set"], fact["measure"]], abs=1.1e-4)
+    rows = {fact["id"]: fact["value"] for fact in facts if fact["kind"] == "rows"}
+    assert rows["rows/rows"] == rows["rows/positives"] + rows["rows/negatives"] == 578_402
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_a_run_that_agrees_is_ok_in_every_row(tmp_path: Path, experiment: str) -> None:
+    found = compare(measured_run(build(tmp_path, experiment)))
+    assert [row for row in found["rows"] if row["verdict"] != "OK"] == []
+    assert found["verdicts"] == {"OK": len(found["rows"]), "OKish": 0, "FAIL": 0}
+    assert len(found["rows"]) == sum(
+        fact["kind"] in ("rows", "first_stage", "loss", "log", "best_step", "final", "energy")
+        for fact in published(experiment)["facts"]
+    )
+
+
+def test_a_run_that_disagrees_fails_where_it_does(tmp_path: Path) -> None:
+    def worse(fact: dict[str, Any]) -> float:
+        if fact["kind"] == "rows":
+            return float(fact["value"] - 1)
+        factor = {"loss": 1.1, "energy": 2.0}
+        return float(fact["value"] * factor[fact["kind"]] if fact["kind"] in factor else fact["value"] + 0.1)
+
+    found = compare(measured_run(build(tmp_path, "gooaq_bert_tiny", worse)))
+    by_id = rows_of(found)
+    assert found["verdicts"]["OK"] == 0
+    assert {row["verdict"] for name, row in by_id.items() if not name.startswith(("log/0/", "energy"))} == {"FAIL"}
+    assert by_id["log/0/gooaq-dev"]["verdict"] == "OKish" and "random" in by_id["log/0/gooaq-dev"]["note"]
+    assert by_id["energy/training"]["verdict"] == "OKish" and "machine" in by_id["energy/training"]["note"]
+
+
+@pytest.mark.parametrize(
+    ("name", "ours", "verdict"),
+    [
+        ("loss/280", 0.8996 * 1.029, "OK"),
+        ("loss/280", 0.8996 * 0.971, "OK"),
+        ("loss/280", 0.8996 * 1.031, "OKish"),
+        ("loss/280", 0.8996 * 1.061, "FAIL"),
+        ("log/280/gooaq-dev", 0.6157 + 0.0059, "OK"),
+        ("log/280/gooaq-dev", 0.6157 - 0.0061, "OKish"),
+        ("log/280/gooaq-dev", 0.6157 + 0.0121, "FAIL"),
+        ("log/280/NanoNQ", 0.4859 + 0.039, "OK"),
+        ("log/280/NanoNQ", 0.4859 - 0.041, "OKish"),
+        ("log/280/NanoNQ", 0.4859 + 0.081, "FAIL"),
+        ("final/gooaq-dev/as_retrieved/ndcg@10", 0.6157 - 0.0059, "OK"),
+        ("final/NanoBEIR_R100_mean/positives_added/map", 0.3942 + 0.05, "OKish"),
+        ("first-stage/gooaq-dev/ndcg@10", 0.5912 + 0.0001, "OK"),
+        ("first-stage/gooaq-dev/ndcg@10", 0.5912 + 0.0019, "OKish"),
+        ("first-stage/gooaq-dev/ndcg@10", 0.5912 + 0.0021, "FAIL"),
+        ("rows/rows", 578_401, "FAIL"),
+    ],
+)
+def test_a_band_ends_where_it_is_said_to(tmp_path: Path, name: str, ours: float, verdict: str) -> None:
+    run = build(tmp_path, "gooaq_bert_tiny", lambda fact: ours if fact["id"] == name else fact["value"])
+    row = rows_of(compare(measured_run(run)))[name]
+    assert (row["verdict"], row["ours"]) == (verdict, pytest.approx(ours))
+
+
+def test_another_best_step_is_okish(tmp_path: Path) -> None:
+    run = build(tmp_path, "gooaq_modernbert_large", lambda fact: 9000 if fact["id"] == "best-step" else fact["value"])
+    assert rows_of(compare(measured_run(run)))["best-step"]["verdict"] == "OKish"
+
+
+def test_what_was_not_measured_fails_and_says_so() -> None:
+    found = compare(Measured("gooaq_modernbert_large"))
+    assert found["verdicts"] == {"OK": 0, "OKish": 0, "FAIL": len(found["rows"])}
+    assert all(row["ours"] is None and row["note"] for row in found["rows"])
+
+
+def test_the_first_stage_alone_has_rows_and_figures_only() -> None:
+    found = compare(Measured("gooaq_bert_tiny"), ("rows", "first_stage"))
+    assert [row["id"].split("/")[0] for row in found["rows"]] == ["rows"] * 3 + ["first-stage"] * 15
+
+
+def test_a_map_counted_the_references_way_says_both_figures() -> None:
+    measured = Measured("gooaq_bert_tiny")
+    measured.first_stage["NanoNFCorpus"] = {"map": 0.2512, "mrr@10": 0.4998, "ndcg@10": 0.3250}
+    measured.base_map["NanoNFCorpus"] = 0.2610
+    row = rows_of(compare(measured))["first-stage/NanoNFCorpus/map"]
+    assert (row["verdict"], row["ours"]) == ("OK", 0.2610)
+    assert "0.2512" in row["note"] and "missing positives" in row["note"]
+
+
+def test_text_and_section_hold_every_row_and_the_card_can_be_parsed(tmp_path: Path) -> None:
+    run = build(tmp_path, "gooaq_bert_tiny", lambda fact: 2.0 if fact["id"] == "loss/20" else fact["value"])
+    assert card_of(run) == (run / "card" / "README.md").read_text()
+    found = compare(measured_run(run))
+    text, section = as_text(found), as_section(found)
+    for row in found["rows"]:
+        assert row["id"] in text
+    assert text.splitlines()[-1].endswith(f"{len(found['rows']) - 1} OK, 0 OKish, 1 FAIL.")
+    assert section.count("| FAIL | loss/20 | 1.1664 | 2.0000 | ±3% |") == 2, "on top and among all"
+    assert section.count("\n| OK |") == len(found["rows"]) - 1
+    write_json(run / FILE, found)
+    card = card_of(run)
+    assert card.index("## Usage") < card.index("## Reproduction") < card.index("## Limitations")
+    assert card.count("## Limitations") == 1 and card.endswith("- some\n")
+    assert ModelCard(card, ignore_metadata_errors=True).text
+
+
+def test_an_experiment_without_published_figures_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"experiment must have published figures, got 'smoke'\. Published .*tiny"):
+        compare(Measured("smoke"))
+    own = tmp_path / "facts.json"
+    own.write_text(json.dumps({"smoke": {"hub_id": "a/b", "facts": []}}))
+    assert compare(Measured("smoke"), path=own)["rows"] == []
+
+
+def test_the_facts_lie_in_the_package() -> None:
+    assert FACTS.is_file() and FACTS.parent.name == "pipeline"

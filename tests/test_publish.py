@@ -1,0 +1,58 @@
+"""What is uploaded of a run, and which runs are not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from published_run import build
+
+from pipeline.asked import Publication
+from pipeline.errors import ArtifactError, ConfigError, HubError
+from pipeline.publish import push, stage_files, verify
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    return build(tmp_path, "gooaq_bert_tiny")
+
+
+def test_a_finished_run_verifies(run: Path) -> None:
+    verify(run)
+
+
+@pytest.mark.parametrize(
+    ("part", "said"),
+    [
+        ("model/training.json", "altered|bytes"),
+        ("model/manifest.json", "never completed"),
+        ("card/manifest.json", "never completed"),
+        ("evaluations/NanoNQ-000000000003/manifest.json", "never completed"),
+        ("evaluations/gooaq-dev-000000000000/measures.json", "is missing"),
+    ],
+)
+def test_an_unfinished_or_altered_run_is_refused(run: Path, part: str, said: str) -> None:
+    if part.endswith("training.json"):
+        (run / part).write_text("{}")
+    else:
+        (run / part).unlink()
+    with pytest.raises(ArtifactError, match=rf"must be a finished, verified run, got: .*({said}).*Run its command"):
+        verify(run)
+
+
+def test_only_the_models_files_and_the_card_are_uploaded(run: Path, tmp_path: Path) -> None:
+    (run / "model" / "model.safetensors").write_bytes(b"weights")
+    folder = stage_files(run, "me/reranker", tmp_path)
+    assert sorted(path.name for path in folder.iterdir()) == ["README.md", "model.safetensors"]
+    assert (folder / "model.safetensors").read_bytes() == b"weights"
+
+
+@pytest.mark.parametrize("repo", ["reranker", "a/b/c", "a/", "-"])
+def test_a_repository_has_an_owner(repo: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="repo must read owner/name"):
+        push(Publication(repo=repo, outputs_dir=str(tmp_path)))
+
+
+def test_nothing_is_uploaded_offline(tmp_path: Path) -> None:
+    with pytest.raises(HubError, match="HF_HUB_OFFLINE must be unset to upload"):
+        push(Publication(repo="me/reranker", outputs_dir=str(tmp_path)))
