@@ -99,6 +99,7 @@ def load(folder: Path, config: ModelConfig, *, seed: int, attention: Attention =
         else:
             model = _from_weights(folder, hf, implementation)
     tokenizer.model_max_length = config.max_length
+    _align(model)
     keep_head_in_fp32(model)
     return Reranker(
         model=model.eval(),
@@ -179,6 +180,15 @@ def _from_weights(folder: Path, hf: Any, implementation: str) -> Any:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ModelError(must("model.path", "hold weights that load as fp32 tensors", f"{folder} ({reason})",
                               "Download or save the model again.")) from None  # fmt: skip
+
+
+def _align(model: nn.Module) -> None:
+    """Copy weights out of the mapped file: where a tensor starts in memory decides the last bits of a CPU product.
+
+    Without this a reloaded model scores 1e-7 beside the one in memory. torch allocates on 64 bytes.
+    """
+    for tensor in (*model.parameters(), *model.buffers()):
+        tensor.data = tensor.data.clone()
 
 
 def keep_head_in_fp32(model: nn.Module) -> None:
