@@ -1,0 +1,70 @@
+"""Small random cross-encoders and training rows: real tokenizers and models, milliseconds a step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from hub_fixtures import bert_tiny, sentences
+
+from pipeline import modeling
+from pipeline.config import Attention, ModelConfig, Precision, TrainingConfig
+from pipeline.modeling import Reranker
+from pipeline.tokens import PairTemplate, TokenTable
+from pipeline.training import Hooks, Trainer, TrainingRows
+
+CPU = torch.device("cpu")
+BUDGET = 256
+
+
+def model_config(folder: Path, **values: Any) -> ModelConfig:
+    return ModelConfig(**{"name": "tiny", "path": str(folder), "max_length": 64, "dropout": 0.0, **values})
+
+
+def tiny(folder: Path, seed: int = 12, attention: Attention = Attention.varlen, **values: Any) -> Reranker:
+    """A BERT of 2 layers and 32 units with a head drawn from `seed`; `folder` is filled once."""
+    if not (folder / "config.json").exists():
+        bert_tiny(folder)
+    return modeling.load(folder, model_config(folder, **values), seed=seed, attention=attention)
+
+
+def labelled(count: int) -> list[tuple[str, str, float]]:
+    """(question, passage, label) rows of uneven length: every third a positive, the others with another's answer."""
+    pairs = sentences(count, seed=3)
+    return [
+        (question, answer if i % 3 == 0 else pairs[(i * 7 + 1) % count][1], float(i % 3 == 0))
+        for i, (question, answer) in enumerate(pairs)
+    ]
+
+
+def training_rows(reranker: Reranker, rows: Sequence[tuple[str, str, float]]) -> TrainingRows:
+    texts = [question for question, _, _ in rows] + [passage for _, passage, _ in rows]
+    return TrainingRows(
+        table=TokenTable.build(texts, reranker.tokenizer, reranker.max_length),
+        template=PairTemplate.of(reranker.tokenizer, reranker.max_length),
+        first=np.arange(len(rows)),
+        second=np.arange(len(rows)) + len(rows),
+        label=np.array([label for _, _, label in rows], np.float32),
+    )
+
+
+def training_config(**values: Any) -> TrainingConfig:
+    chosen = {"batch_size": 16, "learning_rate": 1e-3, "pos_weight": 5.0, "logging_steps": 1, **values}
+    return TrainingConfig(**chosen)
+
+
+def trainer_of(
+    reranker: Reranker, rows: TrainingRows, config: TrainingConfig, folder: Path, hooks: Hooks | None = None,
+    budget: int = BUDGET, precision: Precision = Precision.fp32,
+) -> Trainer:  # fmt: skip
+    return Trainer(
+        reranker, rows, config, seed=12, device=CPU, precision=precision, token_budget=budget, folder=folder,
+        identity={"key": "test"}, hooks=hooks or Hooks(),
+    )  # fmt: skip
+
+
+def weights(reranker: Reranker) -> dict[str, torch.Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in reranker.model.state_dict().items()}

@@ -1,0 +1,431 @@
+"""The exactness contract: the reference trainer's losses, one padded batch's gradients, the same bits after a kill."""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from small_models import labelled, model_config, tiny, trainer_of, training_config, training_rows, weights
+from torch.nn import functional as F
+
+from pipeline import checkpoints, modeling, training
+from pipeline.batching import Plan
+from pipeline.config import Attention, Precision, TrainingConfig
+from pipeline.errors import Interrupted, NumericsError
+from pipeline.training import Hooks
+
+Row = dict[str, Any]
+TIMES = {"pairs_per_second", "tokens_per_second", "train_seconds", "seconds"}
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("base")
+    tiny(folder)
+    return folder
+
+
+# --- the reference trainer --------------------------------------------------------------------------------------------
+
+
+def reference(
+    folder: Path, rows: list[tuple[str, str, float]], config: TrainingConfig, out: Path
+) -> tuple[list[float], dict[str, torch.Tensor]]:
+    """Every step's loss and the final weights of `CrossEncoderTrainer` on the same rows in our order."""
+    from datasets import Dataset
+    from sentence_transformers import CrossEncoder
+    from sentence_transformers.base.sampler import DefaultBatchSampler
+    from sentence_transformers.cross_encoder import CrossEncoderTrainer, CrossEncoderTrainingArguments
+    from sentence_transformers.cross_encoder.losses import BinaryCrossEntropyLoss
+
+    seen: list[float] = []
+
+    class Recorded(BinaryCrossEntropyLoss):
+        def forward(self, inputs: Any, labels: Any) -> Any:
+            loss = super().forward(inputs, labels)
+            seen.append(loss.item())
+            return loss
+
+    model = CrossEncoder(str(folder), num_labels=1, device="cpu")
+    order = np.concatenate([Plan(len(rows), config.batch_size, config.epochs, 12).permutation(0)])
+    columns = [[rows[i][column] for i in order] for column in range(3)]
+    arguments = CrossEncoderTrainingArguments(
+        output_dir=str(out), num_train_epochs=1, per_device_train_batch_size=config.batch_size, use_cpu=True,
+        learning_rate=config.learning_rate, warmup_steps=config.warmup_ratio, weight_decay=config.weight_decay,
+        logging_steps=1, save_strategy="no", report_to=[], disable_tqdm=True, bf16=False, fp16=False,
+        batch_sampler=lambda dataset, batch_size, drop_last, **_: DefaultBatchSampler(
+            torch.utils.data.SequentialSampler(dataset), batch_size=batch_size, drop_last=drop_last
+        ),
+    )  # fmt: skip
+    CrossEncoderTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=Dataset.from_dict(dict(zip(("query", "passage", "label"), columns, strict=True))),
+        loss=Recorded(model, pos_weight=torch.tensor(config.pos_weight)),
+    ).train()
+    return seen, {name: tensor.detach() for name, tensor in model.model.state_dict().items()}
+
+
+@pytest.fixture(scope="module")
+def fifty(base: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[float], dict[str, torch.Tensor]]:
+    """The common starting folder, and what the reference makes of 50 steps, the last with 11 rows."""
+    start = tmp_path_factory.mktemp("start")
+    modeling.save(tiny(base), start, model_config(base))
+    return start, *reference(start, labelled(795), training_config(), tmp_path_factory.mktemp("reference"))
+
+
+def our_losses(start: Path, folder: Path) -> tuple[list[float], dict[str, torch.Tensor]]:
+    reranker = tiny(start)
+    rows: list[Row] = []
+    trainer_of(
+        reranker, training_rows(reranker, labelled(795)), training_config(), folder, Hooks(on_row=rows_into(rows))
+    ).run()
+    return [row["loss"] for row in rows], weights(reranker)
+
+
+def rows_into(target: list[Row]) -> Callable[[list[Row]], None]:
+    def keep(rows: list[Row]) -> None:
+        target[:] = rows
+
+    return keep
+
+
+def assert_losses_agree(ours: list[float], expected: list[float]) -> None:
+    assert len(ours) == len(expected)
+    worst = max(abs(a - b) / abs(b) for a, b in zip(ours, expected, strict=True))
+    assert worst <= 1e-5, f"largest relative difference {worst:.3g}"
+
+
+def test_fifty_steps_have_the_reference_trainers_losses(
+    fifty: tuple[Path, list[float], dict[str, torch.Tensor]], tmp_path: Path
+) -> None:
+    start, expected, final = fifty
+    ours, trained = our_losses(start, tmp_path)
+    assert len(expected) == 50 and len(set(expected)) == 50
+    assert_losses_agree(ours, expected)
+    assert max(abs(a - b) for a, b in zip(expected[:10], expected[-10:], strict=True)) > 0.01, "it did learn something"
+    assert trained.keys() == final.keys()
+    apart = math.sqrt(sum(float((trained[name] - final[name]).double().square().sum()) for name in final))
+    moved = weights(tiny(start))
+    path = math.sqrt(sum(float((moved[name] - final[name]).double().square().sum()) for name in final))
+    assert apart <= 1e-3 * path, f"final weights {apart:.3g} apart, {path:.3g} from the start"
+
+
+def mean_per_micro_batch(
+    model: torch.nn.Module, step: training.Step, *, pos_weight: float, precision: Precision, accelerator: Accelerator
+) -> torch.Tensor:
+    """What gradient accumulation without counting does: the mean of the micro-batches' means."""
+    total = torch.zeros((), dtype=torch.float64)
+    for batch, labels in step.batches:
+        logits = modeling.logits(model, batch, precision)
+        loss = training.loss_sum(logits, labels, pos_weight) / len(labels) / len(step.batches)
+        accelerator.backward(loss)
+        total += loss.detach()
+    return total
+
+
+def without_pos_weight(logits: torch.Tensor, labels: torch.Tensor, pos_weight: float) -> torch.Tensor:
+    return F.binary_cross_entropy_with_logits(logits, labels, reduction="sum")
+
+
+MUTATIONS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
+    "mean per micro-batch": lambda patch: patch.setattr(training, "backward", mean_per_micro_batch),
+    "pos_weight missing": lambda patch: patch.setattr(training, "loss_sum", without_pos_weight),
+    "last batch dropped": lambda patch: patch.setattr(
+        Plan, "steps_per_epoch", property(lambda plan: plan.rows // plan.batch_size)
+    ),
+}
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS)
+def test_a_mutated_step_does_not_pass_for_the_reference(
+    fifty: tuple[Path, list[float], dict[str, torch.Tensor]], tmp_path: Path, mutation: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    MUTATIONS[mutation](monkeypatch)
+    ours, _ = our_losses(fifty[0], tmp_path)
+    with pytest.raises(AssertionError):
+        assert_losses_agree(ours, fifty[1])
+
+
+# --- one batch's gradient ---------------------------------------------------------------------------------------------
+
+
+def plain_gradients(base: Path, rows: list[tuple[str, str, float]]) -> dict[str, torch.Tensor]:
+    """The gradient of one padded batch by transformers and torch alone, tokenised by the tokenizer itself."""
+    from transformers import AutoModelForSequenceClassification
+
+    start = base.parent / f"{base.name}-plain"
+    reranker = tiny(base)
+    if not start.exists():
+        modeling.save(reranker, start, model_config(base))
+    model = AutoModelForSequenceClassification.from_pretrained(start, attn_implementation="eager")
+    batch = reranker.tokenizer(
+        [q for q, _, _ in rows], [p for _, p, _ in rows], truncation="longest_first", max_length=64, padding=True,
+        return_tensors="pt",
+    )  # fmt: skip
+    labels = torch.tensor([label for _, _, label in rows])
+    logits = model.eval()(**batch).logits.squeeze(-1)
+    F.binary_cross_entropy_with_logits(logits, labels, pos_weight=torch.tensor(5.0)).backward()
+    return {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
+
+
+def our_gradients(base: Path, rows: list[tuple[str, str, float]], budget: int, attention: Attention) -> Any:
+    reranker = tiny(base, attention=attention)
+    step = training.prepare(reranker, training_rows(reranker, rows), np.arange(len(rows)), budget)
+    training.backward(reranker.model, step, pos_weight=5.0, precision=Precision.fp32, accelerator=Accelerator(cpu=True))
+    return {name: p.grad for name, p in reranker.model.named_parameters() if p.grad is not None}, len(step.batches)
+
+
+def assert_gradients_agree(ours: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    assert ours.keys() == expected.keys()
+    norm = math.sqrt(sum(float(g.double().square().sum()) for g in expected.values()))
+    # Summed over all parameters: a tensor whose true gradient is 0 (a key bias) counts by its share of the whole.
+    apart = math.sqrt(sum(float((ours[n].double() - g.double()).square().sum()) for n, g in expected.items()))
+    assert apart / norm <= 1e-6, f"relative difference {apart / norm:.3g}"
+
+
+@pytest.mark.parametrize("attention", ["varlen", "eager", "sdpa"])
+@pytest.mark.parametrize(("budget", "pieces"), [(10**6, 1), (640, 2), (200, 6), (1, 33)])
+def test_gradients_are_those_of_one_padded_batch_however_it_is_cut(
+    base: Path, budget: int, pieces: int, attention: str
+) -> None:
+    rows = labelled(33)
+    ours, batches = our_gradients(base, rows, budget, Attention[attention])
+    assert batches == pieces
+    assert_gradients_agree(ours, plain_gradients(base, rows))
+
+
+@pytest.mark.parametrize("mutation", ["mean per micro-batch", "pos_weight missing"])
+def test_a_mutated_gradient_does_not_pass(base: Path, mutation: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = plain_gradients(base, labelled(33))
+    MUTATIONS[mutation](monkeypatch)
+    ours, _ = our_gradients(base, labelled(33), 200, Attention.varlen)
+    with pytest.raises(AssertionError):
+        assert_gradients_agree(ours, expected)
+
+
+def test_a_row_lost_from_a_batch_does_not_pass(base: Path) -> None:
+    ours, _ = our_gradients(base, labelled(33)[:-1], 200, Attention.varlen)
+    with pytest.raises(AssertionError):
+        assert_gradients_agree(ours, plain_gradients(base, labelled(33)))
+
+
+# --- kill and resume --------------------------------------------------------------------------------------------------
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing of ours runs after it."""
+
+
+def piece_hooks(trainer: training.Trainer, rows: list[Row], kill: int, interrupt: int) -> Hooks:
+    """Collect the rows; die when the row of step `kill` is written; ask to stop after step `interrupt`."""
+
+    def on_row(seen: list[Row]) -> None:
+        rows[:] = seen
+        if seen and seen[-1]["kind"] == "train" and seen[-1]["step"] == kill:
+            raise Killed
+
+    def evaluate() -> training.Measures:
+        # An evaluation leaves the mode changed and draws random numbers: neither may show in the training.
+        trainer.model.eval()
+        torch.rand(3)
+        return {"validation": {"ndcg@10": float(trainer.state.step % 5)}}
+
+    return Hooks(evaluate=evaluate, on_row=on_row, interrupted=lambda: trainer.state.step == interrupt > 0)
+
+
+def run_through(
+    base: Path, folder: Path, pieces: list[tuple[int, int]], before_last: Callable[[Path], None] = lambda folder: None
+) -> Any:
+    """Train through (kill, interrupt) pieces to the end: weights, rows and facts. 7 steps an epoch, the last of 2."""
+    chosen: Row = {"batch_size": 8, "epochs": 2, "eval_steps": 4, "eval_sets": ["validation"], "logging_steps": 3}
+    for kill, interrupt in [*pieces, (0, 0)]:
+        reranker, rows = tiny(base, dropout=0.1), list[Row]()
+        trainer = trainer_of(reranker, training_rows(reranker, labelled(50)), training_config(**chosen), folder)
+        trainer.hooks = piece_hooks(trainer, rows, kill, interrupt)
+        if not kill and not interrupt:
+            before_last(folder)
+        if kill:
+            with pytest.raises(Killed):
+                trainer.run()
+        elif interrupt:
+            with pytest.raises(Interrupted, match=rf"after step {interrupt} of 14; .*Run the same command again"):
+                trainer.run()
+    facts = trainer.run()
+    return weights(reranker), rows, facts
+
+
+def without_times(rows: list[Row]) -> list[Row]:
+    return [{name: value for name, value in row.items() if name not in TIMES} for row in rows]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return run_through(base, tmp_path_factory.mktemp("whole"), [])
+
+
+@pytest.mark.parametrize(
+    ("pieces", "resumed"),
+    [
+        ([(6, 0)], [4]),
+        ([(12, 0)], [8]),  # inside the second epoch
+        ([(0, 3)], [3]),
+        ([(0, 7), (0, 11)], [7, 11]),  # at the end of the first epoch, then inside the second
+        ([(9, 0), (9, 0), (0, 10)], [8, 10]),  # killed twice at one place: the first resume was never saved
+        ([(1, 0)], []),  # before the first checkpoint: from the start
+    ],
+    ids=str,
+)
+def test_a_resumed_run_ends_with_the_same_bits(
+    base: Path, tmp_path: Path, uninterrupted: Any, pieces: list[tuple[int, int]], resumed: list[int]
+) -> None:
+    expected, whole, _ = uninterrupted
+    found, rows, facts = run_through(base, tmp_path, pieces)
+    assert facts["resumed_at"] == resumed
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert without_times(rows) == without_times(whole)
+    assert [row["step"] for row in rows if row["kind"] == "train"] == [1, 3, 6, 9, 12, 14]
+    assert [row["step"] for row in rows if row["kind"] == "evaluation"] == [0, 4, 8, 12, 14]
+
+
+def test_dropout_makes_the_bits_depend_on_the_generators(
+    base: Path, tmp_path: Path, uninterrupted: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Without the generators' states the comparison above must fail; else it would prove nothing about them.
+    monkeypatch.setattr(training, "set_rng_state", lambda state: None)
+    found, _, _ = run_through(base, tmp_path, [(6, 0)])
+    assert any(not torch.equal(found[name], tensor) for name, tensor in uninterrupted[0].items())
+
+
+def test_a_torn_checkpoint_falls_back_and_still_ends_with_the_same_bits(
+    base: Path, tmp_path: Path, uninterrupted: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    def torn(folder: Path) -> None:
+        newest = checkpoints.folder_of(folder, checkpoints.steps(folder)[-1]) / "optimizer.pt"
+        newest.write_bytes(newest.read_bytes()[:100])
+
+    with caplog.at_level(logging.WARNING):
+        found, rows, facts = run_through(base, tmp_path, [(12, 0)], before_last=torn)
+    assert "skipping the checkpoint of step 8" in caplog.text
+    assert facts["resumed_at"] == [4]
+    assert all(torch.equal(found[name], tensor) for name, tensor in uninterrupted[0].items())
+    assert without_times(rows) == without_times(uninterrupted[1])
+
+
+def test_the_end_is_reached_once(base: Path, tmp_path: Path) -> None:
+    first, _, facts = run_through(base, tmp_path, [])
+    again, rows, same = run_through(base, tmp_path, [])
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert (same["resumed_at"], same["steps"], len(rows)) == ([], 14, 11)
+    assert facts["first_loss"] == same["first_loss"]
+
+
+# --- what a run refuses and records -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("poison", ["loss", "gradient"])
+def test_non_finite_numbers_stop_before_the_update(
+    base: Path, tmp_path: Path, poison: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reranker = tiny(base)
+    trainer = trainer_of(
+        reranker, training_rows(reranker, labelled(50)), training_config(batch_size=8, eval_steps=2), tmp_path
+    )
+    good, sums = weights(reranker), [0]
+    healthy = training.backward
+
+    def poisoned(model: torch.nn.Module, step: training.Step, **rest: Any) -> torch.Tensor:
+        sums[0] += 1
+        good.update(weights(reranker))
+        loss = healthy(model, step, **rest)
+        if sums[0] < 4:
+            return loss
+        if poison == "loss":
+            return loss * float("inf")
+        parameter = next(model.parameters())
+        assert parameter.grad is not None
+        parameter.grad[0, 0] = float("nan")
+        return loss
+
+    monkeypatch.setattr(training, "backward", poisoned)
+    batch = list(trainer.plan.batches())[3]
+    said = (
+        rf"loss and gradient must be finite, got loss .* by step 4 \(batch rows "
+        rf"{re.escape(str(batch[:4].tolist()))}…, learning rate 0\.000667\)\. "
+        r"The update was not applied; the checkpoint of step 2 is kept\. Lower training\.learning_rate\."
+    )
+    with pytest.raises(NumericsError, match=said):
+        trainer.run()
+    assert sums[0] == 4
+    assert all(torch.equal(tensor, good[name]) for name, tensor in weights(reranker).items())
+    assert checkpoints.steps(tmp_path) == [2] and checkpoints.newest(tmp_path) is not None
+
+
+def test_weights_gone_bad_are_never_saved(base: Path, tmp_path: Path) -> None:
+    reranker = tiny(base)
+    trainer = trainer_of(reranker, training_rows(reranker, labelled(8)), training_config(), tmp_path)
+    with torch.no_grad():
+        reranker.model.classifier.bias[0] = float("inf")  # type: ignore[union-attr,index,operator]
+    with pytest.raises(NumericsError):
+        trainer.run()
+    assert checkpoints.steps(tmp_path) == []
+
+
+def test_the_best_steps_weights_are_restored(base: Path, tmp_path: Path) -> None:
+    reranker = tiny(base)
+    config = training_config(
+        batch_size=8, epochs=2, eval_steps=2, eval_sets=["validation"], keep_best=True, selection_set="validation",
+        keep_checkpoints=1,
+    )  # fmt: skip
+    trainer = trainer_of(reranker, training_rows(reranker, labelled(50)), config, tmp_path)
+    values = {0: 0.99, 2: 0.1, 4: 0.5, 6: 0.5, 8: 0.2, 10: 0.3, 12: 0.4, 14: 0.45}
+    at: dict[int, dict[str, torch.Tensor]] = {}
+
+    def evaluate() -> training.Measures:
+        at[trainer.state.step] = weights(reranker)
+        return {"validation": {"ndcg@10": values[trainer.state.step], "map": 0.0}}
+
+    trainer.hooks = Hooks(evaluate=evaluate)
+    facts = trainer.run()
+    # Not step 0 (nothing trained) and not step 6: of equals the first.
+    assert (facts["best_step"], facts["saved_step"], facts["steps"]) == (4, 4, 14)
+    assert all(torch.equal(tensor, at[4][name]) for name, tensor in weights(reranker).items())
+    assert any(not torch.equal(at[14][name], tensor) for name, tensor in at[4].items())
+    assert checkpoints.steps(tmp_path) == [4, 14]
+
+
+def test_a_logged_loss_is_the_mean_since_the_row_before(base: Path, tmp_path: Path) -> None:
+    each, some = ([], [])  # type: tuple[list[Row], list[Row]]
+    for rows, every in ((each, 1), (some, 4)):
+        reranker = tiny(base)
+        hooks = Hooks(on_row=rows_into(rows))
+        config = training_config(batch_size=8, logging_steps=every, epochs=2)
+        trainer_of(reranker, training_rows(reranker, labelled(50)), config, tmp_path / str(every), hooks).run()
+    losses = [row["loss"] for row in each]
+    assert [row["step"] for row in some] == [1, 4, 8, 12, 14]
+    for row, (start, end) in zip(some, [(0, 1), (1, 4), (4, 8), (8, 12), (12, 14)], strict=True):
+        assert row["loss"] == pytest.approx(sum(losses[start:end]) / (end - start), rel=1e-12)
+        assert row["pairs"] == sum(step["pairs"] for step in each[start:end])
+        assert row["tokens"] == sum(step["tokens"] for step in each[start:end])
+        assert row["learning_rate"] == each[end - 1]["learning_rate"]
+    assert [row["pairs"] for row in each] == [8, 8, 8, 8, 8, 8, 2] * 2
+    assert each[0]["learning_rate"] == 0.0 and each[-1]["epoch"] == 2.0
+
+
+def test_biases_and_norms_are_not_decayed(base: Path) -> None:
+    reranker = tiny(base)
+    decayed, exempt = training.optimizer_of(reranker.model, training_config(weight_decay=0.1)).param_groups
+    by_id = {id(parameter): name for name, parameter in reranker.model.named_parameters()}
+    names = [{by_id[id(parameter)] for parameter in group["params"]} for group in (decayed, exempt)]
+    assert decayed["weight_decay"] == 0.1 and exempt["weight_decay"] == 0.0
+    assert names[0] | names[1] == set(by_id.values()) and not names[0] & names[1]
+    assert names[1] == {name for name in by_id.values() if "LayerNorm" in name or name.endswith(".bias")}
