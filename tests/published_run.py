@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from huggingface_hub import ModelCard
 
 from pipeline import artifacts
 from pipeline.comparison import published
@@ -94,3 +97,23 @@ def build(root: Path, experiment: str, change: Change = as_published) -> Path:
     artifacts.write_text(run / "README.md", (run / "card" / "README.md").read_text())
     artifacts.point(root / "outputs" / "latest", run)
     return run
+
+
+def settled_by_a_card(text: str, experiment: str) -> dict[str, Any]:
+    """The published facts of status `loopback test`, read from a card's text: name → what it says."""
+    data, body = ModelCard(text).data.to_dict(), text.replace("\n", " ")
+    base = data["base_model"]
+    common = next(fact["value"] for fact in published(experiment)["facts"] if fact.get("name") == "tags")
+    return {
+        "output_labels": int(re.findall(r"Number of Output Labels:\*\* (\d+)", body)[0]),
+        "loss": re.findall(r"loss:(\w+)", " ".join(data["tags"]))[0],
+        "loss_activation": re.findall(r'"activation_fn": "([\w.]+)"', body)[0],
+        "pipeline_tag": data["pipeline_tag"],
+        "library_name": data["library_name"],
+        "tags": [tag for tag in data["tags"] if tag in common],
+        "metrics": data["metrics"],
+        "at_k": int(re.findall(r'"at_k": (\d+)', body)[0]),
+        "rerank_k": int(re.findall(r'"rerank_k": (\d+)', body)[-1]),
+        "base_model": base[0] if isinstance(base, list) else base,
+        "title": data["model-index"][0]["name"],
+    }

@@ -17,6 +17,9 @@ from typing import Any
 import pytest
 from hub_fixtures import NANO_SETS, all_repositories, gooaq, nano_beir
 from loopback_hub import TOKEN, LoopbackHub
+from published_run import settled_by_a_card
+
+from pipeline.comparison import published
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALLER = ["data.rows=110", "training.max_steps=4", "training.eval_steps=2", "emissions.enabled=false", "runtime=cpu"]
@@ -82,6 +85,9 @@ def test_a_recipe_runs_from_the_hub_to_the_card_and_again_without_it(recipes: Re
     assert recorded[f"model {BASE[experiment]} main"] == recipes.commits[BASE[experiment]]
     # The commit is in the trained model's manifest too, wherever in it.
     assert recipes.commits[BASE[experiment]] in (run / "model" / "manifest.json").read_text()
+
+    settled = {fact["name"]: fact["value"] for fact in published(experiment)["facts"] if fact["kind"] == "card"}
+    assert settled_by_a_card((run / "README.md").read_text(encoding="utf-8"), experiment) == settled
 
     weights = (run / "model" / "model.safetensors").stat().st_mtime_ns
     asked = len(recipes.hub.requests)

@@ -1,0 +1,106 @@
+"""Each finding at both of its ends; the whole check against a hub is in test_hub_commands."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from full_size import BERT_TINY, MODERNBERT_LARGE
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+
+from pipeline import preflight
+from pipeline.config import Config, Device, Precision, RuntimeConfig, parse, register
+from pipeline.errors import ResourceError
+from pipeline.preflight import (
+    FAIL,
+    OK,
+    WARN,
+    Finding,
+    _device,
+    _disk,
+    _expected_time,
+    _memory,
+    _precision,
+    _Size,
+    _size,
+)
+
+ROOT = Path(__file__).resolve().parents[1]
+CPU = torch.device("cpu")
+HUGE = _Size(10**15, 10**15)
+TINY = _Size(10**6, 10**5)
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Config:
+    GlobalHydra.instance().clear()
+    register()
+    with initialize_config_dir(config_dir=str(ROOT / "conf"), version_base="1.3"):
+        return parse(compose("config", overrides=["experiment=gooaq_bert_tiny", f"outputs_dir={tmp_path / 'outputs'}"]))
+
+
+def with_model(config: Config, folder: Path, published: dict[str, Any], kind: str) -> Config:
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({**published, **({"model_type": kind} if kind else {})}))
+    return replace(config, model=replace(config.model, path=str(folder)))
+
+
+@pytest.mark.parametrize(
+    ("published", "kind", "parameters"),
+    [(BERT_TINY, "", 4_386_049), (MODERNBERT_LARGE, "modernbert", 395_832_321)],
+    ids=["bert-tiny", "modernbert-large"],
+)
+def test_a_models_size_follows_from_its_configuration(
+    config: Config, tmp_path: Path, published: dict[str, Any], kind: str, parameters: int
+) -> None:
+    size = _size(with_model(config, tmp_path / "model", published, kind))
+    assert size.parameters == pytest.approx(parameters, rel=0.03)  # parameters as the full-size step counted them
+    assert size.encoder < size.parameters
+
+
+def test_memory_and_disk_that_do_not_suffice_fail(config: Config) -> None:
+    assert _memory(TINY, CPU).status == OK
+    assert _memory(HUGE, CPU).status == FAIL and "Close other programs" in _memory(HUGE, CPU).said
+    assert [finding.status for finding in _disk(config, 0, TINY)] == [OK]
+    cache, outputs = _disk(config, 10**18, HUGE)
+    assert (cache.status, outputs.status) == (FAIL, FAIL)
+    assert "HF_HOME" in cache.said and "outputs_dir=" in outputs.said
+
+
+def test_a_time_of_days_warns(config: Config) -> None:
+    assert "for 600,000 pairs" in _expected_time(config, TINY, CPU).said
+    assert _expected_time(config, TINY, CPU).status == OK
+    found = _expected_time(config, HUGE, CPU)
+    assert found.status == WARN and "size=tiny" in found.said
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_a_gpu_asked_for_and_not_there_fails(config: Config) -> None:
+    _, found = _device(replace(config, runtime=RuntimeConfig(device=Device.cuda)))
+    assert found.status == FAIL and "runtime=cpu" in found.said
+    _, found = _device(config)
+    assert found.status == WARN and "sees no GPU" in found.said
+    _, found = _device(replace(config, runtime=RuntimeConfig(device=Device.cpu)))
+    assert found.status == OK
+
+
+def test_bf16_where_it_is_slow_warns(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
+    found = _precision(config, CPU)
+    assert found.status == WARN and "no AMX" in found.said and "training.precision=fp32" in found.said
+    plain = replace(config, training=replace(config.training, precision=Precision.fp32))
+    assert _precision(plain, CPU).status == OK
+
+
+def test_a_report_with_a_failure_is_an_error_that_names_it(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = [Finding(OK, "login", "as me"), Finding(FAIL, "memory", "none. Buy some")]
+    monkeypatch.setattr(preflight, "check", lambda _: lines)
+    with pytest.raises(ResourceError, match="every check must pass before a run, got 'memory'"):
+        preflight.report(config)
+    lines.pop()
+    assert preflight.report(config) == "OK    login        as me"
