@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import glob
 import json
 import logging
 import os
@@ -39,7 +40,10 @@ def sync_folder(folder: Path) -> None:
 def write_bytes(path: Path, data: bytes) -> None:
     """Replace `path` with `data`, or leave it as it was: temporary file, fsync, rename, fsync of the folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=PARTIAL)
+    _remove_abandoned(path)
+    descriptor, temporary = tempfile.mkstemp(
+        dir=path.parent, prefix=f".{path.name}.", suffix=f".{os.getpid()}{PARTIAL}"
+    )
     try:
         with os.fdopen(descriptor, "wb") as stream:
             stream.write(data)
@@ -122,8 +126,7 @@ def publish(folder: Path, manifest: Mapping[str, Any]) -> Iterator[Path]:
     `manifest` is read on leaving, so the block may fill it.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    for stale in folder.parent.glob(f".{folder.name}.*{PARTIAL}"):
-        _remove_if_abandoned(stale)
+    _remove_abandoned(folder, ours=True)
     work = folder.parent / f".{folder.name}.{os.getpid()}{PARTIAL}"
     if work.exists():
         shutil.rmtree(work)
@@ -150,12 +153,19 @@ def publish(folder: Path, manifest: Mapping[str, Any]) -> Iterator[Path]:
         raise
 
 
-def _remove_if_abandoned(work: Path) -> None:
-    """Remove the work folder of a process that no longer lives."""
-    owner = work.name.removesuffix(PARTIAL).rsplit(".", 1)[-1].removeprefix("replaced-")
-    if owner.isdigit() and Path(f"/proc/{owner}").exists() and int(owner) != os.getpid():
-        return
-    shutil.rmtree(work, ignore_errors=True)
+def _remove_abandoned(path: Path, *, ours: bool = False) -> None:
+    """Remove what killed processes left of writing `path`: their work folders, temporary files and links.
+
+    `ours` counts this process's number as a killed one's: numbers come again, in containers often at once.
+    """
+    for stale in path.parent.glob(f".{glob.escape(path.name)}.*{PARTIAL}"):
+        owner = stale.name.removesuffix(PARTIAL).rsplit(".", 1)[-1].removeprefix("replaced-")
+        if owner.isdigit() and Path(f"/proc/{owner}").exists() and not (ours and int(owner) == os.getpid()):
+            continue
+        if stale.is_dir() and not stale.is_symlink():
+            shutil.rmtree(stale, ignore_errors=True)
+        else:
+            stale.unlink(missing_ok=True)
 
 
 def manifest_of(folder: Path) -> dict[str, Any] | None:
@@ -203,6 +213,7 @@ def is_complete(folder: Path) -> bool:
 def point(link: Path, target: Path) -> None:
     """Make `link` a symbolic link to `target`, relative, swapped in one rename."""
     link.parent.mkdir(parents=True, exist_ok=True)
+    _remove_abandoned(link)
     temporary = link.parent / f".{link.name}.{os.getpid()}{PARTIAL}"
     with contextlib.suppress(FileNotFoundError):
         temporary.unlink()

@@ -216,3 +216,13 @@ def test_reading_says_what_is_wrong(tmp_path: Path) -> None:
     (tmp_path / "torn.json").write_text('{"a": ')
     with pytest.raises(ArtifactError, match=r"torn\.json must be readable JSON, got .*Delete it"):
         artifacts.read_json(tmp_path / "torn.json")
+
+
+def test_what_a_killed_writer_left_goes_with_the_next_write(tmp_path: Path) -> None:
+    for name in (".x.json.ab12.999999999", ".x.json.cd34", ".latest.999999999"):
+        (tmp_path / f"{name}{artifacts.PARTIAL}").write_text("half")
+    living = tmp_path / f".x.json.ef56.{os.getppid()}{artifacts.PARTIAL}"
+    living.write_text("at work")
+    artifacts.write_json(tmp_path / "x.json", 1)
+    artifacts.point(tmp_path / "latest", tmp_path / "x.json")
+    assert {path.name for path in tmp_path.iterdir()} == {"x.json", "latest", living.name}
