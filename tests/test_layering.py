@@ -12,17 +12,17 @@ ROOT = Path(__file__).resolve().parents[1]
 LAYERS = [
     "errors",
     "records fingerprint arguments progress markdown repo_files topk",
-    "measures batching config asked docstrings near_duplicates splitting judged samples",  # pure
+    "measures batching config asked benchmark_cases docstrings near_duplicates splitting judged samples",  # pure
     "artifacts download compose provenance reproducibility negatives tables",  # files and machine
     "checkpoints trec hub_cache storage tokens packed",
     # One outside library or format each; they know nothing of each other.
     "hub packaged_docs nano_beir readers embeddings retrieval modeling emissions tracking",
     "data scoring reranking facts run_figures",
     "mining evaluation training model_card report prediction comparison",  # one job each
-    "plan",
-    "banner preflight",
-    "stages publish",
-    "reproduction",
+    "plan benchmark_ours",
+    "banner preflight benchmark_reference",
+    "stages publish benchmark_side",
+    "reproduction benchmark",
 ]
 LAYER = {module: level for level, modules in enumerate(LAYERS) for module in modules.split()}
 

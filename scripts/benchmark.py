@@ -1,0 +1,22 @@
+"""Ours beside sentence-transformers on the same work: benchmark.py case=train_bert_tiny [pairs=5] [rows=…]."""
+
+from __future__ import annotations
+
+import logging
+
+from pipeline.benchmark_cases import Benchmark
+from pipeline.compose import command
+
+
+def main(asked: Benchmark) -> None:
+    """One case."""
+    from pipeline.artifacts import read_json  # late: a mistyped argument is answered without loading torch
+    from pipeline.benchmark import benchmark, table
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    path = benchmark(asked)
+    print(f"{table(read_json(path))}\n{path}")
+
+
+if __name__ == "__main__":
+    command(Benchmark, main)()
