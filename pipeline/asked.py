@@ -48,3 +48,23 @@ class Publication:
     """Whether a repository made for it is private."""
     outputs_dir: str = "outputs"
     """Where runs lie."""
+
+
+@dataclass(kw_only=True)
+class Verification:
+    """The arguments of `scripts/verify.py`."""
+
+    run: str | None = None
+    """A finished run: a folder below outputs/runs or a path; None takes the newest."""
+    outputs_dir: str = "outputs"
+    """Where runs lie."""
+
+
+@dataclass(kw_only=True)
+class Rerun:
+    """The arguments of `scripts/rerun.py`."""
+
+    manifest: str
+    """A manifest.json of a stage, or its folder: outputs/runs/<run>/model."""
+    outputs_dir: str | None = None
+    """Where to write; None takes the folder the manifest records."""

@@ -6,7 +6,7 @@ import logging
 import re
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -32,6 +32,8 @@ class Checkpoint:
     optimizer: dict[str, Any]
     generators: dict[str, torch.Tensor]
     facts: dict[str, Any]
+    identity: dict[str, Any] = field(default_factory=dict)
+    """The manifest's own words: the run's key and scope. Filled when read."""
 
 
 def folder_of(root: Path, step: int) -> Path:
@@ -75,6 +77,7 @@ def read(folder: Path) -> Checkpoint:
             optimizer=torch.load(folder / "optimizer.pt", weights_only=True),
             generators=torch.load(folder / "generators.pt", weights_only=True),
             facts=facts,
+            identity=artifacts.manifest_of(folder) or {},
         )
     except (KeyError, TypeError, ValueError, RuntimeError, OSError, UnpicklingError, SafetensorError) as error:
         # Its digests agree, so another program wrote it; torch's own advice (weights_only=False) must not be shown.

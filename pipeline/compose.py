@@ -9,6 +9,7 @@ import contextlib
 import errno
 import functools
 import logging
+import logging.config
 import os
 import re
 import socket
@@ -16,14 +17,15 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
 
 from pipeline.arguments import keys, near, parse_arguments, rule
@@ -118,6 +120,17 @@ def command(schema: type[T], job: Callable[[T], object]) -> Callable[[], None]:
             job(parse_arguments(schema, sys.argv[1:]))
 
     return run
+
+
+def keep_log(outputs_dir: str, name: str) -> Path:
+    """Set up logging as Hydra does for an `application`: console, and a file below `outputs_dir/logs`; its path."""
+    folder = Path(outputs_dir) / "logs" / f"{datetime.now():%Y-%m-%d_%H-%M-%S-%f}-{name}"
+    folder.mkdir(parents=True)
+    place = {"hydra": {"runtime": {"output_dir": str(folder)}, "job": {"name": name}}}
+    settings = OmegaConf.merge(place, {"log": OmegaConf.load(CONF / "hydra" / "job_logging" / "plain.yaml")})
+    values = cast(dict[str, Any], OmegaConf.to_container(settings, resolve=True))
+    logging.config.dictConfig(values["log"])
+    return folder / f"{name}.log"
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import random
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -116,3 +117,11 @@ def scope(device: torch.device, precision: Precision, budget: int) -> dict[str, 
         "precision": precision.name,
         "micro_batch_tokens": budget,
     }
+
+
+def differences(before: Mapping[str, Any] | None, now: Mapping[str, Any] | None) -> str:
+    """What differs between two scopes (or other records), as `name before → now, …`; empty where either is unknown."""
+    if before is None or now is None:
+        return ""
+    names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    return ", ".join(f"{name} {before.get(name)} → {now.get(name)}" for name in names)

@@ -9,10 +9,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import math
 import secrets
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ import yaml
 from pipeline import artifacts, comparison, data, evaluation, model_card, modeling, report, reranking, storage
 from pipeline.banner import announce
 from pipeline.config import DEV, NANO, VALIDATION, Config, ModelConfig, Stage, nano_beir_name
+from pipeline.emissions import MEASURE_SECONDS
 from pipeline.errors import ArtifactError
 from pipeline.facts import RunFiles, collect
 from pipeline.fingerprint import fingerprint, plain, slug
@@ -148,25 +151,31 @@ def train(run: Run) -> Path:
         with stage(run, folder, run.train_key, lambda: earlier) as (work, meter), _signals() as asked:
             reranker = load(run, run.base.folder, run.config.model)
             rows = training_rows(run, reranker)
-            metrics = MetricsLog(run)
+            metrics, energy = MetricsLog(run), EnergyLog(run.folder / "energy.json", meter.snapshot)
             budget = run.token_budget(reranker.hidden_size, reranker.layers)
+
+            def noted(logged: list[dict[str, Any]]) -> None:
+                metrics.update(logged)
+                energy.note()
+
             trainer = Trainer(
                 reranker, rows, run.config.training, seed=run.config.seed, device=run.device,
                 precision=run.config.training.precision, token_budget=budget, folder=run.folder / "checkpoints",
                 identity={"key": fingerprint(run.train_key), "scope": run.scope(run.config.training.precision, budget)},
                 hooks=Hooks(
-                    evaluate=_fixed_evaluation(run, reranker), on_row=metrics.update,
-                    energy=lambda: [meter.snapshot()], interrupted=asked.is_set,
+                    evaluate=_fixed_evaluation(run, reranker), on_row=noted,
+                    energy=energy.now, interrupted=asked.is_set,
                     selection_set=config.data.dev_name if config.training.selection_set == DEV else None,
                 ),
             )  # fmt: skip
             facts = trainer.run()
-            earlier += trainer.energy_before
+            earlier += energy.before or trainer.energy_before
             facts["tracking"] = metrics.finish()
             modeling.save(reranker, work, run.config.model)
             _must_reload_equal(run, reranker, work)
             artifacts.write_json(work / "training.json", facts)
             artifacts.write_bytes(work / "metrics.jsonl", metrics.path.read_bytes())
+        energy.close()
         log.info("%-9s %s pairs/s, model in %s", "train", f"{facts['pairs_per_second']:,.1f}", shown(folder))
     return folder
 
@@ -185,12 +194,17 @@ def training_rows(run: Run, reranker: Reranker) -> TrainingRows:
         if not artifacts.is_complete(folder):
             with artifacts.publish(folder, {"artifact": "tokens", "fingerprint": fingerprint(key), "key": key}) as work:
                 TokenTable.write(storage.texts(run.mined_folder), reranker.tokenizer, reranker.max_length, work)
-    pairs = storage.read_indices(run.mined_folder)
+    return rows_of(run.mined_folder, folder, reranker)
+
+
+def rows_of(mined: Path, tokens: Path, reranker: Reranker) -> TrainingRows:
+    """Mined rows beside their token table."""
+    pairs = storage.read_indices(mined)
     return TrainingRows(
-        table=TokenTable.open(folder),
+        table=TokenTable.open(tokens),
         template=PairTemplate.of(reranker.tokenizer, reranker.max_length),
         first=pairs.question,
-        second=pairs.passage.astype(np.int64) + storage.count_questions(run.mined_folder),
+        second=pairs.passage.astype(np.int64) + storage.count_questions(mined),
         label=pairs.label,
     )
 
@@ -266,6 +280,32 @@ class MetricsLog:
     def finish(self) -> str | None:
         """Close the tracker; what went wrong with it, if anything."""
         return self._tracker.finish()
+
+
+class EnergyLog:
+    """energy.json of a run in training: the newest record of each of its processes, so that a kill loses seconds."""
+
+    def __init__(self, path: Path, snapshot: Callable[[], dict[str, Any]]) -> None:
+        self._path, self._snapshot = path, snapshot
+        self.before: list[dict[str, Any]] = artifacts.read_json(path) if path.exists() else []
+        """The records of earlier processes, those that were killed too."""
+        self._noted = -math.inf
+
+    def note(self) -> None:
+        """Write the record so far, at most every `MEASURE_SECONDS`: newer figures do not exist before."""
+        if time.monotonic() - self._noted >= MEASURE_SECONDS:
+            self.now()
+
+    def now(self) -> list[dict[str, Any]]:
+        """This process's record so far, written too: at every checkpoint."""
+        record = self._snapshot()
+        artifacts.write_json(self._path, [*self.before, record])
+        self._noted = time.monotonic()
+        return [record]
+
+    def close(self) -> None:
+        """The model's emissions.json holds the sum now."""
+        self._path.unlink(missing_ok=True)
 
 
 def _flat(row: dict[str, Any]) -> Iterator[tuple[str, float]]:

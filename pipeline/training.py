@@ -29,7 +29,7 @@ from pipeline.config import Precision, TrainingConfig
 from pipeline.errors import Interrupted, NumericsError, ResourceError, must
 from pipeline.modeling import Reranker
 from pipeline.progress import bar
-from pipeline.reproducibility import rng_state, seed_everything, set_rng_state
+from pipeline.reproducibility import differences, rng_state, seed_everything, set_rng_state
 from pipeline.tokens import PairTemplate, TokenTable
 
 log = logging.getLogger(__name__)
@@ -362,6 +362,11 @@ class Trainer:
         if found.step < self.plan.steps:
             self.state.resumed_at.append(found.step)
             log.info("resuming after step %d of %d", found.step, self.plan.steps)
+            if changed := differences(found.identity.get("scope"), self.identity.get("scope")):
+                log.warning(
+                    "another scope than the checkpoint's (%s): the run goes on, its weights will agree with those of "
+                    "an undisturbed run to about 1e-5, not to the bit", changed,
+                )  # fmt: skip
         self.hooks.on_row(self.state.rows)
 
     def _finish(self) -> dict[str, Any]:

@@ -14,7 +14,7 @@ LAYERS = [
     "records fingerprint arguments progress markdown repo_files topk",
     "measures batching config asked benchmark_cases docstrings near_duplicates splitting judged samples",  # pure
     "artifacts download compose provenance reproducibility negatives tables",  # files and machine
-    "checkpoints trec hub_cache storage tokens packed",
+    "checkpoints trec hub_cache storage tokens packed composed",
     # One outside library or format each; they know nothing of each other.
     "hub packaged_docs nano_beir readers embeddings retrieval modeling emissions tracking",
     "data scoring reranking facts run_figures",
@@ -22,7 +22,7 @@ LAYERS = [
     "plan benchmark_ours",
     "banner preflight benchmark_reference",
     "stages publish benchmark_side",
-    "reproduction benchmark",
+    "reproduction benchmark verification rerunning faults",
 ]
 LAYER = {module: level for level, modules in enumerate(LAYERS) for module in modules.split()}
 

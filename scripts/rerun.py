@@ -1,0 +1,18 @@
+"""Run exactly what a manifest records again: rerun.py manifest=<file or folder> [outputs_dir=<folder>]."""
+
+from __future__ import annotations
+
+from pipeline.asked import Rerun
+from pipeline.compose import command, keep_log
+
+
+def main(asked: Rerun) -> None:
+    """One run."""
+    from pipeline.rerunning import configuration, rerun  # late: a mistyped argument is answered without torch
+
+    keep_log(configuration(asked)[0].outputs_dir, "rerun")
+    rerun(asked)
+
+
+if __name__ == "__main__":
+    command(Rerun, main)()

@@ -1,0 +1,76 @@
+"""A recorded configuration comes back as it was, or is refused with its key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hydra import compose, initialize_config_dir
+
+from pipeline import artifacts, composed
+from pipeline.compose import CONF
+from pipeline.config import Config, parse, register
+from pipeline.errors import ArtifactError, ConfigError
+from pipeline.fingerprint import fingerprint, plain
+
+
+def configuration(*overrides: str) -> Config:
+    register()
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+        return parse(compose("config", list(overrides)))
+
+
+@pytest.mark.parametrize("experiment", ["smoke", "quickstart", "gooaq_bert_tiny", "gooaq_modernbert_large"])
+def test_every_experiment_survives_yaml_and_a_manifest(experiment: str, tmp_path: Path) -> None:
+    config = configuration(f"experiment={experiment}", "training.adam_epsilon=1e-8")
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(plain(config), sort_keys=False))
+    assert composed.of_run(tmp_path) == config
+    with artifacts.publish(tmp_path / "model", {"artifact": "train", "provenance": {"config": plain(config)}}):
+        pass
+    for path in (tmp_path / "model", tmp_path / "model" / "manifest.json"):
+        loaded, manifest = composed.of_manifest(path)
+        assert loaded == config
+        assert fingerprint(loaded) == fingerprint(config)
+        assert manifest["artifact"] == "train"
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value", "named"),
+    [
+        ("training", "batch_size", "16", "training.batch_size must be of type int"),
+        ("training", "batch_size", True, "training.batch_size must be of type int"),
+        ("training", "precision", "fp8", "training.precision must be one of auto, bf16, fp32"),
+        ("training", "eval_sets", "dev", "training.eval_sets must be a list"),
+        ("training", "new_key", 1, "training.new_key must be a key of this version"),
+        ("tracking", "entity", "***", "tracking.entity must be known"),
+        ("data", "source", None, "data.source must be one of"),
+    ],
+)
+def test_what_is_no_configuration_is_refused_with_its_key(section: str, key: str, value: Any, named: str) -> None:
+    values = plain(configuration("experiment=smoke"))
+    values[section][key] = value
+    with pytest.raises(ArtifactError, match=named):
+        composed.from_plain(values, "here")
+
+
+def test_rules_are_checked_again_and_missing_keys_named() -> None:
+    values = plain(configuration("experiment=smoke"))
+    del values["model"]["path"]
+    with pytest.raises(ArtifactError, match=r"model\.path must be given"):
+        composed.from_plain(values, "here")
+    values["model"]["path"], values["model"]["max_length"] = "x", 2
+    with pytest.raises(ConfigError, match=r"model\.max_length must be at least 8"):
+        composed.from_plain(values, "here")
+
+
+def test_manifests_without_a_configuration_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="must name a manifest"):
+        composed.of_manifest(tmp_path / "absent")
+    with artifacts.publish(tmp_path / "c", {"artifact": "checkpoint"}):
+        pass
+    with pytest.raises(ArtifactError, match=r"a manifest of checkpoint"):
+        composed.of_manifest(tmp_path / "c")
+    with pytest.raises(ArtifactError, match=r"config.yaml must be a run's configuration"):
+        composed.of_run(tmp_path)

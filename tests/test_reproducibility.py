@@ -1,0 +1,151 @@
+"""Seeds, generators, and what decides precision and scope on a machine."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline import reproducibility
+from pipeline.config import Attention, Device, Precision, RuntimeConfig
+from pipeline.errors import ResourceError
+from pipeline.reproducibility import (
+    differences,
+    has_amx,
+    micro_batch_tokens,
+    resolve_attention,
+    resolve_device,
+    resolve_precision,
+    rng_state,
+    scope,
+    seed_everything,
+    set_rng_state,
+)
+
+CPU = torch.device("cpu")
+
+
+def draws() -> tuple[float, float, float]:
+    return random.random(), float(np.random.random()), float(torch.rand(()))
+
+
+def test_one_seed_decides_every_generator() -> None:
+    seed_everything(12)
+    first = draws()
+    seed_everything(12)
+    assert draws() == first
+    seed_everything(13)
+    assert not set(draws()) & set(first)
+    assert torch.are_deterministic_algorithms_enabled()
+
+
+def test_generators_go_on_after_a_trip_through_a_file() -> None:
+    seed_everything(3)
+    torch.rand(7)
+    file = io.BytesIO()
+    torch.save(rng_state(), file)
+    expected = torch.nn.functional.dropout(torch.ones(50), 0.5)
+    file.seek(0)
+    set_rng_state(torch.load(file, weights_only=True))
+    assert torch.equal(torch.nn.functional.dropout(torch.ones(50), 0.5), expected)
+
+
+@pytest.mark.parametrize(
+    ("tiles", "allowed", "amx"),
+    [
+        (True, None, True),
+        (True, "ALL", True),
+        (True, "default", True),
+        (True, "AVX512_CORE_AMX", True),
+        (True, "avx512_core_amx_fp16", True),
+        (True, "AVX512_CORE", False),
+        (True, "AVX512_CORE_BF16", False),
+        (True, "AVX2", False),
+        (False, None, False),
+        (False, "AVX512_CORE_AMX", False),
+    ],
+)
+def test_auto_is_bf16_only_where_amx_is_there_and_allowed(
+    monkeypatch: pytest.MonkeyPatch, tiles: bool, allowed: str | None, amx: bool
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: tiles)
+    if allowed is None:
+        monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
+    else:
+        monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", allowed)
+    assert has_amx() is amx
+    resolved, reason = resolve_precision(Precision.auto, CPU)
+    assert resolved is (Precision.bf16 if amx else Precision.fp32)
+    assert reason == ("the CPU has AMX" if amx else "the CPU has no AMX")
+    for chosen in (Precision.bf16, Precision.fp32):
+        assert resolve_precision(chosen, CPU) == (chosen, "as configured")
+
+
+@pytest.mark.parametrize(("capability", "resolved"), [((7, 5), "fp32"), ((8, 0), "bf16"), ((9, 0), "bf16")])
+def test_auto_is_bf16_on_a_gpu_from_compute_capability_8(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], resolved: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert resolve_precision(Precision.auto, torch.device("cuda"))[0].name == resolved
+
+
+def test_the_device_is_the_one_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert resolve_device(RuntimeConfig()) == resolve_device(RuntimeConfig(device=Device.cpu)) == CPU
+    with pytest.raises(ResourceError, match=r"^runtime\.device must be a device torch can see, got .*runtime=cpu"):
+        resolve_device(RuntimeConfig(device=Device.cuda))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert resolve_device(RuntimeConfig()).type == "cuda"
+    assert resolve_device(RuntimeConfig(device=Device.cpu)) == CPU
+
+
+def test_attention_is_without_padding_unless_chosen() -> None:
+    assert resolve_attention(RuntimeConfig()) is Attention.varlen
+    for chosen in (Attention.eager, Attention.sdpa, Attention.varlen):
+        assert resolve_attention(RuntimeConfig(attention=chosen)) is chosen
+
+
+def test_the_token_budget_is_configured_or_a_function_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert micro_batch_tokens(RuntimeConfig(micro_batch_tokens=77), CPU, 384, 6) == 77
+    assert micro_batch_tokens(RuntimeConfig(), CPU, 384, 6) == reproducibility.CPU_TOKENS
+    memory = {"bytes": 24 * 2**30}
+
+    @dataclasses.dataclass
+    class Properties:
+        total_memory: int
+
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: Properties(memory["bytes"]))
+    cuda = torch.device("cuda")
+    small, large = (
+        micro_batch_tokens(RuntimeConfig(), cuda, 384, 6),
+        micro_batch_tokens(RuntimeConfig(), cuda, 1024, 28),
+    )
+    assert small == micro_batch_tokens(RuntimeConfig(), cuda, 384, 6) > large >= 8192
+    assert small & (small - 1) == 0
+    memory["bytes"] = 2**30
+    assert micro_batch_tokens(RuntimeConfig(), cuda, 1024, 28) == 8192
+
+
+def test_the_scope_names_whatever_moves_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
+    here = scope(CPU, Precision.fp32, 8192)
+    assert here == scope(CPU, Precision.fp32, 8192)
+    assert here["torch"] == str(torch.__version__) and here["threads"] == torch.get_num_threads()
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
+    changed = {
+        "onednn_max_isa": scope(CPU, Precision.fp32, 8192),
+        "precision": {**scope(CPU, Precision.bf16, 8192), "onednn_max_isa": "default"},
+        "micro_batch_tokens": {**scope(CPU, Precision.fp32, 4096), "onednn_max_isa": "default"},
+    }
+    for name, other in changed.items():
+        assert {key for key in here if here[key] != other[key]} == {name}
+
+
+def test_scopes_say_what_differs() -> None:
+    assert differences({"torch": "1", "threads": 2}, {"torch": "1", "threads": 4}) == "threads 2 → 4"
+    assert differences({"torch": "1"}, {"torch": "1", "new": 3}) == "new None → 3"
+    assert differences(None, {"torch": "1"}) == "" == differences({"torch": "1"}, None)
