@@ -49,6 +49,10 @@ DROPOUT_KEYS = (
 """Names under which encoders' configurations keep dropout rates."""
 
 
+OFFSET_POSITIONS = {"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "roberta-prelayernorm", "mpnet"}
+"""Model types whose first positions are never used."""
+
+
 @dataclass(slots=True)
 class Reranker:
     """A cross-encoder in memory: one logit a pair, fp32 weights."""
@@ -87,7 +91,7 @@ def load(folder: Path, config: ModelConfig, *, seed: int, attention: Attention =
         raise ModelError(must("model.path", "be a cross-encoder with one label", f"{hf.num_labels} labels in {folder}",
                               "Rerankers score a pair with one number: choose another model."))  # fmt: skip
     hf.num_labels = 1
-    limit = getattr(hf, "max_position_embeddings", None)
+    limit = _positions(hf)
     if limit is not None and config.max_length > limit:
         raise ModelError(must("model.max_length", f"be at most the {limit} positions of {folder}", config.max_length,
                               f"Pass model.max_length={limit}."))  # fmt: skip
@@ -119,9 +123,18 @@ def own_max_length(folder: Path) -> int:
         ModelError: when the folder holds no model transformers can read.
     """
     hf, tokenizer = _read_config(folder)
-    positions = int(getattr(hf, "max_position_embeddings", 512))
+    positions = _positions(hf) or 512
     # Tokenizers that were never told say 1e30.
     return min(int(tokenizer.model_max_length), positions) if tokenizer.model_max_length < 10**6 else positions
+
+
+def _positions(hf: Any) -> int | None:
+    """Tokens a model has positions for, None where its configuration does not limit them."""
+    limit = getattr(hf, "max_position_embeddings", None)
+    if limit is None:
+        return None
+    # RoBERTa and its kin count positions from the one after the padding token's id.
+    return int(limit) - (hf.pad_token_id + 1 if hf.model_type in OFFSET_POSITIONS else 0)
 
 
 def _read_config(folder: Path) -> tuple[Any, PreTrainedTokenizerBase]:
@@ -132,7 +145,7 @@ def _read_config(folder: Path) -> tuple[Any, PreTrainedTokenizerBase]:
         with _quiet():
             seen = _bert_of_old(folder) or AutoConfig.from_pretrained(folder)
             return seen, AutoTokenizer.from_pretrained(folder, config=seen)
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except Exception as error:  # a wrong type in a configuration raises kinds of its own
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ModelError(must("model.path", "hold a model and tokenizer transformers can read", f"{folder} ({reason})",
                               "Save it again with save_pretrained.")) from None  # fmt: skip

@@ -1,0 +1,99 @@
+"""Scores: the same whatever the batching, each distinct pair once, and never a number that is none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hub_fixtures import sentences
+from small_models import BUDGET, CPU, lively, tiny
+
+from pipeline import modeling
+from pipeline.config import Attention, Precision
+from pipeline.errors import NumericsError
+from pipeline.scoring import PairScorer
+from pipeline.tokens import TokenTable
+
+PAIRS = [pair for n, pair in enumerate(sentences(60)) if n % 2] + [("", ""), ("river " * 200, "漢字")]
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("base")
+
+
+def scorer(base: Path, budget: int = BUDGET, attention: Attention = Attention.varlen) -> PairScorer:
+    reranker = lively(tiny(base, attention=attention))
+    return PairScorer(reranker, device=CPU, precision=Precision.fp32, token_budget=budget)
+
+
+@pytest.mark.parametrize("attention", ["varlen", "eager", "sdpa"])
+def test_scores_do_not_depend_on_the_budget_the_order_or_the_backend(base: Path, attention: str) -> None:
+    expected = scorer(base, 1, Attention.eager).score(PAIRS)
+    assert expected.dtype == np.float32 and np.ptp(expected) > 0.05
+    for budget in (1, 200, 10**6):
+        found = scorer(base, budget, Attention[attention]).score(PAIRS)
+        assert np.abs(found - expected).max() <= 1e-6, budget
+    backwards = scorer(base, 200, Attention[attention]).score(PAIRS[::-1])
+    assert np.abs(backwards[::-1] - expected).max() <= 1e-6
+
+
+def test_scores_are_the_plain_models_logits(base: Path) -> None:
+    subject = scorer(base)
+    reranker = subject.reranker
+    expected = []
+    for query, passage in PAIRS:
+        # As lists: for single strings the library takes an empty passage for none.
+        batch = reranker.tokenizer([query], [passage], truncation="longest_first", max_length=64, return_tensors="pt")
+        with torch.no_grad():
+            expected.append(float(reranker.model(**batch).logits))
+    assert np.abs(subject.score(PAIRS) - np.array(expected)).max() <= 1e-6
+
+
+def test_equal_pairs_are_scored_once_and_tokens_kept(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    counted = {"pairs": 0, "texts": 0}
+    forward, build = modeling.logits, TokenTable.build.__func__  # type: ignore[attr-defined]
+
+    def counting_logits(model: Any, batch: Any, precision: Precision) -> torch.Tensor:
+        found = forward(model, batch, precision)
+        counted["pairs"] += len(found)
+        return found
+
+    def counting_build(cls: type[TokenTable], texts: Any, *rest: Any) -> TokenTable:
+        counted["texts"] += len(texts)
+        table: TokenTable = build(cls, texts, *rest)
+        return table
+
+    subject = scorer(base)
+    monkeypatch.setattr(modeling, "logits", counting_logits)
+    monkeypatch.setattr(TokenTable, "build", classmethod(counting_build))
+    (a, b), (c, d) = PAIRS[:2]
+    first = subject.score([(a, b), (c, d), (a, b), (a, d), (a, b)])
+    assert counted == {"pairs": 3, "texts": 4}
+    assert first[0] == first[2] == first[4] != first[1]
+    again = subject.score([(c, b), (c, d), (a, b)])
+    assert counted == {"pairs": 6, "texts": 4}, "no text is tokenised again"
+    assert np.abs(again[1:] - first[[1, 0]]).max() <= 1e-6
+    assert subject.score([]).shape == (0,) and counted["pairs"] == 6
+
+
+def test_the_models_mode_is_given_back_and_dropout_is_off(base: Path) -> None:
+    reranker = tiny(base, dropout=0.5)
+    subject = PairScorer(reranker, device=CPU, precision=Precision.fp32, token_budget=BUDGET)
+    expected = subject.score(PAIRS)
+    reranker.model.train()
+    assert np.array_equal(subject.score(PAIRS), expected) and reranker.model.training
+    assert all(parameter.requires_grad and parameter.grad is None for parameter in reranker.model.parameters())
+
+
+def test_a_score_that_is_no_number_is_refused(base: Path) -> None:
+    subject = scorer(base)
+    with torch.no_grad():
+        subject.reranker.model.classifier.weight[0, 0] = float("nan")  # type: ignore[union-attr,index,operator]
+    with pytest.raises(
+        NumericsError, match=r"^a score must be finite, got .*NaN or infinity for query .*\. The weights"
+    ):
+        subject.score(PAIRS)
