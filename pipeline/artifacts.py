@@ -99,7 +99,7 @@ def locked(path: Path) -> Iterator[None]:
         yield
 
 
-def _files(folder: Path) -> list[Path]:
+def files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
 
 
@@ -107,7 +107,7 @@ def describe(folder: Path) -> dict[str, dict[str, Any]]:
     """Size in bytes and sha256 of every file below `folder`, by relative path, the manifest left out."""
     return {
         str(path.relative_to(folder)): {"size": path.stat().st_size, "sha256": file_digest(path)}
-        for path in _files(folder)
+        for path in files(folder)
     }
 
 
@@ -133,7 +133,7 @@ def publish(folder: Path, manifest: Mapping[str, Any]) -> Iterator[Path]:
     work.mkdir()
     try:
         yield work
-        for path in _files(work):
+        for path in files(work):
             with path.open("rb") as stream:
                 os.fsync(stream.fileno())
         write_json(work / MANIFEST, sealed({**manifest, "files": describe(work)}))
