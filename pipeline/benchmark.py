@@ -28,8 +28,15 @@ Setting = dict[str, object]
 SHARED = ("precision", "precision_reason", "threads", "device")
 """Conditions that both sides must report equally."""
 
+RATIOS = {
+    "ratio": "the fastest reference",
+    "ratio_recipe": "the recipe's setting",
+    "ratio_cpu": "the fastest reference in CPU seconds, which other load on the machine hardly changes",
+}
+"""Keys of a result that hold ratios, and what they are over."""
+
 FIGURES = (
-    "seconds", "pairs_per_second", "tokens_per_second", "padding_share", "peak_rss_gib", "peak_gpu_gib",
+    "seconds", "cpu_seconds", "pairs_per_second", "tokens_per_second", "padding_share", "peak_rss_gib", "peak_gpu_gib",
     "share_of_attainable", "attainable_gflops",
 )  # fmt: skip
 """What is summed up by its median over the runs of a side."""
@@ -110,6 +117,7 @@ def _result(
         "case": asked.case.name,
         "ratio": ratio(ours, reference),
         "ratio_recipe": ratio(ours, recipe),
+        "ratio_cpu": ratio(ours, reference, "cpu_seconds"),
         "note": asked.note,
         "work": {
             "rows": rows,
@@ -133,9 +141,9 @@ def _result(
     }
 
 
-def ratio(ours: Sequence[Found], other: Sequence[Found]) -> dict[str, Any]:
+def ratio(ours: Sequence[Found], other: Sequence[Found], of: str = "seconds") -> dict[str, Any]:
     """How many times as fast ours is, pair by pair: `median`, `min`, `max`, and `pairs` in the order measured."""
-    pairs = [b["seconds"] / a["seconds"] for a, b in zip(ours, other, strict=True)]
+    pairs = [b[of] / a[of] for a, b in zip(ours, other, strict=True)]
     return {"median": statistics.median(pairs), "min": min(pairs), "max": max(pairs), "pairs": pairs}
 
 
@@ -180,7 +188,7 @@ def table(result: Found) -> str:
         rows.append([name, setting, *(format(found[key], form) if key in found else "-" for key, form in figures)])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    for key, words in (("ratio", "the fastest reference"), ("ratio_recipe", "the recipe's setting")):
+    for key, words in RATIOS.items():
         value = result[key]
         lines.append(f"{value['median']:.2f} x {words} ({value['min']:.2f} to {value['max']:.2f})")
     return "\n".join(lines)

@@ -70,7 +70,7 @@ class Settings:
 
 _ATTENTION: tuple[dict[str, object], ...] = ({"attention": "sdpa"}, {"attention": "eager"})
 _EVALUATION: tuple[dict[str, object], ...] = tuple(
-    {"attention": attention, "batch_size": size} for attention in ("sdpa", "eager") for size in (2048, 512, 128, 32)
+    {"attention": attention, "batch_size": size} for attention in ("sdpa", "eager") for size in (2048, 256, 32)
 )
 
 CASES = {

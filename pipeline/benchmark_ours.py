@@ -43,11 +43,23 @@ POS_WEIGHT = 5.0
 WARMUP_RATIO = 0.1
 
 
+class Clock:
+    """Seconds since it was made, of the wall and of this process on all its threads."""
+
+    def __init__(self) -> None:
+        self._began = time.perf_counter(), time.process_time()
+
+    def read(self) -> tuple[float, float]:
+        """(wall, CPU); the second is hardly disturbed by what else the machine does."""
+        return time.perf_counter() - self._began[0], time.process_time() - self._began[1]
+
+
 @dataclass(slots=True)
 class Done:
     """One job: `pairs` scored or trained on (questions when mining), `tokens` real and `padded` as computed on."""
 
-    seconds: float
+    seconds: tuple[float, float]
+    """By the wall, and of the CPU."""
     pairs: int
     tokens: int | None
     padded: int | None
@@ -71,8 +83,8 @@ def train(settings: Settings, texts: Columns, model: Path, device: torch.device,
     """One epoch over the rows. Tokenising is part of it, the checkpoint behind the last step is not."""
     reranker = load(model, settings.dropout)
     reranker.model.to(device)
-    ended: list[float] = []
-    began = time.perf_counter()
+    ended: list[tuple[float, float]] = []
+    clock = Clock()
     data = _rows(reranker, texts)
     config = TrainingConfig(
         batch_size=settings.batch_size, learning_rate=LEARNING_RATE, warmup_ratio=WARMUP_RATIO,
@@ -81,14 +93,14 @@ def train(settings: Settings, texts: Columns, model: Path, device: torch.device,
     trainer = Trainer(
         reranker, data, config, seed=SEED, device=device, precision=precision,
         token_budget=budget_of(reranker, device), folder=model.parent / "checkpoints", identity={},
-        hooks=Hooks(on_row=lambda rows: ended.append(time.perf_counter())),
+        hooks=Hooks(on_row=lambda rows: ended.append(clock.read())),
     )  # fmt: skip
     trainer.run()
     logged = [row for row in trainer.state.rows if row["kind"] == "train"]
     tokens = sum(row["tokens"] for row in logged)
     padded = round(sum(row["tokens"] / (1 - row["padding_share"]) for row in logged))
     same = {"losses": [row["loss"] for row in logged]}
-    return Done(ended[-1] - began, len(data.label), tokens, padded, same)
+    return Done(ended[-1], len(data.label), tokens, padded, same)
 
 
 def _rows(reranker: Reranker, texts: Columns) -> TrainingRows:
@@ -108,11 +120,11 @@ def evaluate(settings: Settings, texts: Columns, model: Path, device: torch.devi
     reranker = load(model, 0.0)
     reranker.model.to(device)
     asked = reranking_set(texts)
-    began = time.perf_counter()
+    clock = Clock()
     scorer = PairScorer(reranker, device=device, precision=precision, token_budget=budget_of(reranker, device))
     for _ in range(settings.times):
         measures = reranking.quick(asked, scorer)
-    seconds = time.perf_counter() - began
+    seconds = clock.read()
     tokens, padded = _cost(reranker, texts, budget_of(reranker, device))
     pairs = len(texts["query"]) * DEPTH * settings.times
     return Done(seconds, pairs, tokens * settings.times, padded * settings.times, {"measures": measures})
@@ -159,9 +171,9 @@ def mine_negatives(settings: Settings, texts: Columns, model: Path, device: torc
         retriever=Retriever.embedding, path=str(model), negatives=NEGATIVES, range_max=100, absolute_margin=0.0,
         positive_match=Match.exact, drop_leaks=False,
     )  # fmt: skip
-    began = time.perf_counter()
+    clock = Clock()
     mined = mine(split, config, model.parent / "embeddings", device=device.type)
-    return Done(time.perf_counter() - began, len(questions), None, None, {"rows": len(mined.train)})
+    return Done(clock.read(), len(questions), None, None, {"rows": len(mined.train)})
 
 
 JOBS: dict[str, Callable[..., Done]] = {"train": train, "evaluate": evaluate, "mine": mine_negatives}

@@ -5,7 +5,6 @@ The same rows in the same steps: the trainer's batch sampler is given this pipel
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import torch
 
 from pipeline.batching import Plan, warmup_steps
 from pipeline.benchmark_cases import DEPTH, NEGATIVES, SEED, Settings
-from pipeline.benchmark_ours import LEARNING_RATE, POS_WEIGHT, WARMUP_RATIO, Columns, Done
+from pipeline.benchmark_ours import LEARNING_RATE, POS_WEIGHT, WARMUP_RATIO, Clock, Columns, Done
 from pipeline.config import Precision
 
 
@@ -78,9 +77,9 @@ def train(
     loss = BinaryCrossEntropyLoss(encoder, pos_weight=torch.tensor(POS_WEIGHT, device=device))
     trainer = CrossEncoderTrainer(model=encoder, args=arguments, train_dataset=Dataset.from_dict(texts), loss=loss)
     counted.real = counted.padded = 0
-    began = time.perf_counter()
+    clock = Clock()
     trainer.train()
-    seconds = time.perf_counter() - began
+    seconds = clock.read()
     same = {"losses": [row["loss"] for row in trainer.state.log_history if "loss" in row]}
     return Done(seconds, len(texts["label"]), counted.real, counted.padded, same)
 
@@ -100,11 +99,11 @@ def evaluate(
     evaluator = CrossEncoderRerankingEvaluator(
         samples=samples, batch_size=setting["batch_size"], always_rerank_positives=False, write_csv=False
     )
-    began = time.perf_counter()
+    clock = Clock()
     with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision is Precision.bf16):
         for _ in range(settings.times):
             found = evaluator(encoder)
-    seconds = time.perf_counter() - began
+    seconds = clock.read()
     measures = {name: float(found[name]) for name in ("map", "mrr@10", "ndcg@10")}
     pairs = len(samples) * DEPTH * settings.times
     return Done(seconds, pairs, counted.real, counted.padded, {"measures": measures})
@@ -120,13 +119,13 @@ def mine_negatives(
 
     encoder = SentenceTransformer(str(model), device=device.type, local_files_only=True)
     dataset = Dataset.from_dict(texts)
-    began = time.perf_counter()
+    clock = Clock()
     mined = mine_hard_negatives(
         dataset, encoder, anchor_column_name="question", positive_column_name="answer", num_negatives=NEGATIVES,
         range_min=0, range_max=100, absolute_margin=0, sampling_strategy="top", batch_size=4096,
         output_format="labeled-pair", use_faiss=setting["use_faiss"], verbose=False,
     )  # fmt: skip
-    return Done(time.perf_counter() - began, len(dataset), None, None, {"rows": len(mined)})
+    return Done(clock.read(), len(dataset), None, None, {"rows": len(mined)})
 
 
 JOBS: dict[str, Callable[..., Done]] = {"train": train, "evaluate": evaluate, "mine": mine_negatives}

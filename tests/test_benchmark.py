@@ -23,6 +23,7 @@ def test_ratios_are_pair_by_pair() -> None:
     ours = [{"seconds": 2.0}, {"seconds": 1.0}, {"seconds": 4.0}]
     other = [{"seconds": 6.0}, {"seconds": 5.0}, {"seconds": 4.0}]
     assert ratio(ours, other) == {"median": 3.0, "min": 1.0, "max": 5.0, "pairs": [3.0, 5.0, 1.0]}
+    assert ratio([{"cpu_seconds": 1.0}], [{"cpu_seconds": 4.0}], "cpu_seconds")["median"] == 4.0
 
 
 def test_a_sides_figures_are_medians_with_the_spread_of_its_speed() -> None:
