@@ -92,9 +92,9 @@ def run(case: Case, setting: dict[str, Any] | None, work: Path, energy: bool) ->
     """One run on what `prepare` wrote; `setting` is the reference's, None runs ours.
 
     Returns:
-        `seconds`, `cpu_seconds`, `pairs`, `pairs_per_second`, `peak_rss_gib` of this process up to the end of the job,
-        `tokens`, `tokens_per_second`, `padding_share`, `share_of_attainable`, `watt_hours_per_1000_pairs` (where measured),
-        `same` (what must agree), and the conditions.
+        `seconds`, `cpu_seconds`, `pairs`, `pairs_per_second`; `peak_rss_gib` of this process up to the end of the job;
+        `tokens`, `tokens_per_second`, `padding_share`, `share_of_attainable`; `watt_hours_per_1000_pairs` where
+        measured; `same`, which must agree between the sides; and the conditions.
     """
     settings = CASES[case]
     device = resolve_device(RuntimeConfig())
