@@ -240,7 +240,7 @@ def _memory(size: _Size, device: torch.device) -> Finding:
 
 def _rate(device: torch.device, precision: Precision) -> float:
     """Floating-point operations a second of a large matrix product, measured for about a second."""
-    width = 8192 if device.type == "cuda" else 1024
+    width = 8192 if device.type == "cuda" else 512
     kind = torch.bfloat16 if precision is Precision.bf16 else torch.float32
     a = torch.randn(width, width, device=device, dtype=kind)
 

@@ -62,7 +62,7 @@ def recipes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Recipes]:
     hub.redirects = True
     folders = all_repositories(root / "repositories")
     folders["dataset", "sentence-transformers/gooaq"] = gooaq(root / "pairs", rows=120)
-    folders["dataset", "sentence-transformers/NanoBEIR-en"] = nano_beir(root / "judged", queries=3)
+    folders["dataset", "sentence-transformers/NanoBEIR-en"] = nano_beir(root / "judged", queries=2)
     commits = {name: hub.publish(kind, name, folder) for (kind, name), folder in folders.items()}
     with hub.serving():
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "TRANSFORMERS_"))}
