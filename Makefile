@@ -25,7 +25,7 @@ SMOKE := $(if $(filter file,$(origin EXPERIMENT)),experiment=smoke,experiment=$(
 .SHELLFLAGS := -fc
 .DEFAULT_GOAL := help
 .PHONY: help setup train quickstart bert-tiny modernbert-large mine evaluate card predict sweep smoke \
-        check reproduce push benchmark test test-slow lint format typecheck clean
+        check reproduce verify rerun push benchmark test test-slow lint format typecheck clean
 
 help: ## List the commands
 	@sed -n 's/^\([a-z][a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | awk -F '|' '{ printf "  make %-18s %s\n", $$1, $$2 }'
@@ -61,6 +61,12 @@ check: $(STAMP) ## Before spending hours: hub, device, disk, memory, expected ti
 
 reproduce: $(STAMP) ## Beside the published figures: ARGS="run=<folder>", STAGE=first or MODEL=<hub id or folder>
 	@$(RUN) scripts/reproduce.py experiment=$(EXPERIMENT) $(if $(STAGE),stage=$(STAGE)) $(if $(MODEL),weights=$(MODEL)) $(ARGS)
+
+verify: $(STAMP) ## A finished run's files, figures and last stretch of training: ARGS="run=<folder>" (default: the newest)
+	@$(RUN) scripts/verify.py $(ARGS)
+
+rerun: $(STAMP) ## Exactly the run of a manifest again: ARGS="manifest=outputs/runs/<run>/model"
+	@$(RUN) scripts/rerun.py $(ARGS)
 
 benchmark: $(STAMP) ## Beside sentence-transformers on the same work: ARGS="case=train_bert_tiny"
 	@$(RUN) scripts/benchmark.py $(ARGS)

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import ArtifactError
+from pipeline.errors import ArtifactError, PipelineError, ResourceError, must
 from pipeline.fingerprint import canonical_json, file_digest, text_digest
 
 log = logging.getLogger(__name__)
@@ -26,6 +26,9 @@ MANIFEST = "manifest.json"
 """A folder is complete when this file is in it: it is written last and names every other file."""
 
 PARTIAL = ".partial"
+
+LEAST_FREE = 2**18
+"""Bytes below which a disk counts as full, when a write to it has failed."""
 
 
 def sync_folder(folder: Path) -> None:
@@ -148,9 +151,21 @@ def publish(folder: Path, manifest: Mapping[str, Any]) -> Iterator[Path]:
         else:
             os.rename(work, folder)
         sync_folder(folder.parent)
-    except BaseException:
+    except BaseException as error:
+        full = isinstance(error, Exception) and not isinstance(error, PipelineError) and _is_full(folder.parent)
         shutil.rmtree(work, ignore_errors=True)
+        if full:  # libraries that write have errors of their own for it
+            remedy = "Free space, or pass outputs_dir=<another disk>; run again: everything finished is kept."
+            raise ResourceError(must(f"the disk of {folder}", "hold it", "a full disk", remedy)) from error
         raise
+
+
+def _is_full(folder: Path) -> bool:
+    """Whether less than one file of ours fits on the folder's disk."""
+    try:
+        return shutil.disk_usage(folder).free < LEAST_FREE
+    except OSError:
+        return False
 
 
 def _remove_abandoned(path: Path, *, ours: bool = False) -> None:

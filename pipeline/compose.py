@@ -164,6 +164,7 @@ def _unwrapped() -> Iterator[None]:
 def _quiet() -> None:
     """Python's warnings go to the log file; other libraries' bars are shown on a terminal only."""
     logging.captureWarnings(True)
+    logging.raiseExceptions = False  # a log file on a full disk must not print tracebacks
     if not sys.stderr.isatty():
         os.environ.setdefault("TQDM_DISABLE", "1")
 

@@ -22,7 +22,7 @@ LAYERS = [
     "plan benchmark_ours",
     "banner preflight benchmark_reference",
     "stages publish benchmark_side",
-    "reproduction benchmark verification rerunning faults",
+    "reproduction benchmark verification rerunning",
 ]
 LAYER = {module: level for level, modules in enumerate(LAYERS) for module in modules.split()}
 

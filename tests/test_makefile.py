@@ -11,7 +11,21 @@ import pytest
 
 TARGETS = [
     *["setup", "train", "quickstart", "bert-tiny", "modernbert-large", "mine", "evaluate", "card", "predict", "sweep"],
-    *["check", "reproduce", "push", "smoke", "test", "test-slow", "lint", "format", "typecheck", "clean", "help"],
+    *[
+        "check",
+        "reproduce",
+        "verify",
+        "rerun",
+        "push",
+        "smoke",
+        "test",
+        "test-slow",
+        "lint",
+        "format",
+        "typecheck",
+        "clean",
+        "help",
+    ],
     "benchmark",
 ]
 
@@ -71,6 +85,8 @@ def test_every_target_runs_dry(root: Path, target: str) -> None:
          "scripts/reproduce.py experiment=gooaq_bert_tiny stage=first"),
         (["reproduce", "MODEL=a/b", "EXPERIMENT=gooaq_bert_tiny"],
          "scripts/reproduce.py experiment=gooaq_bert_tiny weights=a/b"),
+        (["verify", "ARGS=run=x"], "scripts/verify.py run=x"),
+        (["rerun", "ARGS=manifest=x"], "scripts/rerun.py manifest=x"),
         (["benchmark", "ARGS=case=mine"], "scripts/benchmark.py case=mine"),
         (["push", "ARGS=run=x repo=a/b"], "scripts/push.py run=x repo=a/b"),
     ],
