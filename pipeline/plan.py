@@ -158,7 +158,7 @@ class Run:
 
     def scope(self, precision: Precision, budget: int) -> dict[str, Any]:
         """What must be equal on another machine for equal bits."""
-        return reproducibility.scope(self.device, precision, budget)
+        return {**reproducibility.scope(self.device, precision, budget), "attention": self.attention().name}
 
     def attention(self) -> Attention:
         """The attention backend of the loaded model."""
