@@ -1,0 +1,289 @@
+"""Whole runs on real text, tiny: what runs again and what does not, and the same bytes twice."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hub_fixtures import sentences
+from hydra import compose, initialize_config_dir
+from safetensors.torch import load_file
+
+from pipeline import artifacts, checkpoints, stages
+from pipeline.config import parse, register
+from pipeline.errors import ModelError
+from pipeline.plan import rival_name
+
+CONF = Path(__file__).resolve().parents[1] / "conf"
+SMALLER = [
+    *["experiment=smoke", "data.limit=150", "data.dev_queries=20", "data.validation_queries=0", "runtime=cpu"],
+    *["training.eval_sets=[]", "training.max_steps=6", "training.eval_steps=3", "mining.dev_depth=5"],
+    *["runtime.workers=1", "runtime.threads=1", "emissions=off"],
+    *["evaluation.bi_encoder=false", "evaluation.fusion=false"],
+]
+NOT_RESULTS = (".lock", "latest", "hub.lock.json")
+
+
+def go(outputs: Path, *overrides: str) -> Path | None:
+    register()
+    with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
+        composed = compose("config", overrides=[*SMALLER, f"outputs_dir={outputs}", *overrides])
+    return stages.run(parse(composed))
+
+
+def ran(outputs: Path, *overrides: str) -> Path:
+    folder = go(outputs, *overrides)
+    assert folder is not None
+    return folder
+
+
+def snapshot(outputs: Path) -> dict[str, int]:
+    """Every file under `outputs/` that holds a result, with the time it was written."""
+    return {
+        str(path.relative_to(outputs)): path.stat().st_mtime_ns
+        for path in outputs.rglob("*")
+        if path.is_file() and not path.is_symlink() and not path.name.endswith(NOT_RESULTS)
+    }
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def summary(run: Path) -> Any:
+    return json.loads((run / "summary.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("outputs")
+
+
+@pytest.fixture(scope="module")
+def first(outputs: Path) -> Path:
+    """The run every test starts from."""
+    return ran(outputs)
+
+
+def only(folder: Path, pattern: str) -> Path:
+    (found,) = folder.glob(pattern)
+    return found
+
+
+def test_a_run_leaves_what_the_design_says(outputs: Path, first: Path) -> None:
+    assert first.parent == outputs / "runs" and (outputs / "latest").resolve() == first.resolve()
+    mined = only(outputs / "mined", "*/manifest.json").parent
+    for folder in (mined, first / "model", only(first, "evaluations/dev-*"), first / "card"):
+        assert artifacts.is_complete(folder), folder
+    assert {"config.yaml", "metrics.jsonl", "summary.json", "README.md", "model", "card", "evaluations"} <= {
+        path.name for path in first.iterdir()
+    }
+    assert checkpoints.steps(first / "checkpoints") == [3, 6]
+    dev = summary(first)["measures"]["dev"]
+    assert {"as_retrieved", "positives_added"} <= set(dev)
+    assert {"first_stage", "untrained", "trained", "difference"} <= set(dev["as_retrieved"])
+
+
+def test_a_second_run_runs_nothing_and_says_so(outputs: Path, first: Path, caplog: pytest.LogCaptureFixture) -> None:
+    before = snapshot(outputs)
+    with caplog.at_level(logging.INFO, "pipeline"):
+        assert ran(outputs) == first
+    assert snapshot(outputs) == before
+    said = [record.getMessage().split()[0] for record in caplog.records if "nothing to do" in record.getMessage()]
+    assert said == ["mine", "train", "evaluate", "card"]
+
+
+def test_runtime_and_tracking_are_no_part_of_a_name(outputs: Path, first: Path) -> None:
+    before = snapshot(outputs)
+    changed = ["runtime.micro_batch_tokens=999", "emissions=default", "tracking.project=other", "name=another"]
+    assert ran(outputs, *changed) == first
+    assert snapshot(outputs) == before
+
+
+def test_a_set_added_to_the_evaluation_does_not_retrain(outputs: Path, first: Path, tmp_path: Path) -> None:
+    collection = tmp_path / "tiny-beir"
+    (collection / "qrels").mkdir(parents=True)
+    pairs = sentences(25)
+    lines = [json.dumps({"_id": f"d{i}", "title": "", "text": text}) for i, (_, text) in enumerate(pairs)]
+    (collection / "corpus.jsonl").write_text("\n".join(lines) + "\n")
+    lines = [json.dumps({"_id": f"q{i}", "text": text}) for i, (text, _) in enumerate(pairs[:8])]
+    (collection / "queries.jsonl").write_text("\n".join(lines) + "\n")
+    judged = "".join(f"q{i}\td{i}\t1\n" for i in range(8))
+    (collection / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\n" + judged)
+
+    before = snapshot(outputs)
+    added = [f"evaluation.collections=[{collection}]", "evaluation.depth=10"]
+    assert ran(outputs, *added) == first
+    after = snapshot(outputs)
+    new = {name for name in after if name not in before}
+    changed = {name.split("/", 2)[2] for name in before if after.get(name) != before[name]}
+    assert new and all("/evaluations/tiny-beir-" in name for name in new)
+    assert changed and all(name.startswith(("card/", "README.md", "summary.json")) for name in changed), changed
+    assert set(summary(first)["measures"]) == {"dev", "tiny-beir"}
+    run_lines = only(first, "evaluations/tiny-beir-*/run.trec").read_text().splitlines()
+    assert len({line.split()[0] for line in run_lines}) == 8
+
+    # The set's content is part of its name: another judgement, another evaluation; the run without it, as it was.
+    (collection / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\n" + judged.replace("q7\td7", "q7\td1"))
+    ran(outputs, *added)
+    assert len(list(first.glob("evaluations/tiny-beir-*"))) == 2
+    assert ran(outputs) == first and set(summary(first)["measures"]) == {"dev"}
+
+
+def test_a_sweep_over_the_seed_mines_once(outputs: Path, first: Path) -> None:
+    runs = {ran(outputs, f"seed={seed}", "stop_after=train") for seed in (1, 2)} | {first}
+    assert len(runs) == 3
+    assert len(list((outputs / "mined").glob("*/manifest.json"))) == 1
+    assert len(list((outputs / "tokens").glob("*/manifest.json"))) == 1
+    assert len({digest(run / "model" / "model.safetensors") for run in runs}) == 3
+
+
+@pytest.mark.parametrize("override", ["mining.negatives=2", "mining.seed=13", "data.split_seed=13"])
+def test_another_mining_is_another_set(outputs: Path, first: Path, override: str) -> None:
+    before = set((outputs / "mined").glob("*/manifest.json"))
+    assert go(outputs, override, "stop_after=mine") is None
+    (new,) = set((outputs / "mined").glob("*/manifest.json")) - before
+    old = only_of(outputs, first)
+    differ = digest(new.parent / "train" / "passage.npy") != digest(old.parent / "train" / "passage.npy")
+    same_dev = digest(new.parent / "dev" / "queries.parquet") == digest(old.parent / "dev" / "queries.parquet")
+    assert differ and same_dev is (not override.startswith("data"))
+    shutil.rmtree(new.parent)  # the other tests count sets
+
+
+def only_of(outputs: Path, run: Path) -> Path:
+    """The mined set a run was trained on."""
+    manifest = artifacts.manifest_of(run / "model")
+    assert manifest is not None
+    return only(outputs / "mined", f"*-{manifest['key']['mine']}/manifest.json")
+
+
+def test_deleted_renderings_come_back_from_the_facts(outputs: Path, first: Path) -> None:
+    texts = {name: (first / name).read_bytes() for name in ("README.md", "summary.json")}
+    before = snapshot(outputs)
+    for name in texts:
+        (first / name).unlink()
+        ran(outputs)
+        assert (first / name).read_bytes() == texts[name]
+    after = snapshot(outputs)
+    assert {name for name in after if after[name] != before.get(name)} == {
+        str((first / name).relative_to(outputs)) for name in texts
+    }
+
+
+def test_two_clean_runs_have_the_same_bytes(first: Path, tmp_path: Path) -> None:
+    other = ran(tmp_path)
+    assert other.name == first.name
+    for name in ("model/model.safetensors", "model/config.json", "model/tokenizer.json"):
+        assert digest(other / name) == digest(first / name), name
+    for name in ("run.trec", "qrels.trec", "per_query.tsv", "measures.json"):
+        assert digest(only(other, f"evaluations/dev-*/{name}")) == digest(only(first, f"evaluations/dev-*/{name}"))
+
+
+def test_a_damaged_model_is_made_again_from_its_checkpoint(
+    outputs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = ran(outputs, "seed=3", "stop_after=train")
+    path = run / "model" / "model.safetensors"
+    good = path.read_bytes()
+    path.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+    with caplog.at_level(logging.WARNING, "pipeline"):
+        ran(outputs, "seed=3", "stop_after=train")
+    assert "made again" in caplog.text and "was altered" in caplog.text
+    assert path.read_bytes() == good and artifacts.is_complete(run / "model")
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_killed_training_goes_on_and_ends_with_the_same_weights(
+    outputs: Path, first: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    update = stages.MetricsLog.update
+
+    def dying(self: stages.MetricsLog, rows: Any) -> None:
+        update(self, rows)
+        if rows and rows[-1]["step"] == 5:
+            raise Killed
+
+    shutil.copytree(outputs / "cache", tmp_path / "cache")
+    shutil.copytree(only_of(outputs, first).parent, tmp_path / "mined" / only_of(outputs, first).parent.name)
+    monkeypatch.setattr(stages.MetricsLog, "update", dying)
+    with pytest.raises(Killed):
+        go(tmp_path, "stop_after=train")
+    run = only(tmp_path, f"runs/{first.name}")
+    assert checkpoints.steps(run / "checkpoints") == [3] and not (run / "model").exists()
+    assert not (tmp_path / "latest").exists()
+    monkeypatch.setattr(stages.MetricsLog, "update", update)
+    assert ran(tmp_path, "stop_after=train") == run
+    assert digest(run / "model" / "model.safetensors") == digest(first / "model" / "model.safetensors")
+    losses = [
+        [json.loads(line)["loss"] for line in (r / "metrics.jsonl").read_text().splitlines()] for r in (run, first)
+    ]
+    assert losses[0] == losses[1] and len(losses[0]) == 6
+    assert json.loads((run / "model" / "training.json").read_text())["resumed_at"] == [3]
+
+
+def local(path: Path, rows: int = 130) -> list[str]:
+    path.write_text("".join(json.dumps({"question": q, "answer": a}) + "\n" for q, a in sentences(rows)))
+    return ["data=local", f"data.path={path}", "data.limit=null"]
+
+
+def test_local_pairs_run_to_the_card_and_their_content_names_them(outputs: Path, first: Path, tmp_path: Path) -> None:
+    path = tmp_path / "pairs.jsonl"
+    run = ran(outputs, *local(path))
+    measures = summary(run)["measures"]["dev"]["as_retrieved"]
+    assert measures["first_stage"]["ndcg@10"] > 0.5, "the answers hold their questions' words"
+    assert (run / "README.md").read_text().startswith("---\n")
+    before = snapshot(outputs)
+    assert ran(outputs, *local(path)) == run and snapshot(outputs) == before
+    assert ran(outputs, *local(path, 129), "stop_after=train") != run
+
+
+def test_a_saved_run_is_a_model_to_start_from_and_a_rival(outputs: Path, first: Path) -> None:
+    saved = first / "model"
+    start = ["model=custom", f"model.path={saved}", "model.max_length=128", "training.max_steps=1"]
+    run = ran(outputs, *start, f"evaluation.rivals=[{saved}]", "training.learning_rate=1.0e-9")
+    assert run != first
+    trained, before = (load_file(folder / "model" / "model.safetensors") for folder in (run, first))
+    # One step at a rate of next to nothing: the head is the saved one, not one drawn from the seed.
+    assert trained.keys() == before.keys()
+    assert all(torch.allclose(trained[name], before[name], atol=1e-7) for name in before)
+    measures = summary(run)["measures"]["dev"]["as_retrieved"]
+    name = rival_name(str(saved))
+    assert name == first.name and measures[name] == measures["untrained"]
+    assert measures[name] == summary(first)["measures"]["dev"]["as_retrieved"]["trained"]
+    assert first.name in (run / "README.md").read_text()
+
+
+def test_a_rivals_weights_name_the_evaluation(outputs: Path, first: Path, tmp_path: Path) -> None:
+    rival = tmp_path / "rival"
+    shutil.copytree(first / "model", rival)
+    before = len(list(first.glob("evaluations/dev-*")))
+    ran(outputs, f"evaluation.rivals=[{rival}]", "stop_after=evaluate")
+    weights = {name: tensor + 0.01 for name, tensor in load_file(rival / "model.safetensors").items()}
+    save(weights, rival)
+    ran(outputs, f"evaluation.rivals=[{rival}]", "stop_after=evaluate")
+    assert len(list(first.glob("evaluations/dev-*"))) == before + 2
+
+
+def save(weights: dict[str, torch.Tensor], folder: Path) -> None:
+    from safetensors.torch import save_file
+
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def test_a_model_that_cannot_be_read_leaves_nothing_behind(outputs: Path, first: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    before = snapshot(outputs)
+    with pytest.raises(ModelError):
+        go(outputs, "model=custom", f"model.path={tmp_path}")
+    after = snapshot(outputs)
+    assert {name.rsplit("/", 1)[1] for name in after if name not in before} <= {"config.yaml"}
