@@ -1,0 +1,45 @@
+"""What the README says, held to the files it speaks of."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+@pytest.fixture()
+def readme(root: Path) -> str:
+    return (root / "README.md").read_text(encoding="utf-8")
+
+
+def record(root: Path, name: str) -> Any:
+    return json.loads((root / ".github" / "records" / name).read_text(encoding="utf-8"))
+
+
+def test_every_path_it_names_is_there(root: Path, readme: str) -> None:
+    named = set(re.findall(r"`((?:tests|pipeline|scripts|conf)/[\w./-]+\.\w+)`", readme))
+    named |= set(re.findall(r"\]\(([\w./-]+)\)", readme))
+    named |= {f".github/records/{name}" for name in re.findall(r"records/([\w-]+\.json)", readme)}
+    assert len(named) > 10
+    assert [name for name in sorted(named) if not (root / name).exists()] == []
+
+
+def test_every_make_target_it_names_is_there(root: Path, readme: str) -> None:
+    targets = set(re.findall(r"^([a-z][a-z-]*):", (root / "Makefile").read_text(), re.MULTILINE))
+    named = set(re.findall(r"(?:^|`)make ([a-z][a-z-]*)", readme, re.MULTILINE))
+    assert len(named) > 10
+    assert named - targets == set()
+
+
+def test_its_quickstart_figures_are_the_records(root: Path, readme: str) -> None:
+    measures = record(root, "quickstart.json")["measures"]["dev"]["as_retrieved"]
+    for system in ("first_stage", "untrained", "bi_encoder", "fusion", "trained"):
+        row = next(line for line in readme.splitlines() if line.startswith(system.replace("_", " ")))
+        assert [f"{measures[system][name]:.4f}" for name in ("ndcg@10", "mrr@10", "map")] == re.findall(
+            r"(?<![+\-\[.\d])\d\.\d{4}", row
+        )[:3]
+    gain = measures["difference"]["ndcg@10"]
+    assert f"{gain['mean']:+.4f} [{gain['low']:+.4f}, {gain['high']:+.4f}]" in readme
