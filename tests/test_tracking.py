@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -69,7 +70,11 @@ def test_a_resumed_run_keeps_its_id(offline: Path) -> None:
     files = sorted(offline.rglob("*.wandb"))
     assert [path.name for path in files] == ["run-run-1.wandb"] * len(files)
     assert files
-    assert sum(b"loss" in path.read_bytes() for path in files) == len(files)
+    # W&B's service writes on after `finish` has returned.
+    end = time.monotonic() + 60
+    while not all(b"loss" in path.read_bytes() for path in files) and time.monotonic() < end:
+        time.sleep(0.2)
+    assert [path.name for path in files if b"loss" not in path.read_bytes()] == []
 
 
 def test_the_command_line_is_not_written(offline: Path) -> None:
