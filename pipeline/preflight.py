@@ -200,28 +200,24 @@ def _free(folder: Path) -> int:
     return shutil.disk_usage(folder).free
 
 
+def _room(what: str, said: str, folder: Path, needed: int, otherwise: str) -> Finding:
+    free = _free(folder)
+    said = f"{said}, {free / 1e9:.1f} GB free"
+    return Finding(OK, what, said) if free > needed else Finding(FAIL, what, f"{said}. Free some, or {otherwise}")
+
+
 def _disk(config: Config, downloads: int, size: _Size | None) -> list[Finding]:
     """The cache takes the downloads; outputs take checkpoints (weights and two moments), the model and mined data."""
     found = []
     cache, outputs = Path(constants.HF_HUB_CACHE), Path(config.outputs_dir).resolve()
     if downloads:
-        free = _free(cache)
-        said = f"{downloads / 1e9:.2f} GB to download, {free / 1e9:.1f} GB free"
-        found.append(
-            Finding(OK, "cache disk", said)
-            if free > downloads
-            else Finding(FAIL, "cache disk", f"{said}. Free some, or set HF_HOME to a larger disk")
-        )
+        said = f"{downloads / 1e9:.2f} GB to download"
+        found.append(_room("cache disk", said, cache, downloads, "set HF_HOME to a larger disk"))
     if size is not None:
         kept = config.training.keep_checkpoints + (2 if config.training.keep_best else 1)
         needed = size.parameters * (12 * kept + 4) + 2 * 10**9
-        free = _free(outputs)
-        said = f"{needed / 1e9:.1f} GB for checkpoints, model and data, {free / 1e9:.1f} GB free"
-        found.append(
-            Finding(OK, "outputs disk", said)
-            if free > needed
-            else Finding(FAIL, "outputs disk", f"{said}. Free some, or pass outputs_dir=<folder on a larger disk>")
-        )
+        said = f"{needed / 1e9:.1f} GB for checkpoints, model and data"
+        found.append(_room("outputs disk", said, outputs, needed, "pass outputs_dir=<folder on a larger disk>"))
     return found
 
 

@@ -1,7 +1,6 @@
 """MINE, TRAIN, EVALUATE and CARD: run whatever is missing of a configuration, in order.
 
-The layers below do the work; `plan` names the folders. Heavy imports wait until a stage really runs, so that a second
-run, with nothing to do, answers in seconds.
+The layers below do the work; `plan` names the folders.
 """
 
 from __future__ import annotations
@@ -27,13 +26,13 @@ from pipeline.banner import announce
 from pipeline.config import DEV, NANO, VALIDATION, Config, ModelConfig, Stage, nano_beir_name
 from pipeline.emissions import MEASURE_SECONDS
 from pipeline.errors import ArtifactError
-from pipeline.facts import RunFiles, collect
+from pipeline.facts import RunFiles, collect, fixed_step_protocol
 from pipeline.fingerprint import fingerprint, plain, slug
 from pipeline.mining import mine as mine_pairs
 from pipeline.modeling import Reranker
 from pipeline.nano_beir import read as read_nano_beir
 from pipeline.plan import VERSIONS, Run, is_done, shown, stage
-from pipeline.records import AS_RETRIEVED, POSITIVES_ADDED, TRAINED, UNTRAINED, RerankingSet
+from pipeline.records import AS_RETRIEVED, TRAINED, UNTRAINED, RerankingSet
 from pipeline.retrieval import bm25_candidates
 from pipeline.scoring import BiEncoderScorer, PairScorer
 from pipeline.tokens import PairTemplate, TokenTable, identity
@@ -110,6 +109,11 @@ def scorer_of(run: Run, reranker: Reranker) -> PairScorer:
 def load(run: Run, folder: Path, config: ModelConfig) -> Reranker:
     """The model of a folder; a head it lacks is drawn from the run's seed."""
     return modeling.load(folder, config, seed=run.config.seed, attention=run.attention())
+
+
+def load_saved(run: Run, folder: Path) -> Reranker:
+    """A model this run saved: its folder already holds the layers, width and weights it was trained with."""
+    return load(run, folder, dataclasses.replace(run.config.model, layers=None, hidden_size=None, random_init=False))
 
 
 def evaluation_set(run: Run, name: str) -> RerankingSet:
@@ -224,8 +228,7 @@ def _fixed_evaluation(run: Run, reranker: Reranker) -> Any:
     def measured_now() -> Measures:
         found: Measures = {}
         for name, reranking_set in sets.items():
-            protocol = POSITIVES_ADDED if name in nano else AS_RETRIEVED
-            found[name] = reranking.quick(reranking_set, scorer, protocol)
+            found[name] = reranking.quick(reranking_set, scorer, fixed_step_protocol(name))
         if nano and all(name in found for name in nano):
             found[NANO_MEAN] = evaluation.mean_of_means([found[name] for name in nano])
         return found
@@ -243,8 +246,7 @@ def _must_reload_equal(run: Run, reranker: Reranker, saved: Path) -> None:
     _, pairs = reranking.pool_pairs(dev, AS_RETRIEVED)
     probe = pairs[:PROBE_PAIRS]
     before = scorer_of(run, reranker).score(probe)
-    reloaded = dataclasses.replace(run.config.model, layers=None, hidden_size=None, random_init=False)
-    after = scorer_of(run, load(run, saved, reloaded)).score(probe)
+    after = scorer_of(run, load_saved(run, saved)).score(probe)
     if not np.array_equal(before, after):
         raise ArtifactError(
             f"the saved model must score as the one in memory, got logits {np.abs(before - after).max():.3g} apart. "
@@ -424,9 +426,7 @@ def _systems(run: Run, reranking_set: RerankingSet) -> Iterator[tuple[str, reran
         length = modeling.own_max_length(located.folder)
         model = load(run, located.folder, ModelConfig(name=rival, path=str(located.folder), max_length=length))
         yield rival, reranking.rerank(reranking_set, scorer_of(run, model))
-    saved = dataclasses.replace(config.model, layers=None, hidden_size=None, random_init=False)
-    trained = load(run, run.folder / "model", saved)
-    yield TRAINED, reranking.rerank(reranking_set, scorer_of(run, trained))
+    yield TRAINED, reranking.rerank(reranking_set, scorer_of(run, load_saved(run, run.folder / "model")))
 
 
 # --- CARD -------------------------------------------------------------------------------------------------------------
