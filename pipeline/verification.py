@@ -153,12 +153,6 @@ def _circumstances(verdict: Verdict, manifest: dict[str, Any]) -> None:
         verdict.checked.append(f"{name}: {f'other than the run had: {changed}' if changed else 'as the run had'}")
 
 
-def saved_model(run: Run, folder: Path) -> Reranker:
-    """The run's saved model, which has its layers and head already."""
-    config = dataclasses.replace(run.config.model, layers=None, hidden_size=None, random_init=False)
-    return stages.load(run, folder / "model", config)
-
-
 def _scope(run: Run, reranker: Reranker) -> dict[str, Any]:
     budget = run.token_budget(reranker.hidden_size, reranker.layers)
     return run.scope(run.config.training.precision, budget)
@@ -169,7 +163,7 @@ def _figures(verdict: Verdict, run: Run, manifest: dict[str, Any], mined: Path) 
     dev = storage.read_set(mined / "dev")
     name = (artifacts.manifest_of(verdict.run / "card") or {})["key"]["evaluations"].get(run.config.data.dev_name)
     recorded = verdict.run / "evaluations" / str(name)
-    reranker = saved_model(run, verdict.run)
+    reranker = stages.load_saved(run, verdict.run / "model")
     rankings = reranking.rerank(dev, stages.scorer_of(run, reranker))
     found = evaluation.evaluate(dev, {TRAINED: rankings}, resamples=run.config.evaluation.resamples)
     measures = artifacts.read_json(recorded / "measures.json")
@@ -214,7 +208,7 @@ def _stretch(verdict: Verdict, run: Run, mined: Path, place: Path) -> None:
         return
     start, end = steps[-2:]
     shutil.copytree(checkpoints.folder_of(root, start), checkpoints.folder_of(place / "checkpoints", start))
-    reranker = saved_model(run, verdict.run)
+    reranker = stages.load_saved(run, verdict.run / "model")
     (place / "tokens").mkdir()
     TokenTable.write(storage.texts(mined), reranker.tokenizer, reranker.max_length, place / "tokens")
     budget = run.token_budget(reranker.hidden_size, reranker.layers)

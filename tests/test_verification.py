@@ -1,0 +1,148 @@
+"""Verify and rerun on a real tiny run: bits agree, and every kind of damage is named."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from safetensors.torch import load_file, save_file
+
+from pipeline import artifacts, checkpoints, rerunning, stages, verification
+from pipeline.asked import Rerun, Verification
+from pipeline.compose import CONF
+from pipeline.config import parse, register
+from pipeline.errors import ArtifactError
+from pipeline.fingerprint import plain
+from pipeline.verification import Verdict
+
+PT = {"format": "pt"}
+"""What transformers looks for in a weights file."""
+
+TINY = [
+    *["experiment=smoke", "data.limit=150", "data.dev_queries=20", "data.validation_queries=0", "runtime=cpu"],
+    *["training.eval_sets=[]", "training.max_steps=6", "training.eval_steps=3", "mining.dev_depth=5"],
+    *["runtime.workers=1", "runtime.threads=1", "emissions=off", "model.dropout=0.1"],
+    *["evaluation.bi_encoder=false", "evaluation.fusion=false"],
+]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The outputs of one run, dropout on, so that generators matter."""
+    outputs = tmp_path_factory.mktemp("finished")
+    register()
+    with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
+        assert stages.run(parse(compose("config", [*TINY, f"outputs_dir={outputs}"])))
+    return outputs
+
+
+@pytest.fixture
+def outputs(finished: Path, tmp_path: Path) -> Path:
+    shutil.copytree(finished, tmp_path / "outputs", symlinks=True)
+    return tmp_path / "outputs"
+
+
+def verdict(outputs: Path) -> Verdict:
+    return verification.verify(Verification(outputs_dir=str(outputs)))
+
+
+def resealed(folder: Path) -> None:
+    """Describe a folder anew, as somebody would who wants an altered file to pass."""
+    manifest = artifacts.manifest_of(folder)
+    assert manifest is not None
+    files = {**manifest, "files": artifacts.describe(folder)}
+    artifacts.write_json(folder / artifacts.MANIFEST, artifacts.sealed(files))
+
+
+def test_a_run_verifies_to_the_bit_and_is_left_as_it_was(outputs: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in outputs.rglob("*")}
+    found = verdict(outputs)
+    assert found.verified, str(found)
+    assert str(found).startswith("VERIFIED")
+    assert "equal in every digit and rank" in str(found)
+    assert "steps 4 to 6 again: weights bit-identical" in str(found)
+    assert {path: path.stat().st_mtime_ns for path in outputs.rglob("*")} == before
+
+
+@pytest.mark.parametrize("fault", ["missing", "truncated", "flipped"])
+def test_every_file_of_every_folder_is_vouched_for(outputs: Path, fault: str) -> None:
+    run = (outputs / "latest").resolve()
+    folders = [p.parent for p in outputs.rglob("manifest.json") if "cache" not in p.parts]
+    files = [path for folder in folders for path in (*artifacts.files(folder), folder / artifacts.MANIFEST)]
+    assert len(files) >= 40
+    for path in files:
+        data = path.read_bytes()
+        middle = len(data) // 2
+        if fault == "missing":
+            path.unlink()
+        elif fault == "truncated":
+            path.write_bytes(data[:middle])
+        else:
+            path.write_bytes(data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :])
+        found = Verdict(run)
+        verification._files(found)
+        path.write_bytes(data)
+        # A token table is made again at need: without its manifest it is none, which loses nothing.
+        if not ("tokens" in path.parts and path.name == artifacts.MANIFEST and fault == "missing"):
+            assert found.differs, path
+            assert str(path.parent) in " ".join(found.differs)
+
+
+def test_other_weights_under_good_digests_are_found_by_figures_and_training(outputs: Path) -> None:
+    run = (outputs / "latest").resolve()
+    weights = load_file(run / "model" / "model.safetensors")
+    save_file({name: tensor + 0.05 for name, tensor in weights.items()}, run / "model" / "model.safetensors", PT)
+    resealed(run / "model")
+    last = checkpoints.folder_of(run / "checkpoints", 6)
+    weights = load_file(last / "model.safetensors")
+    save_file({name: tensor * (1 + 1e-6) for name, tensor in weights.items()}, last / "model.safetensors")
+    resealed(last)
+    found = verdict(outputs)
+    assert [line.partition(":")[0] for line in found.differs] == ["figures", "weights", "training"], str(found)
+    assert "in the same scope, so by weights or data" in found.differs[2]
+
+
+def test_another_scope_is_said_and_compared_to_a_tolerance(outputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = verification._scope
+    monkeypatch.setattr(verification, "_scope", lambda run, reranker: {**ours(run, reranker), "threads": 64})
+    last = checkpoints.folder_of((outputs / "latest").resolve() / "checkpoints", 6)
+    weights = load_file(last / "model.safetensors")
+    name = next(iter(weights))
+    weights[name] = weights[name] + torch.full_like(weights[name], 2e-6)
+    save_file(weights, last / "model.safetensors")
+    resealed(last)
+    line = next(line for line in verdict(outputs).checked if line.startswith("training"))
+    assert "apart; this machine is outside the run's scope: threads 1 → 64" in line
+
+
+def test_an_unfinished_run_is_not_verified(outputs: Path) -> None:
+    shutil.rmtree((outputs / "latest").resolve() / "card")
+    found = verdict(outputs)
+    assert "card has no manifest.json" in str(found)
+    assert str(found).startswith("NOT VERIFIED")
+    with pytest.raises(ArtifactError, match="must point at a finished run"):
+        verdict(outputs / "absent")
+
+
+def test_rerun_gives_the_same_names_and_the_same_bits(outputs: Path, tmp_path: Path) -> None:
+    run = (outputs / "latest").resolve()
+    again = rerunning.rerun(Rerun(manifest=str(run / "model"), outputs_dir=str(tmp_path / "again")))
+    assert again is not None
+    assert again == tmp_path / "again" / "runs" / run.name
+    for kind in ("mined", "tokens", f"runs/{run.name}/evaluations"):
+        names = [{path.name for path in (root / kind).glob("[!.]*")} for root in (outputs, tmp_path / "again")]
+        assert names[0] == names[1] and len(names[0]) == 1
+    weights = [(folder / "model" / "model.safetensors").read_bytes() for folder in (run, again)]
+    assert weights[0] == weights[1]
+
+
+def test_rerun_of_any_stage_composes_the_recorded_run(outputs: Path) -> None:
+    for path in outputs.rglob("manifest.json"):
+        manifest = json.loads(path.read_text())
+        if "provenance" in manifest:
+            config, _ = rerunning.configuration(Rerun(manifest=str(path)))
+            assert plain(config) == manifest["provenance"]["config"]
