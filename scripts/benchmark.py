@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 
-from pipeline.benchmark_cases import Benchmark
-from pipeline.compose import command
+from pipeline.benchmark.cases import Benchmark
+from pipeline.config.compose import command
 
 
 def main(asked: Benchmark) -> None:
     """One case."""
-    from pipeline.artifacts import read_json  # late: a mistyped argument is answered without loading torch
-    from pipeline.benchmark import benchmark, table
+    from pipeline.benchmark.paired import benchmark, table
+    from pipeline.core.artifacts import read_json  # late: a mistyped argument is answered without loading torch
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     path = benchmark(asked)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pipeline.compose import application
-from pipeline.config import Config
+from pipeline.config.compose import application
+from pipeline.config.schema import Config
 
 
 def main(config: Config) -> None:
     """One composed configuration."""
-    from pipeline.preflight import report  # late: a mistyped key is answered without loading torch
+    from pipeline.commands.preflight import report  # late: a mistyped key is answered without loading torch
 
     report(config)
 

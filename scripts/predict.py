@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from pipeline.compose import command
-from pipeline.prediction import Prediction, predict
+from pipeline.commands.prediction import Prediction, predict
+from pipeline.config.compose import command
 
 
 def main(asked: Prediction) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pipeline.asked import Publication
-from pipeline.compose import command
+from pipeline.config.asked import Publication
+from pipeline.config.compose import command
 
 
 def main(asked: Publication) -> None:
     """One upload."""
-    from pipeline.publish import push  # late: a mistyped argument is answered without loading the hub's client
+    from pipeline.commands.publish import push  # late: a mistyped argument is answered without loading the hub's client
 
     print(push(asked))
 

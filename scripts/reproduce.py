@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from pipeline.asked import Reproduction
-from pipeline.compose import application_with
-from pipeline.config import Config
+from pipeline.config.asked import Reproduction
+from pipeline.config.compose import application_with
+from pipeline.config.schema import Config
 
 
 def main(asked: Reproduction, config: Config) -> None:
     """One comparison."""
-    from pipeline.reproduction import reproduce  # late: a mistyped key is answered without loading torch
+    from pipeline.commands.reproduction import reproduce  # late: a mistyped key is answered without loading torch
 
     reproduce(asked, config)
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pipeline.asked import Rerun
-from pipeline.compose import command, keep_log
+from pipeline.config.asked import Rerun
+from pipeline.config.compose import command, keep_log
 
 
 def main(asked: Rerun) -> None:
     """One run."""
-    from pipeline.rerunning import configuration, rerun  # late: a mistyped argument is answered without torch
+    from pipeline.commands.rerunning import configuration, rerun  # late: a mistyped argument is answered without torch
 
     keep_log(configuration(asked)[0].outputs_dir, "rerun")
     rerun(asked)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pipeline.compose import application
-from pipeline.config import Config
+from pipeline.config.compose import application
+from pipeline.config.schema import Config
 
 
 def main(config: Config) -> None:
     """One composed run."""
-    from pipeline.stages import run  # late: a mistyped key is answered without loading torch
+    from pipeline.stages.stages import run  # late: a mistyped key is answered without loading torch
 
     run(config)
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from pipeline.asked import Verification
-from pipeline.compose import command
-from pipeline.errors import EXIT_STATUS
+from pipeline.config.asked import Verification
+from pipeline.config.compose import command
+from pipeline.core.errors import EXIT_STATUS
 
 
 def main(asked: Verification) -> None:
     """One verification; what differs is an exit status of its own."""
-    from pipeline.verification import verify  # late: a mistyped argument is answered without loading torch
+    from pipeline.commands.verification import verify  # late: a mistyped argument is answered without loading torch
 
     verdict = verify(asked)
     print(verdict)

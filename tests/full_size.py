@@ -19,11 +19,12 @@ import numpy as np
 import torch
 from transformers import BertConfig, BertForPreTraining, ModernBertConfig, ModernBertForMaskedLM
 
-from pipeline import modeling, provenance
-from pipeline.config import ModelConfig, Precision, TrainingConfig
-from pipeline.scoring import PairScorer
-from pipeline.tokens import PairTemplate, TokenTable
-from pipeline.training import Hooks, Trainer, TrainingRows
+from pipeline.config.schema import ModelConfig, Precision, TrainingConfig
+from pipeline.core import provenance
+from pipeline.engine import modeling
+from pipeline.engine.scoring import PairScorer
+from pipeline.engine.tokens import PairTemplate, TokenTable
+from pipeline.engine.training import Hooks, Trainer, TrainingRows
 
 MODERNBERT_LARGE = {
     "vocab_size": 50368,

@@ -11,9 +11,9 @@ from typing import Any
 
 from huggingface_hub import ModelCard
 
-from pipeline import artifacts
-from pipeline.comparison import published
-from pipeline.trec import write_qrels, write_run
+from pipeline.core import artifacts
+from pipeline.data.trec import write_qrels, write_run
+from pipeline.reporting.comparison import published
 
 QUERIES = 50
 HALF_WIDTH = 0.04

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.artifacts import write_json, write_text
-from pipeline.evaluation import Evaluation, evaluate, mean_of
-from pipeline.facts import Facts, RunFiles, collect
-from pipeline.records import AS_RETRIEVED, POSITIVES_ADDED, PROTOCOLS, LabelledPairs, RerankingSet
-from pipeline.reranking import SystemRankings
+from pipeline.core.artifacts import write_json, write_text
+from pipeline.core.records import AS_RETRIEVED, POSITIVES_ADDED, PROTOCOLS, LabelledPairs, RerankingSet
+from pipeline.evaluation.evaluator import Evaluation, evaluate, mean_of
+from pipeline.evaluation.reranking import SystemRankings
+from pipeline.reporting.facts import Facts, RunFiles, collect
 
 HOSTILE = 'Is <script>alert("x")</script> | **bold**?\n# not a heading [link](http://example.org) `code` $x$'
 """A question that would break out of every place the card puts it in."""

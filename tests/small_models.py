@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from hub_fixtures import bert_tiny, sentences
 
-from pipeline import modeling
-from pipeline.config import Attention, ModelConfig, Precision, TrainingConfig
-from pipeline.modeling import Reranker
-from pipeline.tokens import PairTemplate, TokenTable
-from pipeline.training import Hooks, Trainer, TrainingRows
+from pipeline.config.schema import Attention, ModelConfig, Precision, TrainingConfig
+from pipeline.engine import modeling
+from pipeline.engine.modeling import Reranker
+from pipeline.engine.tokens import PairTemplate, TokenTable
+from pipeline.engine.training import Hooks, Trainer, TrainingRows
 
 CPU = torch.device("cpu")
 BUDGET = 256

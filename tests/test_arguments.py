@@ -7,8 +7,8 @@ from enum import Enum
 
 import pytest
 
-from pipeline.arguments import keys, near, nearest, parse_arguments, rule
-from pipeline.errors import ConfigError
+from pipeline.config.arguments import keys, near, nearest, parse_arguments, rule
+from pipeline.core.errors import ConfigError
 
 Case = Enum("Case", "train evaluate")
 

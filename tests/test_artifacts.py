@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import artifacts
-from pipeline.artifacts import MANIFEST, is_complete, locked, manifest_of, point, problems, publish
-from pipeline.errors import ArtifactError
+from pipeline.core import artifacts
+from pipeline.core.artifacts import MANIFEST, is_complete, locked, manifest_of, point, problems, publish
+from pipeline.core.errors import ArtifactError
 
 
 def make(folder: Path) -> Path:
@@ -154,7 +154,7 @@ def test_an_absent_folder_is_not_complete(tmp_path: Path) -> None:
 HOLD = """
 import sys, time
 from pathlib import Path
-from pipeline.artifacts import locked
+from pipeline.core.artifacts import locked
 with locked(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.batching import Plan, linear_schedule, micro_batches, warmup_steps
+from pipeline.engine.batching import Plan, linear_schedule, micro_batches, warmup_steps
 
 
 @pytest.mark.parametrize(("batch_size", "steps", "warmup"), [(2048, 283, 29), (64, 9038, 904)])

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline import artifacts, checkpoints
-from pipeline.checkpoints import Checkpoint, folder_of, newest, prune, read, steps, write
-from pipeline.errors import ArtifactError
+from pipeline.core import artifacts
+from pipeline.core.errors import ArtifactError
+from pipeline.engine import checkpoints
+from pipeline.engine.checkpoints import Checkpoint, folder_of, newest, prune, read, steps, write
 
 FILES = ("model.safetensors", "optimizer.pt", "generators.pt", "facts.json", "manifest.json")
 

@@ -10,10 +10,10 @@ import pytest
 from huggingface_hub import ModelCard
 from published_run import build
 
-from pipeline.artifacts import write_json
-from pipeline.comparison import FACTS, FILE, STATUSES, as_section, as_text, card_of, compare, published
-from pipeline.errors import ConfigError
-from pipeline.run_figures import Measured, measured_run
+from pipeline.core.artifacts import write_json
+from pipeline.core.errors import ConfigError
+from pipeline.reporting.comparison import FACTS, FILE, STATUSES, as_section, as_text, card_of, compare, published
+from pipeline.reporting.run_figures import Measured, measured_run
 
 EXPERIMENTS = ("gooaq_bert_tiny", "gooaq_modernbert_large")
 KINDS = {"rows": 3, "first_stage": 15, "loss": (15, 46), "log": (75, 50), "final": (15, 18)}

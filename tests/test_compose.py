@@ -11,9 +11,9 @@ import pytest
 
 JOB = """
 import logging, os, warnings
-from pipeline.compose import application
-from pipeline.config import Config
-from pipeline.errors import DataError, Interrupted
+from pipeline.config.compose import application
+from pipeline.config.schema import Config
+from pipeline.core.errors import DataError, Interrupted
 
 def main(config: Config) -> None:
     log = logging.getLogger("pipeline.job")

@@ -9,11 +9,12 @@ import pytest
 import yaml
 from hydra import compose, initialize_config_dir
 
-from pipeline import artifacts, composed
-from pipeline.compose import CONF
-from pipeline.config import Config, parse, register
-from pipeline.errors import ArtifactError, ConfigError
-from pipeline.fingerprint import fingerprint, plain
+from pipeline.config import composed
+from pipeline.config.compose import CONF
+from pipeline.config.schema import Config, parse, register
+from pipeline.core import artifacts
+from pipeline.core.errors import ArtifactError, ConfigError
+from pipeline.core.fingerprint import fingerprint, plain
 
 
 def configuration(*overrides: str) -> Config:

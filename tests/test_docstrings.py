@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.docstrings import PASSAGE_CHARACTERS, plain_words, query_and_passage, sentences
+from pipeline.data.docstrings import PASSAGE_CHARACTERS, plain_words, query_and_passage, sentences
 
 NUMPY_STYLE = """
     fit(x, y=None)

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline import embeddings
-from pipeline.embeddings import VECTORS, Embedder, Vectors, folder_digest
-from pipeline.errors import ModelError, NumericsError
+from pipeline.core.errors import ModelError, NumericsError
+from pipeline.mining import embeddings
+from pipeline.mining.embeddings import VECTORS, Embedder, Vectors, folder_digest
 from tests.static_model import static_model
 
 WORDS = [f"w{number}" for number in range(50)]
@@ -145,7 +145,7 @@ def test_a_dense_model_embeds_as_sentence_transformers_does(tmp_path: Path) -> N
 SEARCH = """
 import resource, sys
 from pathlib import Path
-from pipeline.embeddings import Embedder
+from pipeline.mining.embeddings import Embedder
 from tests.test_embeddings import many
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 embedder = Embedder(Path(sys.argv[1]), Path(sys.argv[2]))

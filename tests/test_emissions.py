@@ -13,7 +13,7 @@ from typing import NoReturn
 
 import pytest
 
-from pipeline.emissions import ESTIMATED, MEASURED, PARTLY, WORLD_AVERAGE, add, measured
+from pipeline.telemetry.emissions import ESTIMATED, MEASURED, PARTLY, WORLD_AVERAGE, add, measured
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -103,7 +103,7 @@ def test_snapshots_grow_and_the_block_goes_on() -> None:
 
 def test_disabled_imports_no_codecarbon() -> None:
     code = (
-        "import sys; from pipeline.emissions import measured\n"
+        "import sys; from pipeline.telemetry.emissions import measured\n"
         "with measured(False, None, 'x') as meter: assert meter.snapshot() == {'enabled': False}\n"
         "assert meter.record == {'enabled': False}; assert 'codecarbon' not in sys.modules"
     )

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import run_facts
 
-from pipeline.errors import ArtifactError
-from pipeline.facts import below_first_stage, fixed_step_protocol, selection, selection_sentence, verdict
+from pipeline.core.errors import ArtifactError
+from pipeline.reporting.facts import below_first_stage, fixed_step_protocol, selection, selection_sentence, verdict
 
 
 def _set(low: float, mean: float, high: float, *, rival: float | None = None, queries: int = 800) -> dict[str, Any]:
@@ -123,7 +123,7 @@ def test_a_missing_or_broken_file_is_one_sentence(name: str, tmp_path: Path, mon
     def damaged(path: Path, content: str) -> None:
         original(path, content if not str(path).endswith(name) else "{broken")
 
-    from pipeline import artifacts
+    from pipeline.core import artifacts
 
     original = artifacts.write_text
     monkeypatch.setattr(artifacts, "write_text", damaged)

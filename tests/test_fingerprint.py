@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.fingerprint import LENGTH, canonical_json, file_digest, fingerprint, plain, slug, text_digest
+from pipeline.core.fingerprint import LENGTH, canonical_json, file_digest, fingerprint, plain, slug, text_digest
 
 
 class Colour(enum.Enum):
@@ -53,7 +53,9 @@ def test_what_has_no_stable_form_is_refused(value: object) -> None:
 
 
 def test_the_hash_seed_does_not_matter(root: Path) -> None:
-    code = "from pipeline.fingerprint import fingerprint; print(fingerprint({'b': [1], 'a': {'d': 1.5, 'c': None}}))"
+    code = (
+        "from pipeline.core.fingerprint import fingerprint; print(fingerprint({'b': [1], 'a': {'d': 1.5, 'c': None}}))"
+    )
     names = {
         subprocess.run(
             [sys.executable, "-c", code], cwd=root, env={**os.environ, "PYTHONHASHSEED": seed}, capture_output=True,

@@ -19,8 +19,8 @@ import pytest
 from hub_fixtures import bert_tiny, gooaq, nano_beir, static_retriever
 from loopback_hub import TOKEN, LoopbackHub
 
-from pipeline.artifacts import read_json
-from pipeline.run_figures import measured_run
+from pipeline.core.artifacts import read_json
+from pipeline.reporting.run_figures import measured_run
 
 ROOT = Path(__file__).resolve().parents[1]
 EXPERIMENT = "gooaq_bert_tiny"

@@ -7,7 +7,7 @@ import html
 
 import pytest
 
-from pipeline.markdown import MAX_CHARACTERS, as_json, escape, literal, sample, without_places
+from pipeline.core.markdown import MAX_CHARACTERS, as_json, escape, literal, sample, without_places
 
 HOSTILE = [
     "<script>alert(1)</script>",

@@ -12,8 +12,9 @@ import pytest
 from scipy import stats
 from sentence_transformers.cross_encoder.evaluation import CrossEncoderRerankingEvaluator
 
-from pipeline.errors import NumericsError
-from pipeline.measures import (
+from pipeline.core.errors import NumericsError
+from pipeline.data.trec import read_qrels, read_run
+from pipeline.evaluation.measures import (
     MEASURES,
     difference,
     judged,
@@ -23,7 +24,6 @@ from pipeline.measures import (
     reciprocal_rank_fusion,
     stratified_difference,
 )
-from pipeline.trec import read_qrels, read_run
 
 LOG2 = [math.log2(rank + 1) for rank in range(1, 20)]
 
@@ -174,7 +174,7 @@ def test_several_positives_some_missing_is_where_the_definitions_part() -> None:
 def test_the_same_bytes_under_any_hash_seed() -> None:
     program = """
 import json, numpy as np
-from pipeline.measures import *
+from pipeline.evaluation.measures import *
 rng = np.random.default_rng(3)
 ids = [f"passage-{i}" for i in range(30)]
 positives = {f"q{q}": {ids[i]: 1 for i in {int(x) for x in rng.integers(0, 30, 4)}} for q in range(30)}

@@ -16,9 +16,9 @@ from huggingface_hub import ModelCard, ModelCardData
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-from pipeline.facts import Facts
-from pipeline.model_card import render
-from pipeline.report import summary
+from pipeline.reporting.facts import Facts
+from pipeline.reporting.model_card import render
+from pipeline.reporting.report import summary
 
 GOLDEN = Path(__file__).resolve().parent / "golden" / "model_card.md"
 

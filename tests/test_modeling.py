@@ -13,11 +13,11 @@ import torch
 from hub_fixtures import bert_tiny, modernbert, sentences
 from small_models import BUDGET, CPU, lively, model_config, tiny, weights
 
-from pipeline import modeling
-from pipeline.config import Activation, Attention, Precision
-from pipeline.errors import ModelError
-from pipeline.modeling import Reranker, load, own_max_length, save
-from pipeline.scoring import PairScorer
+from pipeline.config.schema import Activation, Attention, Precision
+from pipeline.core.errors import ModelError
+from pipeline.engine import modeling
+from pipeline.engine.modeling import Reranker, load, own_max_length, save
+from pipeline.engine.scoring import PairScorer
 
 PAIRS = [(question, answer) for question, answer in sentences(12)] + [("", "river"), ("river " * 90, "stone " * 90)]
 

@@ -8,8 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 from hub_fixtures import NANO_SETS, nano_beir
 
-from pipeline.errors import DataError
-from pipeline.nano_beir import CANDIDATES, read
+from pipeline.core.errors import DataError
+from pipeline.data.nano_beir import CANDIDATES, read
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.near_duplicates import NearDuplicates, shingles
+from pipeline.data.near_duplicates import NearDuplicates, shingles
 
 
 def test_shingles_are_runs_of_five_words() -> None:

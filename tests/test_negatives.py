@@ -3,10 +3,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline import negatives
-from pipeline.config import MiningConfig, Retriever, Sampling
-from pipeline.negatives import Pairs, draws, hard_negatives, question_seeds, random_negatives
-from pipeline.topk import Ranking
+from pipeline.config.schema import MiningConfig, Retriever, Sampling
+from pipeline.mining import negatives
+from pipeline.mining.negatives import Pairs, draws, hard_negatives, question_seeds, random_negatives
+from pipeline.mining.topk import Ranking
 
 RANKING = Ranking(
     np.array([[1, 2, 3, 4, 5, 6, 7], [7, 6, 5, 4, 3, -1, -1]], np.int32),

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import packaged_docs
-from pipeline.errors import DataError
-from pipeline.packaged_docs import extract
-from pipeline.records import fold
+from pipeline.core.errors import DataError
+from pipeline.core.records import fold
+from pipeline.data import packaged_docs
+from pipeline.data.packaged_docs import extract
 
 SUBJECTS = ("kernels", "graphs", "tensors", "splines", "matrices", "polynomials", "wavelets", "clusters")
 

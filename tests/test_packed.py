@@ -9,8 +9,8 @@ import pytest
 import torch
 from transformers import BertConfig, BertForSequenceClassification, RobertaConfig, RobertaForSequenceClassification
 
-from pipeline import packed
-from pipeline.tokens import PairTemplate, TokenTable
+from pipeline.engine import packed
+from pipeline.engine.tokens import PairTemplate, TokenTable
 
 TEMPLATE = PairTemplate((101,), (102,), (102,), (0, 0, 0, 1, 1), 0, False, True, 24)
 

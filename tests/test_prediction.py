@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline import artifacts
-from pipeline.errors import ArtifactError, ConfigError, DataError
-from pipeline.prediction import Prediction, find_run, model_folder, predict, read_passages
+from pipeline.commands.prediction import Prediction, find_run, model_folder, predict, read_passages
+from pipeline.core import artifacts
+from pipeline.core.errors import ArtifactError, ConfigError, DataError
 
 
 @pytest.fixture(scope="module")

@@ -13,10 +13,8 @@ from full_size import BERT_TINY, MODERNBERT_LARGE
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
-from pipeline import preflight
-from pipeline.config import Config, Device, Precision, RuntimeConfig, parse, register
-from pipeline.errors import ResourceError
-from pipeline.preflight import (
+from pipeline.commands import preflight
+from pipeline.commands.preflight import (
     FAIL,
     OK,
     WARN,
@@ -29,6 +27,8 @@ from pipeline.preflight import (
     _Size,
     _size,
 )
+from pipeline.config.schema import Config, Device, Precision, RuntimeConfig, parse, register
+from pipeline.core.errors import ResourceError
 
 ROOT = Path(__file__).resolve().parents[1]
 CPU = torch.device("cpu")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import progress
+from pipeline.core import progress
 
 
 def test_track_yields_every_value_in_order_and_says_nothing_off_a_terminal(
@@ -54,15 +54,15 @@ def test_the_console_handler_prints_our_lines_alone(monkeypatch: pytest.MonkeyPa
     handler = progress.ConsoleHandler()
     out = io.StringIO()
     monkeypatch.setattr(sys, "stdout", out)  # after construction, as a running bar does
-    for name in ("pipeline", "pipeline.mining", "pipelines.other", "codecarbon", "command"):
+    for name in ("pipeline", "pipeline.mining.miner", "pipelines.other", "codecarbon", "command"):
         handler.handle(logging.LogRecord(name, logging.INFO, __file__, 1, f"from {name}", None, None))
-    assert out.getvalue() == "from pipeline\nfrom pipeline.mining\n"
+    assert out.getvalue() == "from pipeline\nfrom pipeline.mining.miner\n"
 
 
 def test_on_a_terminal_bars_are_drawn_nested_and_log_lines_stay_whole(root: Path) -> None:
     code = """
 import logging, time
-from pipeline.progress import ConsoleHandler, bar, track
+from pipeline.core.progress import ConsoleHandler, bar, track
 logging.basicConfig(level=logging.INFO, handlers=[ConsoleHandler()])
 with bar("outer", total=2) as outer:
     for _ in range(2):

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import provenance
-from pipeline.provenance import MASK
+from pipeline.core import provenance
+from pipeline.core.provenance import MASK
 
 
 def _repository(folder: Path) -> Path:

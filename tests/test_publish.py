@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from published_run import build
 
-from pipeline.asked import Publication
-from pipeline.errors import ArtifactError, ConfigError, HubError
-from pipeline.publish import push, stage_files, verify
+from pipeline.commands.publish import push, stage_files, verify
+from pipeline.config.asked import Publication
+from pipeline.core.errors import ArtifactError, ConfigError, HubError
 
 
 @pytest.fixture

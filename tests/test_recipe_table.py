@@ -12,16 +12,16 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
-from pipeline.batching import Plan, linear_schedule, warmup_steps
-from pipeline.config import NANO_BEIR, Config, parse, register
-from pipeline.errors import ConfigError
-from pipeline.fingerprint import plain
-from pipeline.modeling import ACTIVATIONS
-from pipeline.stages import NANO_MEAN, fixed_sets, nano_names
-from pipeline.training import optimizer_of
+from pipeline.config.schema import NANO_BEIR, Config, parse, register
+from pipeline.core.errors import ConfigError
+from pipeline.core.fingerprint import plain
+from pipeline.engine.batching import Plan, linear_schedule, warmup_steps
+from pipeline.engine.modeling import ACTIVATIONS
+from pipeline.engine.training import optimizer_of
+from pipeline.stages.stages import NANO_MEAN, fixed_sets, nano_names
 
 ROOT = Path(__file__).resolve().parents[1]
-BOOK = json.loads((ROOT / "pipeline" / "published.json").read_text(encoding="utf-8"))
+BOOK = json.loads((ROOT / "pipeline" / "reporting" / "published.json").read_text(encoding="utf-8"))
 TINY, LARGE = "gooaq_bert_tiny", "gooaq_modernbert_large"
 TRAINING_ROWS = 578_402
 

@@ -19,7 +19,7 @@ from hub_fixtures import NANO_SETS, all_repositories, gooaq, nano_beir
 from loopback_hub import TOKEN, LoopbackHub
 from published_run import settled_by_a_card
 
-from pipeline.comparison import published
+from pipeline.reporting.comparison import published
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALLER = ["data.rows=110", "training.max_steps=4", "training.eval_steps=2", "emissions.enabled=false", "runtime=cpu"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.records import AS_RETRIEVED, POSITIVES_ADDED, PairRows, RerankingSet, fold
+from pipeline.core.records import AS_RETRIEVED, POSITIVES_ADDED, PairRows, RerankingSet, fold
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import run_facts
 
-from pipeline.report import closing_table, summary
+from pipeline.reporting.report import closing_table, summary
 
 RIVALS = ("untrained", "bi_encoder", "fusion", "trained")
 

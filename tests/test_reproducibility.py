@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline import reproducibility
-from pipeline.config import Attention, Device, Precision, RuntimeConfig
-from pipeline.errors import ResourceError
-from pipeline.reproducibility import (
+from pipeline.config.schema import Attention, Device, Precision, RuntimeConfig
+from pipeline.core import reproducibility
+from pipeline.core.errors import ResourceError
+from pipeline.core.reproducibility import (
     differences,
     has_amx,
     micro_batch_tokens,

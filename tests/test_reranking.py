@@ -10,11 +10,11 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from pipeline.errors import DataError, NumericsError
-from pipeline.measures import MEASURES
-from pipeline.records import AS_RETRIEVED, POSITIVES_ADDED, Collection, RerankingSet
-from pipeline.reranking import collection_set, first_stage, fuse, pool_pairs, quick, rerank, run_candidates
-from pipeline.trec import read_beir
+from pipeline.core.errors import DataError, NumericsError
+from pipeline.core.records import AS_RETRIEVED, POSITIVES_ADDED, Collection, RerankingSet
+from pipeline.data.trec import read_beir
+from pipeline.evaluation.measures import MEASURES
+from pipeline.evaluation.reranking import collection_set, first_stage, fuse, pool_pairs, quick, rerank, run_candidates
 
 COLLECTIONS = Path(__file__).resolve().parents[2] / "shared" / "data" / "collections"
 

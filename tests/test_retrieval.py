@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.retrieval import K1, B, Bm25, ImportedRun, bm25_candidates
+from pipeline.mining.retrieval import K1, B, Bm25, ImportedRun, bm25_candidates
 
 PASSAGES = [
     "The cat sat with other cats on the mat",
@@ -73,7 +73,7 @@ def test_a_search_in_parts_is_the_search_at_once(monkeypatch: pytest.MonkeyPatch
     draw = np.random.default_rng(1)
     texts = [" ".join(f"word{number}" for number in draw.integers(0, 60, 9)) for _ in range(300)]
     whole = Bm25(texts).search(texts[:40], 20)
-    monkeypatch.setattr("pipeline.retrieval.CELLS", 2100)
+    monkeypatch.setattr("pipeline.mining.retrieval.CELLS", 2100)
     parts = Bm25(texts).search(texts[:40], 20)
     assert parts.indices.tolist() == whole.indices.tolist()
     assert parts.scores.tolist() == whole.scores.tolist()
@@ -91,7 +91,7 @@ def test_an_imported_run_ranks_by_score_then_passage() -> None:
 def test_ndcg_is_the_published_one(name: str, expected: float) -> None:
     import ir_measures
 
-    from pipeline.trec import read_beir
+    from pipeline.data.trec import read_beir
 
     folder = Path(__file__).resolve().parents[2] / "shared" / "data" / "collections" / name
     if not folder.is_dir():

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from published_run import build, ranks_with_mean
 
-from pipeline.errors import ArtifactError
-from pipeline.measures import per_query
-from pipeline.run_figures import measured_run, reference_map
+from pipeline.core.errors import ArtifactError
+from pipeline.evaluation.measures import per_query
+from pipeline.reporting.run_figures import measured_run, reference_map
 
 
 def test_missing_positives_stand_below_the_list_unless_none_was_found() -> None:

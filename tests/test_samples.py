@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline.records import LabelledPairs
-from pipeline.samples import HEAD_ROWS, describe_rows, example_pairs
+from pipeline.core.records import LabelledPairs
+from pipeline.reporting.samples import HEAD_ROWS, describe_rows, example_pairs
 
 
 def _pairs(question: list[int], passage: list[int], label: list[float]) -> LabelledPairs:

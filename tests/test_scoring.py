@@ -11,11 +11,11 @@ import torch
 from hub_fixtures import sentences
 from small_models import BUDGET, CPU, lively, tiny
 
-from pipeline import modeling
-from pipeline.config import Attention, Precision
-from pipeline.errors import NumericsError
-from pipeline.scoring import PairScorer
-from pipeline.tokens import TokenTable
+from pipeline.config.schema import Attention, Precision
+from pipeline.core.errors import NumericsError
+from pipeline.engine import modeling
+from pipeline.engine.scoring import PairScorer
+from pipeline.engine.tokens import TokenTable
 
 PAIRS = [pair for n, pair in enumerate(sentences(60)) if n % 2] + [("", ""), ("river " * 200, "漢字")]
 

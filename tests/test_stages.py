@@ -15,10 +15,12 @@ from hub_fixtures import sentences
 from hydra import compose, initialize_config_dir
 from safetensors.torch import load_file
 
-from pipeline import artifacts, checkpoints, stages
-from pipeline.config import parse, register
-from pipeline.errors import ModelError
-from pipeline.plan import rival_name
+from pipeline.config.schema import parse, register
+from pipeline.core import artifacts
+from pipeline.core.errors import ModelError
+from pipeline.engine import checkpoints
+from pipeline.stages import stages
+from pipeline.stages.plan import rival_name
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 SMALLER = [

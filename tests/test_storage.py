@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline import storage
-from pipeline.records import LabelledPairs, Mined, RerankingSet
+from pipeline.core.records import LabelledPairs, Mined, RerankingSet
+from pipeline.data import storage
 
 TEXTS = ["plain", "", "tab\tand\nnew line", "\u2028 line separator", "漢字 🙂", "nul \x00 inside", "x" * 70_000]
 

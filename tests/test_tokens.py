@@ -15,9 +15,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 
-from pipeline import tokens
-from pipeline.errors import ModelError
-from pipeline.tokens import PairTemplate, TokenTable, identity, truncated
+from pipeline.core.errors import ModelError
+from pipeline.engine import tokens
+from pipeline.engine.tokens import PairTemplate, TokenTable, identity, truncated
 
 MAX = 24
 ODD = [

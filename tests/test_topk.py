@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.topk import Ranking, RunningTop, best_columns, stacked
+from pipeline.mining.topk import Ranking, RunningTop, best_columns, stacked
 
 
 def brute(scores: np.ndarray, depth: int, above: float = -math.inf) -> tuple[list[list[int]], list[list[float]]]:

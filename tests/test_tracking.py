@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import TrackingConfig, Wandb
-from pipeline.tracking import NoTracker, WandbTracker, start
+from pipeline.config.schema import TrackingConfig, Wandb
+from pipeline.telemetry.tracking import NoTracker, WandbTracker, start
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -19,8 +19,8 @@ KILLED = """
 import logging, sys, time
 from pathlib import Path
 import psutil
-from pipeline.config import TrackingConfig, Wandb
-from pipeline.tracking import start
+from pipeline.config.schema import TrackingConfig, Wandb
+from pipeline.telemetry.tracking import start
 logging.basicConfig(level=logging.WARNING)
 tracker = start(TrackingConfig(wandb=Wandb.offline), "run-1", Path(sys.argv[1]), {})
 tracker.log(1, {"loss": 1.0})
@@ -45,7 +45,7 @@ def _python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 def test_none_is_the_default_and_imports_no_wandb(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from pipeline import tracking\n"
-        "from pipeline.config import TrackingConfig\n"
+        "from pipeline.config.schema import TrackingConfig\n"
         "t = tracking.start(TrackingConfig(), 'x', Path(sys.argv[1]) / 'w', {}); t.log(1, {'loss': 1.0})\n"
         "assert t.finish() is None; assert 'wandb' not in sys.modules"
     )

@@ -16,11 +16,11 @@ from accelerate import Accelerator
 from small_models import labelled, model_config, tiny, trainer_of, training_config, training_rows, weights
 from torch.nn import functional as F
 
-from pipeline import checkpoints, modeling, training
-from pipeline.batching import Plan
-from pipeline.config import Attention, Precision, TrainingConfig
-from pipeline.errors import Interrupted, NumericsError
-from pipeline.training import Hooks
+from pipeline.config.schema import Attention, Precision, TrainingConfig
+from pipeline.core.errors import Interrupted, NumericsError
+from pipeline.engine import checkpoints, modeling, training
+from pipeline.engine.batching import Plan
+from pipeline.engine.training import Hooks
 
 Row = dict[str, Any]
 TIMES = {"pairs_per_second", "tokens_per_second", "train_seconds", "seconds"}

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.errors import DataError
-from pipeline.trec import escape, read_beir, read_qrels, read_run, unescape, write_qrels, write_run
+from pipeline.core.errors import DataError
+from pipeline.data.trec import escape, read_beir, read_qrels, read_run, unescape, write_qrels, write_run
 
 COLLECTIONS = Path(__file__).resolve().parents[2] / "shared" / "data" / "collections"
 

@@ -11,13 +11,16 @@ import torch
 from hydra import compose, initialize_config_dir
 from safetensors.torch import load_file, save_file
 
-from pipeline import artifacts, checkpoints, rerunning, stages, verification
-from pipeline.asked import Rerun, Verification
-from pipeline.compose import CONF
-from pipeline.config import parse, register
-from pipeline.errors import ArtifactError
-from pipeline.fingerprint import plain
-from pipeline.verification import Verdict
+from pipeline.commands import rerunning, verification
+from pipeline.commands.verification import Verdict
+from pipeline.config.asked import Rerun, Verification
+from pipeline.config.compose import CONF
+from pipeline.config.schema import parse, register
+from pipeline.core import artifacts
+from pipeline.core.errors import ArtifactError
+from pipeline.core.fingerprint import plain
+from pipeline.engine import checkpoints
+from pipeline.stages import stages
 
 PT = {"format": "pt"}
 """What transformers looks for in a weights file."""

@@ -1,0 +1,1 @@
+"""This pipeline and the reference, side by side."""

@@ -1,0 +1,143 @@
+"""What the side-by-side benchmark compares: its cases, their settings, and texts of GooAQ's lengths. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+import numpy as np
+
+from pipeline.core.errors import ConfigError, must
+
+Case = Enum("Case", "train_bert_tiny train_minilm train_minilm_dropout evaluate evaluate_steps mine")
+
+QUESTION = (44.0, 12.0, 21, 96)
+ANSWER = (252.0, 60.0, 51, 405)
+"""Characters: mean, standard deviation, least, most. GooAQ's, but for the deviation, which its card does not give."""
+
+NEGATIVES = 5
+"""Negatives a question in training rows, as in the published recipe."""
+
+DEPTH = 30
+"""Candidates a query in evaluations."""
+
+SEED = 12
+"""Seed of texts, weights and row order."""
+
+
+@dataclass(kw_only=True)
+class Benchmark:
+    """The arguments of `scripts/benchmark.py`."""
+
+    case: Case
+    """What is measured."""
+    pairs: int = 5
+    """Pairs of runs, ours and the reference in turn."""
+    warmup: int = 1
+    """Further pairs before those, not counted; the last of them measures energy."""
+    rows: int | None = None
+    """Training rows, queries to evaluate, or questions to mine; None takes the case's own number."""
+    note: str = ""
+    """Whatever a reader of the figures must know, such as that the machine was busy."""
+    outputs_dir: str = "outputs"
+    """The result is written to benchmarks/<case>.json below it."""
+
+    def __post_init__(self) -> None:
+        for key, least in (("pairs", 1), ("warmup", 0), ("rows", 8)):
+            value = getattr(self, key)
+            if value is not None and value < least:
+                raise ConfigError(must(key, f"be at least {least}", value, f"Pass {key}=<a larger number>."))
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """One case: the work, and every setting under which the reference does it."""
+
+    job: str
+    """train | evaluate | mine."""
+    model: str
+    """bert_tiny | minilm | static."""
+    rows: int
+    """Training rows, queries or questions where the command names no number."""
+    reference: tuple[dict[str, object], ...]
+    """The reference's settings to try; the first is the published recipe's."""
+    batch_size: int = 0
+    dropout: float = 0.0
+    times: int = 1
+    """How often the same set is evaluated."""
+
+
+_ATTENTION: tuple[dict[str, object], ...] = ({"attention": "sdpa"}, {"attention": "eager"})
+_EVALUATION: tuple[dict[str, object], ...] = tuple(
+    {"attention": attention, "batch_size": size} for attention in ("sdpa", "eager") for size in (2048, 256, 32)
+)
+
+CASES = {
+    Case.train_bert_tiny: Settings("train", "bert_tiny", 20_480, _ATTENTION, batch_size=2048, dropout=0.1),
+    Case.train_minilm: Settings("train", "minilm", 640, _ATTENTION, batch_size=64),
+    Case.train_minilm_dropout: Settings("train", "minilm", 640, _ATTENTION, batch_size=64, dropout=0.1),
+    Case.evaluate: Settings("evaluate", "bert_tiny", 1_000, _EVALUATION),
+    Case.evaluate_steps: Settings("evaluate", "bert_tiny", 1_000, _EVALUATION, times=14),
+    Case.mine: Settings("mine", "static", 100_000, ({"use_faiss": True}, {"use_faiss": False})),
+}
+"""MiniLM is measured on few rows: a step's cost is linear in them."""
+
+
+class Writer:
+    """Texts of words drawn with Zipf's frequencies, most frequent first, from one seeded stream."""
+
+    def __init__(self, words: Sequence[str], seed: int) -> None:
+        self._words = words
+        self._draw = np.random.default_rng(seed)
+        shares = 1 / (np.arange(len(words)) + 2.7)  # Mandelbrot's offset for English
+        self._cumulative = np.cumsum(shares / shares.sum())
+
+    def texts(self, count: int, shape: tuple[float, float, int, int]) -> list[str]:
+        """`count` texts whose lengths in characters are normal, clipped to the shape's bounds."""
+        mean, deviation, least, most = shape
+        lengths = np.clip(self._draw.normal(mean, deviation, count), least, most).astype(int)
+        return [self._text(int(length)) for length in lengths]
+
+    def _text(self, length: int) -> str:
+        numbers = self._cumulative.searchsorted(self._draw.random(length // 2 + 1))
+        return " ".join(self._words[min(number, len(self._words) - 1)] for number in numbers)[:length].strip()
+
+
+def words_of(vocabulary: dict[str, int]) -> list[str]:
+    """Whole lower-case words of a WordPiece vocabulary by id, which is roughly by frequency."""
+    words = [word for word in vocabulary if word.isascii() and word.isalpha() and word.islower() and len(word) > 1]
+    return sorted(words, key=vocabulary.__getitem__)
+
+
+def training_texts(words: Sequence[str], rows: int) -> dict[str, list[object]]:
+    """`question`, `answer` and `label` columns: each question with its answer and five others', as mined rows are."""
+    writer = Writer(words, SEED)
+    count = -(-rows // (NEGATIVES + 1))
+    questions, answers = writer.texts(count, QUESTION), writer.texts(count, ANSWER)
+    draw = np.random.default_rng(SEED + 1)
+    columns: dict[str, list[object]] = {"question": [], "answer": [], "label": []}
+    for number, question in enumerate(questions):
+        others = (number + 1 + draw.integers(0, max(1, count - 1), NEGATIVES)) % count
+        for place, other in enumerate((number, *others)):
+            columns["question"].append(question)
+            columns["answer"].append(answers[other])
+            columns["label"].append(float(place == 0))
+    return {name: column[:rows] for name, column in columns.items()}
+
+
+def evaluation_texts(words: Sequence[str], queries: int) -> dict[str, list[object]]:
+    """`query`, `documents` (30, in first-stage order) and `positive` (the number of the relevant one)."""
+    writer = Writer(words, SEED + 2)
+    passages = writer.texts(queries * DEPTH, ANSWER)
+    return {
+        "query": list(writer.texts(queries, QUESTION)),
+        "documents": [passages[start : start + DEPTH] for start in range(0, len(passages), DEPTH)],
+        "positive": np.random.default_rng(SEED + 3).integers(0, DEPTH, queries).tolist(),
+    }
+
+
+def mining_texts(words: Sequence[str], rows: int) -> dict[str, list[object]]:
+    """`question` and `answer` columns of positives; the answers are the corpus."""
+    writer = Writer(words, SEED + 4)
+    return {"question": list(writer.texts(rows, QUESTION)), "answer": list(writer.texts(rows, ANSWER))}

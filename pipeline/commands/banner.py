@@ -1,0 +1,39 @@
+"""The first lines of a run: what will run, on what, and what it needs. Renders a plan; decides nothing."""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+
+from pipeline.config.schema import Source
+from pipeline.stages.plan import Run, shown
+
+log = logging.getLogger(__name__)
+
+
+def announce(run: Run) -> None:
+    """Log experiment, base model, data, device, precision and needs, before any work."""
+    config = run.config
+    local = run.base.description
+    device = torch.cuda.get_device_name(run.device) if run.device.type == "cuda" else "CPU"
+    data = config.data.title or config.data.name
+    where = "no hub" if config.data.source is not Source.hub else f"hub data set {config.data.path}"
+    log.info("experiment  %s", config.name)
+    log.info("base model  %s (%s)", config.model.title or config.model.name, local)
+    log.info("data        %s (%s)", data, where)
+    log.info("device      %s, %d threads", device, torch.get_num_threads())
+    log.info("precision   %s (%s)", config.training.precision.name, run.precision_reason)
+    log.info("outputs     %s", shown(run.outputs))
+    log.info("needs       %s", config.needs or _needs(run))
+    # An experiment's note speaks of its own data: with another source it would mislead.
+    for line in config.note.splitlines() if config.data.source is Source.packaged_docs else ():
+        log.info("            %s", line)
+
+
+def _needs(run: Run) -> str:
+    """What can be said of a configuration no experiment speaks for."""
+    config = run.config
+    hub = "hub" in run.base.identity or config.data.source is Source.hub or bool(config.evaluation.nano_beir)
+    gpu = "a GPU is advised" if run.device.type == "cpu" and "hub" in run.base.identity else "no GPU asked for"
+    return f"{'a hub' if hub else 'no hub'}, {gpu}; time and disk grow with the rows (try data.limit=2000 first)"

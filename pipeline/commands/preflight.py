@@ -1,0 +1,276 @@
+"""What would stop a run after hours, looked at in a minute: hub, device, disk, memory, expected time.
+
+Trains, mines and downloads nothing but configurations of a few kilobytes. One line a finding, with its remedy.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import torch
+from huggingface_hub import HfApi, constants, get_token
+from huggingface_hub.errors import HfHubHTTPError
+
+from pipeline.config.schema import Config, Device, Precision, Retriever, Source
+from pipeline.core import reproducibility
+from pipeline.core.errors import HubError, ResourceError, must
+from pipeline.core.progress import duration
+from pipeline.hub import location
+from pipeline.hub.cache import Kind
+from pipeline.hub.download import retrying
+
+log = logging.getLogger(__name__)
+
+OK, WARN, FAIL = "OK", "WARN", "FAIL"
+
+PAIR_TOKENS = 75
+"""Tokens of a pair: GooAQ's question and answer hold 44 and 252 characters on average, special tokens included."""
+
+EFFICIENCY = 0.4
+"""Share of a large matrix product's rate that training reaches; the estimate is right to a factor of two."""
+
+LONG_HOURS = 24.0
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line: what was looked at, how it stands, and what to do about it."""
+
+    status: str
+    what: str
+    said: str
+
+    def __str__(self) -> str:
+        return f"{self.status:5} {self.what:12} {self.said}"
+
+
+@dataclass(slots=True)
+class _Size:
+    """The base model: parameters in all, and those of the encoder's layers, which decide the time."""
+
+    parameters: int
+    encoder: int
+
+
+def check(config: Config) -> list[Finding]:
+    """Every finding, in the order a run would meet them."""
+    findings, needed, size = [], 0, None
+    online = _needs_hub(config)
+    if online:
+        findings.append(_login())
+    for what, path, revision, kind, key in _artefacts(config):
+        finding, missing = _artefact(config, what, path, revision, kind, key)
+        findings.append(finding)
+        needed += missing
+    try:
+        size = _size(config)
+    except (HubError, OSError, ValueError, KeyError, TypeError) as error:
+        findings.append(Finding(WARN, "model size", f"not known ({_one_line(error)}): memory and time are not judged"))
+    device, finding = _device(config)
+    findings += [finding, _precision(config, device)]
+    findings += _disk(config, needed, size)
+    if size is not None:
+        findings += [_memory(size, device), _expected_time(config, size, device)]
+    return findings
+
+
+def report(config: Config) -> str:
+    """The findings as lines.
+
+    Raises:
+        ResourceError: when one of them fails, after the lines were logged.
+    """
+    findings = check(config)
+    text = "\n".join(str(finding) for finding in findings)
+    log.info("%s", text)
+    failed = [finding.what for finding in findings if finding.status == FAIL]
+    if failed:
+        raise ResourceError(must("every check", "pass before a run", ", ".join(failed), "Their lines say what to do."))
+    return text
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _artefacts(config: Config) -> Iterator[tuple[str, str, str | None, Kind, str]]:
+    """(name, path, revision, kind, configuration key) of everything a run reads."""
+    yield "model", config.model.path, config.model.revision, "model", "model.path"
+    if config.data.source is Source.hub:
+        yield "data", str(config.data.path), config.data.revision, "dataset", "data.path"
+    if config.mining.retriever is Retriever.embedding:
+        yield "retriever", str(config.mining.path), config.mining.revision, "model", "mining.path"
+    evaluation = config.evaluation
+    if evaluation.nano_beir:
+        key = "evaluation.nano_beir_path"
+        yield "NanoBEIR", evaluation.nano_beir_path, evaluation.nano_beir_revision, "dataset", key
+    for path in evaluation.rivals:
+        yield "rival", path, None, "model", "evaluation.rivals"
+
+
+def _needs_hub(config: Config) -> bool:
+    paths = [path for _, path, _, _, _ in _artefacts(config)]
+    return any(not path.startswith(location.PACKAGE) and not Path(path).expanduser().exists() for path in paths)
+
+
+def _login() -> Finding:
+    if constants.is_offline_mode():
+        return Finding(WARN, "hub", "HF_HUB_OFFLINE=1: only what is cached can be used. Unset it to download")
+    if get_token() is None:
+        return Finding(OK, "login", "none, which public artefacts do not need; for others run `hf auth login`")
+    try:
+        name = retrying("login", lambda: HfApi().whoami())["name"]
+    except HfHubHTTPError as error:
+        status = error.response.status_code
+        return Finding(
+            FAIL, "login", f"the hub refused the token (HTTP {status}). Run `hf auth login`, or unset HF_TOKEN"
+        )
+    except Exception as error:  # whatever the transport raises: the artefacts' own lines will say more
+        return Finding(WARN, "login", f"not checked ({type(error).__name__})")
+    return Finding(OK, "login", f"as {name}")
+
+
+def _artefact(config: Config, what: str, path: str, revision: str | None, kind: Kind, key: str) -> tuple[Finding, int]:
+    """How an artefact stands, and the bytes still to download."""
+    lock = Path(config.outputs_dir).resolve() / "hub.lock.json"
+    try:
+        found = location.preview(path, revision, kind=kind, lock=lock, refresh=config.hub.refresh, allow=None, key=key)
+        if found is None:
+            located = location.locate(path, revision, kind=kind, lock=lock, refresh=False, allow=None, key=key)
+            return Finding(OK, what, located.description), 0
+    except HubError as error:
+        return Finding(FAIL, what, _one_line(error)), 0
+    todo = f"{found.missing_bytes / 1e6:,.1f} MB to download" if found.missing_bytes else "all of it cached"
+    at = f"{revision or 'main'} is commit {found.commit[:12]}"
+    return Finding(OK, what, f"{path}: {at}, {found.total_bytes / 1e6:,.1f} MB, {todo}"), found.missing_bytes
+
+
+def _size(config: Config) -> _Size:
+    """Parameters from the configuration file alone: embeddings, attention 4·h², and 2 or (gated) 3 matrices h·i."""
+    lock = Path(config.outputs_dir).resolve() / "hub.lock.json"
+    located = location.locate(
+        config.model.path, config.model.revision, kind="model", lock=lock, refresh=False,
+        allow=["config.json"], key="model.path",
+    )  # fmt: skip
+    seen = json.loads((located.folder / "config.json").read_text(encoding="utf-8"))
+    width = config.model.hidden_size or int(seen["hidden_size"])
+    inner = 4 * width if config.model.hidden_size else int(seen["intermediate_size"])
+    layers = config.model.layers or int(seen["num_hidden_layers"])
+    gated = 3 if seen.get("model_type") == "modernbert" else 2
+    encoder = layers * (4 * width * width + gated * width * inner)
+    return _Size(encoder + int(seen["vocab_size"]) * width, encoder)
+
+
+def _device(config: Config) -> tuple[torch.device, Finding]:
+    try:
+        device = reproducibility.resolve_device(config.runtime)
+    except ResourceError as error:
+        return torch.device("cpu"), Finding(FAIL, "device", _one_line(error))
+    if device.type == "cuda":
+        properties = torch.cuda.get_device_properties(device)
+        return device, Finding(OK, "device", f"{properties.name}, {properties.total_memory / 2**30:.1f} GiB")
+    chosen = config.runtime.device is not Device.cpu
+    note = ": torch sees no GPU. Install its CUDA build where there is one" if chosen else ""
+    large = config.training.batch_size >= 64 and config.data.source is Source.hub
+    return device, Finding(WARN if large and chosen else OK, "device", f"CPU, {torch.get_num_threads()} threads{note}")
+
+
+def _precision(config: Config, device: torch.device) -> Finding:
+    precision, reason = reproducibility.resolve_precision(config.training.precision, device)
+    if precision is Precision.bf16:
+        fast, _ = reproducibility.resolve_precision(Precision.auto, device)
+        if fast is not Precision.bf16:
+            where = (
+                "GPU has no bf16 units (compute capability below 8.0)" if device.type == "cuda" else "CPU has no AMX"
+            )
+            return Finding(WARN, "precision", f"bf16, but this {where}: slow. Pass training.precision=fp32 "
+                           "evaluation.precision=fp32, which is another recipe")  # fmt: skip
+    return Finding(OK, "precision", f"{precision.name} ({reason})")
+
+
+def _free(folder: Path) -> int:
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
+
+
+def _room(what: str, said: str, folder: Path, needed: int, otherwise: str) -> Finding:
+    free = _free(folder)
+    said = f"{said}, {free / 1e9:.1f} GB free"
+    return Finding(OK, what, said) if free > needed else Finding(FAIL, what, f"{said}. Free some, or {otherwise}")
+
+
+def _disk(config: Config, downloads: int, size: _Size | None) -> list[Finding]:
+    """The cache takes the downloads; outputs take checkpoints (weights and two moments), the model and mined data."""
+    found = []
+    cache, outputs = Path(constants.HF_HUB_CACHE), Path(config.outputs_dir).resolve()
+    if downloads:
+        said = f"{downloads / 1e9:.2f} GB to download"
+        found.append(_room("cache disk", said, cache, downloads, "set HF_HOME to a larger disk"))
+    if size is not None:
+        kept = config.training.keep_checkpoints + (2 if config.training.keep_best else 1)
+        needed = size.parameters * (12 * kept + 4) + 2 * 10**9
+        said = f"{needed / 1e9:.1f} GB for checkpoints, model and data"
+        found.append(_room("outputs disk", said, outputs, needed, "pass outputs_dir=<folder on a larger disk>"))
+    return found
+
+
+def _memory(size: _Size, device: torch.device) -> Finding:
+    """Weights, gradients and two moments in fp32 are 16 bytes a parameter; activations take what the budget allows."""
+    needed = 16 * size.parameters + 2 * 2**30
+    if device.type == "cuda":
+        available, total = torch.cuda.mem_get_info(device)
+        remedy = "Close what else uses the GPU" if total > needed else "Use a smaller model, or a larger GPU"
+    else:
+        available = psutil.virtual_memory().available
+        remedy = "Close other programs, or use a smaller model"
+    said = f"at least {needed / 2**30:.1f} GiB needed, {available / 2**30:.1f} GiB available"
+    return Finding(OK, "memory", said) if available > needed else Finding(FAIL, "memory", f"{said}. {remedy}")
+
+
+def _rate(device: torch.device, precision: Precision) -> float:
+    """Floating-point operations a second of a large matrix product, measured for about a second."""
+    width = 8192 if device.type == "cuda" else 512
+    kind = torch.bfloat16 if precision is Precision.bf16 else torch.float32
+    a = torch.randn(width, width, device=device, dtype=kind)
+
+    def seconds(action: Callable[[], object], times: int) -> float:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        began = time.perf_counter()
+        for _ in range(times):
+            action()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.perf_counter() - began
+
+    once = seconds(lambda: a @ a, 1)
+    times = max(1, min(50, int(0.5 / max(seconds(lambda: a @ a, 1), once / 10, 1e-6))))
+    return 2.0 * width**3 * times / seconds(lambda: a @ a, times)
+
+
+def _expected_time(config: Config, size: _Size, device: torch.device) -> Finding:
+    """6 operations a token and encoder parameter for training, 2 for scoring; rows and steps as configured."""
+    training, mining, data = config.training, config.mining, config.data
+    questions = min(limit for limit in (data.rows, data.limit, 100_000) if limit is not None)
+    rows = questions * (1 + mining.negatives + mining.random_negatives)
+    pairs = rows * training.epochs
+    if training.max_steps is not None:
+        pairs = min(pairs, training.max_steps * training.batch_size)
+    scored = data.dev_queries * (mining.dev_depth + 1) + 50 * 101 * len(config.evaluation.nano_beir)
+    steps = -(-pairs // training.batch_size)
+    rounds = (steps // training.eval_steps if training.eval_steps else 0) + 4 if training.eval_sets else 2
+    precision, _ = reproducibility.resolve_precision(training.precision, device)
+    operations = size.encoder * PAIR_TOKENS * (6 * pairs + 2 * scored * rounds)
+    hours = operations / (EFFICIENCY * _rate(device, precision)) / 3600
+    said = f"about {duration(3600 * hours)} of training and scoring for {pairs:,} pairs (right to a factor of two)"
+    if hours > LONG_HOURS:
+        return Finding(WARN, "time", f"{said}. Try size=tiny first, or use a GPU (runtime=rtx3090)")
+    return Finding(OK, "time", said)

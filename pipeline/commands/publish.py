@@ -1,0 +1,94 @@
+"""Put a finished run on the hub: model and card, nothing else, and only when every file of them verifies.
+
+Wraps huggingface_hub. The token stays with its client: it is neither read nor written here.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import tempfile
+from pathlib import Path
+
+import httpx2
+from huggingface_hub import HfApi, constants
+from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
+
+from pipeline.commands.prediction import find_run
+from pipeline.config.asked import Publication
+from pipeline.core.artifacts import manifest_of, problems
+from pipeline.core.errors import ArtifactError, ConfigError, HubError, must
+from pipeline.hub.download import LOG_IN, cause_of, status_of
+from pipeline.reporting.comparison import card_of
+
+log = logging.getLogger(__name__)
+
+OURS = {"manifest.json", "training.json", "metrics.jsonl", "emissions.json"}
+"""Files of a model folder that describe the run; the card says what they hold, and paths of this machine stay here."""
+
+LOCAL_MODEL = "outputs/latest/model"
+"""What the usage of a card that is not published loads."""
+
+
+def push(asked: Publication) -> str:
+    """Upload a run and give the model's address.
+
+    Raises:
+        ConfigError: when `repo` is no hub id.
+        ArtifactError: when the run is incomplete, altered, or not verified by an evaluation.
+        HubError: when the hub refuses or cannot be reached.
+    """
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", asked.repo):
+        raise ConfigError(must("repo", "read owner/name", asked.repo, "Pass repo=<owner>/<name>."))
+    if constants.is_offline_mode():
+        raise HubError("HF_HUB_OFFLINE must be unset to upload, got HF_HUB_OFFLINE=1. Unset it and push again.")
+    run = find_run(asked.run, asked.outputs_dir)
+    verify(run)
+    with tempfile.TemporaryDirectory() as place:
+        folder = stage_files(run, asked.repo, Path(place))
+        try:
+            api = HfApi()
+            api.create_repo(asked.repo, private=asked.private, repo_type="model", exist_ok=True)
+            done = api.upload_folder(
+                repo_id=asked.repo, folder_path=folder, repo_type="model", commit_message=f"Run {run.name}"
+            )
+        except (HfHubHTTPError, httpx2.HTTPError, LocalTokenNotFoundError) as error:
+            raise _refusal(asked.repo, error) from None
+    log.info("pushed      %s as %s, commit %s", run.name, asked.repo, done.oid)
+    return f"{constants.ENDPOINT}/{asked.repo} at commit {done.oid}"
+
+
+def verify(run: Path) -> None:
+    """Refuse a run that is not finished, was altered, or whose figures do not stand in a card.
+
+    Raises:
+        ArtifactError: naming the first thing wrong.
+    """
+    found = problems(run / "model") + problems(run / "card")
+    if not found:
+        evaluations = (manifest_of(run / "card") or {})["key"]["evaluations"]
+        found = [
+            sentence for folder in evaluations.values() for sentence in problems(run / "evaluations" / folder)
+        ] or ([] if evaluations else ["no set was evaluated"])
+    if found:
+        raise ArtifactError(f"{run} must be a finished, verified run, got: {found[0]}. Run its command again.")
+
+
+def stage_files(run: Path, repo: str, place: Path) -> Path:
+    """A folder of what is uploaded: links to the model's own files, and the card, whose usage names `repo`."""
+    folder = place / "upload"
+    folder.mkdir()
+    for path in sorted((run / "model").iterdir()):
+        if path.is_file() and path.name not in OURS:
+            (folder / path.name).symlink_to(path.resolve())
+    card = card_of(run).replace(repr(LOCAL_MODEL), repr(repo))
+    (folder / "README.md").write_text(card, encoding="utf-8")
+    return folder
+
+
+def _refusal(repo: str, error: Exception) -> HubError:
+    status = status_of(error)
+    if status in (401, 403) or isinstance(error, LocalTokenNotFoundError):
+        got = f"no permission (HTTP {status})" if status else "no login"
+        return HubError(must(f"repo={repo}", "be yours to write", got, f"{LOG_IN[0].upper()}{LOG_IN[1:]}."))
+    return HubError(must(f"repo={repo}", "take the upload", cause_of(error), "Push again: nothing half-written stays."))

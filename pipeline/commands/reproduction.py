@@ -1,0 +1,115 @@
+"""Reproduce the published figures: of a finished run, of the first stage alone, of published weights.
+
+Brings what was measured to `comparison`. The stages mine; nothing here trains.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from pathlib import Path
+from typing import Any
+
+from pipeline.commands.prediction import find_run
+from pipeline.config.asked import FIRST, Reproduction
+from pipeline.config.schema import Config
+from pipeline.core import artifacts
+from pipeline.core.errors import ArtifactError, ConfigError, must
+from pipeline.core.fingerprint import slug
+from pipeline.core.records import TRAINED, RerankingSet
+from pipeline.engine import modeling
+from pipeline.evaluation import evaluator, reranking
+from pipeline.hub import location
+from pipeline.reporting import comparison
+from pipeline.reporting.comparison import FAIL, compare
+from pipeline.reporting.run_figures import Measured, add_set, measured_run, reference_map
+from pipeline.stages import stages
+from pipeline.stages.plan import Run, shown
+
+log = logging.getLogger(__name__)
+
+
+def reproduce(asked: Reproduction, config: Config) -> str:
+    """Compare, keep the comparison as JSON, and give it as text.
+
+    A run's comparison lies in the run's folder and stands in its README.md; the others lie in outputs/reports.
+
+    Raises:
+        ArtifactError: when a figure fails, after the table was logged; and for an unfinished run.
+    """
+    facts = None if asked.facts is None else Path(asked.facts)
+    if asked.run is not None:
+        folder = find_run(asked.run, config.outputs_dir)
+        found = compare(measured_run(folder), path=facts)
+        target = folder / comparison.FILE
+    else:
+        run = Run(config)
+        comparison.published(config.name, facts)  # refused before any work
+        if asked.stage is not None:
+            found, name = compare(first_stage(run), ("rows", "first_stage"), facts), FIRST
+        else:
+            path = str(asked.weights)
+            found = compare(published_weights(run, path, asked.weights_revision), ("first_stage", "final"), facts)
+            name = slug(path)
+        target = run.outputs / "reports" / f"reproduce-{slug(config.name)}-{name}.json"
+    artifacts.write_json(target, found)
+    if asked.run is not None:
+        artifacts.write_text(target.parent / "README.md", comparison.card_of(target.parent))
+    log.info("\n%s\nkept in %s", comparison.as_text(found), shown(target))
+    if failed := found["verdicts"][FAIL]:
+        raise ArtifactError(
+            f"every figure must lie within its band, got {failed} of {len(found['rows'])} outside. "
+            "The rows marked FAIL above say which; a pinned revision that moved or another recipe explains most."
+        )
+    return comparison.as_text(found)
+
+
+def _sets(run: Run) -> dict[str, RerankingSet]:
+    return {name: stages.evaluation_set(run, name) for name in stages.final_sets(run)}
+
+
+def first_stage(run: Run) -> Measured:
+    """Row count and first-stage figures of a configuration, mined now where they are not yet."""
+    stages.mine(run)
+    statistics = artifacts.read_json(run.mined_folder / "statistics.json")
+    measured = _evaluated(run, {name: {} for name in stages.final_sets(run)}, _sets(run))
+    measured.counts = {name: statistics[name] for name in ("rows", "positives", "negatives")}
+    return measured
+
+
+def published_weights(run: Run, path: str, revision: str | None) -> Measured:
+    """Figures of somebody's weights on the sets of a configuration; the first stage is mined, nothing is trained.
+
+    Raises:
+        HubError, ModelError: when the weights cannot be had, or are no cross-encoder.
+    """
+    lock = run.outputs / "hub.lock.json"
+    located = location.locate(
+        path, revision, kind="model", lock=lock, refresh=run.config.hub.refresh, allow=None, key="weights"
+    )
+    log.info("weights     %s", located.description)
+    stages.mine(run)
+    config = dataclasses.replace(
+        run.config.model, layers=None, hidden_size=None, random_init=False,
+        max_length=min(run.config.model.max_length, modeling.own_max_length(located.folder)),
+    )  # fmt: skip
+    reranker = stages.load(run, located.folder, config)
+    if not reranker.head_was_saved:
+        remedy = "Name published weights of this recipe, or a run's model/ folder."
+        raise ConfigError(must("weights", "be a trained cross-encoder", f"{path}, a base model", remedy))
+    scorer = stages.scorer_of(run, reranker)
+    sets = _sets(run)
+    return _evaluated(run, {name: {TRAINED: reranking.rerank(of, scorer)} for name, of in sets.items()}, sets)
+
+
+def _evaluated(run: Run, systems: dict[str, dict[str, Any]], sets: dict[str, RerankingSet]) -> Measured:
+    """Every set's figures and the NanoBEIR mean's."""
+    measured = Measured(run.config.name)
+    done = {name: evaluator.evaluate(of, systems[name]) for name, of in sets.items()}
+    for name, found in done.items():
+        add_set(measured, name, found.measures_json())
+        measured.base_map[name] = reference_map(sets[name].candidates, {q: sets[name].qrels[q] for q in found.queries})
+    if members := stages.nano_names(run.config):
+        add_set(measured, stages.NANO_MEAN, evaluator.mean_of([done[name] for name in members], stages.NANO_MEAN))
+        measured.base_map[stages.NANO_MEAN] = sum(measured.base_map[name] for name in members) / len(members)
+    return measured

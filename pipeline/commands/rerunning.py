@@ -1,0 +1,61 @@
+"""Compose exactly the run of a manifest again, and say beforehand where its inputs have changed since."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pipeline.config import composed
+from pipeline.config.asked import Rerun
+from pipeline.config.schema import Config
+from pipeline.stages import stages
+from pipeline.stages.plan import Run, shown
+
+log = logging.getLogger(__name__)
+
+LOCK = "hub.lock.json"
+"""Keeps which commit each name on the hub resolved to; it goes along, so that the same commits are used."""
+
+
+def configuration(asked: Rerun) -> tuple[Config, dict[str, Any]]:
+    """The configuration of a manifest, written where it was or into `outputs_dir`, and the manifest.
+
+    Raises:
+        ArtifactError: when there is no such manifest, it was altered, or it records no configuration.
+    """
+    config, manifest = composed.of_manifest(Path(asked.manifest))
+    if asked.outputs_dir is not None:
+        config = dataclasses.replace(config, outputs_dir=asked.outputs_dir)
+    return config, manifest
+
+
+def rerun(asked: Rerun) -> Path | None:
+    """Run it; whatever is complete in the outputs folder already is not made again. The run's folder."""
+    config, manifest = configuration(asked)
+    recorded = Path(manifest["provenance"]["config"]["outputs_dir"]) / LOCK
+    lock = Path(config.outputs_dir) / LOCK
+    if recorded.is_file() and not lock.exists():
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(recorded, lock)
+    run = Run(config)
+    key = {"mine": run.mine_key, "train": run.train_key}.get(manifest["artifact"])
+    if key is not None and (changed := _changed(manifest["key"], key)):
+        log.warning("not the same run: %s differ from the manifest's, so its folder has another name", changed)
+    log.info("runs again   %s, into %s", config.name, shown(run.folder))
+    return stages.run(config)
+
+
+def _changed(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> str:
+    """Dotted names of the parts of a key that differ."""
+    found = []
+    for name in {**before, **now}:
+        a, b = before.get(name), now.get(name)
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            found.append(_changed(a, b, f"{prefix}{name}."))
+        elif a != b:
+            found.append(prefix + name)
+    return ", ".join(part for part in found if part)

@@ -1,0 +1,264 @@
+"""Verify a finished run: its files, its figures, its last stretch of training. Reads the run; writes nothing into it.
+
+Nothing here needs the hub or the source of the data: what the run's folders hold is enough.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import logging
+import shutil
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+
+from pipeline.commands.prediction import find_run
+from pipeline.config import composed
+from pipeline.config.asked import Verification
+from pipeline.core import artifacts, provenance
+from pipeline.core.errors import ArtifactError, Interrupted
+from pipeline.core.fingerprint import fingerprint
+from pipeline.core.records import AS_RETRIEVED, PROTOCOLS, TRAINED
+from pipeline.core.reproducibility import differences
+from pipeline.data import storage, trec
+from pipeline.engine import checkpoints
+from pipeline.engine.modeling import Reranker
+from pipeline.engine.tokens import TokenTable
+from pipeline.engine.training import Hooks, Trainer
+from pipeline.evaluation import evaluator, reranking
+from pipeline.evaluation.measures import MEASURES
+from pipeline.stages import stages
+from pipeline.stages.plan import Run
+
+log = logging.getLogger(__name__)
+
+TOLERANCE = 1e-5
+"""How far weights and means may lie apart when this machine is outside the run's exactness scope."""
+
+
+@dataclass(slots=True)
+class Verdict:
+    """What was checked and what differs, one sentence each."""
+
+    run: Path
+    checked: list[str] = field(default_factory=list)
+    differs: list[str] = field(default_factory=list)
+
+    @property
+    def verified(self) -> bool:
+        """Whether nothing differs."""
+        return not self.differs
+
+    def __str__(self) -> str:
+        word = "VERIFIED" if self.verified else f"NOT VERIFIED: {len(self.differs)} differ"
+        lines = [*(f"  {line}" for line in self.checked), *(f"  DIFFERS {line}" for line in self.differs)]
+        return "\n".join([f"{word}  {self.run}", *lines])
+
+
+def verify(asked: Verification) -> Verdict:
+    """Check a run in three ways: files against manifests, the model's figures, and its last stretch of training.
+
+    Raises:
+        ArtifactError: when there is no such run, or it has no configuration.
+    """
+    folder = find_run(asked.run, asked.outputs_dir)
+    verdict = Verdict(folder)
+    _files(verdict)
+    if verdict.differs:
+        verdict.checked.append("nothing was computed: the files must be right first")
+        return verdict
+    outputs = folder.parents[1]
+    run = Run(dataclasses.replace(composed.of_run(folder), outputs_dir=str(outputs)))
+    manifest = artifacts.manifest_of(folder / "model") or {}
+    _circumstances(verdict, manifest)
+    mined = _mined(folder, manifest)
+    _figures(verdict, run, manifest, mined)
+    with tempfile.TemporaryDirectory() as place:
+        _stretch(verdict, run, mined, Path(place))
+    return verdict
+
+
+# --- Files ------------------------------------------------------------------------------------------------------------
+
+
+def _files(verdict: Verdict) -> None:
+    run, counted, bytes_ = verdict.run, 0, 0
+    for folder in _folders(verdict):
+        if found := artifacts.problems(folder):
+            verdict.differs += found
+            continue
+        manifest = artifacts.manifest_of(folder) or {}
+        key = manifest.get("key")
+        if isinstance(key, dict) and fingerprint(key) != manifest.get("fingerprint"):
+            verdict.differs.append(f"{folder}: its key does not give its fingerprint")
+        named = set(manifest["files"])
+        if strange := sorted(str(p.relative_to(folder)) for p in artifacts.files(folder) if
+                             str(p.relative_to(folder)) not in named):  # fmt: skip
+            verdict.differs.append(f"{folder} holds {strange[0]}, which its manifest does not name")
+        counted, bytes_ = counted + len(named), bytes_ + sum(file["size"] for file in manifest["files"].values())
+    logs = [path for path in (run / "metrics.jsonl", run / "model" / "metrics.jsonl") if path.is_file()]
+    if len({path.read_bytes() for path in logs}) > 1:
+        verdict.differs.append(f"{run / 'metrics.jsonl'} is not the one saved with the model")
+    verdict.checked.append(f"files: {counted} files, {bytes_ / 2**20:.1f} MiB, compared with their manifests")
+
+
+def _folders(verdict: Verdict) -> list[Path]:
+    """Every folder with a manifest that this run stands on or made, in the order they were made."""
+    run = verdict.run
+    found = [*(checkpoints.folder_of(run / "checkpoints", step) for step in checkpoints.steps(run / "checkpoints"))]
+    found += [run / "model", *sorted(path for path in (run / "evaluations").glob("[!.]*") if path.is_dir())]
+    try:
+        if (model := artifacts.manifest_of(run / "model")) is not None:
+            found = [_mined(run, model), *_tokens(run, model), *found]
+        if (card := artifacts.manifest_of(run / "card")) is not None:
+            found += [path for name in card["key"]["evaluations"].values()
+                      if not (path := run / "evaluations" / name).is_dir()]  # fmt: skip
+    except ArtifactError:
+        pass  # an altered manifest is named by `problems` below
+    return [*found, run / "card"]
+
+
+def _mined(run: Path, model: dict[str, Any]) -> Path:
+    """The mined set a model was trained on, by the fingerprint in its key."""
+    folders = sorted((run.parents[1] / "mined").glob(f"*-{model['key']['mine']}"))
+    return folders[0] if folders else run.parents[1] / "mined" / model["key"]["mine"]
+
+
+def _tokens(run: Path, model: dict[str, Any]) -> list[Path]:
+    """Token tables of the mined set; they may have been deleted, for they are made again at need."""
+    found = []
+    for folder in sorted((run.parents[1] / "tokens").glob("[!.]*")):
+        try:
+            manifest = artifacts.manifest_of(folder) if folder.is_dir() else None
+        except ArtifactError:
+            found.append(folder)  # nobody knows whose it is: named among what differs
+            continue
+        if manifest is not None and manifest.get("key", {}).get("mine") == model["key"]["mine"]:
+            found.append(folder)
+    return found
+
+
+# --- Figures ----------------------------------------------------------------------------------------------------------
+
+
+def _circumstances(verdict: Verdict, manifest: dict[str, Any]) -> None:
+    """Note libraries, hardware and code other than the run's: the first suspects when figures differ."""
+    then = manifest["provenance"]
+    now = {"libraries": provenance.versions(), "hardware": provenance.hardware(), "code": provenance.checkout()}
+    before = {"libraries": then["versions"], "hardware": then["hardware"], "code": then["git"]}
+    for name in now:
+        changed = differences(before[name], now[name])
+        verdict.checked.append(f"{name}: {f'other than the run had: {changed}' if changed else 'as the run had'}")
+
+
+def _scope(run: Run, reranker: Reranker) -> dict[str, Any]:
+    budget = run.token_budget(reranker.hidden_size, reranker.layers)
+    return run.scope(run.config.training.precision, budget)
+
+
+def _figures(verdict: Verdict, run: Run, manifest: dict[str, Any], mined: Path) -> None:
+    """Score the dev set with the reloaded model and lay measures and ranking beside the recorded ones."""
+    dev = storage.read_set(mined / "dev")
+    name = (artifacts.manifest_of(verdict.run / "card") or {})["key"]["evaluations"].get(run.config.data.dev_name)
+    recorded = verdict.run / "evaluations" / str(name)
+    reranker = stages.load_saved(run, verdict.run / "model")
+    rankings = reranking.rerank(dev, stages.scorer_of(run, reranker))
+    found = evaluator.evaluate(dev, {TRAINED: rankings}, resamples=run.config.evaluation.resamples)
+    measures = artifacts.read_json(recorded / "measures.json")
+    apart = max(
+        abs(found.means(protocol, TRAINED)[measure] - measures[protocol][TRAINED][measure])
+        for protocol in PROTOCOLS for measure in MEASURES
+    )  # fmt: skip
+    ranked = trec.read_run(recorded / "run.trec", known=dev.passages)
+    now = {query: rankings[AS_RETRIEVED][query] for query in found.queries if rankings[AS_RETRIEVED][query]}
+    moved = sum(list(ranked.get(query, ())) != ranking for query, ranking in now.items())
+    if apart == 0 and moved == 0 and len(ranked) == len(now):
+        verdict.checked.append(f"figures: {dev.name} scored again by the reloaded model, equal in every digit and rank")
+        return
+    cause = _cause(_recorded_scope(verdict.run), _scope(run, reranker))
+    line = f"figures: {dev.name} scored again: means {apart:.3g} apart, {moved} of {len(now)} rankings differ; {cause}"
+    (verdict.differs if apart > TOLERANCE or not cause.startswith("this machine") else verdict.checked).append(line)
+
+
+def _cause(before: dict[str, Any] | None, now: dict[str, Any]) -> str:
+    changed = differences(before, now)
+    return (
+        f"this machine is outside the run's scope: {changed}" if changed else "in the same scope, so by weights or data"
+    )
+
+
+def _recorded_scope(run: Path) -> dict[str, Any] | None:
+    steps = checkpoints.steps(run / "checkpoints")
+    manifest = artifacts.manifest_of(checkpoints.folder_of(run / "checkpoints", steps[-1])) if steps else None
+    return None if manifest is None else manifest.get("scope")
+
+
+# --- Training ---------------------------------------------------------------------------------------------------------
+
+
+def _stretch(verdict: Verdict, run: Run, mined: Path, place: Path) -> None:
+    """Train the steps between the last two checkpoints again, and compare the weights with the later one's."""
+    root, config = verdict.run / "checkpoints", run.config.training
+    steps = checkpoints.steps(root)
+    _saved_is_a_checkpoint(verdict, root)
+    if len(steps) < 2:
+        verdict.checked.append(f"training: not repeated, for {len(steps)} of the two checkpoints it needs are kept")
+        return
+    start, end = steps[-2:]
+    shutil.copytree(checkpoints.folder_of(root, start), checkpoints.folder_of(place / "checkpoints", start))
+    reranker = stages.load_saved(run, verdict.run / "model")
+    (place / "tokens").mkdir()
+    TokenTable.write(storage.texts(mined), reranker.tokenizer, reranker.max_length, place / "tokens")
+    budget = run.token_budget(reranker.hidden_size, reranker.layers)
+    identity = {"scope": _scope(run, reranker)}
+    trainer = Trainer(
+        reranker, stages.rows_of(mined, place / "tokens", reranker),
+        dataclasses.replace(config, eval_sets=[], keep_best=False, selection_set=None),
+        seed=run.config.seed, device=run.device, precision=config.precision, token_budget=budget,
+        folder=place / "checkpoints", identity=identity,
+        hooks=Hooks(interrupted=lambda: trainer.state.step >= end),
+    )  # fmt: skip
+    with contextlib.suppress(Interrupted):  # asked to stop where the later checkpoint was written
+        trainer.run()
+    _compare(verdict, checkpoints.folder_of(root, end), checkpoints.folder_of(place / "checkpoints", end), start, end)
+
+
+def _compare(verdict: Verdict, before: Path, now: Path, start: int, end: int) -> None:
+    manifests = [artifacts.manifest_of(folder) or {} for folder in (before, now)]
+    digests = [manifest["files"]["model.safetensors"]["sha256"] for manifest in manifests]
+    scopes = [manifest.get("scope") for manifest in manifests]
+    what = f"training: steps {start + 1} to {end} again"
+    if digests[0] == digests[1]:
+        verdict.checked.append(f"{what}: weights bit-identical (sha256 {digests[0][:12]})")
+        return
+    apart = _apart(load_file(before / "model.safetensors"), load_file(now / "model.safetensors"))
+    cause = _cause(scopes[0], scopes[1] or {})
+    line = f"{what}: weights up to {apart:.3g} apart; {cause}"
+    ok = apart <= TOLERANCE and cause.startswith("this machine")
+    (verdict.checked if ok else verdict.differs).append(line)
+
+
+def _apart(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
+    """The largest difference of two sets of weights; infinite when names or shapes differ."""
+    if a.keys() != b.keys() or any(a[name].shape != b[name].shape for name in a):
+        return float("inf")
+    return float(np.max([float((a[name].double() - b[name].double()).abs().max()) for name in a if a[name].numel()]))
+
+
+def _saved_is_a_checkpoint(verdict: Verdict, root: Path) -> None:
+    """The published weights are those of the checkpoint they were saved from, where that is still kept."""
+    step = json.loads((verdict.run / "model" / "training.json").read_text(encoding="utf-8"))["saved_step"]
+    folder = checkpoints.folder_of(root, step)
+    if not folder.is_dir():
+        return
+    saved = load_file(verdict.run / "model" / "model.safetensors")
+    apart = _apart(saved, load_file(folder / "model.safetensors"))
+    line = f"weights: the saved model {{}} the checkpoint of step {step}"
+    (verdict.checked if apart == 0 else verdict.differs).append(line.format("is" if apart == 0 else "is not"))

@@ -1,0 +1,111 @@
+"""What a user types: a command's own `key=value` arguments, and the words that correct a wrong key or value.
+
+Pure; knows neither Hydra nor files.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import enum
+import types
+import typing
+from collections.abc import Iterable
+from typing import Any, TypeVar
+
+from pipeline.core.errors import ConfigError, must
+
+T = TypeVar("T")
+
+
+def keys(schema: type[Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted name → type of every value below a dataclass, in the order of its fields."""
+    found: dict[str, Any] = {}
+    hints = typing.get_type_hints(schema)
+    for field in dataclasses.fields(schema):
+        hint = hints[field.name]
+        if dataclasses.is_dataclass(hint):
+            found.update(keys(typing.cast(type[Any], hint), f"{prefix}{field.name}."))
+        else:
+            found[prefix + field.name] = hint
+    return found
+
+
+def near(name: str, known: Iterable[str]) -> list[str]:
+    """Up to three of the known names that `name` was probably meant to be, best first."""
+    names = list(known)
+    found = difflib.get_close_matches(name, names, n=3, cutoff=0.75) or [
+        # A right key in the wrong section: `batch_size` for `training.batch_size`.
+        other
+        for other in names
+        if other.rsplit(".", 1)[-1] == name.rsplit(".", 1)[-1] or other.startswith(name)
+    ]
+    return found[:3]
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """`Did you mean …?`, or the known names of the same section where none is near."""
+    names = list(known)
+    if found := near(name, names):
+        return f"Did you mean {' or '.join(found)}?"
+    section = name.rpartition(".")[0]
+    inside = [other for other in names if section and other.startswith(section + ".")]
+    return f"Choose among {', '.join(inside or dict.fromkeys(other.partition('.')[0] for other in names))}."
+
+
+def rule(hint: Any) -> str:
+    """What a value of this type must be, in words."""
+    options = typing.get_args(hint)
+    if typing.get_origin(hint) in (types.UnionType, typing.Union):
+        return " or ".join("null" if option is type(None) else rule(option) for option in options)
+    if typing.get_origin(hint) is list:
+        return "a list such as [a,b]"
+    if isinstance(hint, type) and issubclass(hint, enum.Enum):
+        return "one of " + ", ".join(member.name for member in hint)
+    words: dict[Any, str] = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+    return words.get(hint, str(hint))
+
+
+def parse_arguments(schema: type[T], arguments: list[str]) -> T:
+    """A command's own `key=value` arguments as a dataclass; an empty value is None where that is allowed.
+
+    Values are taken as they stand: a question may hold quotes, `$`, `=` and braces.
+
+    Raises:
+        ConfigError: for an argument without `=`, an unknown or repeated key, a value of the wrong type, or a key
+            that is missing.
+    """
+    known = keys(schema)
+    usage = " ".join(f"{name}=" for name in known)
+    given: dict[str, Any] = {}
+    for argument in arguments:
+        name, equals, text = argument.partition("=")
+        if not equals:
+            raise ConfigError(must("an argument", "read key=value", argument, f"The keys are {usage}"))
+        if name not in known:
+            raise ConfigError(must(name, f"be one of {usage}", argument, nearest(name, known)))
+        if name in given:
+            raise ConfigError(must(name, "be given once", argument, "Remove one of them."))
+        given[name] = _value(name, known[name], text)
+    required = (dataclasses.MISSING, dataclasses.MISSING)
+    for field in dataclasses.fields(typing.cast(Any, schema)):
+        if field.name not in given and (field.default, field.default_factory) == required:
+            raise ConfigError(f"{field.name} must be given, got nothing. Pass {field.name}=<value>.")
+    return schema(**given)
+
+
+def _value(name: str, hint: Any, text: str) -> Any:
+    """One argument's text as its field's type."""
+    options = typing.get_args(hint) if typing.get_origin(hint) in (types.UnionType, typing.Union) else (hint,)
+    if type(None) in options and text in ("", "null"):
+        return None
+    wanted = next(option for option in options if option is not type(None))
+    truth = {"true": True, "false": False}
+    try:
+        if wanted is bool:
+            return truth[text.lower()]
+        if isinstance(wanted, type) and issubclass(wanted, enum.Enum):
+            return wanted[text]
+        return wanted(text)
+    except (KeyError, ValueError):
+        raise ConfigError(must(name, f"be {rule(hint)}", text, f"Pass {name}=<value>.")) from None

@@ -1,0 +1,186 @@
+"""What made an artefact: command, configuration, commit, versions, machine. Knows no stage and hashes nothing.
+
+The record is written into manifests and rendered in the card; it never enters a key. No environment variable is
+read into it, and values that look like credentials are masked.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import re
+import subprocess
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+MASK = "***"
+"""What stands in place of a credential."""
+
+LIBRARIES = (
+    "accelerate",
+    "bm25s",
+    "codecarbon",
+    "datasets",
+    "faiss-cpu",
+    "huggingface_hub",
+    "hydra-core",
+    "ir-measures",
+    "numpy",
+    "omegaconf",
+    "safetensors",
+    "scipy",
+    "sentence-transformers",
+    "tokenizers",
+    "torch",
+    "transformers",
+    "wandb",
+)
+"""Distributions whose versions are recorded; absent ones are recorded as None."""
+
+CODE = ("pipeline", "scripts", "conf", "pyproject.toml")
+"""Paths of the checkout that decide a result: a change outside them does not make it dirty."""
+
+# `tokens` and `tokenizer` are ordinary words here (runtime.micro_batch_tokens), `token` alone is a credential.
+_SECRET_KEY = re.compile(
+    r"token(?!s|iz)|secret|passw|credential|(?:^|[^a-z])(?:api|access|private)?keys?(?![a-z])", re.I
+)
+_SECRET_VALUE = re.compile(r"\b(?:hf_[A-Za-z0-9]{8,}|gh[pousr]_[A-Za-z0-9]{16,}|sk-[A-Za-z0-9_-]{16,})")
+_URL_LOGIN = re.compile(r"(?<=://)[^/@\s]+:[^/@\s]+(?=@)")
+
+
+def _mask_value(text: str) -> str:
+    return _URL_LOGIN.sub(MASK, _SECRET_VALUE.sub(MASK, text))
+
+
+def masked_command(command: list[str]) -> list[str]:
+    """The command's words with credentials masked: by key (`api_key=…`, `--token …`) and by form (`hf_…`)."""
+    shown: list[str] = []
+    hide_next = False
+    for word in command:
+        key, equals, _ = word.partition("=")
+        is_secret = bool(_SECRET_KEY.search(key))
+        if hide_next:
+            shown.append(MASK)
+        elif equals and is_secret:
+            shown.append(f"{key}={MASK}")
+        else:
+            shown.append(_mask_value(word))
+        hide_next = not hide_next and not equals and is_secret and word.startswith("--")
+    return shown
+
+
+def masked(value: Any, key: str = "") -> Any:
+    """A configuration with credentials replaced. Only texts are masked: a number or a switch is no credential."""
+    if isinstance(value, dict):
+        return {name: masked(item, str(name)) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [masked(item, key) for item in value]
+    if isinstance(value, str):
+        return MASK if value and _SECRET_KEY.search(key) else _mask_value(value)
+    return value
+
+
+def _git(root: Path, *arguments: str) -> str | None:
+    """Standard output of a git command in `root`, None where git, the repository or the permission is missing."""
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=30, check=False
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def checkout(root: Path | None = None) -> dict[str, Any]:
+    """Commit and dirty flag of the checkout that holds this package (or of `root`); both None where it is none.
+
+    A package that merely lies inside another repository (an environment folder, say) has no commit of its own:
+    the top level of the repository must be the folder that holds `pipeline/`.
+    """
+    root = (root or Path(__file__).resolve().parents[2]).resolve()
+    top = _git(root, "rev-parse", "--show-toplevel")
+    commit = _git(root, "rev-parse", "HEAD") if top and Path(top).resolve() == root else None
+    if commit is None:
+        return {"commit": None, "dirty": None}
+    present = [path for path in CODE if (root / path).exists()]
+    status = _git(root, "status", "--porcelain", "--", *present)
+    return {"commit": commit, "dirty": None if status is None else bool(status)}
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def versions() -> dict[str, str | None]:
+    """Python's and the libraries' versions, from their metadata: nothing is imported."""
+    return {"python": platform.python_version(), **{name: _version(name) for name in LIBRARIES}}
+
+
+def _cpu_model() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.lower().startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _cores() -> int:
+    """Logical cores this process may use, which in a container is fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+
+
+def hardware() -> dict[str, Any]:
+    """CPU model, usable logical cores, RAM in GiB, GPU names (None without one), instruction set, AMX."""
+    import torch
+
+    gpus = None
+    if torch.cuda.is_available():
+        gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    amx = getattr(torch.cpu, "_is_amx_tile_supported", None)
+    return {
+        "cpu_model": _cpu_model(),
+        "cpu_cores": _cores(),
+        "ram_gib": round(psutil.virtual_memory().total / 2**30, 2),
+        "gpus": gpus,
+        "instruction_set": torch.backends.cpu.get_cpu_capability(),
+        "amx": bool(amx()) if amx is not None else None,
+        "platform": platform.platform(),
+    }
+
+
+def threads() -> dict[str, int]:
+    """Torch's threads within one operation and between operations, as they stand now."""
+    import torch
+
+    return {"intra_op": torch.get_num_threads(), "inter_op": torch.get_num_interop_threads()}
+
+
+def record(command: list[str], config: dict[str, Any]) -> dict[str, Any]:
+    """Everything that made what a stage is about to write, as plain JSON.
+
+    Args:
+        command: the words of the command, program first; credentials in it are masked.
+        config: the composed configuration as plain data; credentials in it are masked.
+
+    Returns:
+        keys `started_at` (UTC, ISO 8601, seconds), `command`, `config`, `git` (`commit`, `dirty`), `versions`,
+        `hardware` and `threads`.
+    """
+    return {
+        "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": masked_command(command),
+        "config": masked(config),
+        "git": checkout(),
+        "versions": versions(),
+        "hardware": hardware(),
+        "threads": threads(),
+    }

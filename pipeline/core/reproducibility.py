@@ -1,0 +1,127 @@
+"""Seeds, determinism, and the scope within which results are equal to the bit. Knows no stage."""
+
+from __future__ import annotations
+
+import os
+import platform
+import random
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from pipeline.config.schema import Attention, Device, Precision, RuntimeConfig
+from pipeline.core.errors import ResourceError, must
+
+CPU_TOKENS = 4096
+"""Tokens of a CPU micro-batch: large enough for full-rate matrix products, small enough to stay near the cache."""
+
+GPU_BYTES_PER_TOKEN_LAYER = 36
+"""Activations kept for the backward pass, in bytes a token, layer and hidden unit (bf16 autocast; measured shape)."""
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python, numpy and torch, and ask torch for deterministic kernels.
+
+    cuBLAS needs its workspace fixed before its first call to be repeatable (its own documentation).
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+
+
+def rng_state() -> dict[str, torch.Tensor]:
+    """States of every generator training draws from, as tensors `torch.load(weights_only=True)` reads back."""
+    state = {"torch": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def set_rng_state(state: dict[str, torch.Tensor]) -> None:
+    """Restore what `rng_state` gave."""
+    torch.set_rng_state(state["torch"])
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])
+
+
+def resolve_device(runtime: RuntimeConfig) -> torch.device:
+    """The device a run uses.
+
+    Raises:
+        ResourceError: when a GPU is asked for and torch sees none.
+    """
+    if runtime.device is Device.cuda and not torch.cuda.is_available():
+        raise ResourceError(
+            must("runtime.device", "be a device torch can see", "cuda, and no GPU is visible",
+                 "Use runtime=cpu, or install the CUDA build of torch (make setup).")
+        )  # fmt: skip
+    if runtime.device is Device.cpu or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda")
+
+
+def resolve_attention(runtime: RuntimeConfig) -> Attention:
+    """The attention backend: `varlen`, without padding, where the model allows it (it falls back to SDPA)."""
+    return Attention.varlen if runtime.attention is Attention.auto else runtime.attention
+
+
+def has_amx() -> bool:
+    """Whether oneDNN may use AMX tiles, so that bf16 is fast on this CPU."""
+    allowed = os.environ.get("ONEDNN_MAX_CPU_ISA", "ALL").upper()
+    if allowed not in ("ALL", "DEFAULT") and "AMX" not in allowed:
+        return False
+    return bool(torch.cpu._is_amx_tile_supported())
+
+
+def resolve_precision(precision: Precision, device: torch.device) -> tuple[Precision, str]:
+    """`auto` as bf16 or fp32, with the reason.
+
+    bf16 needs compute capability 8.0 on a GPU; a CPU without AMX runs it several times slower than fp32.
+    """
+    if precision is not Precision.auto:
+        return precision, "as configured"
+    if device.type == "cuda":
+        fast = torch.cuda.get_device_capability(device)[0] >= 8
+        return (Precision.bf16, "the GPU is fast in it") if fast else (Precision.fp32, "the GPU has no bf16 units")
+    return (Precision.bf16, "the CPU has AMX") if has_amx() else (Precision.fp32, "the CPU has no AMX")
+
+
+def micro_batch_tokens(runtime: RuntimeConfig, device: torch.device, hidden_size: int, layers: int) -> int:
+    """Tokens of a micro-batch: configured, or a pure function of machine facts (never timed).
+
+    Part of the exactness scope: another budget groups the same sums differently and changes last bits.
+    """
+    if runtime.micro_batch_tokens is not None:
+        return runtime.micro_batch_tokens
+    if device.type == "cpu":
+        return CPU_TOKENS
+    total = torch.cuda.get_device_properties(device).total_memory
+    per_token = GPU_BYTES_PER_TOKEN_LAYER * hidden_size * layers
+    budget = int(total * 0.35 / per_token)
+    return max(8192, 1 << (budget.bit_length() - 1))
+
+
+def scope(device: torch.device, precision: Precision, budget: int) -> dict[str, Any]:
+    """What must be equal for two runs to agree to the bit."""
+    return {
+        "torch": str(torch.__version__),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "machine": platform.machine(),
+        "instruction_set": str(torch.backends.cpu.get_cpu_capability()),
+        "onednn_max_isa": os.environ.get("ONEDNN_MAX_CPU_ISA", "default"),
+        "threads": torch.get_num_threads(),
+        "precision": precision.name,
+        "micro_batch_tokens": budget,
+    }
+
+
+def differences(before: Mapping[str, Any] | None, now: Mapping[str, Any] | None) -> str:
+    """What differs between two scopes (or other records), as `name before → now, …`; empty where either is unknown."""
+    if before is None or now is None:
+        return ""
+    names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    return ", ".join(f"{name} {before.get(name)} → {now.get(name)}" for name in names)

@@ -1,0 +1,1 @@
+"""Question/answer pairs, collections and mined sets: read, split, cleaned, kept."""

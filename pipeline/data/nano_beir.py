@@ -1,0 +1,91 @@
+"""NanoBEIR from a snapshot of its hub repository: queries, passages, judgements and BM25 candidates, by id.
+
+Reads with `datasets`; knows nothing of the hub.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pipeline.core.errors import DataError, must
+from pipeline.core.records import Collection
+
+CANDIDATES = 100
+"""Depth of the published evaluation: the first 100 of each BM25 list."""
+
+_COLUMNS = {
+    "corpus": ("_id", "text"),
+    "queries": ("_id", "text"),
+    "qrels": ("query-id", "corpus-id"),
+    "bm25": ("query-id", "corpus-ids"),
+}
+
+
+def read(folder: Path, split: str) -> tuple[Collection, dict[str, list[str]]]:
+    """One set: its collection, and for each query of the BM25 subset the ids of its candidates, best first.
+
+    Only queries that have candidates are in it, in the order of the queries subset, as in the published evaluation.
+    A query's positives stand in the order of their ids: the reference keeps them in a Python set, so that with tied
+    scores its figures change with the hash seed.
+
+    Raises:
+        DataError: when a subset, split or column is missing, or an id leads nowhere.
+    """
+    tables = {subset: _columns(folder, subset, split) for subset in _COLUMNS}
+    passages = dict(zip(tables["corpus"]["_id"], tables["corpus"]["text"], strict=True))
+    texts = dict(zip(tables["queries"]["_id"], tables["queries"]["text"], strict=True))
+    positives: dict[str, set[str]] = {}
+    for query, judged in zip(tables["qrels"]["query-id"], tables["qrels"]["corpus-id"], strict=True):
+        positives.setdefault(query, set()).update(judged if isinstance(judged, list) else [judged])
+    ranked = dict(zip(tables["bm25"]["query-id"], tables["bm25"]["corpus-ids"], strict=True))
+    candidates = {query: list(ranked[query][:CANDIDATES]) for query in texts if query in ranked}
+    _must_lead_somewhere(split, passages, texts, positives, ranked, candidates)
+    collection = Collection(
+        name=split,
+        queries={query: texts[query] for query in candidates},
+        passages=passages,
+        qrels={query: dict.fromkeys(sorted(positives[query]), 1) for query in candidates},
+    )
+    return collection, candidates
+
+
+def _columns(folder: Path, subset: str, split: str) -> dict[str, list[Any]]:
+    import datasets
+
+    try:
+        table = datasets.load_dataset(str(folder), subset, split=split)
+    except (datasets.exceptions.DatasetsError, ValueError, KeyError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        remedy = "Check evaluation.nano_beir_path, or pass hub.refresh=true."
+        raise DataError(must(f"{folder}", f"hold subset {subset} with split {split}", reason, remedy)) from None
+    missing = [column for column in _COLUMNS[subset] if column not in table.column_names]
+    if missing:
+        remedy = "Check evaluation.nano_beir_path."
+        raise DataError(must(f"subset {subset} of {folder}", f"have {missing}", table.column_names, remedy))
+    return {column: list(table[column]) for column in _COLUMNS[subset]}
+
+
+def _must_lead_somewhere(
+    split: str,
+    passages: dict[str, str],
+    texts: dict[str, str],
+    positives: dict[str, set[str]],
+    ranked: dict[str, list[str]],
+    candidates: dict[str, list[str]],
+) -> None:
+    """Refuse a set whose ids do not fit together; the first offender is named."""
+    stray = next((query for query in ranked if query not in texts), None)
+    unjudged = next((query for query in candidates if not positives.get(query)), None)
+    lost = next(
+        (p for q in candidates for p in [*candidates[q], *sorted(positives.get(q, ()))] if p not in passages), None
+    )
+    for name, rule in (
+        (stray, "name known queries only"),
+        (unjudged, "judge every query"),
+        (lost, "name known passages"),
+    ):
+        if name is not None:
+            raise DataError(
+                must(f"NanoBEIR set {split}", rule, name, "The download is damaged: pass hub.refresh=true.")
+            )

@@ -1,0 +1,304 @@
+"""Query/passage pairs from the docstrings of installed libraries, read with `ast`: nothing is imported or run.
+
+Knows where packages lie and how a cache file is kept; not how pairs are split or used.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import gc
+import importlib.metadata
+import importlib.util
+import json
+import logging
+import os
+import subprocess
+import sys
+import warnings
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.core.artifacts import write_bytes
+from pipeline.core.errors import DataError, must
+from pipeline.core.fingerprint import fingerprint, text_digest
+from pipeline.core.records import PairRows, fold
+from pipeline.data.docstrings import query_and_passage
+from pipeline.data.near_duplicates import NearDuplicates
+
+log = logging.getLogger(__name__)
+
+VERSION = 1
+"""Part of the cache's name: raise it when the same packages would give other pairs."""
+
+SKIPPED_FOLDERS = {
+    "tests",
+    "test",
+    "testing",
+    "_testing",
+    "conftest",
+    "vendored",
+    "_vendor",
+    "externals",
+    "third_party",
+}
+COMMON_QUERY = 4
+"""A first sentence that this many docstrings open with names nothing in particular."""
+
+_ADDED_DOCS = {"add_docstr", "add_newdoc", "_add_docstr", "add_newdoc_for_scalar_type"}
+_ENTRY = "from pipeline.data.packaged_docs import serve; serve()"
+
+Pair = tuple[str, str, str, int]
+"""Query, passage, module, line (1-based)."""
+
+
+@dataclass(slots=True)
+class Extraction:
+    """Pairs with what was counted on the way: docstrings read, and those dropped by reason."""
+
+    rows: PairRows
+    counts: dict[str, int]
+    digest: str
+
+
+def extract(packages: list[str], cache: Path, workers: int | None = None) -> Extraction:
+    """Distinct pairs of the named packages (import names), in the order of packages, modules and lines.
+
+    Args:
+        packages: import names; their order decides which of two near-duplicates stays.
+        cache: folder of the cache file, whose name holds the packages' versions.
+        workers: processes; None takes the processors this one may use. The result does not depend on it.
+
+    Raises:
+        DataError: when a package is not installed.
+    """
+    folders = {package: _folder(package) for package in dict.fromkeys(packages)}
+    versions = {package: _version(package, folder) for package, folder in folders.items()}
+    path = cache / f"packaged-docs-{fingerprint([VERSION, list(versions.items())])}.jsonl"
+    cached = _read(path)
+    if cached is not None:
+        return cached
+    log.info("reading the docstrings of %s", ", ".join(f"{name} {version}" for name, version in versions.items()))
+    files = [entry for package, folder in folders.items() for entry in _sources(package, folder)]
+    pairs, counts = _read_sources(files, workers or len(os.sched_getaffinity(0)))
+    kept = _distinct(pairs, counts)
+    rows = PairRows(
+        questions=[pair[0] for pair in kept],
+        answers=[pair[1] for pair in kept],
+        groups=[pair[2] for pair in kept],
+        lines=[pair[3] for pair in kept],
+    )
+    extraction = Extraction(rows, dict(sorted(counts.items())), _digest(rows))
+    _write(path, extraction)
+    log.info("%d pairs from %d docstrings in %d modules", len(rows), counts["docstrings"], len(set(rows.groups or [])))
+    return extraction
+
+
+def _folder(package: str) -> Path:
+    """The folder an installed package's sources lie in, found without importing it."""
+    try:
+        spec = importlib.util.find_spec(package) if package.isidentifier() else None
+    except (ImportError, ValueError):
+        spec = None
+    if spec is None or not spec.submodule_search_locations:
+        remedy = "Run `make setup`, or remove it from data.packages."
+        raise DataError(must("data.packages", "name installed packages", package, remedy))
+    return Path(next(iter(spec.submodule_search_locations)))
+
+
+def _version(package: str, folder: Path) -> str:
+    """The installed version; for a package without metadata, a digest of its files' names and sizes."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        pass
+    owners = importlib.metadata.packages_distributions().get(package, [])
+    if len(owners) == 1:
+        return importlib.metadata.version(owners[0])
+    files = sorted(folder.rglob("*.py"))
+    return "files-" + fingerprint([[str(path.relative_to(folder)), path.stat().st_size] for path in files])
+
+
+def _sources(package: str, folder: Path) -> list[tuple[str, str]]:
+    """Module names and paths of a package's own sources, tests left out, sorted by module."""
+    found = []
+    for path in folder.rglob("*.py"):
+        parts = path.relative_to(folder).with_suffix("").parts
+        if SKIPPED_FOLDERS.isdisjoint(parts) and not parts[-1].startswith("test_"):
+            names = parts[:-1] if parts[-1] == "__init__" else parts
+            found.append((".".join((package, *names)), str(path)))
+    return sorted(found)
+
+
+def _read_sources(files: list[tuple[str, str]], workers: int) -> tuple[list[Pair], Counter[str]]:
+    """Pairs of all files in the files' order, with counts; in other processes when there is enough to do."""
+    workers = max(1, min(workers, len(files) // 100))
+    chunks = [files[start : start + 150] for start in range(0, len(files), 150)]
+    if workers == 1:
+        results = [read_modules(chunk) for chunk in chunks]
+    else:
+        with ThreadPoolExecutor(workers) as pool:
+            shares = list(pool.map(_in_process, [chunks[start::workers] for start in range(workers)]))
+        results = [shares[chunk % workers][chunk // workers] for chunk in range(len(chunks))]
+    counts: Counter[str] = Counter()
+    for _, counted in results:
+        counts.update(counted)
+    return [pair for pairs, _ in results for pair in pairs], counts
+
+
+def _in_process(chunks: list[list[tuple[str, str]]]) -> list[tuple[list[Pair], dict[str, int]]]:
+    """`read_modules` of each chunk in one fresh interpreter.
+
+    Not multiprocessing: forking a process that runs torch's threads can deadlock, and spawning imports the
+    entry point, torch included, once more in every worker.
+    """
+    home = str(Path(__file__).resolve().parents[2])
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([home, os.environ.get("PYTHONPATH", "")])}
+    done = subprocess.run(
+        [sys.executable, "-c", _ENTRY],
+        input=json.dumps(chunks).encode(),
+        stdout=subprocess.PIPE,
+        env=environment,
+        check=True,
+    )
+    return [([(q, p, m, n) for q, p, m, n in pairs], counts) for pairs, counts in json.loads(done.stdout)]
+
+
+def serve() -> None:
+    """What a worker process runs: chunks of files from standard input, results to standard output, both JSON."""
+    # The garbage collector would walk the growing syntax trees again and again (five times the time).
+    gc.disable()
+    chunks = json.loads(sys.stdin.buffer.read())
+    sys.stdout.buffer.write(json.dumps([read_modules(chunk) for chunk in chunks]).encode())
+
+
+def read_modules(files: list[tuple[str, str]]) -> tuple[list[Pair], dict[str, int]]:
+    """Pairs of the given (module, path) sources in order, and counts of what was read and dropped."""
+    pairs: list[Pair] = []
+    counts: Counter[str] = Counter()
+    parse = functools.cache(query_and_passage)  # libraries repeat whole docstrings
+    for module, path in files:
+        source = Path(path).read_bytes()
+        if b'"""' not in source and b"'''" not in source:
+            continue
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # invalid escapes in other people's docstrings
+                found = _docstrings(ast.parse(source))
+        except (SyntaxError, ValueError, RecursionError):
+            counts["unreadable_modules"] += 1
+            continue
+        for doc, line in found:
+            counts["docstrings"] += 1
+            result = parse(doc)
+            if isinstance(result, str):
+                counts[result] += 1
+            elif not _is_clean(*result):
+                counts["not_text"] += 1
+            else:
+                pairs.append((*result, module, line))
+    return pairs, dict(counts)
+
+
+def _is_clean(query: str, passage: str) -> bool:
+    """Whether both can be written as UTF-8: an escape in a docstring may spell half a surrogate pair."""
+    try:
+        (query + passage).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _docstrings(tree: ast.Module) -> list[tuple[str, int]]:
+    """Docstrings with their lines: the module's, its classes', functions' and methods', and texts added by call."""
+    found: list[tuple[str, int]] = []
+    pending: list[ast.stmt | ast.Module] = [tree]
+    while pending:
+        node = pending.pop()
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
+            found += _added(node.value)
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            doc = ast.get_docstring(node, clean=False)
+            if doc:
+                found.append((doc, node.body[0].lineno))
+        if isinstance(node, ast.Module | ast.ClassDef | ast.If):
+            pending.extend(reversed([*node.body, *(node.orelse if isinstance(node, ast.If) else [])]))
+        elif isinstance(node, ast.Try):
+            handled = [statement for handler in node.handlers for statement in handler.body]
+            pending.extend(reversed([*node.body, *handled, *node.orelse]))
+    return found
+
+
+def _added(call: ast.Call) -> list[tuple[str, int]]:
+    """The text of a call such as `add_docstr(torch.abs, '''…'''.format(…))`, which documents compiled functions."""
+    function = call.func
+    name = function.id if isinstance(function, ast.Name) else getattr(function, "attr", "")
+    if name not in _ADDED_DOCS:
+        return []
+    found = []
+    for argument in call.args:
+        text = argument
+        if isinstance(text, ast.Call) and isinstance(text.func, ast.Attribute) and text.func.attr == "format":
+            text = text.func.value
+        if isinstance(text, ast.Constant) and isinstance(text.value, str) and "\n" in text.value:
+            found.append((text.value, text.lineno))
+    return found
+
+
+def _distinct(pairs: list[Pair], counts: Counter[str]) -> list[Pair]:
+    """Pairs whose query is specific and whose texts are no near-duplicates of an earlier pair's, in order."""
+    queries = [fold(pair[0]) for pair in pairs]
+    passages = [fold(pair[1]) for pair in pairs]
+    openings = Counter(query for query, _ in dict.fromkeys(zip(queries, passages, strict=True)))
+    same_query, same_passage = NearDuplicates(queries), NearDuplicates(passages)
+    kept, seen = [], set()
+    for row, pair in enumerate(pairs):
+        if openings[queries[row]] >= COMMON_QUERY:
+            counts["common_query"] += 1
+        elif queries[row] in seen:
+            counts["duplicate_query"] += 1
+        elif same_query.has(row):
+            counts["near_duplicate_query"] += 1
+        elif same_passage.has(row):
+            counts["near_duplicate_passage"] += 1
+        else:
+            seen.add(queries[row])
+            same_query.keep(row)
+            same_passage.keep(row)
+            kept.append(pair)
+    return kept
+
+
+def _digest(rows: PairRows) -> str:
+    groups = rows.groups or []
+    columns = zip(rows.questions, rows.answers, groups, map(str, rows.lines), strict=True)
+    return text_digest(text for row in columns for text in row)
+
+
+def _write(path: Path, extraction: Extraction) -> None:
+    rows = extraction.rows
+    columns = zip(rows.questions, rows.answers, rows.groups or [], rows.lines, strict=True)
+    lines = [json.dumps({"digest": extraction.digest, "counts": extraction.counts}), *map(json.dumps, columns)]
+    write_bytes(path, "\n".join(lines).encode() + b"\n")
+
+
+def _read(path: Path) -> Extraction | None:
+    """A cache file's pairs, None when it is missing or is not what was written."""
+    try:
+        header, *lines = path.read_bytes().splitlines()
+        stated = json.loads(header)
+        columns = [json.loads(line) for line in lines]
+        questions, answers, groups, numbers = (list(column) for column in zip(*columns, strict=True))
+        rows = PairRows(questions=questions, answers=answers, groups=groups, lines=numbers)
+        extraction = Extraction(rows, stated["counts"], stated["digest"])
+        intact = _digest(rows) == extraction.digest
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        intact = False
+    if not intact:
+        log.warning("%s is damaged and is written anew", path)
+        return None
+    return extraction

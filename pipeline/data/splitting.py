@@ -1,0 +1,99 @@
+"""Which rows are held out: by question, by group, or as `datasets` does it. Seeded; knows nothing of files.
+
+Rows of one question (folded for case and white space) always go to one side; so do rows of one group.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipeline.core.records import PairRows, fold
+
+
+@dataclass(slots=True)
+class Held:
+    """Row numbers in source order: `held` out, the `rest`, and rows for neither side by reason."""
+
+    held: list[int]
+    rest: list[int]
+    dropped: dict[str, int]
+
+
+def subset(rows: PairRows, wanted: int, seed: int) -> list[int]:
+    """Numbers of `wanted` rows in source order, drawn question by question.
+
+    A question's rows come together (all but the last one's, cut to the number): a positive left behind would be
+    mined as a negative of its own question.
+    """
+    members: dict[str, list[int]] = {}
+    for row, question in enumerate(rows.questions):
+        members.setdefault(fold(question), []).append(row)
+    questions = list(members)
+    drawn: list[int] = []
+    for position in np.random.Generator(np.random.PCG64([seed, 2])).permutation(len(questions)):
+        drawn += members[questions[position]]
+        if len(drawn) >= wanted:
+            break
+    return sorted(drawn[:wanted])
+
+
+def hold_out(rows: PairRows, count: int, *, usable: Collection[str], seed: int | list[int]) -> Held:
+    """Hold out `count` of the `usable` folded questions, by group where the rows have groups.
+
+    Without groups: questions in first-occurrence order are permuted and the first `count` usable ones are taken.
+    With groups: whole groups are taken in a permuted order until they hold `count` usable questions; those beyond
+    the count, and rows elsewhere of a question that is held out, go to neither side.
+    """
+    questions = [fold(question) for question in rows.questions]
+    generator = np.random.Generator(np.random.PCG64(seed))
+    if rows.groups is None:
+        distinct = list(dict.fromkeys(questions))
+        order = (distinct[position] for position in generator.permutation(len(distinct)))
+        chosen = _first(order, count, usable)
+        held = [row for row, question in enumerate(questions) if question in chosen]
+        rest = [row for row, question in enumerate(questions) if question not in chosen]
+        return Held(held, rest, {})
+    members: dict[str, list[int]] = {}
+    for row, group in enumerate(rows.groups):
+        members.setdefault(group, []).append(row)
+    names = list(members)
+    taken: set[str] = set()
+    chosen = {}
+    for position in generator.permutation(len(names)):
+        if len(chosen) >= count:
+            break
+        name = names[position]
+        taken.add(name)
+        chosen.update(_first((questions[row] for row in members[name]), count - len(chosen), usable, chosen))
+    sides: tuple[list[int], list[int], list[int], list[int]] = ([], [], [], [])
+    for row, question in enumerate(questions):
+        in_group, is_chosen = rows.groups[row] in taken, question in chosen
+        sides[(0 if is_chosen else 2) if in_group else (3 if is_chosen else 1)].append(row)
+    held, rest, surplus, elsewhere = sides
+    dropped = {"surplus_of_a_held_out_group": len(surplus), "question_held_out_with_another_group": len(elsewhere)}
+    return Held(held, rest, {reason: number for reason, number in dropped.items() if number})
+
+
+def _first(order: Iterable[str], count: int, usable: Collection[str], known: Collection[str] = ()) -> dict[str, None]:
+    """The first `count` distinct usable questions of an iterable that are not `known`."""
+    chosen: dict[str, None] = {}
+    for question in order:
+        if len(chosen) == count:
+            break
+        if question in usable and question not in known:
+            chosen[question] = None
+    return chosen
+
+
+def hold_out_rows(rows: int, count: int, *, seed: int) -> Held:
+    """Hold out `count` rows exactly as `datasets` does in `train_test_split(test_size=count, seed=seed)`.
+
+    Both sides keep the order that function gives them.
+    """
+    import datasets
+
+    parts = datasets.Dataset.from_dict({"row": list(range(rows))}).train_test_split(test_size=count, seed=seed)
+    return Held(list(parts["test"]["row"]), list(parts["train"]["row"]), {})

@@ -1,0 +1,120 @@
+"""Mined sets on disk: parquet and numpy files in a folder. Knows records; knows nothing of how they are made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.core import artifacts
+from pipeline.core.records import LabelledPairs, Mined, Qrels, RerankingSet
+
+CHUNK = 8192
+"""Texts read at once when streaming, so that memory does not grow with the rows."""
+
+
+def _table(path: Path, columns: Mapping[str, list[Any]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table(dict(columns)), path, compression="zstd", row_group_size=CHUNK)
+
+
+def _columns(path: Path) -> dict[str, list[Any]]:
+    columns: dict[str, list[Any]] = pq.read_table(path).to_pydict()
+    return columns
+
+
+def write_mined(folder: Path, mined: Mined) -> None:
+    """Write train/, dev/, validation/ (where there is one) and statistics.json."""
+    pairs = mined.train
+    _table(folder / "train" / "questions.parquet", {"text": pairs.questions})
+    _table(folder / "train" / "passages.parquet", {"text": pairs.passages})
+    for name in ("question", "passage", "label"):
+        np.save(folder / "train" / f"{name}.npy", getattr(pairs, name))
+    write_set(folder / "dev", mined.dev)
+    if mined.validation is not None:
+        write_set(folder / "validation", mined.validation)
+    artifacts.write_json(folder / "statistics.json", mined.statistics)
+
+
+def read_rows(folder: Path) -> LabelledPairs:
+    """The training rows with their texts."""
+    train = folder / "train"
+    return LabelledPairs(
+        questions=_columns(train / "questions.parquet")["text"],
+        passages=_columns(train / "passages.parquet")["text"],
+        question=np.load(train / "question.npy"),
+        passage=np.load(train / "passage.npy"),
+        label=np.load(train / "label.npy"),
+    )
+
+
+def read_indices(folder: Path) -> LabelledPairs:
+    """The training rows without their texts, mapped: memory does not grow with the rows."""
+    arrays = {
+        name: np.load(folder / "train" / f"{name}.npy", mmap_mode="r") for name in ("question", "passage", "label")
+    }
+    return LabelledPairs(questions=[], passages=[], **arrays)
+
+
+def count_questions(folder: Path) -> int:
+    """Distinct training questions: passages follow them in the token table."""
+    return int(pq.read_metadata(folder / "train" / "questions.parquet").num_rows)
+
+
+def texts(folder: Path) -> Iterator[list[str]]:
+    """The training texts in chunks: every question, then every passage."""
+    for name in ("questions", "passages"):
+        for batch in pq.ParquetFile(folder / "train" / f"{name}.parquet").iter_batches(batch_size=CHUNK):
+            yield batch.column(0).to_pylist()
+
+
+def write_set(folder: Path, reranking: RerankingSet) -> None:
+    """Write a set to rerank as four tables."""
+    ids = list(reranking.queries)
+    groups = reranking.groups
+    columns: dict[str, list[Any]] = {"id": ids, "text": [reranking.queries[i] for i in ids]}
+    if groups is not None:
+        columns["group"] = [groups[i] for i in ids]
+    _table(folder / "queries.parquet", columns)
+    passages = list(reranking.passages)
+    _table(folder / "passages.parquet", {"id": passages, "text": [reranking.passages[i] for i in passages]})
+    rows = [
+        (query, passage, float(score))
+        for query, ranked in reranking.candidates.items()
+        for passage, score in zip(ranked, reranking.scores[query], strict=True)
+    ]
+    _table(folder / "candidates.parquet", dict(zip(("query", "passage", "score"), _transposed(rows, 3), strict=True)))
+    judged = [(q, p, grade) for q, grades in reranking.qrels.items() for p, grade in grades.items()]
+    _table(folder / "qrels.parquet", dict(zip(("query", "passage", "relevance"), _transposed(judged, 3), strict=True)))
+    artifacts.write_json(folder / "set.json", {"name": reranking.name})
+
+
+def _transposed(rows: list[tuple[Any, ...]], width: int) -> list[list[Any]]:
+    return [[row[column] for row in rows] for column in range(width)]
+
+
+def read_set(folder: Path) -> RerankingSet:
+    """Read what `write_set` wrote, in the same order."""
+    queries = _columns(folder / "queries.parquet")
+    passages = _columns(folder / "passages.parquet")
+    candidates: dict[str, list[str]] = {query: [] for query in queries["id"]}
+    scores: dict[str, list[float]] = {query: [] for query in queries["id"]}
+    for query, passage, score in zip(*_columns(folder / "candidates.parquet").values(), strict=True):
+        candidates[query].append(passage)
+        scores[query].append(score)
+    qrels: Qrels = {}
+    for query, passage, relevance in zip(*_columns(folder / "qrels.parquet").values(), strict=True):
+        qrels.setdefault(query, {})[passage] = relevance
+    return RerankingSet(
+        name=artifacts.read_json(folder / "set.json")["name"],
+        queries=dict(zip(queries["id"], queries["text"], strict=True)),
+        passages=dict(zip(passages["id"], passages["text"], strict=True)),
+        candidates=candidates,
+        scores=scores,
+        qrels=qrels,
+        groups=dict(zip(queries["id"], queries["group"], strict=True)) if "group" in queries else None,
+    )

@@ -1,0 +1,109 @@
+"""Rows of tables as dictionaries of the wanted columns: CSV and TSV, Parquet, data sets already on this disk.
+
+Checks that the columns are there and that the file can be read; knows nothing of what the columns mean.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pipeline.core.errors import DataError, must
+
+Record = dict[str, Any]
+"""One row's wanted columns, as the file holds them."""
+
+Wanted = dict[str, str]
+"""Configuration key (`answer_column`) → name of the column that must be there."""
+
+_LONGEST_FIELD = 2**31 - 1
+_BATCH = 50_000
+
+
+def _check_columns(source: str, wanted: Wanted, present: list[str]) -> None:
+    for key, column in wanted.items():
+        if column not in present:
+            got = f"the columns {', '.join(present)}"
+            raise DataError(must(source, f"have the column {column!r}", got, f"Name it: data.{key}=<column>."))
+
+
+def csv_records(path: Path, delimiter: str, wanted: Wanted) -> Iterator[tuple[int, Record]]:
+    """Rows of a CSV file with a header; a row's line is where it starts, quoted line breaks allowed."""
+    reader = csv.reader(_decoded_lines(path), delimiter=delimiter, strict=True)
+    before = csv.field_size_limit(_LONGEST_FIELD)
+    try:
+        header = [name.strip() for name in next(reader, [])]
+        if not header:
+            raise DataError(must(str(path), "hold rows", "an empty file", "Write a header line, then a row a line."))
+        _check_columns(f"{path}, line 1", wanted, header)
+        start = reader.line_num + 1
+        for values in reader:
+            if values and len(values) != len(header):
+                got = f"{len(values)}: {delimiter.join(values)[:80]}"
+                remedy = "Quote a field that holds the separator, or save the file again as CSV."
+                raise DataError(must(f"{path}, line {start}", f"have {len(header)} fields", got, remedy))
+            if values:
+                yield start, dict(zip(header, values, strict=True))
+            start = reader.line_num + 1
+    except csv.Error as error:
+        remedy = "Repair its quotes, or save the file again as CSV."
+        raise DataError(must(f"{path}, line {reader.line_num}", "be valid CSV", str(error), remedy)) from None
+    finally:
+        csv.field_size_limit(before)
+
+
+def _decoded_lines(path: Path) -> Iterator[str]:
+    """A file's lines with their ends, decoded one by one so that a bad byte has a line number."""
+    try:
+        with path.open("rb") as stream:
+            for number, raw in enumerate(stream, start=1):
+                try:
+                    yield raw.decode("utf-8-sig" if number == 1 else "utf-8")
+                except UnicodeDecodeError as error:
+                    remedy = "Save the file as UTF-8."
+                    raise DataError(must(f"{path}, line {number}", "be UTF-8", str(error), remedy)) from None
+    except OSError as error:
+        raise DataError(must(str(path), "be a readable file", error, "Check the path and its permissions.")) from None
+
+
+def parquet_records(path: Path, wanted: Wanted) -> Iterator[tuple[int, Record]]:
+    """Rows of a Parquet file, numbered from 1, a batch in memory at a time."""
+    import pyarrow as arrow
+    import pyarrow.parquet as parquet
+
+    try:
+        with parquet.ParquetFile(path) as file:
+            _check_columns(str(path), wanted, list(file.schema_arrow.names))
+            columns = list(dict.fromkeys(wanted.values()))
+            line = 0
+            for batch in file.iter_batches(batch_size=_BATCH, columns=columns):
+                values = [batch.column(column).to_pylist() for column in columns]
+                for row in zip(*values, strict=True):
+                    line += 1
+                    yield line, dict(zip(columns, row, strict=True))
+    except (arrow.ArrowException, OSError, UnicodeDecodeError) as error:
+        got = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise DataError(must(str(path), "be a readable Parquet file", got, "Write the file again.")) from None
+
+
+def hub_records(
+    folder: Path, wanted: Wanted, source: str, *, subset: str | None, split: str, cache: Path
+) -> Iterator[tuple[int, Record]]:
+    """Rows of one split of a data set repository's local copy, numbered from 1; `datasets` converts into `cache`."""
+    import datasets
+
+    try:
+        loaded = datasets.load_dataset(str(folder), name=subset, split=split, cache_dir=str(cache / "datasets"))
+    except Exception as error:  # datasets raises many unrelated kinds for what it cannot read
+        got = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+        remedy = "Check data.path, data.subset and data.split."
+        raise DataError(must(source, f"be a data set with the split {split!r}", got, remedy)) from error
+    _check_columns(source, wanted, list(loaded.column_names))
+    columns = list(dict.fromkeys(wanted.values()))
+    line = 0
+    for batch in loaded.select_columns(columns).iter(batch_size=_BATCH):
+        for row in zip(*(batch[column] for column in columns), strict=True):
+            line += 1
+            yield line, dict(zip(columns, row, strict=True))

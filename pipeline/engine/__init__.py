@@ -1,0 +1,1 @@
+"""The cross-encoder: tokens, batches, weights, training, scoring."""

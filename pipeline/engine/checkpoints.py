@@ -1,0 +1,118 @@
+"""Checkpoints that verify or do not count. Knows artefact folders and tensors; knows nothing of training's meaning."""
+
+from __future__ import annotations
+
+import logging
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from pipeline.core import artifacts
+from pipeline.core.errors import ArtifactError
+
+log = logging.getLogger(__name__)
+
+VERSION = 1
+
+
+@dataclass(slots=True)
+class Checkpoint:
+    """Everything a run needs to go on: weights, optimizer, generators, and plain facts."""
+
+    step: int
+    weights: dict[str, torch.Tensor]
+    optimizer: dict[str, Any]
+    generators: dict[str, torch.Tensor]
+    facts: dict[str, Any]
+    identity: dict[str, Any] = field(default_factory=dict)
+    """The manifest's own words: the run's key and scope. Filled when read."""
+
+
+def folder_of(root: Path, step: int) -> Path:
+    """Where the checkpoint of a step (finished steps) lives."""
+    return root / f"step-{step:07d}"
+
+
+def steps(root: Path) -> list[int]:
+    """Steps that have a checkpoint folder, ascending, verified or not."""
+    found = (re.fullmatch(r"step-(\d{7})", path.name) for path in root.glob("step-*") if path.is_dir())
+    return sorted(int(match[1]) for match in found if match)
+
+
+def write(root: Path, checkpoint: Checkpoint, identity: Mapping[str, Any]) -> Path:
+    """Publish a checkpoint: complete or absent. `identity` (the run's key and scope) goes to its manifest."""
+    folder = folder_of(root, checkpoint.step)
+    with artifacts.publish(folder, {"artifact": "checkpoint", "version": VERSION, **identity}) as work:
+        save_file(
+            {name: tensor.contiguous() for name, tensor in checkpoint.weights.items()}, work / "model.safetensors"
+        )
+        torch.save(checkpoint.optimizer, work / "optimizer.pt")
+        torch.save(checkpoint.generators, work / "generators.pt")
+        artifacts.write_json(work / "facts.json", {"step": checkpoint.step, **checkpoint.facts})
+    return folder
+
+
+def read(folder: Path) -> Checkpoint:
+    """Read a checkpoint that verifies; pickles only with `weights_only`.
+
+    Raises:
+        ArtifactError: naming what is missing, torn or altered.
+    """
+    wrong = artifacts.problems(folder)
+    if wrong:
+        raise ArtifactError("; ".join(wrong))
+    facts = artifacts.read_json(folder / "facts.json")
+    try:
+        return Checkpoint(
+            step=int(facts.pop("step")),
+            weights=load_file(folder / "model.safetensors"),
+            optimizer=torch.load(folder / "optimizer.pt", weights_only=True),
+            generators=torch.load(folder / "generators.pt", weights_only=True),
+            facts=facts,
+            identity=artifacts.manifest_of(folder) or {},
+        )
+    except (KeyError, TypeError, ValueError, RuntimeError, OSError, UnpicklingError, SafetensorError) as error:
+        # Its digests agree, so another program wrote it; torch's own advice (weights_only=False) must not be shown.
+        raise ArtifactError(f"{folder} holds what is not a checkpoint of ours ({type(error).__name__})") from None
+
+
+def newest(root: Path) -> Checkpoint | None:
+    """The newest checkpoint that verifies; each one skipped is named with its reason.
+
+    Raises:
+        ArtifactError: when checkpoints are there and none verifies: a restart from step 0 must be asked for.
+    """
+    skipped = []
+    for step in reversed(steps(root)):
+        try:
+            return read(folder_of(root, step))
+        except ArtifactError as error:
+            skipped.append(str(error))
+            log.warning("skipping the checkpoint of step %d: %s", step, error)
+    if skipped:
+        raise ArtifactError(
+            f"{root} must hold a checkpoint that verifies, got none of {len(skipped)} ({skipped[0]}). "
+            f"Restore one, or delete {root} to train from the start."
+        )
+    return None
+
+
+def prune(root: Path, keep: int, also: int | None = None) -> None:
+    """Delete old checkpoints: the newest `keep` stay, and the one of step `also`.
+
+    The newest must verify first, so that a torn write never costs the good one before it.
+    """
+    present = steps(root)
+    if not present or artifacts.problems(folder_of(root, present[-1])):
+        return
+    for step in present[:-keep]:
+        if step != also:
+            shutil.rmtree(folder_of(root, step), ignore_errors=True)

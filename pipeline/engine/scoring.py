@@ -1,0 +1,100 @@
+"""Score pairs with a cross-encoder: each text tokenised once, batches sorted by tokens under a budget.
+
+Used by evaluation, by fixed-step evaluations and by rivals; knows nothing of measures or files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from pipeline.config.schema import Precision
+from pipeline.core.errors import NumericsError, must
+from pipeline.core.progress import bar
+from pipeline.engine import modeling
+from pipeline.engine.batching import micro_batches
+from pipeline.engine.modeling import Reranker
+from pipeline.engine.tokens import PairTemplate, TokenTable
+from pipeline.mining.embeddings import Embedder
+
+
+class PairScorer:
+    """Logits of (query, passage) pairs under one precision.
+
+    Texts stay tokenised between calls, so that repeated evaluations of one set cost the forward passes alone. Scores
+    do not depend on the token budget beyond rounding.
+    """
+
+    def __init__(self, reranker: Reranker, *, device: torch.device, precision: Precision, token_budget: int) -> None:
+        self.reranker = reranker
+        self.device = device
+        self.precision = precision
+        self.token_budget = token_budget
+        self._template = PairTemplate.of(reranker.tokenizer, reranker.max_length)
+        self._position: dict[str, int] = {}
+        self._table = TokenTable.build([], reranker.tokenizer, reranker.max_length)
+
+    def score(self, pairs: Sequence[tuple[str, str]], what: str = "scoring pairs") -> npt.NDArray[np.float32]:
+        """One logit a pair, shape (pairs,), in the pairs' order; equal pairs are scored once.
+
+        Raises:
+            NumericsError: when a logit is not finite.
+        """
+        if not pairs:
+            return np.zeros(0, np.float32)
+        distinct: dict[tuple[str, str], int] = {}
+        where = np.fromiter((distinct.setdefault(pair, len(distinct)) for pair in pairs), np.int64, len(pairs))
+        self._tokenise(text for pair in distinct for text in pair)
+        first = np.array([self._position[query] for query, _ in distinct], np.int64)
+        second = np.array([self._position[passage] for _, passage in distinct], np.int64)
+        scores = self._forward(first, second, what)
+        if not torch.isfinite(scores).all():
+            query, _ = list(distinct)[int((~torch.isfinite(scores)).nonzero()[0, 0])]
+            raise NumericsError(must("a score", "be finite", f"NaN or infinity for query {query[:60]!r}",
+                                     "The weights diverged: lower training.learning_rate."))  # fmt: skip
+        return scores.numpy()[where]
+
+    def _tokenise(self, texts: Iterable[str]) -> None:
+        new = [text for text in dict.fromkeys(texts) if text not in self._position]
+        if not new:
+            return
+        start = len(self._position)
+        self._position.update((text, start + i) for i, text in enumerate(new))
+        self._table = self._table.extended(TokenTable.build(new, self.reranker.tokenizer, self.reranker.max_length))
+
+    @torch.inference_mode()
+    def _forward(self, first: npt.NDArray[np.int64], second: npt.NDArray[np.int64], what: str) -> torch.Tensor:
+        model = self.reranker.model
+        was_training = model.training
+        model.eval()
+        scores = torch.empty(len(first), dtype=torch.float32)
+        lengths = self._table.pair_lengths(self._template, first, second)
+        with bar(what, len(first)) as progress:
+            for group in micro_batches(lengths, self.token_budget):
+                batch = self.reranker.collate(self._table, self._template, first[group], second[group])
+                batch = {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
+                scores[torch.from_numpy(group)] = modeling.logits(model, batch, self.precision).cpu()
+                progress.advance(len(group))
+        model.train(was_training)
+        return scores
+
+
+class BiEncoderScorer:
+    """Cosine of a sentence-transformers model's embeddings of query and passage: the rival that needs no training."""
+
+    def __init__(self, folder: Path, cache: Path, device: torch.device) -> None:
+        self._embedder = Embedder(folder, cache, device=device.type)
+
+    def score(self, pairs: Sequence[tuple[str, str]]) -> npt.NDArray[np.float32]:
+        """Cosine of each pair, shape (pairs,); each distinct text is embedded once."""
+        queries = {text: i for i, text in enumerate(dict.fromkeys(query for query, _ in pairs))}
+        passages = {text: i for i, text in enumerate(dict.fromkeys(passage for _, passage in pairs))}
+        first = self._embedder.vectors(list(queries), "query").take(slice(None))
+        second = self._embedder.vectors(list(passages), "passage").take(slice(None))
+        a = np.fromiter((queries[query] for query, _ in pairs), np.int64, len(pairs))
+        b = np.fromiter((passages[passage] for _, passage in pairs), np.int64, len(pairs))
+        return np.asarray(np.einsum("ij,ij->i", first[a], second[b]), np.float32)

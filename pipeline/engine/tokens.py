@@ -1,0 +1,282 @@
+"""Texts tokenised once, pairs composed from them. Wraps the tokenizers library; knows nothing of models or stages.
+
+A cross-encoder's pair is special tokens around two independently tokenised texts, so each distinct text is tokenised
+once (a question has many rows) and a pair costs two slices. `PairTemplate.of` proves that on the tokenizer at hand.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerBase
+
+from pipeline.core.errors import ModelError, must
+from pipeline.core.fingerprint import fingerprint
+
+Ints = npt.NDArray[np.integer]
+CHUNK = 4096
+"""Texts handed to the tokenizer at once: enough for its threads, little enough to keep memory flat."""
+
+
+def identity(tokenizer: PreTrainedTokenizerBase) -> str:
+    """A digest of everything that decides a text's tokens, truncation and padding state left out."""
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    state.pop("truncation", None)
+    state.pop("padding", None)
+    return fingerprint(state)
+
+
+def truncated(first: Ints, second: Ints, room: int) -> tuple[Ints, Ints]:
+    """Lengths kept of two texts so that they fit `room` tokens together, as `longest_first` truncation keeps them.
+
+    The rule is the tokenizers library's: only the longer text is cut while the shorter one fits into half; else both
+    are cut to half, the odd token going to the longer one.
+    """
+    short, long = np.minimum(first, second), np.maximum(first, second)
+    cut_long = np.where(short > room, short, np.maximum(short, room - short))
+    cut_long = np.minimum(long, cut_long)
+    both = short + cut_long > room
+    kept_short = np.where(both, room // 2, short)
+    kept_long = np.where(both, room // 2 + room % 2, cut_long)
+    first_is_short = first <= second
+    return np.where(first_is_short, kept_short, kept_long), np.where(first_is_short, kept_long, kept_short)
+
+
+@dataclass(frozen=True, slots=True)
+class PairTemplate:
+    """The special tokens around a pair: `prefix` first `middle` second `suffix`, and each part's token type."""
+
+    prefix: tuple[int, ...]
+    middle: tuple[int, ...]
+    suffix: tuple[int, ...]
+    types: tuple[int, int, int, int, int]
+    pad_id: int
+    pad_left: bool
+    has_types: bool
+    max_length: int
+
+    @property
+    def room(self) -> int:
+        """Tokens left for the two texts."""
+        return self.max_length - len(self.prefix) - len(self.middle) - len(self.suffix)
+
+    @classmethod
+    def of(cls, tokenizer: PreTrainedTokenizerBase, max_length: int) -> PairTemplate:
+        """Read the template off a tokenizer and check it on pairs that need no cut, one cut and two cuts.
+
+        Raises:
+            ModelError: when the tokenizer has no padding token or does not compose pairs from independent texts.
+        """
+        if not tokenizer.is_fast:
+            raise ModelError(must("the model's tokenizer", "be a fast one (tokenizer.json)", type(tokenizer).__name__,
+                                  "Convert it with transformers' AutoTokenizer and save it again."))  # fmt: skip
+        if tokenizer.pad_token_id is None:
+            raise ModelError(must("the model's tokenizer", "have a padding token", None,
+                                  "Set tokenizer.pad_token and save the folder again."))  # fmt: skip
+        encode = _plain(tokenizer)
+        one, two = (
+            encode.encode("one", add_special_tokens=False).ids,
+            encode.encode("two", add_special_tokens=False).ids,
+        )
+        pair = tokenizer("one", "two", return_token_type_ids=True)
+        ids, kinds = list(pair["input_ids"]), list(pair["token_type_ids"])
+        start = _find(ids, one, 0)
+        second = _find(ids, two, start + len(one))
+        end = second + len(two)
+        if min(start, second) < 0:
+            raise ModelError(must("the model's tokenizer", "compose a pair from two texts", type(tokenizer).__name__,
+                                  "This tokenizer cannot be used with a cross-encoder."))  # fmt: skip
+
+        def kind(position: int) -> int:
+            return int(kinds[position]) if 0 <= position < len(kinds) else 0
+
+        template = cls(
+            prefix=tuple(ids[:start]),
+            middle=tuple(ids[start + len(one) : second]),
+            suffix=tuple(ids[end:]),
+            types=(kind(0), kind(start), kind(start + len(one)), kind(second), kind(end)),
+            pad_id=int(tokenizer.pad_token_id),
+            pad_left=tokenizer.padding_side == "left",
+            has_types="token_type_ids" in tokenizer.model_input_names,
+            max_length=max_length,
+        )
+        template._prove(tokenizer)
+        return template
+
+    def _prove(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        words = "the quick brown fox jumps over a lazy dog "
+        texts = ["a question?", words * 3, words * (self.max_length // 6 + 1), "é — 漢字 x"]
+        table = TokenTable.build(texts, tokenizer, self.max_length)
+        first, second = np.divmod(np.arange(len(texts) ** 2), len(texts))
+        batch = table.collate(self, first, second)
+        expected = tokenizer(
+            [texts[i] for i in first], [texts[i] for i in second],
+            truncation="longest_first", max_length=self.max_length, padding=True, return_tensors="pt",
+        )  # fmt: skip
+        if not torch.equal(batch["input_ids"], expected["input_ids"]):
+            raise ModelError(must("the model's tokenizer", "encode a pair as its two texts between special tokens",
+                                  type(tokenizer).__name__, "Use a model with a BERT-like tokenizer."))  # fmt: skip
+
+
+def _find(ids: list[int], part: list[int], start: int) -> int:
+    for position in range(start, len(ids) - len(part) + 1):
+        if ids[position : position + len(part)] == part:
+            return position
+    return -1
+
+
+def _plain(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
+    """A private copy of the backend that neither cuts nor pads."""
+    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    backend.no_padding()
+    backend.no_truncation()
+    return backend
+
+
+class TokenTable:
+    """Token ids of many texts in one flat array.
+
+    `ids` (kept tokens,) uint16 or int32; `starts` (texts,) int64 into it; `lengths` (texts,) int64 in tokens without
+    special ones, before the cut to `max_length` kept ones: truncation of a pair compares the true lengths.
+    """
+
+    def __init__(self, ids: Ints, starts: Ints, lengths: Ints) -> None:
+        self.ids = ids
+        self.starts = starts
+        self.lengths = lengths
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    @classmethod
+    def build(cls, texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_length: int) -> TokenTable:
+        """Tokenise in memory, each text cut to `max_length` tokens (more can never be used)."""
+        pieces = list(_encode(texts, tokenizer, max_length))
+        lengths = np.concatenate([piece[1] for piece in pieces]) if pieces else np.zeros(0, np.int64)
+        ids = np.concatenate([piece[0] for piece in pieces]) if pieces else np.zeros(0, np.int32)
+        return cls(ids, _starts(lengths, max_length), lengths)
+
+    @staticmethod
+    def write(
+        texts: Iterable[Sequence[str]], tokenizer: PreTrainedTokenizerBase, max_length: int, folder: Path
+    ) -> None:
+        """Tokenise chunks of texts into files of `folder`, holding one chunk in memory."""
+        dtype = np.dtype(np.uint16 if len(tokenizer) <= 2**16 else np.int32)
+        counts: list[npt.NDArray[np.int64]] = [np.zeros(0, np.int64)]
+        with (folder / f"ids.{dtype.name}").open("wb") as stream:
+            for chunk in texts:
+                for ids, lengths in _encode(chunk, tokenizer, max_length):
+                    stream.write(ids.astype(dtype).tobytes())
+                    counts.append(lengths)
+        lengths = np.concatenate(counts)
+        np.save(folder / "lengths.npy", lengths)
+        np.save(folder / "starts.npy", _starts(lengths, max_length))
+
+    @classmethod
+    def open(cls, folder: Path) -> TokenTable:
+        """Map a written table; its pages are the page cache's, not this process's."""
+        (path,) = folder.glob("ids.*")
+        dtype = np.dtype(path.suffix[1:])
+        ids = np.memmap(path, dtype=dtype, mode="r") if path.stat().st_size else np.zeros(0, dtype)
+        return cls(ids, np.load(folder / "starts.npy", mmap_mode="r"), np.load(folder / "lengths.npy", mmap_mode="r"))
+
+    def extended(self, other: TokenTable) -> TokenTable:
+        """This table's texts, then the other's."""
+        return TokenTable(
+            np.concatenate([self.ids, other.ids]),
+            np.concatenate([self.starts, other.starts + len(self.ids)]),
+            np.concatenate([self.lengths, other.lengths]),
+        )
+
+    def pair_lengths(self, template: PairTemplate, first: Ints, second: Ints) -> npt.NDArray[np.int64]:
+        """Tokens of each pair after truncation, special tokens included; shape (pairs,)."""
+        a, b = truncated(self.lengths[first], self.lengths[second], template.room)
+        return np.asarray(a + b + (template.max_length - template.room), dtype=np.int64)
+
+    def collate(self, template: PairTemplate, first: Ints, second: Ints) -> dict[str, torch.Tensor]:
+        """Padded tensors of pairs of texts, as the tokenizer would make them.
+
+        Returns:
+            `input_ids`, `attention_mask` and, where the model takes them, `token_type_ids`: (pairs, longest) int64.
+        """
+        flat = self._flat(template, first, second)
+        width = int(flat.lengths.max(initial=0))
+        column = flat.position + (np.repeat(width - flat.lengths, flat.lengths) if template.pad_left else 0)
+        shape = (len(flat.lengths), width)
+        ids, mask = np.full(shape, template.pad_id, np.int64), np.zeros(shape, np.int64)
+        ids[flat.row, column] = flat.ids
+        mask[flat.row, column] = 1
+        batch = {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
+        if template.has_types:
+            kinds = np.zeros(shape, np.int64)
+            kinds[flat.row, column] = flat.kinds
+            batch["token_type_ids"] = torch.from_numpy(kinds)
+        return batch
+
+    def pack(self, template: PairTemplate, first: Ints, second: Ints) -> dict[str, torch.Tensor]:
+        """The same pairs without padding, one after another; `packed.logits` says what each tensor holds."""
+        flat = self._flat(template, first, second)
+        shape = (len(flat.lengths), int(flat.lengths.max(initial=0)))
+        slots, present = np.zeros(shape, np.int64), np.zeros(shape, np.bool_)
+        slots[flat.row, flat.position] = np.arange(len(flat.ids))
+        present[flat.row, flat.position] = True
+        return {
+            "input_ids": torch.from_numpy(flat.ids),
+            "token_type_ids": torch.from_numpy(flat.kinds),
+            "position_ids": torch.from_numpy(flat.position),
+            "slots": torch.from_numpy(slots),
+            "present": torch.from_numpy(present),
+        }
+
+    def _flat(self, template: PairTemplate, first: Ints, second: Ints) -> _Flat:
+        """Every token of every pair in order, each with its row and position in the pair."""
+        a, b = truncated(self.lengths[first], self.lengths[second], template.room)
+        lengths = np.asarray(a + b + (template.max_length - template.room), np.int64)
+        # Where each of a pair's five parts ends, (pairs, 5).
+        widths = [np.full_like(a, len(template.prefix)), a, np.full_like(a, len(template.middle)), b]
+        ends = np.cumsum(np.stack([*widths, np.full_like(a, len(template.suffix))], axis=1), axis=1)
+        row = np.repeat(np.arange(len(lengths)), lengths)
+        position = np.arange(len(row)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        part = (position[:, None] >= ends[row, :4]).sum(axis=1)
+        offset = position - np.where(part > 0, ends[row, part - 1], 0)
+        ids = np.empty(len(row), np.int64)
+        for number, special in ((0, template.prefix), (2, template.middle), (4, template.suffix)):
+            here = part == number
+            ids[here] = np.asarray(special, np.int64)[offset[here]]
+        for number, which in ((1, first), (3, second)):
+            here = part == number
+            ids[here] = self.ids[(self.starts[which])[row[here]] + offset[here]]
+        return _Flat(ids, np.asarray(template.types, np.int64)[part], row, position, lengths)
+
+
+@dataclass(frozen=True, slots=True)
+class _Flat:
+    ids: npt.NDArray[np.int64]
+    kinds: npt.NDArray[np.int64]
+    row: npt.NDArray[np.int64]
+    position: npt.NDArray[np.int64]
+    lengths: npt.NDArray[np.int64]
+
+
+def _starts(lengths: Ints, max_length: int) -> npt.NDArray[np.int64]:
+    kept = np.minimum(lengths, max_length)
+    return np.asarray(np.cumsum(kept) - kept, dtype=np.int64)
+
+
+def _encode(
+    texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_length: int
+) -> Iterator[tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]]:
+    """Chunks of (flat ids, each text cut to `max_length`; true lengths); the backend's own threads do the work."""
+    backend = _plain(tokenizer)
+    for start in range(0, len(texts), CHUNK):
+        encodings = backend.encode_batch_fast(list(texts[start : start + CHUNK]), add_special_tokens=False)
+        rows = [encoding.ids for encoding in encodings]
+        flat = np.fromiter((token for row in rows for token in row[:max_length]), dtype=np.int32)
+        yield flat, np.array([len(row) for row in rows], dtype=np.int64)

@@ -1,0 +1,408 @@
+"""The training loop: which weights come out of which rows. Knows nothing of files' names, mining or measures.
+
+A step is the next `batch_size` rows of the epoch's permutation; its loss is the sum over them of binary cross-entropy
+with logits (`pos_weight` inside) divided by their number. Micro-batches, device and log change nothing of that.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, GradientState
+from torch.nn import functional as F
+
+from pipeline.config.schema import Precision, TrainingConfig
+from pipeline.core.errors import Interrupted, NumericsError, ResourceError, must
+from pipeline.core.progress import bar
+from pipeline.core.reproducibility import differences, rng_state, seed_everything, set_rng_state
+from pipeline.engine import checkpoints, modeling
+from pipeline.engine.batching import Plan, linear_schedule, micro_batches, warmup_steps
+from pipeline.engine.checkpoints import Checkpoint
+from pipeline.engine.modeling import Reranker
+from pipeline.engine.tokens import PairTemplate, TokenTable
+
+log = logging.getLogger(__name__)
+
+Measures = dict[str, dict[str, float]]
+"""set → measure → value, of one fixed-step evaluation."""
+
+
+@dataclass(slots=True)
+class TrainingRows:
+    """Rows as positions in a token table: `first`, `second` (rows,) int; `label` (rows,) float32 in [0, 1]."""
+
+    table: TokenTable
+    template: PairTemplate
+    first: npt.NDArray[np.integer]
+    second: npt.NDArray[np.integer]
+    label: npt.NDArray[np.float32]
+
+
+@dataclass(slots=True)
+class Hooks:
+    """What a run does besides arithmetic; each may be left out."""
+
+    evaluate: Callable[[], Measures] = dict
+    on_row: Callable[[list[dict[str, Any]]], None] = lambda rows: None
+    energy: Callable[[], list[dict[str, Any]]] = list
+    interrupted: Callable[[], bool] = lambda: False
+    selection_set: str | None = None
+    """The selection set under the name `evaluate` gives it, where that is another than the configuration's."""
+
+
+@dataclass(slots=True)
+class State:
+    """What a resumed run must still know; travels in every checkpoint."""
+
+    step: int = 0
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    loss_sum: float = 0.0
+    since_log: int = 0
+    seconds: float = 0.0
+    tokens: int = 0
+    padded: int = 0
+    train_seconds: float = 0.0
+    best: float | None = None
+    best_step: int | None = None
+    budget: int = 0
+    resumed_at: list[int] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Step:
+    """One step, ready to run: micro-batches with their labels, and the rows they came from."""
+
+    rows: npt.NDArray[np.int64]
+    batches: list[tuple[dict[str, torch.Tensor], torch.Tensor]]
+    tokens: int
+    padded: int
+
+
+def prepare(reranker: Reranker, data: TrainingRows, rows: npt.NDArray[np.int64], budget: int) -> Step:
+    """Compose a step's micro-batches: sorted by tokens, cut under the budget; every row once."""
+    first, second, label = data.first[rows], data.second[rows], data.label[rows]
+    lengths = data.table.pair_lengths(data.template, first, second)
+    batches, padded = [], 0
+    for group in micro_batches(lengths, budget):
+        batch = reranker.collate(data.table, data.template, first[group], second[group])
+        padded += batch["input_ids"].numel()
+        batches.append((batch, torch.from_numpy(np.ascontiguousarray(label[group]))))
+    return Step(rows, batches, int(lengths.sum()), padded)
+
+
+def loss_sum(logits: torch.Tensor, labels: torch.Tensor, pos_weight: float) -> torch.Tensor:
+    """Sum over pairs of binary cross-entropy with logits, positives weighted; the caller divides by the batch."""
+    weight = torch.tensor(pos_weight, dtype=torch.float32, device=logits.device)
+    return F.binary_cross_entropy_with_logits(logits.float(), labels, pos_weight=weight, reduction="sum")
+
+
+def backward(
+    model: torch.nn.Module, step: Step, *, pos_weight: float, precision: Precision, accelerator: Accelerator
+) -> torch.Tensor:
+    """Accumulate the gradient of a step's loss and return the loss (0-d, on the device, detached)."""
+    total = torch.zeros((), dtype=torch.float64 if accelerator.device.type == "cpu" else torch.float32)
+    total = total.to(accelerator.device)
+    for batch, labels in step.batches:
+        on_device = {name: tensor.to(accelerator.device, non_blocking=True) for name, tensor in batch.items()}
+        logits = modeling.logits(model, on_device, precision)
+        loss = loss_sum(logits, labels.to(accelerator.device, non_blocking=True), pos_weight) / len(step.rows)
+        accelerator.backward(loss)
+        total += loss.detach()
+    return total
+
+
+def optimizer_of(model: torch.nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
+    """Fused AdamW; biases and norm weights are not decayed, as in the reference trainer."""
+    decayed: list[torch.nn.Parameter] = []
+    exempt: list[torch.nn.Parameter] = []
+    for name, parameter in model.named_parameters():
+        (exempt if parameter.ndim < 2 or name.endswith("bias") else decayed).append(parameter)
+    groups = [
+        {"params": decayed, "weight_decay": config.weight_decay},
+        {"params": exempt, "weight_decay": 0.0},
+    ]
+    betas = (config.adam_beta1, config.adam_beta2)
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas, eps=config.adam_epsilon, fused=True)
+
+
+class Trainer:
+    """One run, from its first step or from a checkpoint to its last."""
+
+    def __init__(
+        self, reranker: Reranker, data: TrainingRows, config: TrainingConfig, *,
+        seed: int, device: torch.device, precision: Precision, token_budget: int,
+        folder: Path, identity: dict[str, Any], hooks: Hooks,
+    ) -> None:  # fmt: skip
+        seed_everything(seed)
+        AcceleratorState._reset_state(reset_partial_state=True)
+        GradientState._reset_state()
+        self.accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="no")
+        self.config, self.data, self.hooks, self.precision = config, data, hooks, precision
+        self.folder, self.identity = folder, identity
+        self.plan = Plan(len(data.label), config.batch_size, config.epochs, seed, config.max_steps)
+        self.warmup = warmup_steps(self.plan.steps, config.warmup_ratio)
+        self.reranker = reranker
+        self.model = self.accelerator.prepare_model(reranker.model)
+        self.optimizer = optimizer_of(self.model, config)
+        self.state = State(budget=token_budget)
+        self.energy_before: list[dict[str, Any]] = []
+        """Energy of earlier pieces of a resumed run, as its checkpoint recorded them."""
+        self.failed = torch.zeros((), dtype=torch.float32, device=device)
+        self.pending = torch.zeros((), dtype=torch.float32, device=device)
+        """Losses not yet fetched from the device: fetching one waits for it."""
+
+    def run(self) -> dict[str, Any]:
+        """Train to the end and leave the chosen weights in the model.
+
+        Returns:
+            The facts of training, for training.json.
+
+        Raises:
+            NumericsError: at a non-finite loss, gradient or weight, before the update; the last checkpoint stays.
+            Interrupted: after a signal, with a checkpoint of the last finished step written.
+            ArtifactError: when checkpoints are there and none verifies.
+        """
+        self._resume()
+        started, before = time.perf_counter(), self.state.seconds
+        if self.state.step == 0 and self.config.eval_sets and not self.state.rows:
+            self._evaluate()
+        self.model.train()
+        with bar("training, steps", self.plan.steps) as progress, ThreadPoolExecutor(1) as ahead:
+            progress.advance(self.state.step)
+            for step in self._prepared(ahead):
+                self._step(step)
+                self.state.seconds = before + time.perf_counter() - started
+                self._after_step()
+                progress.advance(1)
+        self.state.seconds = before + time.perf_counter() - started
+        return self._finish()
+
+    def _prepared(self, ahead: ThreadPoolExecutor) -> Iterator[Step]:
+        """Steps, the next one composed while the current one runs."""
+        coming = None
+        for rows in self.plan.batches(self.state.step):
+            following = ahead.submit(prepare, self.reranker, self.data, rows, self.state.budget)
+            if coming is not None:
+                yield coming.result()
+            coming = following
+        if coming is not None:
+            yield coming.result()
+
+    def _step(self, step: Step) -> None:
+        began = time.perf_counter()
+        rate = self.config.learning_rate * linear_schedule(self.state.step, self.plan.steps, self.warmup)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        loss = self._backward_within_memory(step)
+        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm)
+        finite = torch.isfinite(norm) & torch.isfinite(loss)
+        # Fused AdamW skips its update on the device while found_inf is set: no host sync, and no bad update either.
+        self.failed = torch.maximum(self.failed, (~finite).float())
+        self.optimizer.found_inf = self.failed  # type: ignore[attr-defined]
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.state.step += 1
+        self.state.since_log += 1
+        self.state.tokens += step.tokens
+        self.state.padded += step.padded
+        logs = self._logs_now()
+        if logs or self.accelerator.device.type == "cpu":
+            self._refuse_bad_numbers(loss, norm, step, rate)
+            self.state.loss_sum += float(loss)
+        else:
+            self.pending += loss
+        self.state.train_seconds += time.perf_counter() - began
+        if logs:
+            self._log(float(norm), rate)
+
+    def _backward_within_memory(self, step: Step) -> torch.Tensor:
+        """A step's gradient; when the GPU runs out of memory: RNG restored, budget halved, step repeated."""
+        while True:
+            generators = rng_state() if self.accelerator.device.type == "cuda" else {}
+            try:
+                return backward(
+                    self.model, step, pos_weight=self.config.pos_weight, precision=self.precision,
+                    accelerator=self.accelerator,
+                )  # fmt: skip
+            except torch.cuda.OutOfMemoryError:
+                self.optimizer.zero_grad(set_to_none=True)
+                torch.cuda.empty_cache()
+                longest = int(self.data.table.pair_lengths(
+                    self.data.template, self.data.first[step.rows], self.data.second[step.rows]
+                ).max())  # fmt: skip
+                if self.state.budget <= longest:
+                    raise ResourceError(must("GPU memory", "hold one pair of the longest length", f"{longest} tokens",
+                                             "Use a smaller model or model.max_length.")) from None  # fmt: skip
+                self.state.budget //= 2
+                set_rng_state(generators)
+                log.warning("out of GPU memory: runtime.micro_batch_tokens halved to %d", self.state.budget)
+                step.batches = prepare(self.reranker, self.data, step.rows, self.state.budget).batches
+
+    def _refuse_bad_numbers(self, loss: torch.Tensor, norm: torch.Tensor, step: Step, rate: float) -> None:
+        if float(self.failed):
+            last = checkpoints.steps(self.folder)
+            kept = f"the checkpoint of step {last[-1]} is kept" if last else "no checkpoint had been written"
+            raise NumericsError(
+                f"loss and gradient must be finite, got loss {float(loss)} and gradient norm {float(norm)} by step "
+                f"{self.state.step} (batch rows {step.rows[:4].tolist()}…, learning rate {rate:.3g}). "
+                f"The update was not applied; {kept}. Lower training.learning_rate."
+            )
+
+    def _logs_now(self) -> bool:
+        first = self.config.logging_first_step and self.state.step == 1
+        return first or self.state.step % self.config.logging_steps == 0 or self.state.step == self.plan.steps
+
+    def _log(self, norm: float, rate: float) -> None:
+        state = self.state
+        self._fetch_losses()
+        pairs = self._pairs_between(state.step - state.since_log, state.step)
+        seconds = max(state.train_seconds, 1e-9)
+        state.rows.append(
+            {
+                "kind": "train",
+                "step": state.step,
+                "epoch": round(state.step / self.plan.steps_per_epoch, 6),
+                "loss": state.loss_sum / state.since_log,
+                "learning_rate": rate,
+                "grad_norm": norm,
+                "pairs_per_second": pairs / seconds,
+                "tokens_per_second": state.tokens / seconds,
+                "padding_share": 1 - state.tokens / state.padded,
+                "pairs": pairs,
+                "tokens": state.tokens,
+                "train_seconds": state.train_seconds,
+                "seconds": state.seconds,
+            }
+        )
+        state.loss_sum, state.since_log, state.tokens, state.padded, state.train_seconds = 0.0, 0, 0, 0, 0.0
+        self.hooks.on_row(state.rows)
+
+    def _fetch_losses(self) -> None:
+        self.state.loss_sum += float(self.pending)
+        self.pending.zero_()
+
+    def _pairs_between(self, start: int, end: int) -> int:
+        """Rows of steps start..end-1: each epoch's last batch may be smaller."""
+        per_epoch, size, rows = self.plan.steps_per_epoch, self.plan.batch_size, self.plan.rows
+
+        def until(step: int) -> int:
+            epoch, position = divmod(step, per_epoch)
+            return epoch * rows + min(position * size, rows)
+
+        return until(end) - until(start)
+
+    def _after_step(self) -> None:
+        every = self.config.eval_steps
+        fixed = every > 0 and self.state.step % every == 0
+        last = self.state.step == self.plan.steps
+        if (fixed or last) and self.config.eval_sets:
+            self._evaluate()
+        stop = self.hooks.interrupted() and not last
+        if fixed or last or stop:
+            self._checkpoint()
+        if stop:
+            raise Interrupted(
+                f"training was asked to stop after step {self.state.step} of {self.plan.steps}; "
+                "a checkpoint of that step is written. Run the same command again to go on."
+            )
+
+    def _evaluate(self) -> None:
+        measures = self.hooks.evaluate()
+        self.model.train()
+        row: dict[str, Any] = {
+            "kind": "evaluation",
+            "step": self.state.step,
+            "epoch": round(self.state.step / self.plan.steps_per_epoch, 6),
+            "evaluation": measures,
+            "seconds": self.state.seconds,
+        }
+        config = self.config
+        fixed = config.eval_steps > 0 and self.state.step > 0 and self.state.step % config.eval_steps == 0
+        if config.keep_best and config.selection_set is not None and fixed:
+            chosen = self.hooks.selection_set or config.selection_set
+            value = measures[chosen][config.selection_measure]
+            if self.state.best is None or value > self.state.best:
+                self.state.best, self.state.best_step = value, self.state.step
+        self.state.rows.append(row)
+        self.hooks.on_row(self.state.rows)
+
+    def _checkpoint(self) -> None:
+        weights = {name: tensor.detach() for name, tensor in self.model.state_dict().items()}
+        for name, tensor in weights.items():
+            if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+                raise NumericsError(f"weights must be finite, got {name} with NaN or infinity after step "
+                                    f"{self.state.step}. Lower training.learning_rate.")  # fmt: skip
+        self._fetch_losses()
+        facts = {**_plain(self.state), "energy": [*self.energy_before, *self.hooks.energy()]}
+        checkpoint = Checkpoint(self.state.step, weights, self.optimizer.state_dict(), rng_state(), facts)
+        checkpoints.write(self.folder, checkpoint, self.identity)
+        checkpoints.prune(self.folder, self.config.keep_checkpoints, self.state.best_step)
+
+    def _resume(self) -> None:
+        found = checkpoints.newest(self.folder)
+        if found is None:
+            return
+        self.model.load_state_dict(found.weights)
+        self.optimizer.load_state_dict(found.optimizer)
+        set_rng_state(found.generators)
+        known = {name: value for name, value in found.facts.items() if name in State.__slots__}
+        self.state = State(step=found.step, **known)
+        self.energy_before = found.facts.get("energy", [])
+        if found.step < self.plan.steps:
+            self.state.resumed_at.append(found.step)
+            log.info("resuming after step %d of %d", found.step, self.plan.steps)
+            if changed := differences(found.identity.get("scope"), self.identity.get("scope")):
+                log.warning(
+                    "another scope than the checkpoint's (%s): the run goes on, its weights will agree with those of "
+                    "an undisturbed run to about 1e-5, not to the bit", changed,
+                )  # fmt: skip
+        self.hooks.on_row(self.state.rows)
+
+    def _finish(self) -> dict[str, Any]:
+        state, config = self.state, self.config
+        chosen = state.best_step if config.keep_best and state.best_step is not None else state.step
+        if chosen != state.step:
+            best = checkpoints.read(checkpoints.folder_of(self.folder, chosen))
+            self.model.load_state_dict(best.weights)
+        self.model.eval()
+        logged = [row for row in state.rows if row["kind"] == "train"]
+        seconds = sum(row["train_seconds"] for row in logged)
+        pairs, tokens = sum(row["pairs"] for row in logged), sum(row["tokens"] for row in logged)
+        padded = sum(row["tokens"] / (1 - row["padding_share"]) for row in logged)
+        return {
+            "steps": state.step,
+            "epochs": config.epochs,
+            "rows": self.plan.rows,
+            "batch_size": config.batch_size,
+            "warmup_steps": self.warmup,
+            "first_loss": logged[0]["loss"] if logged else None,
+            "last_loss": logged[-1]["loss"] if logged else None,
+            "best_step": chosen if config.keep_best else None,
+            "saved_step": chosen,
+            "selection_set": (self.hooks.selection_set or config.selection_set) if config.keep_best else None,
+            "pairs_per_second": pairs / max(seconds, 1e-9),
+            "tokens_per_second": tokens / max(seconds, 1e-9),
+            "padding_share": 1 - tokens / padded if padded else 0.0,
+            "train_seconds": seconds,
+            "seconds": state.seconds,
+            "precision": self.precision.name,
+            "micro_batch_tokens": state.budget,
+            "device": str(self.accelerator.device),
+            "resumed_at": state.resumed_at,
+        }
+
+
+def _plain(state: State) -> dict[str, Any]:
+    facts = {name: getattr(state, name) for name in State.__slots__ if name != "step"}
+    return {k: (None if isinstance(v, float) and not math.isfinite(v) else v) for k, v in facts.items()}

@@ -1,0 +1,223 @@
+"""How good a ranking is, and how sure a difference. Pure: rankings and judgements in, numbers out; no files, no torch.
+
+MAP, MRR@10 and nDCG@10 as trec_eval defines them, per query, by the `ir_measures` library. The denominator of AP and
+the ideal of nDCG count every judged positive, found or not. nDCG's gain is **linear** (the grade itself, not
+2**grade - 1) over log2(rank + 1), as in trec_eval and scikit-learn; grades below 1 gain nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+import ir_measures
+import numpy as np
+import numpy.typing as npt
+from scipy import stats
+
+from pipeline.core.errors import NumericsError, must
+from pipeline.core.records import Qrels
+
+MEASURES = ("map", "mrr@10", "ndcg@10")
+"""The measures every evaluation reports, by the names sentence-transformers gives them."""
+
+_LIBRARY = dict(zip((ir_measures.AP, ir_measures.RR @ 10, ir_measures.nDCG @ 10), MEASURES, strict=True))
+
+CONFIDENCE = 0.95
+
+
+def order(ids: Sequence[str], scores: Sequence[float] | npt.NDArray[np.floating]) -> list[str]:
+    """Ids by score descending, ties by id ascending: the one place where a ranking is decided.
+
+    Raises:
+        NumericsError: when a score is NaN or infinite.
+        ValueError: when the two lengths differ.
+    """
+    values = [float(score) for score in scores]
+    for identifier, value in zip(ids, values, strict=True):
+        if not math.isfinite(value):
+            remedy = "The model diverged or its weights are damaged: train again with a smaller learning rate, or fp32."
+            raise NumericsError(must(f"The score of passage {identifier!r}", "be finite", value, remedy))
+    return [identifier for _, identifier in sorted(zip((-value for value in values), ids, strict=True))]
+
+
+def judged(qrels: Qrels) -> list[str]:
+    """The queries that count: those with at least one positive, in the judgements' order."""
+    return [query for query, grades in qrels.items() if any(grade > 0 for grade in grades.values())]
+
+
+def per_query(ranking: Mapping[str, Sequence[str]], qrels: Qrels) -> dict[str, dict[str, float]]:
+    """Measure → query id → value in [0, 1], over `judged(qrels)` in that order.
+
+    A judged query that the ranking lacks counts 0. Queries without a positive have no defined value and are left
+    out, whatever the ranking says of them. The library is given scores that only say the rank, because its providers
+    break ties in opposite directions, and numbered ids, because one of them is C code that ids with a null character
+    or a lone surrogate crash.
+
+    Raises:
+        ValueError: when a query's ranking names a passage twice.
+    """
+    queries = judged(qrels)
+    numbered_qrels: Qrels = {}
+    numbered_run: dict[str, dict[str, float]] = {}
+    for number, query in enumerate(queries):
+        ranked = ranking.get(query, ())
+        ranks = {passage: rank for rank, passage in enumerate(ranked)}
+        if len(ranks) != len(ranked):
+            raise ValueError(f"the ranking of query {query!r} names a passage twice")
+        positives = [(passage, grade) for passage, grade in qrels[query].items() if grade > 0]
+        numbered_qrels[str(number)] = {
+            str(ranks.get(passage, f"missing-{position}")): grade for position, (passage, grade) in enumerate(positives)
+        }
+        if ranked:
+            numbered_run[str(number)] = {str(rank): float(len(ranked) - rank) for rank in range(len(ranked))}
+    values = {measure: dict.fromkeys(queries, 0.0) for measure in MEASURES}
+    if numbered_run:
+        for metric in ir_measures.iter_calc(list(_LIBRARY), numbered_qrels, numbered_run):
+            values[_LIBRARY[metric.measure]][queries[int(metric.query_id)]] = float(metric.value)
+    return values
+
+
+def mean(values: Mapping[str, float]) -> float:
+    """The mean over queries, summed exactly so that no order of queries changes a bit; 0 for none."""
+    return math.fsum(values.values()) / len(values) if values else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A mean difference over queries, its 95 % interval and the two-sided p of the paired test of 0."""
+
+    mean: float
+    low: float
+    high: float
+    p: float
+
+    def as_json(self) -> dict[str, float]:
+        """The four figures by name."""
+        return asdict(self)
+
+
+def difference(
+    a: Mapping[str, float],
+    b: Mapping[str, float],
+    groups: Mapping[str, str] | None = None,
+    resamples: int = 2000,
+    seed: int = 12,
+) -> Difference:
+    """Mean of a - b over queries, both per-query values of one measure (in [0, 1]) over the same queries.
+
+    Without groups: the paired t test and its interval. With groups: whole groups are resampled, see `_by_cluster`.
+    Where nothing can be estimated the answer is stated, never NaN: equal values everywhere give 0 within [0, 0] with
+    p 1; the same non-zero difference everywhere gives itself as both ends with p 0; a single query (or group) says
+    nothing about others, so its interval is all that is possible, [-1, 1], with p 1.
+
+    Args:
+        a: Query id → value.
+        b: Query id → value, over the same queries.
+        groups: Query id → cluster; a query it lacks is a cluster of its own.
+        resamples: Bootstrap draws where there are groups.
+        seed: Seed of the draws.
+
+    Raises:
+        ValueError: when the queries differ or there are none.
+    """
+    if a.keys() != b.keys() or not a:
+        raise ValueError(f"a paired comparison needs the same queries on both sides, got {len(a)} and {len(b)}")
+    queries = sorted(a)
+    differences = np.array([a[query] - b[query] for query in queries], dtype=np.float64)
+    average = math.fsum(differences) / len(queries)
+    if not differences.any():
+        return Difference(0.0, 0.0, 0.0, 1.0)
+    clusters = queries if groups is None else [groups.get(query, f"\0{query}") for query in queries]
+    if len(set(clusters)) == 1:
+        return Difference(average, -1.0, 1.0, 1.0)
+    if (differences == differences[0]).all():
+        return Difference(average, average, average, 0.0)
+    if groups is not None:
+        return _by_cluster(differences, average, clusters, resamples, seed)
+    test = stats.ttest_rel([a[query] for query in queries], [b[query] for query in queries])
+    interval = test.confidence_interval(CONFIDENCE)
+    return Difference(average, float(interval.low), float(interval.high), float(test.pvalue))
+
+
+def _by_cluster(
+    differences: npt.NDArray[np.float64], average: float, clusters: list[str], resamples: int, seed: int
+) -> Difference:
+    """Studentised bootstrap that resamples whole clusters (Efron and Tibshirani 1993, 12.5; Cameron et al. 2008).
+
+    Each draw takes as many clusters as there are, with replacement, and yields t* = |mean* - mean| / se*, se being the
+    cluster-robust standard error of a mean over queries. The interval is mean ± q·se, q the 95 % quantile of t*, and p
+    the share of draws with t* at least |mean| / se, so that interval and p agree. In simulations with skewed cluster
+    sizes this held 93 to 96 % coverage from 5 to 150 clusters, where percentile and BCa intervals fell to 82 % and 90 %
+    at 5 and 20.
+    """
+    names = {name: number for number, name in enumerate(dict.fromkeys(clusters))}
+    index = np.array([names[name] for name in clusters])
+    sums, counts = np.bincount(index, weights=differences), np.bincount(index).astype(np.float64)
+    size = len(names)
+
+    def estimate(weights: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """Mean and standard error for each row of cluster weights; einsum, whose sums no thread count changes."""
+        totals = np.einsum("rg,g->r", weights, counts)
+        means = np.einsum("rg,g->r", weights, sums) / totals
+        residuals = sums - means[:, None] * counts
+        squares = np.einsum("rg,rg,rg->r", weights, residuals, residuals)
+        return means, np.sqrt(squares) / totals  # the factor for few clusters cancels between se* and se
+
+    error = float(estimate(np.ones((1, size)))[1][0])
+    draws = np.random.default_rng(seed).multinomial(size, np.full(size, 1 / size), size=resamples).astype(np.float64)
+    drawn, drawn_errors = estimate(draws)
+    # A draw of one cluster only has no spread: its t is infinite, which widens the interval rather than narrowing it.
+    degenerate = drawn_errors <= 1e-12 * max(error, 1e-300)
+    t = np.abs(drawn - average) / np.where(degenerate, 1.0, drawn_errors)
+    t = np.sort(np.where(degenerate, np.inf, t))
+    quantile = float(t[min(math.ceil(CONFIDENCE * (resamples + 1)), resamples) - 1])
+    reached = np.count_nonzero(t >= abs(average) / error) if error > 0 else 0
+    half = quantile * error if error > 0 else 0.0
+    low, high = (average - half, average + half) if math.isfinite(half) else (-1.0, 1.0)
+    return Difference(average, low, high, (1 + int(reached)) / (1 + resamples))
+
+
+def stratified_difference(pairs: Sequence[tuple[Mapping[str, float], Mapping[str, float]]]) -> Difference:
+    """The mean over sets of each set's mean a - b, with a t interval over queries within sets.
+
+    The sets are taken as given (strata), so the interval speaks of other queries to the same sets, not of other sets:
+    variance = sum of s²/n over sets, divided by their number squared, degrees of freedom after Welch and
+    Satterthwaite. For one set it is the paired t interval. Degenerate cases are stated as in `difference`.
+
+    Raises:
+        ValueError: when there is no set, or a set's two sides differ in their queries or have none.
+    """
+    if not pairs or any(a.keys() != b.keys() or not a for a, b in pairs):
+        raise ValueError("a stratified comparison needs sets with the same queries on both sides")
+    samples = [np.array([a[query] - b[query] for query in sorted(a)], dtype=np.float64) for a, b in pairs]
+    average = math.fsum(math.fsum(sample) / len(sample) for sample in samples) / len(samples)
+    if not any(sample.any() for sample in samples):
+        return Difference(0.0, 0.0, 0.0, 1.0)
+    if min(len(sample) for sample in samples) == 1:
+        return Difference(average, -1.0, 1.0, 1.0)
+    variances = [float(sample.var(ddof=1)) / len(sample) for sample in samples]
+    total = math.fsum(variances)
+    if total == 0:
+        return Difference(average, average, average, 1.0 if average == 0 else 0.0)
+    freedom = total**2 / math.fsum(v**2 / (len(sample) - 1) for v, sample in zip(variances, samples, strict=True))
+    error = math.sqrt(total) / len(samples)
+    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom)) * error
+    return Difference(average, average - half, average + half, float(2 * stats.t.sf(abs(average) / error, freedom)))
+
+
+def reciprocal_rank_fusion(rankings: Sequence[Mapping[str, Sequence[str]]], k: int = 60) -> dict[str, list[str]]:
+    """Fuse rankings by the sum of 1 / (k + rank), rank from 1 (Cormack et al. 2009, whose k is 60).
+
+    A passage a ranking lacks gets nothing from it. Sums are exact (`fsum`), so the rankings' order does not matter;
+    ties by id ascending. Queries stand in order of first appearance.
+    """
+    fused: dict[str, list[str]] = {}
+    for query in dict.fromkeys(query for ranking in rankings for query in ranking):
+        parts: dict[str, list[float]] = {}
+        for ranking in rankings:
+            for rank, passage in enumerate(ranking.get(query, ()), start=1):
+                parts.setdefault(passage, []).append(1 / (k + rank))
+        fused[query] = order(list(parts), [math.fsum(part) for part in parts.values()])
+    return fused

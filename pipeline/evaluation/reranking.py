@@ -1,0 +1,141 @@
+"""Reranking: what a scorer makes of a set's candidates, under both protocols from one scoring.
+
+Knows nothing of models (a `Scorer` gives logits), of measures' meaning beyond a quick mean, or of files.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.core.errors import DataError, NumericsError, must
+from pipeline.core.records import AS_RETRIEVED, POSITIVES_ADDED, PROTOCOLS, Collection, RerankingSet, Run
+from pipeline.evaluation.measures import MEASURES, judged, mean, order, per_query, reciprocal_rank_fusion
+
+log = logging.getLogger(__name__)
+
+Rankings = dict[str, list[str]]
+"""query id → passage ids, best first."""
+
+SystemRankings = dict[str, Rankings]
+"""protocol → rankings of one system on one set."""
+
+
+class Scorer(Protocol):
+    """Whatever gives (query, passage) text pairs a score, higher is more relevant."""
+
+    def score(self, pairs: Sequence[tuple[str, str]]) -> npt.NDArray[np.float32]:
+        """Logits of shape (pairs,), in the order given."""
+        ...
+
+
+def run_candidates(run: Run, depth: int) -> tuple[dict[str, list[str]], dict[str, list[float]]]:
+    """The best `depth` passages a query of a run (score descending, id ascending), and their scores beside."""
+    candidates = {query: order(list(scores), list(scores.values()))[:depth] for query, scores in run.items()}
+    return candidates, {query: [run[query][passage] for passage in ranked] for query, ranked in candidates.items()}
+
+
+def collection_set(
+    collection: Collection,
+    candidates: Mapping[str, Sequence[str]],
+    scores: Mapping[str, Sequence[float]],
+    name: str,
+) -> RerankingSet:
+    """The set that reranks a collection: its queries with a positive, their candidates, the passages these need.
+
+    Queries without a positive have no measure: they are left out, counted in the log. A query without candidates
+    stays, counting 0 as retrieved.
+
+    Raises:
+        DataError: when no query has a positive, or a candidate is not in the collection.
+    """
+    queries = [query for query in judged(collection.qrels) if query in collection.queries]
+    if not queries:
+        remedy = "Check that the ids of qrels and queries agree."
+        raise DataError(must(f"Collection {name}", "judge a passage relevant for some query", "none", remedy))
+    if len(queries) < len(collection.queries):
+        log.info("%s: %d of %d queries have a positive and count", name, len(queries), len(collection.queries))
+    qrels = {query: collection.qrels[query] for query in queries}
+    needed = dict.fromkeys(passage for query in queries for passage in candidates.get(query, ()))
+    needed |= dict.fromkeys(p for grades in qrels.values() for p, grade in grades.items() if grade > 0)
+    unknown = [passage for passage in needed if passage not in collection.passages]
+    if unknown:
+        got = f"{len(unknown)} others, first {unknown[0]!r}"
+        raise DataError(must(f"Collection {name}", "hold each candidate and positive", got, "Check the run's ids."))
+    return RerankingSet(
+        name=name,
+        queries={query: collection.queries[query] for query in queries},
+        passages={passage: collection.passages[passage] for passage in needed},
+        candidates={query: list(candidates.get(query, ())) for query in queries},
+        scores={query: [float(score) for score in scores.get(query, ())] for query in queries},
+        qrels=qrels,
+    )
+
+
+def pool_pairs(reranking_set: RerankingSet, protocol: str) -> tuple[dict[str, list[str]], list[tuple[str, str]]]:
+    """What a scorer must score under a protocol: query id → distinct passage ids, and the text pairs in that order.
+
+    Only queries with a positive are in it; the others have no measure. The same set gives the same pairs each time.
+    """
+    pools = {
+        query: list(dict.fromkeys(reranking_set.pool(query, protocol)))
+        for query in judged(reranking_set.qrels)
+        if query in reranking_set.queries
+    }
+    pairs = [
+        (reranking_set.queries[query], reranking_set.passages[passage])
+        for query, pool in pools.items()
+        for passage in pool
+    ]
+    return pools, pairs
+
+
+def _scored(reranking_set: RerankingSet, scorer: Scorer, protocol: str) -> dict[str, dict[str, float]]:
+    """Query id → passage id → score, each distinct pair of ids scored once.
+
+    Raises:
+        NumericsError: when a score is not finite.
+    """
+    pools, pairs = pool_pairs(reranking_set, protocol)
+    scores = scorer.score(pairs) if pairs else np.zeros(0, dtype=np.float32)
+    if scores.shape != (len(pairs),):
+        raise ValueError(f"the scorer gave shape {scores.shape} for {len(pairs)} pairs")
+    bad = int(np.count_nonzero(~np.isfinite(scores)))
+    if bad:
+        remedy = "The model diverged or its weights are damaged: train again with a smaller learning rate, or fp32."
+        raise NumericsError(must(f"Every score on {reranking_set.name}", "be finite", f"{bad} that are not", remedy))
+    values = iter(scores.tolist())
+    return {query: {passage: next(values) for passage in pool} for query, pool in pools.items()}
+
+
+def rerank(reranking_set: RerankingSet, scorer: Scorer) -> SystemRankings:
+    """Rank a set under both protocols from one scoring of each (query id, passage id) pair."""
+    scored = _scored(reranking_set, scorer, POSITIVES_ADDED)
+    rankings: SystemRankings = {}
+    for protocol in PROTOCOLS:
+        pools = {query: list(dict.fromkeys(reranking_set.pool(query, protocol))) for query in scored}
+        rankings[protocol] = {query: order(pool, [scored[query][p] for p in pool]) for query, pool in pools.items()}
+    return rankings
+
+
+def quick(reranking_set: RerankingSet, scorer: Scorer, protocol: str = AS_RETRIEVED) -> dict[str, float]:
+    """Measure → mean under one protocol, scoring no more pairs than it needs: the evaluation at fixed steps."""
+    scored = _scored(reranking_set, scorer, protocol)
+    rankings = {query: order(list(scores), list(scores.values())) for query, scores in scored.items()}
+    values = per_query(rankings, reranking_set.qrels)
+    return {measure: mean(values[measure]) for measure in MEASURES}
+
+
+def first_stage(reranking_set: RerankingSet) -> SystemRankings:
+    """The candidates as they came; the same under both protocols, for the first stage never saw what is added."""
+    rankings = {query: list(dict.fromkeys(candidates)) for query, candidates in reranking_set.candidates.items()}
+    return {protocol: rankings for protocol in PROTOCOLS}
+
+
+def fuse(*systems: SystemRankings) -> SystemRankings:
+    """Reciprocal-rank fusion (k = 60) of systems, protocol by protocol."""
+    return {protocol: reciprocal_rank_fusion([system[protocol] for system in systems]) for protocol in PROTOCOLS}

@@ -1,0 +1,285 @@
+"""Repositories of the hub in the hub client's cache: one commit, only the files wanted, each verified; and what is
+remembered of them beside the outputs.
+
+Wraps huggingface_hub. Knows nothing of local folders or packages, and never runs code from a repository.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import re
+import shutil
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any, Literal
+
+import httpx2
+from huggingface_hub import HfApi, constants, get_cached_repo_tree, get_hf_file_metadata, hf_hub_url, snapshot_download
+from huggingface_hub.errors import CachedRepoTreeNotFoundError, RevisionResolutionError
+from huggingface_hub.file_download import repo_folder_name
+from huggingface_hub.hf_api import RepoFile
+from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
+from tqdm.auto import tqdm  # type: ignore[import-untyped]
+
+from pipeline.core.artifacts import locked, read_json, write_json, write_text
+from pipeline.core.errors import HubError, PipelineError, must
+from pipeline.core.fingerprint import file_digest
+from pipeline.hub.download import OTHER_WAYS, Mismatch, fetch, refusal, retrying
+from pipeline.hub.repo_files import is_pickle, literal_patterns, model_files
+
+log = logging.getLogger(__name__)
+
+Kind = Literal["model", "dataset"]
+
+REMEMBER_FROM_BYTES = 32 * 2**20
+"""Larger files are hashed once and remembered by size and modification time; smaller ones at every start."""
+
+DOWNLOADS_AT_ONCE = 4
+"""Files fetched side by side: the many small ones of a data set would otherwise wait for each other's round trips."""
+
+
+class Book:
+    """The lock file: `commits` by artefact, `files` by artefact and commit, `hashed` large files by path."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def get(self, section: str, name: str) -> Any:
+        return read_json(self.path).get(section, {}).get(name) if self.path.exists() else None
+
+    def put(self, section: str, name: str, value: Any) -> None:
+        with locked(self.path):
+            content = read_json(self.path) if self.path.exists() else {}
+            content.setdefault(section, {})[name] = value
+            write_json(self.path, {part: dict(sorted(content[part].items())) for part in sorted(content)})
+
+    def digest(self, path: Path) -> str:
+        """sha256 of a file; of a large one from memory while its size and modification time stand."""
+        real = path.resolve()
+        stat = real.stat()
+        if stat.st_size < REMEMBER_FROM_BYTES:
+            return file_digest(real)
+        seen = self.get("hashed", str(real))
+        if not seen or seen[:2] != [stat.st_size, stat.st_mtime_ns]:
+            seen = [stat.st_size, stat.st_mtime_ns, file_digest(real)]
+            self.put("hashed", str(real), seen)
+        return str(seen[2])
+
+
+@dataclass(frozen=True, slots=True)
+class Repository:
+    """One repository of the hub and its place in the hub client's cache."""
+
+    name: str
+    revision: str | None
+    kind: Kind
+    lock: Path
+    key: str
+    allow: tuple[str, ...] | None
+
+    @property
+    def _cache(self) -> Path:
+        return Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=self.name, repo_type=self.kind)
+
+    @contextlib.contextmanager
+    def refusals(self) -> Iterator[None]:
+        """Turn what the hub client, its answers and the disk raise into one sentence."""
+        try:
+            yield
+        except PipelineError:
+            raise
+        except (httpx2.HTTPError, httpx2.InvalidURL, OSError, ValueError, KeyError, Mismatch) as error:
+            raise refusal(error, key=self.key, repository=self.name, kind=self.kind, revision=self.revision) from None
+
+    def commit(self, refresh: bool) -> str:
+        """The commit of `revision`: from the lock file, else from the hub (then recorded)."""
+        label = f"{self.kind} {self.name} {self.revision or constants.DEFAULT_REVISION}"
+        book = Book(self.lock)
+        known = None if refresh else book.get("commits", label)
+        if known:
+            return str(known)
+        if self.revision and re.fullmatch(r"[0-9a-f]{40}", self.revision):
+            commit = self.revision
+        elif constants.is_offline_mode() and not refresh:
+            commit = self._cached_commit()
+        else:
+            info = retrying(
+                self.name, lambda: HfApi().repo_info(self.name, repo_type=self.kind, revision=self.revision)
+            )
+            commit = str(info.sha)
+            # As the hub client does itself: lets HF_HUB_OFFLINE=1 find the commit even without the lock file.
+            with contextlib.suppress(OSError):
+                write_text(self._cache / "refs" / (self.revision or constants.DEFAULT_REVISION), commit)
+        book.put("commits", label, commit)
+        log.info("%s: %s is commit %s", self.name, self.revision or constants.DEFAULT_REVISION, commit)
+        return commit
+
+    def _cached_commit(self) -> str:
+        try:
+            return (
+                HfApi()
+                .resolve_revision(self.name, repo_type=self.kind, revision=self.revision, local_files_only=True)
+                .resolved
+            )
+        except RevisionResolutionError:
+            remedy = f"Run once with a connection and without HF_HUB_OFFLINE. {OTHER_WAYS}"
+            raise HubError(
+                must(self.key, "be in the cache when HF_HUB_OFFLINE=1", f"{self.name}, not cached", remedy)
+            ) from None
+
+    def snapshot(self, commit: str) -> Path:
+        """The folder of the files at `commit`, each one there and as the hub announced it."""
+        label = f"{self.kind} {self.name} {commit}" + (f" {' '.join(self.allow)}" if self.allow else "")
+        folder = self._cache / "snapshots" / commit
+        book = Book(self.lock)
+        expected: dict[str, dict[str, Any]] = book.get("files", label) or {}
+        if expected and not _differing(folder, expected, book):
+            return folder
+        wanted = self.wanted(commit)
+        self._discard(folder, wanted, expected, book)
+        if not constants.is_offline_mode():
+            self._download(commit, self.missing(commit, wanted))
+        self._link(commit, [entry.path for entry in wanted])
+        announced = {
+            entry.path: {"size": entry.size, "sha256": entry.lfs.sha256 if entry.lfs else None} for entry in wanted
+        }
+        if differing := _differing(folder, announced, book):
+            self._discard(folder, wanted, expected, book)
+            raise Mismatch(f"{', '.join(differing)} otherwise than announced")
+        found = {
+            name: {"size": facts["size"], "sha256": book.digest(folder / name)} for name, facts in announced.items()
+        }
+        book.put("files", label, found)
+        return folder
+
+    def _link(self, commit: str, names: list[str]) -> None:
+        """Let the hub client lay out the snapshot from the blobs; without a connection it checks it is whole."""
+        retrying(
+            self.name,
+            lambda: snapshot_download(
+                self.name,
+                repo_type=self.kind,
+                revision=commit,
+                allow_patterns=literal_patterns(names),
+                tqdm_class=_NoBar,
+            ),
+            client_retries=True,
+        )
+
+    def wanted(self, commit: str) -> list[RepoFile]:
+        """The files of a commit that are asked for, by path."""
+        entries = self._cached_entries(commit) if constants.is_offline_mode() else self._entries(commit)
+        names = [entry.path for entry in entries]
+        if outside := next((name for name in names if name.startswith("/") or ".." in name.split("/")), None):
+            raise Mismatch(f"a file name that leads out of the repository, {outside!r}")
+        if self.allow is not None:
+            names = [name for name in names if any(fnmatch(name, pattern) for pattern in self.allow)]
+        elif self.kind == "model":
+            names = model_files(names)
+            if any(is_pickle(name) for name in names):
+                log.info("%s has pickled weights only: they will be read with weights_only=True", self.name)
+        if not names:
+            raise HubError(must(self.key, "hold the files wanted", f"{self.name} without them", "Check the hub id."))
+        kept = set(names)
+        return sorted((entry for entry in entries if entry.path in kept), key=lambda entry: entry.path)
+
+    def missing(self, commit: str, wanted: list[RepoFile]) -> list[RepoFile]:
+        """Those of the files that are not in the cache."""
+        folder = self._cache / "snapshots" / commit
+        return [entry for entry in wanted if not (folder / entry.path).exists()]
+
+    def _entries(self, commit: str) -> list[RepoFile]:
+        def listing() -> list[RepoFile]:
+            tree = HfApi().list_repo_tree(self.name, recursive=True, revision=commit, repo_type=self.kind)
+            return [entry for entry in tree if isinstance(entry, RepoFile)]
+
+        return retrying(self.name, listing, client_retries=True)
+
+    def _cached_entries(self, commit: str) -> list[RepoFile]:
+        try:
+            return list(get_cached_repo_tree(self.name, repo_type=self.kind, revision=commit))
+        except CachedRepoTreeNotFoundError:
+            remedy = f"Run once with a connection and without HF_HUB_OFFLINE. {OTHER_WAYS}"
+            got = f"{self.name} at {commit[:12]}, not cached"
+            raise HubError(must(self.key, "be in the cache when HF_HUB_OFFLINE=1", got, remedy)) from None
+
+    def _discard(self, folder: Path, wanted: list[RepoFile], expected: dict[str, Any], book: Book) -> None:
+        """Remove cached files that are not what the hub lists, so that nothing trips over them again."""
+        for entry in wanted:
+            pointer = folder / entry.path
+            announced = expected.get(entry.path, {}).get("sha256") or (entry.lfs.sha256 if entry.lfs else None)
+            blob = pointer.resolve() if pointer.exists() else self._cache / "blobs" / (announced or entry.blob_id)
+            if not blob.is_file():
+                continue
+            if blob.stat().st_size != entry.size or (announced and book.digest(blob) != announced):
+                log.warning("%s: the cached %s is damaged and was removed", self.name, entry.path)
+                blob.unlink()
+                pointer.unlink(missing_ok=True)
+
+    def _download(self, commit: str, missing: list[RepoFile]) -> None:
+        """Bring files into the cache's blobs, several at once."""
+        if not missing:
+            return
+        needed = sum(entry.size for entry in missing)
+        self._cache.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(self._cache).free
+        if needed > free:
+            remedy = f"Free some space, or set HF_HOME to a larger disk. {OTHER_WAYS}"
+            got = f"{free / 1e9:.1f} GB free for {needed / 1e9:.1f} GB of {self.name}"
+            raise HubError(must("the hub's cache", "have room", got, remedy))
+        log.info("%s: fetching %d files, %.1f MB", self.name, len(missing), needed / 1e6)
+        stop = threading.Event()
+        with ThreadPoolExecutor(max_workers=DOWNLOADS_AT_ONCE) as pool:
+            started = [pool.submit(self._download_one, commit, entry, stop) for entry in missing]
+            try:
+                for done in as_completed(started):
+                    done.result()
+            except BaseException:  # Ctrl-C too must not wait for gigabytes that nobody will read
+                stop.set()
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+
+    def _download_one(self, commit: str, entry: RepoFile, stop: threading.Event) -> None:
+        url = hf_hub_url(self.name, entry.path, repo_type=self.kind, revision=commit)
+        metadata = retrying(entry.path, lambda: get_hf_file_metadata(url))
+        etag = metadata.etag or (entry.lfs.sha256 if entry.lfs else entry.blob_id)
+        if not re.fullmatch(r"[\w.-]+", etag):
+            raise Mismatch(f"an ETag that names no content for {entry.path}")
+        blob = self._cache / "blobs" / etag
+        # Large files carry the sha256 of their content as ETag, small ones their git id.
+        sha256 = etag if re.fullmatch(r"[0-9a-f]{64}", etag) else None
+        guard = Path(constants.HF_HUB_CACHE) / ".locks" / self._cache.name / f"{etag}.fetch"
+        with locked(guard):
+            if not blob.exists():
+                fetch(
+                    url,
+                    blob,
+                    name=entry.path,
+                    headers=build_hf_headers(),
+                    size=entry.size,
+                    sha256=sha256,
+                    stop=stop,
+                )
+
+
+class _NoBar(tqdm):  # type: ignore[misc]
+    """No bar for linking files, which takes no time; downloads have their own."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{**kwargs, "disable": True})
+
+
+def _differing(folder: Path, expected: dict[str, dict[str, Any]], book: Book) -> list[str]:
+    """Names of files that are not there with the size and (where known) sha256 expected."""
+    return [
+        name
+        for name, facts in expected.items()
+        if not (folder / name).is_file()
+        or (folder / name).stat().st_size != facts["size"]
+        or (facts["sha256"] is not None and book.digest(folder / name) != facts["sha256"])
+    ]

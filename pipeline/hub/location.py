@@ -1,0 +1,137 @@
+"""Where a model or data set lies on this disk, and what it is: package, folder or hub repository at one commit.
+
+Knows nothing of what is inside the files.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.core.errors import HubError, must
+from pipeline.core.fingerprint import text_digest
+from pipeline.hub.cache import Book, Kind, Repository
+from pipeline.hub.repo_files import identity_files, looks_local
+
+PACKAGE = "package:"
+"""Prefix of a path that names weights inside an installed package."""
+
+
+@dataclass(frozen=True, slots=True)
+class Located:
+    """An artefact on this disk.
+
+    `folder` is a folder, or the file itself for a local file. `identity` enters a stage's key: `hub` and `commit`,
+    or `package`, `version` and `sha256`, or `sha256` alone. `description` is for people.
+    """
+
+    folder: Path
+    identity: dict[str, str]
+    description: str
+
+
+def locate(
+    path: str,
+    revision: str | None,
+    *,
+    kind: Kind,
+    lock: Path,
+    refresh: bool,
+    allow: Sequence[str] | None,
+    key: str,
+) -> Located:
+    """Find an artefact, downloading it from the hub where it is not here yet.
+
+    `lock` is a JSON file that keeps, for each hub id and revision, the commit it resolved to and the sha256 of the
+    files that came; the commit is used until `refresh`. `allow` narrows the files of a repository by glob; None
+    takes every file of a data set, and of a model its weights, configuration and tokenizer (safetensors rather
+    than pickles). `key` names the configuration key in messages.
+
+    Raises:
+        HubError: when it cannot be had, in one sentence with cause and remedy.
+    """
+    if path.startswith(PACKAGE):
+        return _packaged(path.removeprefix(PACKAGE), lock, key)
+    local = Path(path).expanduser()
+    if local.exists():
+        identity = {"sha256": _local_digest(local, kind, lock)}
+        return Located(local, identity, f"{path} (local, sha256 {identity['sha256'][:12]})")
+    if looks_local(path) or (local.parent != Path() and local.parent.exists()):
+        raise HubError(must(key, "name a file or folder that exists", path, "Check the path, or give a hub id."))
+    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", path):
+        raise HubError(must(key, "be a folder or a hub id such as owner/name", path, "Correct it."))
+    repository = Repository(path, revision, kind, lock, key, tuple(allow) if allow is not None else None)
+    with repository.refusals():
+        commit = repository.commit(refresh)
+        folder = repository.snapshot(commit)
+    return Located(folder, {"hub": path, "commit": commit}, f"{path} at {commit[:12]} (hub)")
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """What `locate` would bring from the hub: the commit, and bytes in all and still to fetch."""
+
+    commit: str
+    total_bytes: int
+    missing_bytes: int
+
+
+def preview(
+    path: str, revision: str | None, *, kind: Kind, lock: Path, refresh: bool, allow: Sequence[str] | None, key: str
+) -> Preview | None:
+    """Resolve and list a hub artefact without downloading it; None where `path` is a package, file or folder.
+
+    Raises:
+        HubError: as `locate`.
+    """
+    if path.startswith(PACKAGE) or Path(path).expanduser().exists():
+        return None
+    repository = Repository(path, revision, kind, lock, key, tuple(allow) if allow is not None else None)
+    with repository.refusals():
+        commit = repository.commit(refresh)
+        wanted = repository.wanted(commit)
+        missing = repository.missing(commit, wanted)
+    return Preview(commit, sum(entry.size for entry in wanted), sum(entry.size for entry in missing))
+
+
+def _packaged(module: str, lock: Path, key: str) -> Located:
+    """The model folder of an installed package, found without importing it."""
+    top, *below = module.split(".")
+    spec = importlib.util.find_spec(top) if top.isidentifier() else None
+    if spec is None or not spec.submodule_search_locations:
+        remedy = "Install it (`make setup` does for the models in conf/model/), or give a folder or hub id."
+        raise HubError(must(key, "name an installed package", PACKAGE + module, remedy))
+    root = Path(next(iter(spec.submodule_search_locations)), *below)
+    folders = sorted(c.parent for c in root.rglob("config.json") if (c.parent / "model.safetensors").is_file())
+    if not folders:
+        remedy = "A packaged model is a folder with config.json and model.safetensors."
+        raise HubError(must(key, "name a package that holds a model", PACKAGE + module, remedy))
+    try:
+        version = importlib.metadata.version(top)
+    except importlib.metadata.PackageNotFoundError:
+        names = importlib.metadata.packages_distributions().get(top, [])
+        version = importlib.metadata.version(names[0]) if names else "unknown"
+    digest = _local_digest(folders[0], "model", lock)
+    return Located(
+        folders[0], {"package": top, "version": version, "sha256": digest}, f"{top} {version} (installed package)"
+    )
+
+
+def _local_digest(path: Path, kind: Kind, lock: Path) -> str:
+    """sha256 over names and contents: of a model its weights, configuration and tokenizer, of data everything."""
+    if path.is_file():
+        return Book(lock).digest(path)
+    files = sorted(
+        (found.relative_to(path).as_posix(), found)
+        for found in path.rglob("*")
+        if found.is_file() and not any(part.startswith(".") for part in found.relative_to(path).parts)
+    )
+    if kind == "model":
+        deciding = set(identity_files([name for name, _ in files]))
+        files = [(name, found) for name, found in files if name in deciding]
+    book = Book(lock)
+    return text_digest(text for name, found in files for text in (name, book.digest(found)))

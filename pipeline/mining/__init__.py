@@ -1,0 +1,1 @@
+"""First stages, and the negatives and candidates they give."""

@@ -1,0 +1,206 @@
+"""The dense first stage: embeddings by sentence-transformers on disk, and exact search over them.
+
+Knows nothing of labels or negatives, nor of the hub: it is given a local folder.
+"""
+
+from __future__ import annotations
+
+import logging
+import mmap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from pipeline.core import artifacts
+from pipeline.core.errors import ModelError, NumericsError, must
+from pipeline.core.fingerprint import file_digest, fingerprint, text_digest
+from pipeline.core.progress import bar
+from pipeline.mining.topk import Positions, Ranking, RunningTop, best_columns, stacked, tied_at_cut
+
+log = logging.getLogger(__name__)
+
+QUERY_BLOCK, PASSAGE_BLOCK = 4_096, 16_384
+"""Rows and columns searched at once: faiss's own block of queries, and few enough passages to merge cheaply."""
+
+TIED_ROWS = 256
+"""Tied queries whose whole rows of a block are held at once (16 MiB)."""
+
+CHUNK = 16_384
+"""Texts embedded between two writes, and pairs scored at once."""
+
+VECTORS = "vectors.npy"
+STATIC_BATCH, DENSE_BATCH = 4_096, 64
+"""Texts a forward pass: a static model only looks words up; a dense one pads to the longest."""
+
+
+class Vectors:
+    """Rows of a float32 `.npy` file, read through a map whose pages are let go after each read."""
+
+    def __init__(self, path: Path) -> None:
+        with path.open("rb") as stream:
+            np.lib.format.read_magic(stream)
+            self.shape, _, _ = np.lib.format.read_array_header_1_0(stream)
+            start = stream.tell()
+            self._map = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+        self._rows = np.frombuffer(self._map, np.float32, offset=start).reshape(self.shape)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def take(self, rows: slice | Positions) -> npt.NDArray[np.float32]:
+        """A copy of the given rows."""
+        copy = self._rows[rows].copy() if isinstance(rows, slice) else self._rows.take(rows, axis=0)
+        self._map.madvise(mmap.MADV_DONTNEED)
+        return copy
+
+
+class Embedder:
+    """Normalised embeddings by a sentence-transformers model in a local folder, kept on disk in `cache`.
+
+    An entry is named by the content of the model's folder (weights, tokenizer, configuration), the prompt, the
+    side and the texts; it is complete or absent, and verified before use. The model is loaded only when one is missing.
+    """
+
+    def __init__(
+        self, folder: Path, cache: Path, *, query_prompt: str = "", passage_prompt: str = "", device: str = "cpu"
+    ) -> None:
+        self._folder, self._cache, self._device = folder, cache, device
+        self._prompts = {"query": query_prompt, "passage": passage_prompt}
+        self._model: Any = None
+        self._verified: dict[Path, Vectors] = {}
+        self._identity = folder_digest(folder)
+
+    def vectors(self, texts: Sequence[str], side: str) -> Vectors:
+        """Embeddings (texts, dimension) of "query" or "passage" texts, unit length, float32.
+
+        Raises:
+            ModelError: when the folder is no sentence-transformers model.
+            NumericsError: when the model makes a value that is not finite.
+        """
+        identity = {
+            "model": self._identity,
+            "side": side,
+            "prompt": self._prompts[side],
+            "dtype": "float32",
+            "texts": text_digest(texts),
+            "count": len(texts),
+        }
+        folder = self._cache / f"{side}-{fingerprint(identity)}"
+        if folder in self._verified:
+            return self._verified[folder]
+        with artifacts.locked(folder):
+            wrong = artifacts.problems(folder)
+            if wrong:
+                if folder.exists():
+                    log.warning("embedding again: %s", wrong[0])
+                with artifacts.publish(folder, {"identity": identity}) as work:
+                    self._write(texts, side, work / VECTORS)
+            self._verified[folder] = Vectors(folder / VECTORS)
+        return self._verified[folder]
+
+    def _write(self, texts: Sequence[str], side: str, path: Path) -> None:
+        model = self._loaded()
+        # Their own prompts (or none) hold where the configuration gives an empty one.
+        encode = model.encode_query if side == "query" else model.encode_document
+        header = {"descr": "<f4", "fortran_order": False}
+        size = STATIC_BATCH if type(model[0]).__name__ == "StaticEmbedding" else DENSE_BATCH
+        with path.open("wb") as stream, bar(f"embedding {side} texts", len(texts)) as moving:
+            shape = (len(texts), int(model.get_embedding_dimension()))
+            np.lib.format.write_array_header_1_0(stream, {**header, "shape": shape})
+            for start in range(0, len(texts), CHUNK):
+                chunk = list(texts[start : start + CHUNK])
+                vectors = encode(
+                    chunk,
+                    prompt=self._prompts[side] or None,
+                    batch_size=size,
+                    normalize_embeddings=True,
+                    show_progress_bar=False,
+                )
+                vectors = np.ascontiguousarray(vectors, dtype=np.float32)
+                if not np.isfinite(vectors).all():
+                    remedy = "Use another model: mining.path=<folder or hub id>."
+                    raise NumericsError(must(str(self._folder), "give finite embeddings", "NaN or inf", remedy))
+                stream.write(vectors.tobytes())
+                moving.advance(len(chunk))
+
+    def _loaded(self) -> Any:
+        if self._model is None:
+            # Seconds to import, and BM25 needs none of it.
+            from sentence_transformers import SentenceTransformer
+
+            try:
+                self._model = SentenceTransformer(str(self._folder), device=self._device, local_files_only=True)
+            except Exception as error:
+                rule = "be a folder sentence-transformers can load"
+                remedy = "Pass another model: mining.path=<folder or hub id>."
+                raise ModelError(must(str(self._folder), rule, f"{type(error).__name__}: {error}", remedy)) from error
+        return self._model
+
+    def searcher(self, passages: Sequence[str], subset: Positions | None = None) -> Nearest:
+        """Exact search over `passages`, or over those at `subset`, whose indices then count within it."""
+        return Nearest(self, self.vectors(passages, "passage"), subset)
+
+
+def folder_digest(folder: Path) -> str:
+    """sha256 over name and content of every file that can change an embedding (all but hidden files and Markdown)."""
+    files = sorted(
+        path
+        for path in folder.rglob("*")
+        if path.is_file()
+        and path.suffix != ".md"
+        and not any(p.startswith(".") for p in path.relative_to(folder).parts)
+    )
+    if not files:
+        remedy = "Pass a model folder: mining.path=<folder>."
+        raise ModelError(must(str(folder), "be a folder with a model", "nothing there", remedy))
+    return text_digest(part for path in files for part in (path.relative_to(folder).as_posix(), file_digest(path)))
+
+
+class Nearest:
+    """Exact cosine search over embeddings by faiss, block against block, the best kept as blocks pass."""
+
+    def __init__(self, embedder: Embedder, passages: Vectors, subset: Positions | None) -> None:
+        self._embedder, self._passages = embedder, passages
+        self._subset = np.arange(len(passages)) if subset is None else subset
+
+    def search(self, queries: Sequence[str], depth: int) -> Ranking:
+        """The `depth` nearest passages of each query; memory grows with queries x depth, not with the passages."""
+        vectors = self._embedder.vectors(queries, "query")
+        starts = range(0, len(queries), QUERY_BLOCK)
+        tops = [RunningTop(min(QUERY_BLOCK, len(queries) - start), depth) for start in starts]
+        blocks = range(0, len(self._subset), PASSAGE_BLOCK)
+        with bar("nearest passages", len(blocks) * len(starts)) as moving:
+            for offset in blocks:
+                block = self._passages.take(self._subset[offset : offset + PASSAGE_BLOCK])
+                for start, top in zip(starts, tops, strict=True):
+                    top.add(*_nearest(vectors.take(slice(start, start + QUERY_BLOCK)), block, depth), offset)
+                    moving.advance()
+        return stacked([top.ranking() for top in tops], depth)
+
+    def score(self, queries: Sequence[str], query: Positions, passage: Positions) -> npt.NDArray[np.float32]:
+        """Cosines (pairs,)."""
+        vectors = self._embedder.vectors(queries, "query")
+        scores = np.empty(len(query), np.float32)
+        for start in range(0, len(query), CHUNK):
+            part = slice(start, start + CHUNK)
+            scores[part] = (vectors.take(query[part]) * self._passages.take(self._subset[passage[part]])).sum(axis=1)
+        return scores
+
+
+def _nearest(
+    queries: npt.NDArray[np.float32], block: npt.NDArray[np.float32], depth: int
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+    """`best_columns` of queries x block without the matrix: faiss keeps the best of tiles that fit the cache."""
+    scores, columns = faiss.knn(queries, block, min(depth + 1, len(block)), metric=faiss.METRIC_INNER_PRODUCT)
+    tied = tied_at_cut(scores, depth)
+    scores, columns = scores[:, :depth], columns[:, :depth]
+    for start in range(0, len(tied), TIED_ROWS):
+        # faiss keeps any of equal scores; these few rows are sorted in full.
+        rows = tied[start : start + TIED_ROWS]
+        scores[rows], columns[rows] = best_columns(torch.from_numpy(queries[rows] @ block.T), depth)
+    return scores, columns

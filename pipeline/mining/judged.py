@@ -1,0 +1,170 @@
+"""Questions and passages of a split as numbers: what is distinct, what is judged, what leaks. Knows no first stage."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from itertools import chain, count
+from typing import Any
+
+import numpy as np
+
+from pipeline.core.records import PairRows, Split, fold
+from pipeline.mining.topk import Positions
+
+
+@dataclass(slots=True)
+class Corpus:
+    """Distinct passages: texts with one `key` are one passage, the first to occur.
+
+    The first `searched` are what a first stage searches; behind them stand negatives a source lists, for its rows only.
+    """
+
+    key: Callable[[str], str]
+    texts: list[str] = field(default_factory=list)
+    ids: list[str] = field(default_factory=list)
+    searched: int = 0
+    _positions: dict[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, split: Split, key: Callable[[str], str]) -> Corpus:
+        """The split's corpus, then answers and listed negatives it lacks; ids are the source's or `p000001`…"""
+        corpus, taken = cls(key), set(split.corpus_ids or [])
+        ids = split.corpus_ids or [f"p{number:06d}" for number in range(1, len(split.corpus) + 1)]
+        for text, identifier in zip(split.corpus, ids, strict=True):
+            corpus.add(text, identifier)
+        fresh = (name for number in count(len(split.corpus) + 1) if (name := f"p{number:06d}") not in taken)
+        parts = parts_of(split)
+        for text in chain.from_iterable(part.answers for part in parts):
+            if text not in corpus:
+                corpus.add(text, next(fresh))
+        corpus.searched = len(corpus.texts)
+        for text in chain.from_iterable(chain.from_iterable(part.negatives or [] for part in parts)):
+            if text not in corpus:
+                corpus.add(text, next(fresh))
+        return corpus
+
+    def __contains__(self, text: str) -> bool:
+        return self.key(text) in self._positions
+
+    def add(self, text: str, identifier: str) -> None:
+        """Take in a text under `identifier`, unless it is there."""
+        if self._positions.setdefault(self.key(text), len(self.texts)) == len(self.texts):
+            self.texts.append(text)
+            self.ids.append(identifier)
+
+    def position(self, text: str) -> int:
+        """Position of a text that was taken in."""
+        return self._positions[self.key(text)]
+
+
+@dataclass(slots=True)
+class Questions:
+    """Distinct questions of one part, in first-occurrence order, with what is judged for each.
+
+    `judged[q]` maps passage position → label, in the order of the source; `given` holds questions that brought
+    negatives of their own; `most` is the largest number of source rows of any question.
+    """
+
+    texts: list[str] = field(default_factory=list)
+    ids: list[str] = field(default_factory=list)
+    groups: list[str] = field(default_factory=list)
+    judged: list[dict[int, float]] = field(default_factory=list)
+    given: set[int] = field(default_factory=set)
+    most: int = 0
+
+    def positives(self, threshold: float) -> list[list[int]]:
+        """Positions of each question's positives."""
+        return [[p for p, label in judged.items() if label >= threshold] for judged in self.judged]
+
+
+def parts_of(split: Split) -> list[PairRows]:
+    """Train, validation and dev, those there are."""
+    return [part for part in (split.train, split.validation, split.dev) if part is not None]
+
+
+def questions_of(part: PairRows, corpus: Corpus, prefix: str, *, by_id: bool) -> Questions:
+    """The distinct questions of a part.
+
+    A question is known by its id where the source has ids and `by_id` asks for it, else by its text as the corpus
+    compares texts. A pair that occurs twice keeps its highest label, so no given negative is also a positive.
+    """
+    numbers: dict[str, int] = {}
+    sizes: list[int] = []
+    found = Questions()
+    for row, text in enumerate(part.questions):
+        name = part.question_ids[row] if by_id and part.question_ids is not None else corpus.key(text)
+        number = numbers.setdefault(name, len(numbers))
+        if number == len(sizes):
+            sizes.append(0)
+            found.judged.append({})
+            found.texts.append(text)
+            found.ids.append(f"{prefix}{number + 1:06d}" if part.question_ids is None else part.question_ids[row])
+            found.groups += [] if part.groups is None else [part.groups[row]]
+        sizes[number] += 1
+        judged, answer = found.judged[number], corpus.position(part.answers[row])
+        label = 1.0 if part.labels is None else part.labels[row]
+        judged[answer] = max(label, judged.get(answer, label))
+        for negative in part.negatives[row] if part.negatives is not None else ():
+            found.given.add(number)
+            judged.setdefault(corpus.position(negative), 0.0)
+    found.most = max(sizes, default=0)
+    return found
+
+
+def positive_folds(parts: Iterable[PairRows], threshold: float) -> set[str]:
+    """Folded texts of the parts' positives."""
+    return {
+        fold(answer)
+        for part in parts
+        for row, answer in enumerate(part.answers)
+        if part.labels is None or part.labels[row] >= threshold
+    }
+
+
+def without_leaks(
+    train: PairRows, held_out: list[PairRows], threshold: float, *, drop: bool
+) -> tuple[PairRows, dict[str, Any]]:
+    """Training rows without those whose question, or whose passage as a held-out positive, is held out (both folded).
+
+    That holds for negatives as well: what is a positive of dev is no row of train at all.
+
+    Returns:
+        The rows (all of them unless `drop`), and the counts, a row under its first reason.
+    """
+    questions = {fold(question) for part in held_out for question in part.questions}
+    passages = positive_folds(held_out, threshold)
+    by_question = [fold(question) in questions for question in train.questions]
+    by_passage = [fold(answer) in passages for answer in train.answers]
+    negatives = [[fold(text) in passages for text in texts] for texts in train.negatives or []]
+    counts: dict[str, Any] = {
+        "train_rows_with_a_held_out_question": sum(by_question),
+        "train_rows_with_a_held_out_positive": sum(p and not q for q, p in zip(by_question, by_passage, strict=True)),
+        "listed_negatives_that_are_held_out_positives": sum(map(sum, negatives)),
+        "dropped": drop,
+    }
+    if not drop:
+        return train, counts
+    if train.negatives is not None:
+        clean = [
+            [text for text, leaks in zip(texts, marks, strict=True) if not leaks]
+            for texts, marks in zip(train.negatives, negatives, strict=True)
+        ]
+        train = replace(train, negatives=clean)
+    rows = [row for row in range(len(train)) if not (by_question[row] or by_passage[row])]
+    return train.take(rows), counts
+
+
+def train_corpus(split: Split, train: PairRows, corpus: Corpus, threshold: float, *, drop_leaks: bool) -> Positions:
+    """Where training negatives come from: every searched passage but answers that are none of `train`'s.
+
+    Without a corpus of the user's own these are the training answers, in the corpus's order.
+    """
+    kept = {corpus.position(answer) for answer in train.answers}
+    foreign = {corpus.position(answer) for part in parts_of(split) for answer in part.answers} - kept
+    held_out = positive_folds((part for part in parts_of(split) if part is not split.train), threshold)
+    if not drop_leaks:
+        held_out = set()
+    return np.array(
+        [p for p in range(corpus.searched) if p not in foreign and fold(corpus.texts[p]) not in held_out], np.int64
+    )

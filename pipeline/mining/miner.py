@@ -1,0 +1,239 @@
+"""From a split to training rows and sets to rerank. Knows nothing of where pairs came from or where results go.
+
+The rule for hard negatives is that of sentence-transformers' `mine_hard_negatives`; a test pins the rows to it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.config.schema import Match, MiningConfig, Retriever
+from pipeline.core.errors import DataError, must
+from pipeline.core.records import LabelledPairs, Mined, RerankingSet, Split, fold
+from pipeline.data.trec import read_run
+from pipeline.mining.embeddings import Embedder
+from pipeline.mining.judged import Corpus, Questions, questions_of, train_corpus, without_leaks
+from pipeline.mining.negatives import Pairs, hard_negatives, question_seeds, random_negatives
+from pipeline.mining.retrieval import Bm25, ImportedRun
+from pipeline.mining.topk import Positions, Searcher
+
+log = logging.getLogger(__name__)
+
+FirstStage = Callable[[Positions], Searcher]
+"""Makes a searcher over the passages at the given positions of the corpus."""
+
+
+def mine(
+    split: Split,
+    config: MiningConfig,
+    cache: Path,
+    *,
+    retriever: Path | None = None,
+    dev_name: str = "dev",
+    positive_threshold: float = 1.0,
+    device: str = "cpu",
+) -> Mined:
+    """Training rows and reranking sets of a split.
+
+    Args:
+        cache: Folder for embeddings, which outlive the call; BM25 and runs write nothing.
+        retriever: The embedding model's local folder, or the run file; by default `config.path`.
+        positive_threshold: A label of at least this is a positive.
+        device: Where an embedding model runs and its vectors are searched.
+
+    Returns:
+        Rows by question in first-occurrence order: its positives, its hard negatives best first, its random ones.
+        Negatives a source gives are rows as they are, behind the positives, and such questions are not mined.
+        A reranking set holds the `dev_depth` best of the whole corpus, positives left where the first stage has them.
+
+    Raises:
+        DataError: when nothing is left to train on, or an imported run is of another collection.
+    """
+    key = fold if config.positive_match is Match.folded else str
+    held_out = [part for part in (split.dev, split.validation) if part is not None]
+    train, leaks = without_leaks(split.train, held_out, positive_threshold, drop=config.drop_leaks)
+    corpus = Corpus.of(split, key)
+    questions = questions_of(train, corpus, "t", by_id=False)
+    if not any(questions.positives(positive_threshold)):
+        remedy = "Check data.label_column and data.positive_threshold, or pass mining.drop_leaks=false."
+        got = f"{len(train)} rows, none positive; leaks: {leaks}"
+        raise DataError(must("the training part", "hold a positive", got, remedy))
+    reranked = {dev_name: questions_of(split.dev, corpus, "q", by_id=True)}
+    if split.validation is not None:
+        reranked["validation"] = questions_of(split.validation, corpus, "v", by_id=True)
+    located = retriever or Path(config.path or "")
+    stage = _first_stage(config, corpus, [questions, *reranked.values()], located, cache, device)
+    minable = train_corpus(split, train, corpus, positive_threshold, drop_leaks=config.drop_leaks)
+    pairs, statistics = _training_rows(questions, corpus, minable, stage, config, positive_threshold)
+    whole = stage(np.arange(corpus.searched))
+    sets = {
+        name: _reranking_set(name, part, corpus, whole, config.dev_depth, positive_threshold)
+        for name, part in reranked.items()
+    }
+    statistics |= {"leaks": leaks, "corpus_passages": corpus.searched, "train_corpus_passages": len(minable)}
+    statistics["first_stage"] = {name: coverage(reranking) for name, reranking in sets.items()}
+    return Mined(pairs, sets[dev_name], sets.get("validation"), statistics)
+
+
+def _first_stage(
+    config: MiningConfig, corpus: Corpus, parts: list[Questions], located: Path, cache: Path, device: str
+) -> FirstStage:
+    searched = corpus.texts[: corpus.searched]
+    if config.retriever is Retriever.bm25:
+        return lambda positions: Bm25([searched[p] for p in positions])
+    if config.retriever is Retriever.embedding:
+        prompts = {"query_prompt": config.query_prompt, "passage_prompt": config.passage_prompt}
+        embedder = Embedder(located, cache, **prompts, device=device)
+        return lambda positions: embedder.searcher(searched, positions)
+    return _imported(located, corpus, parts)
+
+
+def _imported(path: Path, corpus: Corpus, parts: list[Questions]) -> FirstStage:
+    """A run by this split's ids; ids that are not among them are counted, and none known is refused."""
+    positions = {identifier: p for p, identifier in enumerate(corpus.ids[: corpus.searched])}
+    texts = {identifier: text for part in parts for identifier, text in zip(part.ids, part.texts, strict=True)}
+    run = read_run(path, known={*positions, *texts})
+    for part in parts:
+        if not any(identifier in run for identifier in part.ids):
+            rule = f"rank questions of this data, such as {part.ids[0]!r}"
+            remedy = "Give the run the data's question ids, for training, validation and dev questions."
+            raise DataError(must(str(path), rule, next(iter(run)), remedy))
+    if not any(passage in positions for ranked in run.values() for passage in ranked):
+        rule = f"rank passages of this data, such as {corpus.ids[0]!r}"
+        got = next(passage for ranked in run.values() for passage in ranked)
+        raise DataError(must(str(path), rule, got, "Give the run the corpus's passage ids."))
+    known = {
+        texts[query]: {positions[passage]: score for passage, score in ranked.items() if passage in positions}
+        for query, ranked in run.items()
+        if query in texts
+    }
+    skipped = sum(len(ranked) for ranked in run.values()) - sum(len(ranked) for ranked in known.values())
+    if skipped:
+        log.warning("%s: %d ranked passages skipped, their question or passage id is not in this data", path, skipped)
+
+    def over(subset: Positions) -> Searcher:
+        local = {int(p): number for number, p in enumerate(subset)}
+        return ImportedRun(
+            {q: {local[p]: score for p, score in ranked.items() if p in local} for q, ranked in known.items()}
+        )
+
+    return over
+
+
+def _training_rows(
+    questions: Questions, corpus: Corpus, minable: Positions, stage: FirstStage, config: MiningConfig, threshold: float
+) -> tuple[LabelledPairs, dict[str, object]]:
+    """Rows of every question, and their counts."""
+    positives = questions.positives(threshold)
+    given = questions.given | {
+        q for q, judged in enumerate(questions.judged) if any(label < threshold for label in judged.values())
+    }
+    mined = np.array([q for q, own in enumerate(positives) if own and q not in given], np.int64)
+    hard, drawn = _negatives(questions, mined, positives, len(corpus.texts), minable, stage, config)
+    # Labels beyond [0, 1] are grades, which binary cross-entropy cannot take: they become positive or not.
+    graded = any(not 0 <= label <= 1 for judged in questions.judged for label in judged.values())
+    own = [
+        (q, p, float(label >= threshold) if graded else label)
+        for q, judged in enumerate(questions.judged)
+        for p, label in sorted(judged.items(), key=lambda item: item[1] < threshold)
+    ]
+    question = np.concatenate([np.array([q for q, _, _ in own], np.int64), mined[hard[0]], mined[drawn[0]]])
+    passage = np.concatenate([np.array([p for _, p, _ in own], np.int64), hard[1], drawn[1]])
+    label = np.concatenate([np.array([x for _, _, x in own], np.float32), np.zeros(len(hard[0]) + len(drawn[0]))])
+    order = np.argsort(question, kind="stable")
+    used, compact = np.unique(passage[order], return_inverse=True)
+    pairs = LabelledPairs(
+        questions.texts,
+        [corpus.texts[p] for p in used],
+        question[order].astype(np.int32),
+        compact.astype(np.int32),
+        label[order].astype(np.float32),
+    )
+    count = sum(map(len, positives))
+    negatives = np.bincount(question, minlength=len(positives)) - np.array([len(own) for own in positives])
+    histogram = Counter(negatives.tolist())
+    return pairs, {
+        "rows": len(pairs),
+        "questions": len(positives),
+        "positives": count,
+        "negatives": len(pairs) - count,
+        "hard_negatives": len(hard[0]),
+        "random_negatives": len(drawn[0]),
+        "given_negatives": len(own) - count,
+        "questions_with_given_negatives": len(given),
+        "questions_without_negatives": histogram[0],
+        "negatives_per_question": {str(size): histogram[size] for size in sorted(histogram)},
+    }
+
+
+def _negatives(
+    questions: Questions,
+    mined: Positions,
+    positives: list[list[int]],
+    passages: int,
+    minable: Positions,
+    stage: FirstStage,
+    config: MiningConfig,
+) -> tuple[tuple[Positions, Positions], tuple[Positions, Positions]]:
+    """Hard and random negatives of the `mined` questions: (number within `mined`, corpus position) arrays each."""
+    texts = [questions.texts[q] for q in mined]
+    question = np.repeat(np.arange(len(mined)), [len(positives[q]) for q in mined])
+    passage = np.array([p for q in mined for p in positives[q]], np.int64)
+    known = Pairs.of(question, passage, passages)
+    hard = np.empty(0, np.int64), np.empty(0, np.int64)
+    if config.negatives and len(mined) and len(minable):
+        searcher = stage(minable)
+        ranking = searcher.search(texts, config.range_max + questions.most)
+        has_margin = config.absolute_margin is not None or config.relative_margin is not None
+        local = np.full(passages, -1, np.int64)
+        local[minable] = np.arange(len(minable))
+        scores = searcher.score(texts, known.question, local[known.passage]) if has_margin else None
+        ranking.indices = np.where(ranking.indices >= 0, minable[ranking.indices], -1).astype(np.int32)
+        hard = hard_negatives(ranking, known, scores, config, question_seeds(texts, config.seed, "hard"))
+    excluded = Pairs.of(np.concatenate([question, hard[0]]), np.concatenate([passage, hard[1]]), passages)
+    seeds = question_seeds(texts, config.seed, "random")
+    return hard, random_negatives(minable, excluded, config.random_negatives, seeds)
+
+
+def _reranking_set(
+    name: str, part: Questions, corpus: Corpus, searcher: Searcher, depth: int, threshold: float
+) -> RerankingSet:
+    """Candidates and judgements of the questions that have a positive; a label below the threshold is grade 0."""
+    asked = [q for q, own in enumerate(part.positives(threshold)) if own]
+    ranking = searcher.search([part.texts[q] for q in asked], depth)
+    ids = [part.ids[q] for q in asked]
+    candidates, scores, qrels = {}, {}, {}
+    passages: dict[str, str] = {}
+    for row, (q, identifier) in enumerate(zip(asked, ids, strict=True)):
+        found = [int(p) for p in ranking.indices[row] if p >= 0]
+        candidates[identifier] = [corpus.ids[p] for p in found]
+        scores[identifier] = [float(score) for score in ranking.scores[row][: len(found)]]
+        qrels[identifier] = {
+            corpus.ids[p]: max(1, int(label)) if label >= threshold else 0 for p, label in part.judged[q].items()
+        }
+        passages |= {corpus.ids[p]: corpus.texts[p] for p in (*found, *part.judged[q])}
+    queries = {identifier: part.texts[q] for identifier, q in zip(ids, asked, strict=True)}
+    groups = {identifier: part.groups[q] for identifier, q in zip(ids, asked, strict=True)} if part.groups else None
+    if len(asked) < len(part.texts):
+        log.warning("%s: %d questions without a positive are left out", name, len(part.texts) - len(asked))
+    return RerankingSet(name, queries, passages, candidates, scores, qrels, groups)
+
+
+def coverage(reranking: RerankingSet) -> dict[str, Any]:
+    """What the first stage found of a set: `recall` is the mean share of a query's positives among its candidates."""
+    shares = []
+    for query, judged in reranking.qrels.items():
+        positives = {passage for passage, grade in judged.items() if grade > 0}
+        shares.append(len(positives & set(reranking.candidates[query])) / len(positives))
+    return {
+        "queries": len(shares),
+        "candidates": sum(map(len, reranking.candidates.values())),
+        "queries_with_a_positive_found": sum(share > 0 for share in shares),
+        "recall": sum(shares) / len(shares) if shares else None,
+    }

@@ -1,0 +1,146 @@
+"""Lexical and imported first stages: BM25 and a run made elsewhere. Knows nothing of labels, negatives or files.
+
+Each is a `Searcher` over one list of passages. Equal scores stand in passage order, so a ranking does not depend on
+threads, batches or hashing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import bm25s
+import numpy as np
+import numpy.typing as npt
+import snowballstemmer
+import torch
+from bm25s.stopwords import STOPWORDS_EN
+from scipy import sparse
+
+from pipeline.core.progress import bar
+from pipeline.mining.topk import Positions, Ranking, RunningTop, best_columns, stacked
+
+K1, B = 0.9, 0.4
+"""Lucene's BM25 in BEIR's published baselines; chosen because published, not tuned on anything measured here."""
+
+CELLS = 1 << 24
+"""Scores held at once (64 MiB of float32)."""
+
+PAIRS = 65_536
+"""Pairs scored at once."""
+
+_WORD = re.compile(r"(?u)\b\w\w+\b")
+
+
+class Bm25:
+    """BM25 as Lucene computes it: English stop words out, Snowball English stems, words of two letters or more.
+
+    A passage that shares no term with the query is not found, so a ranking may be shorter than asked.
+    """
+
+    def __init__(self, passages: Sequence[str]) -> None:
+        self._stem = snowballstemmer.stemmer("english")
+        self._terms: dict[str, int] = {}
+        self._known: dict[str, int | None] = dict.fromkeys(STOPWORDS_EN)
+        self._passages = len(passages)
+        ids = [self._tokens(passage, grow=True) for passage in passages]
+        shape = (len(self._terms), self._passages)
+        if not self._terms:
+            self._postings = sparse.csr_array(shape, dtype=np.float32)
+            return
+        index = bm25s.BM25(k1=K1, b=B, method="lucene")
+        index.index((ids, self._terms), create_empty_token=False, show_progress=False)
+        weights = index.scores
+        # Columns of passages x terms are rows of terms x passages: the arrays stand as they are.
+        self._postings = sparse.csr_array((weights["data"], weights["indices"], weights["indptr"]), shape=shape)
+
+    def _tokens(self, text: str, grow: bool) -> list[int]:
+        """Term ids in reading order. Ids follow first occurrence: bm25s' own, taken from a set, move with hashing."""
+        tokens = []
+        for word in _WORD.findall(text.lower()):
+            if word not in self._known:
+                stem = self._stem.stemWord(word)
+                if not grow and stem not in self._terms:
+                    continue
+                self._known[word] = self._terms.setdefault(stem, len(self._terms))
+            term = self._known[word]
+            if term is not None:
+                tokens.append(term)
+        return tokens
+
+    def _counts(self, queries: Sequence[str]) -> Any:
+        """Term counts (queries, terms), sparse."""
+        tokens = [self._tokens(query, grow=False) for query in queries]
+        starts = np.cumsum([0, *map(len, tokens)])
+        terms = np.fromiter((term for row in tokens for term in row), dtype=np.int64, count=int(starts[-1]))
+        counts = sparse.csr_array(
+            (np.ones(len(terms), np.float32), terms, starts), shape=(len(tokens), len(self._terms))
+        )
+        counts.sum_duplicates()
+        return counts
+
+    def search(self, queries: Sequence[str], depth: int) -> Ranking:
+        """The best `depth` passages that share a term with each query."""
+        rows = max(1, CELLS // max(1, self._passages))
+        parts = []
+        with bar("BM25 search", len(queries)) as moving:
+            for start in range(0, len(queries), rows):
+                chunk = queries[start : start + rows]
+                top = RunningTop(len(chunk), depth)
+                if self._passages:
+                    scores = (self._counts(chunk) @ self._postings).toarray()
+                    top.add(*best_columns(torch.from_numpy(scores), depth, above=0.0), 0)
+                parts.append(top.ranking())
+                moving.advance(len(chunk))
+        return stacked(parts, depth)
+
+    def score(self, queries: Sequence[str], query: Positions, passage: Positions) -> npt.NDArray[np.float32]:
+        """Scores (pairs,); 0 without a shared term."""
+        counts, passages = self._counts(queries), self._postings.T.tocsr()
+        scores = np.empty(len(query), np.float32)
+        for start in range(0, len(query), PAIRS):
+            part = slice(start, start + PAIRS)
+            scores[part] = counts[query[part]].multiply(passages[passage[part]]).sum(axis=1)
+        return scores
+
+
+def bm25_candidates(
+    queries: Mapping[str, str], passages: Mapping[str, str], depth: int
+) -> tuple[dict[str, list[str]], dict[str, list[float]]]:
+    """BM25 candidates of a collection: passage ids best first, and their scores, by query id."""
+    ids = list(passages)
+    ranking = Bm25(list(passages.values())).search(list(queries.values()), depth)
+    candidates, scores = {}, {}
+    for row, query_id in enumerate(queries):
+        found = ranking.indices[row] >= 0
+        candidates[query_id] = [ids[index] for index in ranking.indices[row][found]]
+        scores[query_id] = [float(score) for score in ranking.scores[row][found]]
+    return candidates, scores
+
+
+class ImportedRun:
+    """A ranking made elsewhere. What it does not list scores -inf: worse than everything it lists.
+
+    Args:
+        rankings: By query text, index into the passages and score of what the run lists.
+    """
+
+    def __init__(self, rankings: Mapping[str, Mapping[int, float]]) -> None:
+        self._rankings = rankings
+
+    def search(self, queries: Sequence[str], depth: int) -> Ranking:
+        """The run's best `depth` passages of each query."""
+        indices = np.full((len(queries), depth), -1, np.int32)
+        scores = np.full((len(queries), depth), -np.inf, np.float32)
+        for row, query in enumerate(queries):
+            best = sorted(self._rankings.get(query, {}).items(), key=lambda item: (-item[1], item[0]))[:depth]
+            indices[row, : len(best)] = [index for index, _ in best]
+            scores[row, : len(best)] = [score for _, score in best]
+        return Ranking(indices, scores)
+
+    def score(self, queries: Sequence[str], query: Positions, passage: Positions) -> npt.NDArray[np.float32]:
+        """The run's own scores (pairs,)."""
+        pairs = zip(query.tolist(), passage.tolist(), strict=True)
+        found = [self._rankings.get(queries[q], {}).get(p, -np.inf) for q, p in pairs]
+        return np.array(found, np.float32)

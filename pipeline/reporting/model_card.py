@@ -1,0 +1,280 @@
+"""The model card: a run's facts in, Markdown with a YAML head out. Measures nothing, opens no file of the run.
+
+Text from data or configuration is written so that neither Markdown nor HTML in it takes effect: as character
+references in prose and tables, as escaped Python literals in code. Paths of this machine are cut to their last part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jinja2
+from huggingface_hub import EvalResult, ModelCardData
+
+from pipeline.config.schema import NANO_BEIR
+from pipeline.core.markdown import as_json, escape, literal, sample, without_places
+from pipeline.core.records import FIRST_STAGE, POSITIVES_ADDED, PROTOCOLS, TRAINED
+from pipeline.reporting.facts import (
+    MEASURE_NAMES,
+    Facts,
+    below_first_stage,
+    fixed_step_protocol,
+    selection,
+    selection_sentence,
+    systems,
+    verdict,
+)
+
+Json = dict[str, Any]
+
+TEMPLATE = "card_template.md.j2"
+
+REFERENCE_DEFAULTS: Json = {
+    "batch_size": 8,
+    "learning_rate": 5e-5,
+    "epochs": 3,
+    "max_steps": None,
+    "warmup_ratio": 0.0,
+    "weight_decay": 0.0,
+    "adam_beta1": 0.9,
+    "adam_beta2": 0.999,
+    "adam_epsilon": 1e-8,
+    "max_grad_norm": 1.0,
+    "pos_weight": 1.0,
+    "precision": "fp32",
+    "logging_steps": 500,
+    "logging_first_step": False,
+    "eval_steps": 0,
+    "eval_sets": [],
+    "keep_best": False,
+    "selection_set": None,
+    "keep_checkpoints": None,
+    "seed": 42,
+}
+"""Defaults of the sentence-transformers trainer under this project's names: what readers of cards take as default."""
+
+
+def _number(value: float) -> float | int:
+    return int(value) if float(value).is_integer() else float(value)
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.4f}"
+
+
+def metadata(facts: Facts) -> ModelCardData:
+    """The YAML head. Emissions are in grams, as the hub defines the field; the body gives kg."""
+    model, energy = facts.config["model"], facts.training_emissions
+    hardware = facts.provenance.get("hardware", {})
+    fields: Json = {
+        "language": [model["language"]],
+        "license": model["license"],
+        "tags": [
+            "sentence-transformers",
+            "cross-encoder",
+            "text-classification",
+            "generated_from_trainer",
+            f"dataset_size:{facts.rows['size']}",
+            "loss:BinaryCrossEntropyLoss",
+        ],
+        "base_model": facts.base_id,
+        "datasets": None if facts.data_id is None else [facts.data_id],
+        "pipeline_tag": "text-ranking",
+        "library_name": "sentence-transformers",
+        "metrics": ["map", "mrr@10", "ndcg@10"],
+        "model_name": facts.title,
+        "eval_results": _results(facts),
+    }
+    if "emissions_kg" in energy:
+        fields["co2_eq_emissions"] = {
+            "emissions": 1000 * energy["emissions_kg"],
+            "energy_consumed": energy["energy_kwh"],
+            "source": "codecarbon",
+            "training_type": "fine-tuning",
+            "on_cloud": False,
+            "cpu_model": energy["cpu_model"] or hardware.get("cpu_model"),
+            "ram_total_size": energy["ram_gib"],
+            "hours_used": round(energy["duration_s"] / 3600, 3),
+            "hardware_used": energy["gpu_model"] or energy["cpu_model"] or hardware.get("cpu_model"),
+        }
+    return ModelCardData(**fields)
+
+
+def _results(facts: Facts) -> list[EvalResult]:
+    """Each set's trained figures; a protocol is a configuration of its set, so that the two never mix."""
+    return [
+        EvalResult(
+            task_type="cross-encoder-nano-beir" if "sets" in measures else "cross-encoder-reranking",
+            task_name="Cross Encoder Nano BEIR" if "sets" in measures else "Cross Encoder Reranking",
+            dataset_type=name,
+            dataset_name=f"{name} ({protocol.replace('_', ' ')})",
+            dataset_config=protocol,
+            metric_type=measure,
+            metric_name=label,
+            metric_value=measures[protocol][TRAINED][measure],
+        )
+        for name, measures in facts.measures.items()
+        for protocol in PROTOCOLS
+        if TRAINED in measures.get(protocol, {})
+        for measure, label in MEASURE_NAMES.items()
+    ]
+
+
+def _parameters(facts: Facts, name: str, measures: Mapping[str, Any], protocol: str) -> Json:
+    """The evaluator's parameters under the names the reference evaluator has."""
+    short = {split: key for key, split in NANO_BEIR.items()}
+    is_dev = name == facts.config["data"]["dev_name"]
+    return {
+        "at_k": 10,
+        "always_rerank_positives": protocol == POSITIVES_ADDED,
+        "dataset_names": [short.get(member, member) for member in measures.get("sets", [name])],
+        "rerank_k": facts.config["mining"]["dev_depth"] if is_dev else facts.config["evaluation"]["depth"],
+    }
+
+
+def _evaluations(facts: Facts) -> list[Json]:
+    """One entry a set and protocol: names, parameters, a row a measure, the note on what the protocol means."""
+    found = []
+    for name, measures in facts.measures.items():
+        for protocol in (protocol for protocol in PROTOCOLS if TRAINED in measures.get(protocol, {})):
+            of = measures[protocol]
+            shown = systems(of)
+            rows = []
+            for measure in ("map", "mrr@10", "ndcg@10"):
+                gain = of["difference"][measure]
+                figures = [f"{of[system][measure]:.4f}" for system in shown[:-1]]
+                trained = f"**{of[TRAINED][measure]:.4f} ({_signed(gain['mean'])})**"
+                rows.append([measure, *figures, trained, f"{_signed(gain['low'])} to {_signed(gain['high'])}"])
+            heads = ["Metric", *(system.replace("_", " ") for system in shown), "95 % of the difference"]
+            found.append(
+                {
+                    "kind": "Cross Encoder Nano BEIR" if "sets" in measures else "Cross Encoder Reranking",
+                    "name": name,
+                    "protocol": protocol,
+                    "queries": measures["queries"],
+                    "found": measures.get("positives_found"),
+                    "interval": measures.get("interval", ""),
+                    "note": measures.get("notes", {}).get(protocol, ""),
+                    "parameters": as_json(_parameters(facts, name, measures, protocol)),
+                    "heads": heads,
+                    "rows": rows,
+                }
+            )
+    return found
+
+
+def _log_table(facts: Facts) -> Json:
+    """The training log: columns `<set>_ndcg@10`, a row a logged step, the saved weights' figures last."""
+    names = list(dict.fromkeys(name for row in facts.log if row["kind"] == "evaluation" for name in row["evaluation"]))
+    steps: dict[int, Json] = {}
+    for row in facts.log:
+        entry = steps.setdefault(row["step"], {"epoch": row["epoch"], "loss": None, "sets": {}})
+        if row["kind"] == "train":
+            entry["loss"] = row["loss"]
+        else:
+            entry["sets"] = {name: of["ndcg@10"] for name, of in row["evaluation"].items()}
+
+    def cell(name: str, value: float | None) -> str:
+        if value is None:
+            return "-"
+        first = facts.measures.get(name, {}).get(fixed_step_protocol(name), {}).get(FIRST_STAGE)
+        return f"{value:.4f}" if first is None else f"{value:.4f} ({_signed(value - first['ndcg@10'])})"
+
+    rows = []
+    for step, entry in sorted(steps.items()):
+        loss = "-" if entry["loss"] is None else f"{entry['loss']:.4f}"
+        cells = [f"{entry['epoch']:.4f}", str(step), loss, *(cell(name, entry["sets"].get(name)) for name in names)]
+        is_kept = step == facts.training.get("best_step")
+        rows.append([f"**{text}**" if is_kept else text for text in cells])
+    final = [
+        cell(name, facts.measures.get(name, {}).get(fixed_step_protocol(name), {}).get(TRAINED, {}).get("ndcg@10"))
+        for name in names
+    ]
+    rows.append(["-", "saved model", "-", *final])
+    return {
+        "heads": ["Epoch", "Step", "Training Loss", *(f"{name}_ndcg@10" for name in names)],
+        "rows": rows,
+        "has_kept": facts.training.get("best_step") is not None,
+        "protocols": {name: fixed_step_protocol(name) for name in names},
+    }
+
+
+def _hyperparameters(facts: Facts) -> tuple[Json, Json]:
+    """Those that differ from the reference trainer's defaults, and all of them with their group's name."""
+    training = {**facts.config["training"], "precision": facts.training["precision"], "seed": facts.config["seed"]}
+    changed = {
+        key: without_places(value)
+        for key, value in training.items()
+        if key in REFERENCE_DEFAULTS and value != REFERENCE_DEFAULTS[key]
+    }
+    everything = {f"training.{key}" if key != "seed" else key: value for key, value in training.items()}
+    for group in ("model", "data", "mining", "evaluation"):
+        everything |= {f"{group}.{key}": value for key, value in facts.config[group].items()}
+    everything |= {"optimizer": "AdamW", "schedule": "linear", "warmup_steps": facts.training["warmup_steps"]}
+    everything["runtime.micro_batch_tokens"] = facts.training["micro_batch_tokens"]
+    return changed, {key: without_places(value) for key, value in everything.items()}
+
+
+def _energy(record: Mapping[str, Any]) -> Json:
+    """One line of the impact table, or why there is none."""
+    if "energy_kwh" not in record:
+        return {"missing": f"codecarbon failed: {record['error']}" if "error" in record else "not measured"}
+    return {
+        "energy_kwh": f"{record['energy_kwh']:.6f}",
+        "emissions_kg": f"{record['emissions_kg']:.6f}",
+        "hours": f"{record['duration_s'] / 3600:.3f}",
+        "g_per_kwh": "-" if record["g_per_kwh"] is None else f"{record['g_per_kwh']:.1f}",
+        "method": record["method"],
+        "components": record["method_by_component"],
+        "grid": record["grid"],
+        "country": record["country_iso_code"],
+        "unmeasured": record.get("pieces_without_figures", 0),
+    }
+
+
+def render(facts: Facts, repo_id: str | None = None) -> str:
+    """The card's text, YAML head included: the same text for the same facts.
+
+    Args:
+        facts: the run, with a trained model in every set's figures.
+        repo_id: the model's name on the hub where it has one; usage shows the run's local folder otherwise.
+    """
+    changed, everything = _hyperparameters(facts)
+    chosen = selection(facts)
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("pipeline.reporting", "."),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,  # HTML escaping alone would leave Markdown alive: the filters below do both
+    )
+    environment.filters |= {"md": escape, "sample": sample, "py": literal}
+    stages = {name: _energy(record) for name, record in facts.emissions.items()}
+    body = environment.get_template(TEMPLATE).render(
+        facts=facts,
+        load_from=repo_id or "outputs/latest/model",
+        command=" ".join(without_places(list(facts.provenance.get("command", [])))),
+        git=facts.provenance.get("git", {}),
+        hardware=facts.provenance.get("hardware", {}),
+        threads=facts.provenance.get("threads", {}),
+        versions=facts.provenance.get("versions", {}),
+        evaluations=_evaluations(facts),
+        verdicts=[sentence for name, of in facts.measures.items() for sentence in verdict(name, of)],
+        below=below_first_stage(facts.measures),
+        selected=None if chosen is None else selection_sentence(chosen),
+        loss=as_json(
+            {
+                "activation_fn": "torch.nn.modules.linear.Identity",
+                "pos_weight": _number(facts.config["training"]["pos_weight"]),
+            }
+        ),
+        changed=changed,
+        everything=everything,
+        log=_log_table(facts),
+        training_energy=_energy(facts.training_emissions),
+        all_energy=_energy(facts.all_emissions),
+        stages=stages,
+    )
+    return f"---\n{metadata(facts).to_yaml()}\n---\n\n{body}"

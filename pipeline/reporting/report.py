@@ -1,0 +1,148 @@
+"""The closing facts of a run as one JSON object, and that object as a table. Measures nothing and prints nothing."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from pipeline.core.records import FIRST_STAGE, PROTOCOLS, TRAINED
+from pipeline.reporting.facts import MEASURE_NAMES, Facts, selection, selection_sentence, systems, verdict
+
+Json = dict[str, Any]
+
+_PROTOCOL_WORDS = {
+    "as_retrieved": "as retrieved",
+    "positives_added": "positives added (no claim against the first stage)",
+}
+
+
+def summary(facts: Facts) -> Json:
+    """The content of summary.json.
+
+    `measures.<set>.<protocol>.{first_stage,untrained,trained,<rival>}.<measure>` and
+    `measures.<set>.<protocol>.difference.<measure>.{mean,low,high,p}` (trained minus first stage) are each set's
+    measures.json. `pairs_per_second`, `energy_kwh` (kWh) and `emissions_kg` (kg CO2eq) are those of training alone,
+    the last two None where they were not measured; `emissions` has every stage and their sum. `run`, `model` and
+    `card` are paths.
+    """
+    training, provenance = facts.training, facts.provenance
+    own = facts.training_emissions
+    return {
+        "name": facts.config["name"],
+        "title": facts.title,
+        "base_model": facts.config["model"]["path"],
+        "data": facts.config["data"]["name"],
+        **facts.paths,
+        "measures": facts.measures,
+        "verdicts": {name: verdict(name, measures) for name, measures in facts.measures.items()},
+        "selection": selection(facts),
+        "pairs_per_second": training.get("pairs_per_second"),
+        "training_seconds": training.get("seconds"),
+        "training": training,
+        "energy_kwh": own.get("energy_kwh"),
+        "emissions_kg": own.get("emissions_kg"),
+        "emissions": {"training": own, "all_stages": facts.all_emissions, "stages": facts.emissions},
+        "sizes": {
+            "training_rows": facts.rows["size"],
+            "queries": {name: measures["queries"] for name, measures in facts.measures.items()},
+        },
+        "statistics": facts.statistics,
+        "command": provenance.get("command"),
+        "started_at": provenance.get("started_at"),
+        "git": provenance.get("git"),
+        "versions": provenance.get("versions"),
+        "hardware": provenance.get("hardware"),
+    }
+
+
+def _difference(protocol: Mapping[str, Any], system: str) -> str:
+    if system == FIRST_STAGE:
+        return ""
+    found = protocol.get("differences", {}).get(system)
+    if found is None and system == TRAINED:
+        found = protocol.get("difference")
+    if found is None:
+        return ""
+    of = found["ndcg@10"]
+    return f"{of['mean']:+.4f} [{of['low']:+.4f}, {of['high']:+.4f}]"
+
+
+def _block(protocol: Mapping[str, Any]) -> Table:
+    """One set under one protocol, a row a system."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    table.add_column("ranking", no_wrap=True)
+    for label in MEASURE_NAMES.values():
+        table.add_column(label, justify="right", no_wrap=True)
+    table.add_column("nDCG@10 - first stage [95 %]", justify="right", no_wrap=True)
+    for system in systems(protocol):
+        figures = [f"{protocol[system][measure]:.4f}" for measure in MEASURE_NAMES]
+        cells = [Text(cell) for cell in (system.replace("_", " "), *figures, _difference(protocol, system))]
+        table.add_row(*cells, style="bold" if system == TRAINED else None)
+    return table
+
+
+def _energy(record: Mapping[str, Any]) -> str:
+    if "energy_kwh" not in record:
+        return f"not measured ({record['error']})" if "error" in record else "not measured (emissions.enabled=false)"
+    grid = f"grid {record['grid']}"
+    if record["country_iso_code"] is None:
+        grid += ", no country set"
+    text = f"{record['energy_kwh']:.6f} kWh, {record['emissions_kg']:.6f} kg CO2eq ({record['method']}; {grid})"
+    missing = record.get("pieces_without_figures", 0)
+    return f"{text}; {missing} not measured" if missing else text
+
+
+def _lines(summary: Json) -> Iterable[str]:
+    """Everything under the tables, in order."""
+    for sentences in summary["verdicts"].values():
+        yield from sentences
+    if summary["selection"] is not None:
+        yield selection_sentence(summary["selection"])
+    yield ""
+    if summary["pairs_per_second"] is not None:
+        rows, seconds = summary["training"].get("rows"), summary["training_seconds"]
+        yield f"speed    {summary['pairs_per_second']:,.1f} pairs/s ({rows:,} rows, {seconds:,.1f} s with evaluations)"
+    energy = summary["emissions"]
+    for stage, record in energy["stages"].items():
+        yield f"energy   {stage}: {_energy(record)}"
+    if len(energy["stages"]) > 1:
+        yield f"energy   all stages: {_energy(energy['all_stages'])}"
+    for key in ("model", "card", "run"):
+        yield f"{key:<8} {summary[key]}"
+
+
+def closing_table(summary: Json, width: int = 100, *, colour: bool = False) -> str:
+    """A summary as the text that ends a run: a block a set and protocol, verdicts, speed, energy, paths.
+
+    Args:
+        summary: what `summary` returned, or summary.json read back.
+        width: columns; lines of prose are wrapped, figures and paths never cut.
+        colour: with terminal control codes; plain text otherwise.
+    """
+    out = io.StringIO()
+    console = Console(
+        file=out,
+        width=max(width, 80),
+        force_terminal=colour,
+        color_system="standard" if colour else None,
+        markup=False,
+        highlight=False,
+        emoji=False,
+        legacy_windows=False,
+    )
+    for name, measures in summary["measures"].items():
+        for protocol in PROTOCOLS:
+            if protocol in measures:
+                words = _PROTOCOL_WORDS[protocol]
+                console.print(Text(f"{name}, {measures['queries']} queries, {words}", style="bold"))
+                console.print(_block(measures[protocol]))
+                console.print()
+    for line in _lines(summary):
+        console.print(Text(line), soft_wrap=line.startswith(("model ", "card ", "run ")))
+    return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n"

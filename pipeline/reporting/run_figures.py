@@ -1,0 +1,106 @@
+"""The figures of a finished run, read from its files, in the form `comparison` lays beside published ones."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipeline.core.artifacts import manifest_of, problems, read_json
+from pipeline.core.errors import ArtifactError
+from pipeline.core.records import AS_RETRIEVED, FIRST_STAGE, TRAINED, Qrels
+from pipeline.data.trec import read_qrels, read_run
+from pipeline.evaluation.measures import mean, per_query
+
+Json = dict[str, Any]
+
+FIRST_STAGE_RUN = f"runs/{FIRST_STAGE}.{AS_RETRIEVED}.trec"
+"""The first stage's ranking within an evaluation's folder."""
+
+
+@dataclass(slots=True)
+class Measured:
+    """What there is to compare; an empty part is one that was not measured.
+
+    `log` is step → set → nDCG@10 (step 0 the untrained model); `final` and `half_width` are set → protocol → measure →
+    figure, the second half the 95 % interval of trained minus first stage; `base_map` is the first stage's MAP as the
+    reference evaluator counts it, see `reference_map`.
+    """
+
+    experiment: str
+    counts: dict[str, int] = field(default_factory=dict)
+    first_stage: dict[str, dict[str, float]] = field(default_factory=dict)
+    base_map: dict[str, float] = field(default_factory=dict)
+    losses: dict[int, float] = field(default_factory=dict)
+    log: dict[int, dict[str, float]] = field(default_factory=dict)
+    final: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
+    half_width: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
+    best_step: int | None = None
+    energy_kwh: float | None = None
+
+
+def reference_map(candidates: Mapping[str, Sequence[str]], qrels: Qrels) -> float:
+    """The first stage's MAP as the reference evaluator counts its base.
+
+    It appends a query's missing positives below the candidates, unless none was found. nDCG@10 and MRR@10 are the same
+    under both definitions as long as the lists are longer than 10.
+    """
+    ranked = {}
+    for query, grades in qrels.items():
+        own = list(candidates.get(query, ()))
+        positives = [passage for passage, grade in grades.items() if grade > 0]
+        missing = [passage for passage in positives if passage not in set(own)]
+        ranked[query] = own if len(missing) == len(positives) else own + missing
+    return mean(per_query(ranked, qrels)["map"])
+
+
+def measured_run(run: Path) -> Measured:
+    """What a finished run's files say.
+
+    Raises:
+        ArtifactError: when the run is incomplete or a file of it was altered.
+    """
+    for part in ("model", "card"):
+        if found := problems(run / part):
+            raise ArtifactError(f"{run} must be a finished run, got: {found[0]}. Run its command again.")
+    config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+    training = read_json(run / "model" / "training.json")
+    result = Measured(config["name"], best_step=training["best_step"])
+    for row in (json.loads(line) for line in (run / "model" / "metrics.jsonl").read_text("utf-8").splitlines()):
+        if row["kind"] == "train":
+            result.losses[row["step"]] = row["loss"]
+        else:
+            result.log[row["step"]] = {name: of["ndcg@10"] for name, of in row["evaluation"].items()}
+    mined = read_json(run / "summary.json")["statistics"]
+    result.counts = {name: mined[name] for name in ("rows", "positives", "negatives")}
+    result.energy_kwh = read_json(run / "model" / "emissions.json").get("energy_kwh")
+    evaluations = (manifest_of(run / "card") or {})["key"]["evaluations"]
+    members: dict[str, list[str]] = {}
+    for name, folder in evaluations.items():
+        found = run / "evaluations" / folder
+        if torn := problems(found):
+            raise ArtifactError(f"{run} must be a finished run, got: {torn[0]}. Run its command again.")
+        measures = read_json(found / "measures.json")
+        add_set(result, name, measures)
+        if "sets" in measures:
+            members[name] = measures["sets"]
+        else:
+            ranked = {query: list(scores) for query, scores in read_run(found / FIRST_STAGE_RUN).items()}
+            result.base_map[name] = reference_map(ranked, read_qrels(found / "qrels.trec"))
+    for name, sets in members.items():
+        result.base_map[name] = sum(result.base_map[member] for member in sets) / len(sets)
+    return result
+
+
+def add_set(measured: Measured, name: str, measures: Json) -> None:
+    """Enter a measures.json: first stage, and where a model was trained its figures and their intervals."""
+    measured.first_stage[name] = measures[AS_RETRIEVED][FIRST_STAGE]
+    for protocol in (key for key in measures if isinstance(measures[key], dict) and TRAINED in measures[key]):
+        measured.final.setdefault(name, {})[protocol] = measures[protocol][TRAINED]
+        measured.half_width.setdefault(name, {})[protocol] = {
+            measure: (of["high"] - of["low"]) / 2 for measure, of in measures[protocol]["difference"].items()
+        }

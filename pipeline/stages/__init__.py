@@ -1,0 +1,1 @@
+"""MINE, TRAIN, EVALUATE, CARD, and the plan that names their folders."""

@@ -1,0 +1,215 @@
+"""One configuration on one machine: what its stages are named after, where they are kept, how they are published.
+
+The only module that builds a path under `outputs/`. It runs nothing: `stages` does.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipeline.config.schema import NANO, Attention, Config, Precision, Retriever, Source
+from pipeline.core import artifacts, reproducibility
+from pipeline.core.errors import ConfigError, must
+from pipeline.core.fingerprint import fingerprint, plain, slug
+from pipeline.core.provenance import record
+from pipeline.data import source
+from pipeline.hub import location
+from pipeline.hub.cache import Kind
+from pipeline.telemetry.emissions import Meter, add, measured
+
+log = logging.getLogger(__name__)
+
+VERSIONS = {"mine": 1, "tokens": 1, "train": 1, "evaluate": 1, "card": 1}
+"""Raised when the code would write something else for the same configuration."""
+
+
+class Run:
+    """One configuration on this machine: resolved choices, located inputs, names of its folders.
+
+    `auto` is settled first, because a precision is part of a result's name.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self.device = reproducibility.resolve_device(config.runtime)
+        if config.runtime.threads is not None:
+            torch.set_num_threads(config.runtime.threads)
+        training, self.precision_reason = reproducibility.resolve_precision(config.training.precision, self.device)
+        evaluation, _ = reproducibility.resolve_precision(config.evaluation.precision, self.device)
+        self.config = dataclasses.replace(
+            config,
+            training=dataclasses.replace(config.training, precision=training),
+            evaluation=dataclasses.replace(config.evaluation, precision=evaluation),
+        )
+        self.outputs = Path(config.outputs_dir).resolve()
+        self.cache = self.outputs / "cache"
+
+    def _locate(self, path: str, revision: str | None, kind: Kind, key: str) -> location.Located:
+        return location.locate(
+            path, revision, kind=kind, lock=self.outputs / "hub.lock.json",
+            refresh=self.config.hub.refresh, allow=None, key=key,
+        )  # fmt: skip
+
+    @cached_property
+    def base(self) -> location.Located:
+        """The starting weights."""
+        return self._locate(self.config.model.path, self.config.model.revision, "model", "model.path")
+
+    @cached_property
+    def source(self) -> location.Located | None:
+        """The data set on the hub or the local file; None for packaged documentation."""
+        config = self.config.data
+        if config.source is Source.packaged_docs or config.path is None:
+            return None
+        if config.source is Source.local:
+            return location.Located(Path(config.path).expanduser(), {}, config.path)
+        return self._locate(config.path, config.revision, "dataset", "data.path")
+
+    @cached_property
+    def retriever(self) -> location.Located | None:
+        """The first stage's model or run file; None for BM25."""
+        config = self.config.mining
+        if config.retriever is Retriever.bm25 or config.path is None:
+            return None
+        if config.retriever is Retriever.run:
+            return self._locate(config.path, None, "dataset", "mining.path")
+        return self._locate(config.path, config.revision, "model", "mining.path")
+
+    @cached_property
+    def nano_beir(self) -> location.Located:
+        """The NanoBEIR data."""
+        config = self.config.evaluation
+        return self._locate(config.nano_beir_path, config.nano_beir_revision, "dataset", "evaluation.nano_beir_path")
+
+    @cached_property
+    def rivals(self) -> dict[str, location.Located]:
+        """Name → model of each rival, in the configuration's order."""
+        found = (self._locate(path, None, "model", "evaluation.rivals") for path in self.config.evaluation.rivals)
+        return {rival_name(path): model for path, model in zip(self.config.evaluation.rivals, found, strict=True)}
+
+    @cached_property
+    def collections(self) -> dict[str, location.Located]:
+        """Name → BEIR folder of each configured collection, in the configuration's order."""
+        found: dict[str, location.Located] = {}
+        for path in self.config.evaluation.collections:
+            located = self._locate(path, None, "dataset", "evaluation.collections")
+            name = slug(located.folder.resolve().name)
+            _check_name(name, found, self.config.data.dev_name)
+            found[name] = located
+        return found
+
+    @cached_property
+    def data_path(self) -> Path | None:
+        """Where the pairs are read from."""
+        return None if self.source is None else self.source.folder
+
+    @cached_property
+    def mine_key(self) -> dict[str, Any]:
+        """Everything that decides what MINE writes."""
+        config = self.config
+        content = source.content_digest(
+            config.data, source=self.data_path, cache=self.cache, workers=config.runtime.workers
+        )
+        return {
+            "stage": "mine",
+            "version": VERSIONS["mine"],
+            "data": plain(config.data),
+            "mining": plain(config.mining),
+            "content": {**content, **({} if self.source is None else self.source.identity)},
+            "retriever": None if self.retriever is None else self.retriever.identity,
+        }
+
+    @cached_property
+    def train_key(self) -> dict[str, Any]:
+        """Everything that decides what TRAIN writes; the evaluation's sets are not among it."""
+        config = self.config
+        nano = NANO in config.training.eval_sets and bool(config.evaluation.nano_beir)
+        return {
+            "stage": "train",
+            "version": VERSIONS["train"],
+            "model": plain(config.model),
+            "training": plain(config.training),
+            "seed": config.seed,
+            "evaluation_precision": config.evaluation.precision.name,
+            "weights": self.base.identity,
+            "nano_beir": {**self.nano_beir.identity, "sets": config.evaluation.nano_beir} if nano else None,
+            "mine": fingerprint(self.mine_key),
+        }
+
+    @cached_property
+    def mined_folder(self) -> Path:
+        """Where MINE is kept; shared by runs and sweeps."""
+        return self.outputs / "mined" / f"{slug(self.config.data.name)}-{fingerprint(self.mine_key)}"
+
+    @cached_property
+    def folder(self) -> Path:
+        """The run's folder, named by its training."""
+        return self.outputs / "runs" / f"{slug(self.config.model.name)}-{fingerprint(self.train_key)}"
+
+    def token_budget(self, hidden_size: int, layers: int) -> int:
+        """Tokens of a micro-batch on this machine."""
+        return reproducibility.micro_batch_tokens(self.config.runtime, self.device, hidden_size, layers)
+
+    def scope(self, precision: Precision, budget: int) -> dict[str, Any]:
+        """What must be equal on another machine for equal bits."""
+        return {**reproducibility.scope(self.device, precision, budget), "attention": self.attention().name}
+
+    def attention(self) -> Attention:
+        """The attention backend of the loaded model."""
+        return reproducibility.resolve_attention(self.config.runtime)
+
+
+def _check_name(name: str, others: Mapping[str, object], dev_name: str) -> None:
+    if name in others or name in (dev_name, "validation"):
+        remedy = "Rename the folder: the name heads its figures."
+        raise ConfigError(must("evaluation.collections", "be folders of distinct names", name, remedy))
+
+
+def rival_name(path: str) -> str:
+    """A rival's name in tables: the last part of its path, or the run's folder for `<run>/model`."""
+    parts = Path(path).parts
+    return slug(parts[-2] if parts[-1] == "model" and len(parts) > 1 else parts[-1])
+
+
+@contextmanager
+def stage(
+    run: Run, folder: Path, key: Mapping[str, Any], before: Callable[[], list[dict[str, Any]]] = list
+) -> Iterator[tuple[Path, Meter]]:
+    """A work folder that becomes `folder` with manifest, provenance and emissions when the block ends well.
+
+    `before` gives energy records of earlier pieces of the same stage, read when the block has ended.
+    """
+    name = str(key["stage"])
+    emissions = run.config.emissions
+    manifest = {"artifact": name, "fingerprint": fingerprint(key), "key": dict(key)}
+    manifest["provenance"] = record(sys.argv, plain(run.config))
+    with artifacts.publish(folder, manifest) as work:
+        with measured(emissions.enabled, emissions.country_iso_code, name) as meter:
+            yield work, meter
+        artifacts.write_json(work / "emissions.json", add([*before(), meter.record]))
+
+
+def is_done(folder: Path, name: str) -> bool:
+    """Whether a stage's folder is complete and verifies; says so, or why it is made again."""
+    if artifacts.is_complete(folder):
+        log.info("%-9s nothing to do: %s is complete", name, shown(folder))
+        return True
+    if (folder / artifacts.MANIFEST).exists():
+        log.warning("%-9s made again: %s", name, artifacts.problems(folder)[0])
+    return False
+
+
+def shown(path: Path) -> str:
+    """A path as a person would type it from here."""
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)

@@ -1,0 +1,1 @@
+"""Energy and experiment tracking: one outside library each."""

@@ -1,0 +1,134 @@
+"""Mirrors metrics to Weights & Biases, or nowhere. The only importer of `wandb`, and only when it is chosen.
+
+The facts of a run are its JSON files; a tracker is a copy of them. So no failure of it (no login, no network,
+its service process killed) ever stops or slows a run: it is warned about once and reported at the end.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from pipeline.config.schema import TrackingConfig, Wandb
+
+log = logging.getLogger(__name__)
+
+INIT_TIMEOUT_S = 60
+"""Seconds W&B may take to open an online run before the run goes on without it."""
+
+
+class Tracker(Protocol):
+    """What a stage may ask of a tracker."""
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Mirror one row of metrics at an optimizer step (0 is the untrained model)."""
+
+    def finish(self) -> str | None:
+        """Close the mirror; None when everything was mirrored, else one sentence about what was not."""
+
+
+class NoTracker:
+    """Mirrors nothing."""
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Do nothing."""
+
+    def finish(self) -> str | None:
+        """Nothing was asked for, so nothing is missing."""
+        return None
+
+
+class WandbTracker:
+    """One W&B run, continued under its id after a resume.
+
+    A row at a step that the run already has is ignored by W&B itself, so steps repeated after a resume do no harm.
+    """
+
+    def __init__(self, config: TrackingConfig, run_id: str, folder: Path, settings: dict[str, Any]) -> None:
+        self._run: Any = None
+        self._wandb: Any = None
+        self._failure: str | None = None
+        self._lost = 0
+        self._folder = folder
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            import wandb
+
+            self._wandb = wandb
+            self._run = wandb.init(
+                project=config.project,
+                entity=config.entity,
+                id=run_id,
+                name=run_id,
+                resume="allow" if config.wandb is Wandb.online else None,
+                mode="online" if config.wandb is Wandb.online else "offline",
+                dir=str(folder),
+                config=settings,
+                # Metadata would hold the command line, and console capture every line: both may hold a credential.
+                settings=wandb.Settings(
+                    console="off",
+                    silent=True,
+                    disable_git=True,
+                    save_code=False,
+                    x_disable_meta=True,
+                    init_timeout=INIT_TIMEOUT_S,
+                ),
+            )
+        except Exception as error:
+            self._fail(error)
+
+    def _fail(self, error: BaseException) -> None:
+        reason = str(error).splitlines()[0] if str(error) else ""
+        self._failure = f"{type(error).__name__}: {reason}" if reason else type(error).__name__
+        self._run = None
+        log.warning(
+            "W&B stopped working (%s); the run goes on without it and metrics.jsonl keeps every figure. "
+            "Run `wandb login`, or use tracking=wandb_offline or tracking=none",
+            self._failure,
+        )
+        if self._wandb is not None:
+            # A dead service would otherwise raise once more, with a traceback, when the interpreter exits.
+            try:
+                self._wandb.teardown()
+            except Exception as again:
+                log.debug("W&B could not be torn down: %s", again)
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Mirror one row; after a failure only count it as lost."""
+        if self._run is None:
+            self._lost += 1
+            return
+        try:
+            self._run.log({key: value for key, value in values.items() if math.isfinite(value)}, step=step)
+        except Exception as error:
+            self._lost += 1
+            self._fail(error)
+
+    def finish(self) -> str | None:
+        """Close the run; in offline mode the files under the folder wait for `wandb sync`."""
+        if self._run is not None:
+            try:
+                self._run.finish()
+            except Exception as error:
+                self._fail(error)
+        self._run = None
+        if self._failure is None:
+            return None
+        return f"W&B failed ({self._failure}); at least {self._lost} rows were not mirrored to {self._folder}"
+
+
+def start(config: TrackingConfig, run_id: str, folder: Path, settings: dict[str, Any]) -> Tracker:
+    """Open the tracker that the configuration names.
+
+    Args:
+        config: the tracking group.
+        run_id: name of the W&B run: letters, digits, `.`, `_`, `-`. The same id continues the same run.
+        folder: where W&B keeps its files; made when missing, used by nothing else.
+        settings: the composed configuration as plain data, credentials masked.
+    """
+    if config.wandb is Wandb.none:
+        return NoTracker()
+    return WandbTracker(config, run_id, folder, settings)

@@ -1,0 +1,209 @@
+"""A whole evaluation by hand: every system and protocol, what is written, and that the files give the figures again."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from pathlib import Path
+
+import ir_measures
+import pytest
+
+from pipeline.core.errors import ConfigError, DataError
+from pipeline.core.records import (
+    AS_RETRIEVED,
+    FIRST_STAGE,
+    POSITIVES_ADDED,
+    PROTOCOLS,
+    TRAINED,
+    UNTRAINED,
+    RerankingSet,
+)
+from pipeline.data.trec import read_qrels, read_run, unescape
+from pipeline.evaluation.evaluator import Evaluation, evaluate, mean_of, mean_of_means, write
+from pipeline.evaluation.measures import MEASURES, difference
+from pipeline.evaluation.reranking import SystemRankings
+
+QUERIES = ("q 1", "q\t2", "../../q3", "q4")
+LIBRARY = dict(zip(MEASURES, (ir_measures.AP, ir_measures.RR @ 10, ir_measures.nDCG @ 10), strict=True))
+
+
+def made(groups: dict[str, str] | None = None, name: str = "dev") -> RerankingSet:
+    """Four queries over candidates a, b, c, one positive each: at rank 1, 2, 3 and not found."""
+    positives = dict(zip(QUERIES, ("a", "b", "c", "lost one"), strict=True))
+    return RerankingSet(
+        name=name,
+        queries={query: query for query in QUERIES},
+        passages={passage: passage for passage in ("a", "b", "c", "lost one")},
+        candidates={query: ["a", "b", "c"] for query in QUERIES},
+        scores={query: [3.0, 2.0, 1.0] for query in QUERIES},
+        qrels={query: {passage: 1, "d": 0} for query, passage in positives.items()},
+        groups=groups,
+    )
+
+
+def system(order: str) -> SystemRankings:
+    """A system that ranks every query alike; under `positives_added` the last query's positive comes second."""
+    ranked = {query: list(order) for query in QUERIES}
+    return {
+        AS_RETRIEVED: ranked,
+        POSITIVES_ADDED: {**ranked, "q4": [order[0], "lost one", *order[1:]]},
+    }
+
+
+def evaluation(groups: dict[str, str] | None = None, name: str = "dev") -> Evaluation:
+    """Trained puts b first, the untrained model c, a rival a; given out of order."""
+    systems = {TRAINED: system("bac"), "my/rival": system("abc"), UNTRAINED: system("cab")}
+    return evaluate(made(groups, name), systems, resamples=500)
+
+
+def test_measures_json_by_hand() -> None:
+    figures = evaluation().measures_json()
+    retrieved, added = figures[AS_RETRIEVED], figures[POSITIVES_ADDED]
+    assert list(evaluation().systems) == [FIRST_STAGE, UNTRAINED, "my/rival", TRAINED]
+    assert figures["queries"] == 4
+    assert figures["groups"] is None
+    assert figures["positives_found"] == 3 / 4
+    assert "paired t" in figures["interval"]
+    assert set(figures["notes"]) == set(PROTOCOLS)
+    ndcg = (1 + 1 / math.log2(3) + 1 / math.log2(4)) / 4
+    for name in (FIRST_STAGE, UNTRAINED, "my/rival", TRAINED):  # each puts one positive first, one second, one third
+        expected = {"map": (1 + 1 / 2 + 1 / 3) / 4, "mrr@10": (1 + 1 / 2 + 1 / 3) / 4, "ndcg@10": ndcg}
+        assert retrieved[name] == pytest.approx(expected, abs=1e-12)
+    assert added[FIRST_STAGE] == retrieved[FIRST_STAGE]
+    assert added[TRAINED]["map"] == pytest.approx((1 + 1 / 2 + 1 / 3 + 1 / 2) / 4, abs=1e-12)
+    assert added[TRAINED]["ndcg@10"] == pytest.approx(ndcg + 1 / math.log2(3) / 4, abs=1e-12)
+
+
+def test_differences_pair_the_queries() -> None:
+    done = evaluation()
+    figures = done.measures_json()
+    values = done.values[POSITIVES_ADDED]
+    expected = difference(values[TRAINED]["map"], values[FIRST_STAGE]["map"]).as_json()
+    assert figures[POSITIVES_ADDED]["difference"]["map"] == expected
+    assert expected["mean"] == pytest.approx(1 / 8)
+    assert expected["low"] < 0 < expected["high"]
+    # By query, rival minus trained: 1 - 1/2, 1/2 - 1, 0, 0.
+    assert values["my/rival"]["map"] == pytest.approx({"q 1": 1, "q\t2": 1 / 2, "../../q3": 1 / 3, "q4": 1 / 2})
+    assert values[TRAINED]["map"] == pytest.approx({"q 1": 1 / 2, "q\t2": 1, "../../q3": 1 / 3, "q4": 1 / 2})
+    assert set(figures[AS_RETRIEVED]["differences"]) == {UNTRAINED, "my/rival", TRAINED}
+    assert figures[AS_RETRIEVED]["differences"][TRAINED] == figures[AS_RETRIEVED]["difference"]
+    assert figures[AS_RETRIEVED]["differences"]["my/rival"]["map"] == {"mean": 0, "low": 0, "high": 0, "p": 1}
+    assert set(figures[AS_RETRIEVED]["trained_minus"]) == {UNTRAINED, "my/rival"}
+    assert list(figures[AS_RETRIEVED]["difference"]) == list(MEASURES)
+    assert list(figures[AS_RETRIEVED]["difference"]["map"]) == ["mean", "low", "high", "p"]
+
+
+def test_trained_minus_a_worse_rival_is_positive() -> None:
+    rival = {protocol: system("bac")[AS_RETRIEVED] for protocol in PROTOCOLS}  # blind to what was added
+    figures = evaluate(made(), {TRAINED: system("bac"), "rival": rival}).measures_json()[POSITIVES_ADDED]
+    assert figures["trained_minus"]["rival"]["map"]["mean"] == pytest.approx(1 / 8)
+    assert figures["differences"]["rival"]["map"]["mean"] == pytest.approx(0)
+
+
+def test_groups_are_resampled_and_said() -> None:
+    groups = {"q 1": "one", "q\t2": "one", "../../q3": "two", "q4": "three"}
+    figures = evaluation(groups).measures_json()
+    assert figures["groups"] == 3
+    assert figures["interval"] == "95 %, studentised bootstrap over 3 groups of queries, 500 draws"
+    values = evaluation().values[POSITIVES_ADDED]
+    expected = difference(values[TRAINED]["ndcg@10"], values[FIRST_STAGE]["ndcg@10"], groups, 500)
+    assert figures[POSITIVES_ADDED]["difference"]["ndcg@10"] == expected.as_json()
+    plain = evaluation().measures_json()
+    assert figures[POSITIVES_ADDED]["difference"]["ndcg@10"] != plain[POSITIVES_ADDED]["difference"]["ndcg@10"]
+
+
+def test_the_files_written_give_the_same_figures_again(tmp_path: Path) -> None:
+    done = evaluation()
+    write(done, tmp_path)
+    figures = json.loads((tmp_path / "measures.json").read_text())
+    assert figures == done.measures_json()
+    files = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file())
+    names = ["first_stage", "my-rival", "trained", "untrained"]
+    runs = [f"runs/{name}.{protocol}.trec" for name in names for protocol in PROTOCOLS]
+    assert files == ["measures.json", "per_query.tsv", "qrels.trec", "run.trec", *runs]
+    # The library reads the files itself, ids escaped, ties and scores as any tool would see them.
+    qrels = list(ir_measures.read_trec_qrels(str(tmp_path / "qrels.trec")))
+    for name, file in [(TRAINED, "trained"), ("my/rival", "my-rival"), (FIRST_STAGE, "first_stage")]:
+        for protocol in PROTOCOLS:
+            run = list(ir_measures.read_trec_run(str(tmp_path / "runs" / f"{file}.{protocol}.trec")))
+            again = ir_measures.calc_aggregate(list(LIBRARY.values()), qrels, run)
+            for measure in MEASURES:
+                assert again[LIBRARY[measure]] == pytest.approx(figures[protocol][name][measure], abs=1e-12)
+    assert (tmp_path / "run.trec").read_bytes() == (tmp_path / "runs" / "trained.as_retrieved.trec").read_bytes()
+    assert (tmp_path / "run.trec").read_text().splitlines()[0] == "q%201 Q0 b 1 3 trained"
+    assert list(read_run(tmp_path / "run.trec")["q\t2"]) == ["b", "a", "c"]
+    assert read_qrels(tmp_path / "qrels.trec") == made().qrels
+
+
+def test_per_query_values_are_written_for_every_system_and_protocol(tmp_path: Path) -> None:
+    done = evaluation()
+    write(done, tmp_path)
+    header, *rows = (tmp_path / "per_query.tsv").read_text().rstrip("\n").split("\n")
+    assert header.split("\t") == ["query", "protocol", "system", "measure", "value"]
+    assert len(rows) == len(QUERIES) * 2 * 4 * 3
+    for row in rows:
+        query, protocol, name, measure, value = row.split("\t")
+        assert done.values[protocol][unescape(name)][measure][unescape(query)] == float(value)
+
+
+def test_without_a_trained_system_there_is_no_difference_of_it(tmp_path: Path) -> None:
+    done = evaluate(made(), {UNTRAINED: system("cab")})
+    write(done, tmp_path)
+    figures = done.measures_json()[AS_RETRIEVED]
+    assert list(figures) == [FIRST_STAGE, UNTRAINED, "differences"]
+    assert not (tmp_path / "run.trec").exists()
+
+
+@pytest.mark.parametrize("names", [["difference"], ["trained_minus"], ["a/b", "a-b"], ["first_stage/"]])
+def test_a_rivals_name_must_be_its_own(names: list[str]) -> None:
+    with pytest.raises(ConfigError, match=r"Names in evaluation\.rivals must be distinct"):
+        evaluate(made(), {name: system("abc") for name in names})
+
+
+def test_queries_without_a_positive_are_left_out_and_counted(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING)
+    reranking_set = made()
+    reranking_set.queries["q5"] = "no positive"
+    reranking_set.candidates["q5"] = ["a"]
+    reranking_set.qrels["q5"] = {"a": 0}
+    done = evaluate(reranking_set, {TRAINED: system("bac")})
+    assert done.queries == list(QUERIES)
+    assert done.measures_json()["queries"] == 4
+    assert "dev: 1 queries without a positive are left out" in caplog.text
+    reranking_set.qrels = {"q5": {"a": 0}}
+    with pytest.raises(DataError, match="have a query with a positive"):
+        evaluate(reranking_set, {})
+
+
+def test_the_mean_over_sets_weighs_each_alike() -> None:
+    first = evaluation(name="one")
+    second = evaluate(
+        RerankingSet("two", {"q": "q", "r": "r"}, {"a": "a", "b": "b"}, {"q": ["a", "b"], "r": ["b", "a"]},
+                     {"q": [2, 1], "r": [2, 1]}, {"q": {"b": 1}, "r": {"b": 1}}),
+        {TRAINED: {protocol: {"q": ["b", "a"], "r": ["b", "a"]} for protocol in PROTOCOLS}},
+    )  # fmt: skip
+    figures = mean_of([first, second], "NanoBEIR_R100_mean")
+    assert figures["sets"] == ["one", "two"]
+    assert figures["queries"] == 6
+    assert figures["positives_found"] == (3 / 4 + 1) / 2
+    retrieved = figures[AS_RETRIEVED]
+    assert [key for key in retrieved if key in (FIRST_STAGE, UNTRAINED, TRAINED)] == [FIRST_STAGE, TRAINED]
+    assert retrieved[FIRST_STAGE]["map"] == pytest.approx(((1 + 1 / 2 + 1 / 3) / 4 + 3 / 4) / 2)
+    assert retrieved[TRAINED]["map"] == pytest.approx(((1 + 1 / 2 + 1 / 3) / 4 + 1) / 2)
+    # Set one: differences -1/2, 1/2, 0, 0; set two: 1/2, 0.
+    found = retrieved["difference"]["map"]
+    assert found["mean"] == pytest.approx((0 + 1 / 4) / 2)
+    assert found["low"] < 0 < found["high"] < 1
+    assert "stratified" in figures["interval"]
+    json.dumps(figures, allow_nan=False)
+    assert mean_of_means(
+        [{"map": 0.1, "mrr@10": 0.2, "ndcg@10": 0.3}, {"map": 0.3, "mrr@10": 0.4, "ndcg@10": 0.5}]
+    ) == {
+        "map": pytest.approx(0.2),
+        "mrr@10": pytest.approx(0.3),
+        "ndcg@10": pytest.approx(0.4),
+    }
+    with pytest.raises(ValueError, match="at least one set"):
+        mean_of([], "NanoBEIR_R100_mean")

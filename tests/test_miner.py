@@ -1,0 +1,365 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.config.schema import Match, MiningConfig, Retriever, Sampling
+from pipeline.core.errors import DataError
+from pipeline.core.records import LabelledPairs, PairRows, Split, fold
+from pipeline.mining.miner import mine
+from tests.static_model import static_model
+
+WORDS = [f"w{number}" for number in range(300)]
+
+
+def rows(pairs: list[tuple[str, str]], **more: object) -> PairRows:
+    questions, answers = [q for q, _ in pairs], [a for _, a in pairs]
+    return PairRows(questions, answers, list(range(1, len(pairs) + 1)), **more)  # type: ignore[arg-type]
+
+
+def split(train: PairRows, dev: PairRows, validation: PairRows | None = None, extra: list[str] | None = None) -> Split:
+    answers = train.answers + (validation.answers if validation else []) + dev.answers + (extra or [])
+    return Split(train, dev, validation, list(dict.fromkeys(answers)))
+
+
+def config(**keys: object) -> MiningConfig:
+    return MiningConfig(**{"retriever": Retriever.bm25, "negatives": 2, **keys})  # type: ignore[arg-type]
+
+
+def recipe(folder: Path) -> MiningConfig:
+    return MiningConfig(
+        retriever=Retriever.embedding,
+        path=str(folder),
+        negatives=5,
+        range_min=0,
+        range_max=100,
+        absolute_margin=0.0,
+        sampling=Sampling.top,
+        positive_match=Match.exact,
+        drop_leaks=False,
+        dev_depth=30,
+    )
+
+
+def triples(pairs: LabelledPairs) -> list[tuple[str, str, float]]:
+    return [
+        (pairs.questions[q], pairs.passages[p], float(label))
+        for q, p, label in zip(pairs.question, pairs.passage, pairs.label, strict=True)
+    ]
+
+
+def random_pairs(seed: int, count: int) -> list[tuple[str, str]]:
+    """Questions that share words with their answers; repeated rows, shared answers, several positives."""
+    draw = random.Random(seed)
+    pairs = []
+    for number in range(count):
+        answer = draw.sample(WORDS, 12)
+        question = f"{WORDS[number % 300]} " + " ".join(draw.sample(answer, 2) + draw.sample(WORDS, 5))
+        pairs.append((question, " ".join(answer)))
+        if number % 7 == 0:
+            pairs.append((question, " ".join(draw.sample(WORDS, 11))))
+        if number % 11 == 0:
+            pairs.append(pairs[draw.randrange(len(pairs))])
+        if number % 13 == 0:
+            pairs.append((" ".join(draw.sample(WORDS, 6)), pairs[draw.randrange(len(pairs))][1]))
+    return pairs
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {},
+        {"absolute_margin": 0.05, "range_min": 3, "negatives": 4, "range_max": 20},
+        {"absolute_margin": None, "relative_margin": 0.1},
+        {"absolute_margin": None, "range_min": 2},
+    ],
+    ids=["recipe", "absolute", "relative", "no-margin"],
+)
+def test_mined_rows_are_those_of_mine_hard_negatives(tmp_path: Path, keys: dict[str, object]) -> None:
+    from datasets import Dataset
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.util import mine_hard_negatives
+
+    folder = static_model(tmp_path / "model", WORDS)
+    pairs = random_pairs(12, 400)
+    settings = recipe(folder)
+    for key, value in keys.items():
+        setattr(settings, key, value)
+    train = rows(pairs)
+    mined = mine(split(train, rows(random_pairs(3, 5))), settings, tmp_path / "cache")
+    reference = mine_hard_negatives(
+        Dataset.from_dict({"question": train.questions, "answer": train.answers}),
+        SentenceTransformer(str(folder), device="cpu"),
+        range_min=settings.range_min,
+        range_max=settings.range_max,
+        absolute_margin=settings.absolute_margin,
+        relative_margin=settings.relative_margin,
+        num_negatives=settings.negatives,
+        sampling_strategy="top",
+        output_format="labeled-pair",
+        verbose=False,
+    )
+    expected = list(zip(reference["question"], reference["answer"], map(float, reference["label"]), strict=True))
+    assert len(expected) > len(pairs)
+    assert triples(mined.train) == expected
+    assert mined.statistics["rows"] == len(expected)
+
+
+def test_dev_candidates_come_from_the_whole_corpus_with_positives_where_they_were_ranked(tmp_path: Path) -> None:
+    folder = static_model(tmp_path / "model", WORDS)
+    settings = recipe(folder)
+    train, dev = rows(random_pairs(1, 200)), rows(random_pairs(2, 20))
+    mined = mine(split(train, dev), settings, tmp_path / "cache", dev_name="gooaq-dev")
+    from sentence_transformers import SentenceTransformer
+
+    model = SentenceTransformer(str(folder), device="cpu")
+    corpus = list(dict.fromkeys(train.answers + dev.answers))
+    questions = list(dict.fromkeys(dev.questions))
+    scores = model.encode(questions, normalize_embeddings=True) @ model.encode(corpus, normalize_embeddings=True).T
+    assert mined.dev.name == "gooaq-dev"
+    assert list(mined.dev.queries) == [f"q{number:06d}" for number in range(1, len(questions) + 1)]
+    for row, query in enumerate(mined.dev.queries):
+        best = np.argsort(-scores[row], kind="stable")[:30]
+        assert [mined.dev.passages[p] for p in mined.dev.candidates[query]] == [corpus[index] for index in best]
+        assert mined.dev.candidates[query][0] == f"p{best[0] + 1:06d}"
+        np.testing.assert_allclose(mined.dev.scores[query], scores[row][best], atol=1e-6)
+    coverage = mined.statistics["first_stage"]["gooaq-dev"]  # type: ignore[index]
+    found = [any(judged.get(p, 0) for p in mined.dev.candidates[q]) for q, judged in mined.dev.qrels.items()]
+    assert coverage["queries_with_a_positive_found"] == sum(found)
+    assert 0 < coverage["recall"] <= 1
+
+
+CATS = [
+    ("what do cats eat", "cats eat fish and mice"),
+    ("what do dogs eat", "dogs eat bones and meat"),
+    ("where do cats sleep", "cats sleep on warm mats"),
+    ("where do dogs sleep", "dogs sleep in kennels outside"),
+]
+DEV = [("what do birds eat", "birds eat seeds and worms")]
+
+
+def test_rows_stand_by_question_positives_then_hard_then_random() -> None:
+    mined = mine(split(rows(CATS), rows(DEV)), config(negatives=1, random_negatives=1, dev_depth=3), Path("unused"))
+    found = triples(mined.train)
+    assert [label for _, _, label in found] == [1, 0, 0] * 4
+    assert [q for q, _, _ in found] == [q for q, _ in CATS for _ in range(3)]
+    hard = {q: p for q, p, _ in found[1::3]}
+    # Both other answers that share a word have four terms besides stop words: a tie, broken by corpus order.
+    assert hard["what do cats eat"] == "dogs eat bones and meat"
+    assert hard["where do dogs sleep"] == "dogs eat bones and meat"
+    assert all(len({p for q, p, _ in found if q == question}) == 3 for question, _ in CATS)
+    assert mined.statistics["hard_negatives"] == mined.statistics["random_negatives"] == 4
+    assert mined.statistics["negatives_per_question"] == {"2": 4}
+    # No training row holds the dev answer; the dev question's candidates do, first.
+    assert all(p != DEV[0][1] for _, p, _ in found)
+    assert mined.dev.passages[mined.dev.candidates["q000001"][0]] == DEV[0][1]
+    assert mined.statistics["first_stage"]["dev"]["recall"] == 1.0  # type: ignore[index]
+
+
+def test_a_question_without_negatives_keeps_its_positives_and_is_counted() -> None:
+    mined = mine(split(rows([*CATS, ("why", "unshared words only")]), rows(DEV)), config(negatives=1), Path("unused"))
+    assert [row for row in triples(mined.train) if row[0] == "why"] == [("why", "unshared words only", 1.0)]
+    assert mined.statistics["questions_without_negatives"] == 1
+
+
+def test_leaks_are_dropped_or_only_counted() -> None:
+    train = [
+        *CATS,
+        ("What do  BIRDS eat", "something else entirely eaten by birds"),
+        ("name a bird feed", "Birds eat  seeds and worms"),
+    ]
+    dropped = mine(split(rows(train), rows(DEV)), config(), Path("unused"))
+    assert dropped.statistics["leaks"] == {
+        "train_rows_with_a_held_out_question": 1,
+        "train_rows_with_a_held_out_positive": 1,
+        "listed_negatives_that_are_held_out_positives": 0,
+        "dropped": True,
+    }
+    assert "birds" not in " ".join(dropped.train.questions + dropped.train.passages).lower()
+    kept = mine(split(rows(train), rows(DEV)), config(drop_leaks=False, positive_match=Match.exact), Path("unused"))
+    assert kept.statistics["leaks"]["dropped"] is False  # type: ignore[index]
+    assert kept.statistics["positives"] == 6
+
+
+def test_validation_is_held_out_like_dev() -> None:
+    mined = mine(split(rows(CATS), rows(DEV), rows(CATS[:1])), config(), Path("unused"))
+    assert mined.validation is not None
+    assert mined.validation.name == "validation"
+    assert list(mined.validation.queries) == ["v000001"]
+    assert CATS[0][0] not in mined.train.questions
+    assert CATS[0][1] not in mined.train.passages
+
+
+def test_texts_that_match_when_folded_are_one_passage() -> None:
+    pairs = [*CATS, ("what do cats eat", "Cats eat  FISH and mice"), ("food of cats", "cats EAT fish and mice")]
+    dev = rows([("what do birds eat", "cats sleep on warm mats"), *DEV], question_ids=["b", "b"])
+    mined = mine(split(rows(pairs), dev), config(drop_leaks=False), Path("unused"))
+    own = [(p, label) for q, p, label in triples(mined.train) if q == "what do cats eat"]
+    assert own[0] == ("cats eat fish and mice", 1.0)
+    assert [fold(p) for p, label in own].count("cats eat fish and mice") == 1
+    assert mined.dev.qrels == {"b": {"p000003": 1, "p000007": 1}}
+    exact = mine(split(rows(pairs), dev), config(drop_leaks=False, positive_match=Match.exact), Path("unused"))
+    assert exact.statistics["corpus_passages"] == 7 and mined.statistics["corpus_passages"] == 5
+
+
+def test_given_negatives_are_rows_as_they_are_and_grades_stay() -> None:
+    questions = ["what do cats eat"] * 3 + ["what do dogs eat"]
+    answers = ["cats eat fish", "cats eat stones", "cats drink", "dogs eat bones"]
+    train = rows(list(zip(questions, answers, strict=True)), labels=[0.0, 1.0, 0.25, 1.0])
+    dev = rows(
+        [("what do birds eat", "birds eat seeds"), ("what do birds eat", "birds eat"), ("what do birds eat", "no")],
+        labels=[3.0, 1.0, 0.0],
+        groups=["birds"] * 3,
+    )
+    mined = mine(split(train, dev), config(negatives=1), Path("unused"), positive_threshold=1.0)
+    cats = [row[1:] for row in triples(mined.train) if row[0] == "what do cats eat"]
+    assert cats == [("cats eat stones", 1.0), ("cats eat fish", 0.0), ("cats drink", 0.25)]
+    assert mined.statistics["given_negatives"] == 2
+    assert mined.statistics["questions_with_given_negatives"] == 1
+    assert [row[2] for row in triples(mined.train) if row[0] == "what do dogs eat"] == [1.0, 0.0]
+    assert mined.dev.qrels == {"q000001": {"p000005": 3, "p000006": 1, "p000007": 0}}
+    assert mined.dev.groups == {"q000001": "birds"}
+    listed = rows(CATS[:2], negatives=[["a stone", "Cats eat fish AND mice", "birds eat seeds and worms"], []])
+    mined = mine(split(listed, rows(DEV)), config(negatives=1), Path("unused"))
+    assert [row[1:] for row in triples(mined.train)][:2] == [(CATS[0][1], 1.0), ("a stone", 0.0)]
+    assert mined.statistics["leaks"]["listed_negatives_that_are_held_out_positives"] == 1  # type: ignore[index]
+    assert "a stone" not in mined.dev.passages.values()
+
+
+def test_grades_beyond_one_become_positive_or_not_for_training() -> None:
+    train = rows([("q one", "a b"), ("q one", "c d"), ("q one", "e f")], labels=[3.0, 1.0, 2.0])
+    mined = mine(split(train, rows(DEV)), config(), Path("unused"), positive_threshold=2.0)
+    assert triples(mined.train) == [("q one", "a b", 1.0), ("q one", "e f", 1.0), ("q one", "c d", 0.0)]
+
+
+def test_nothing_to_train_on_is_refused() -> None:
+    with pytest.raises(DataError, match="the training part must hold a positive"):
+        mine(split(rows(DEV), rows(DEV)), config(), Path("unused"))
+
+
+def test_an_imported_run_ranks_by_the_datas_own_ids(tmp_path: Path) -> None:
+    train = rows(CATS, question_ids=["a", "b", "c", "d"])
+    whole = split(train, rows(DEV, question_ids=["e"]))
+    whole.corpus_ids = ["A", "B", "C", "D", "E"]
+    run = tmp_path / "run.trec"
+    lines = ["a Q0 C 1 3 x", "a Q0 E 2 2.5 x", "a Q0 A 3 2 x", "a Q0 B 4 1 x", "e Q0 B 1 2 x", "e Q0 E 2 1 x"]
+    run.write_text("\n".join(lines) + "\n")
+    settings = config(retriever=Retriever.run, path=str(run), negatives=1, absolute_margin=0.0, dev_depth=2)
+    mined = mine(whole, settings, tmp_path)
+    # C outscores the positive A, E is a dev answer; b, c and d are not ranked.
+    assert [row[1:] for row in triples(mined.train) if row[0] == CATS[0][0]] == [(CATS[0][1], 1.0), (CATS[1][1], 0.0)]
+    assert mined.statistics["questions_without_negatives"] == 3
+    assert mined.dev.candidates == {"e": ["B", "E"]}
+    assert mined.dev.scores == {"e": [2.0, 1.0]}
+    whole.dev.question_ids = ["z"]
+    with pytest.raises(DataError, match=r"run\.trec must rank questions of this data, such as 'z', got 'a'"):
+        mine(whole, settings, tmp_path)
+    run.write_text("a Q0 X 1 3 x\nz Q0 X 1 3 x\n")
+    with pytest.raises(DataError, match=r"run\.trec must rank passages of this data, such as 'A', got 'X'"):
+        mine(whole, settings, tmp_path)
+
+
+def test_random_sampling_draws_from_the_range_and_moves_with_the_seed_only() -> None:
+    train, dev = rows(random_pairs(5, 80)), rows(random_pairs(6, 4))
+    settings = {"negatives": 2, "random_negatives": 2, "range_min": 1, "range_max": 20, "sampling": Sampling.random}
+    first = mine(split(train, dev), config(**settings, seed=1), Path("unused"))
+    again = mine(split(train, dev), config(**settings, seed=1), Path("unused"))
+    other = mine(split(train, dev), config(**settings, seed=2), Path("unused"))
+    assert triples(first.train) == triples(again.train) != triples(other.train)
+    top = mine(split(train, dev), config(negatives=20, range_max=20), Path("unused"))
+    ranked: dict[str, list[str]] = {}
+    for question, passage, label in triples(top.train):
+        if not label:
+            ranked.setdefault(question, []).append(passage)
+    places = []
+    by_question: dict[str, list[str]] = {}
+    for question, passage, label in triples(first.train):
+        if not label:
+            by_question.setdefault(question, []).append(passage)
+    for question, drawn in by_question.items():
+        assert len(set(drawn)) == 4
+        place = [ranked[question].index(p) for p in drawn[:2]]
+        assert place == sorted(place) and place[0] >= 1
+        places += place
+    assert set(places) == set(range(1, 20)), "every rank of the range is drawn by some question"
+    # A question's draw does not depend on which other questions are mined.
+    fewer = rows(list(zip(train.questions, train.answers, strict=True))[:40])
+    part = mine(split(fewer, dev, extra=train.answers), config(**settings, seed=1), Path("unused"))
+    asked = set(fewer.questions)
+    assert triples(part.train) == [row for row in triples(first.train) if row[0] in asked]
+    assert len(asked) < len(set(train.questions))
+
+
+TEXT = st.text(alphabet="aAbB \tcé", min_size=1, max_size=8).filter(str.strip)
+PAIRS = st.lists(st.tuples(TEXT, TEXT), min_size=1, max_size=25)
+
+
+@settings(max_examples=60, deadline=None)
+@given(PAIRS, PAIRS, st.sampled_from(Match), st.sampled_from(Sampling))
+def test_no_negative_is_a_positive_and_nothing_of_dev_is_trained_on(
+    train: list[tuple[str, str]], dev: list[tuple[str, str]], match: Match, sampling: Sampling
+) -> None:
+    key = fold if match is Match.folded else str
+    keys = config(positive_match=match, sampling=sampling, negatives=3, random_negatives=3, range_max=10)
+    try:
+        mined = mine(split(rows(train), rows(dev)), keys, Path("unused"))
+    except DataError:
+        held = {fold(q) for q, _ in dev} | {fold(a) for _, a in dev}
+        assert all(fold(q) in held or fold(a) in held for q, a in train)
+        return
+    found = triples(mined.train)
+    positives = {(key(q), key(a)) for q, a in train}
+    assert all(((key(q), key(p)) in positives) == bool(label) for q, p, label in found)
+    assert len({(key(q), key(p)) for q, p, _ in found}) == len(found)
+    assert not {fold(q) for q, _, _ in found} & {fold(q) for q, _ in dev}
+    assert not {fold(p) for _, p, _ in found} & {fold(a) for _, a in dev}
+    assert mined.statistics["rows"] == len(found)
+    for query, judged in mined.dev.qrels.items():
+        assert any(judged.values()) and len(set(mined.dev.candidates[query])) == len(mined.dev.candidates[query])
+        assert {*judged, *mined.dev.candidates[query]} <= set(mined.dev.passages)
+
+
+def digests(folder: Path, name: str) -> str:
+    """What BM25 and an embedding model mine, in one line; embeddings are made anew for each `name`."""
+    whole = split(rows(random_pairs(5, 300)), rows(random_pairs(6, 20)))
+    keys = {"negatives": 2, "random_negatives": 2, "sampling": Sampling.random}
+    embedding = {"retriever": Retriever.embedding, "path": str(folder)}
+    lines = []
+    for keyed in (config(**keys), config(**keys, **embedding)):
+        mined = mine(whole, keyed, folder.parent / name)
+        # Not sorted by key: the order of queries and candidates is part of the result.
+        text = repr((triples(mined.train), mined.dev, mined.statistics))
+        lines.append(hashlib.sha256(text.encode()).hexdigest())
+    return " ".join(lines)
+
+
+def main() -> None:
+    """The other process of the test below."""
+    torch.set_num_threads(int(sys.argv[2]))
+    print(digests(Path(sys.argv[1]), "there"))
+
+
+def test_another_process_with_other_hashing_and_threads_mines_the_same(tmp_path: Path) -> None:
+    folder = static_model(tmp_path / "model", WORDS)
+    root = Path(__file__).resolve().parents[1]
+    environment = {**os.environ, "PYTHONHASHSEED": "4711", "PYTHONPATH": str(root), "HF_HUB_OFFLINE": "1"}
+    threads = "1" if torch.get_num_threads() > 1 else "2"
+    command = [sys.executable, "-c", "from tests.test_miner import main; main()", str(folder), threads]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, cwd=root)
+    assert result.stdout.splitlines()[-1] == digests(folder, "here")
+
+
+def test_statistics_are_json(tmp_path: Path) -> None:
+    mined = mine(split(rows(CATS), rows(DEV)), config(), tmp_path)
+    assert json.loads(json.dumps(mined.statistics)) == mined.statistics

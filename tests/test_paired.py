@@ -1,0 +1,133 @@
+"""The side-by-side benchmark: both sides do the same work, and the figures are what the runs said."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.benchmark import cases as cases
+from pipeline.benchmark.cases import CASES, DEPTH, Benchmark, Case
+from pipeline.benchmark.paired import agreement, ratio, side, table
+from pipeline.benchmark.side import prepare, run
+from pipeline.config.arguments import parse_arguments
+from pipeline.core.errors import ConfigError
+
+WORDS = ["the", "of", "and", "in", "river", "mountain", "because", "electricity"]
+
+
+def test_ratios_are_pair_by_pair() -> None:
+    ours = [{"seconds": 2.0}, {"seconds": 1.0}, {"seconds": 4.0}]
+    other = [{"seconds": 6.0}, {"seconds": 5.0}, {"seconds": 4.0}]
+    assert ratio(ours, other) == {"median": 3.0, "min": 1.0, "max": 5.0, "pairs": [3.0, 5.0, 1.0]}
+    assert ratio([{"cpu_seconds": 1.0}], [{"cpu_seconds": 4.0}], "cpu_seconds")["median"] == 4.0
+
+
+def test_a_sides_figures_are_medians_with_the_spread_of_its_speed() -> None:
+    runs = [
+        {"seconds": s, "pairs_per_second": 12 / s, "peak_rss_gib": s / 4, "same": {"rows": 3}} for s in (1.0, 2.0, 4.0)
+    ]
+    found = side(runs, {"watt_hours_per_1000_pairs": 0.5, "energy_method": "estimated"})
+    assert (found["seconds"], found["pairs_per_second"], found["peak_rss_gib"]) == (2.0, 6.0, 0.5)
+    assert (found["pairs_per_second_min"], found["pairs_per_second_max"]) == (3.0, 12.0)
+    assert found["watt_hours_per_1000_pairs"] == 0.5
+    assert side(runs, None)["watt_hours_per_1000_pairs"] is None
+
+
+def test_agreement_is_the_largest_difference() -> None:
+    assert agreement({"losses": [1.0, 2.0]}, {"losses": [1.5, 2.25]}) == {"losses_largest_difference": 0.5}
+    assert agreement({"measures": {"map": 0.5}}, {"measures": {"map": 0.25, "x": 1}}) == {
+        "measures_largest_difference": 0.25
+    }
+    with pytest.raises(ValueError, match="shorter"):
+        agreement({"losses": [1.0, 2.0]}, {"losses": [1.0]})
+
+
+def test_texts_have_gooaqs_lengths_and_are_the_same_each_time() -> None:
+    texts = cases.training_texts(WORDS, 1200)
+    assert texts == cases.training_texts(WORDS, 1200)
+    assert len(texts["label"]) == 1200
+    assert sum(texts["label"]) == 200  # type: ignore[arg-type]
+    assert len(set(texts["question"])) == 200
+    answers = [len(str(text)) for text in dict.fromkeys(texts["answer"])]
+    assert 245 < sum(answers) / len(answers) < 259
+    assert max(answers) <= 405
+    questions = [len(str(text)) for text in dict.fromkeys(texts["question"])]
+    assert 41 < sum(questions) / len(questions) < 47
+    asked = cases.evaluation_texts(WORDS, 10)
+    assert [len(documents) for documents in asked["documents"]] == [DEPTH] * 10  # type: ignore[arg-type]
+    assert len({text for documents in asked["documents"] for text in documents}) == 10 * DEPTH  # type: ignore[attr-defined]
+
+
+def test_words_are_whole_lower_case_ones_in_the_vocabularys_order() -> None:
+    vocabulary = {"##ing": 4, "the": 3, "a": 0, "river": 1, "[PAD]": 2, "9": 5, "straße": 6}
+    assert cases.words_of(vocabulary) == ["river", "the"]
+
+
+@pytest.mark.parametrize("job", ["train", "evaluate"])
+def test_both_sides_do_the_same_work(tmp_path: Path, job: str) -> None:
+    case = {"train": Case.train_minilm, "evaluate": Case.evaluate}[job]
+    prepare(case, 70 if job == "train" else 12, tmp_path)
+    ours = run(case, None, tmp_path, energy=False)
+    reference = run(case, dict(CASES[case].reference[0]), tmp_path, energy=False)
+    assert ours["pairs"] == reference["pairs"] == (70 if job == "train" else 12 * DEPTH)
+    assert ours["tokens"] == reference["tokens"]
+    assert ours["padded"] == ours["tokens"] < reference["padded"]
+    (difference,) = agreement(ours["same"], reference["same"]).values()
+    assert difference < 1e-4
+    if job == "train":
+        assert len(ours["same"]["losses"]) == 2  # 64 rows and 6
+        assert ours["same"]["losses"][0] != ours["same"]["losses"][1]
+    else:
+        assert 0 < ours["same"]["measures"]["map"] < 0.5
+
+
+@pytest.mark.slow
+def test_the_command_writes_every_figure(root: Path, tmp_path: Path) -> None:
+    words = ["case=train_minilm", "rows=24", "pairs=2", "warmup=1", "note=a test", f"outputs_dir={tmp_path}"]
+    done = subprocess.run(
+        [sys.executable, "scripts/benchmark.py", *words], cwd=root, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "benchmarks" / "train_minilm.json").read_text())
+    assert table(found) in done.stdout
+    assert set(found["ratio"]) == {"median", "min", "max", "pairs"}
+    assert len(found["ratio"]["pairs"]) == len(found["ratio_recipe"]["pairs"]) == 2
+    assert found["ratio"]["min"] <= found["ratio"]["median"] <= found["ratio"]["max"]
+    assert [s["attention"] for s in found["reference_settings"]] == ["sdpa", "eager"]
+    assert found["recipe"]["setting"] == {"attention": "sdpa"}
+    assert (found["work"]["rows"], found["work"]["batch_size"], found["note"]) == (24, 64, "a test")
+    assert found["same_work"]["losses_largest_difference"] < 1e-4
+    for name in ("ours", "reference", "recipe"):
+        for key in ("pairs_per_second", "tokens_per_second", "peak_rss_gib", "watt_hours_per_1000_pairs"):
+            assert found[name][key] > 0
+        assert 0 < found[name]["share_of_attainable"] < 1.2
+        assert 0 <= found[name]["padding_share"] < 1
+    assert found["precision"] in ("fp32", "bf16")
+    assert found["hardware"]["instruction_set"]
+    assert found["versions"]["sentence-transformers"]
+
+
+def test_mining_gives_the_same_rows(tmp_path: Path) -> None:
+    prepare(Case.mine, 300, tmp_path)
+    ours = run(Case.mine, None, tmp_path, energy=False)
+    reference = run(Case.mine, {"use_faiss": False}, tmp_path, energy=False)
+    assert ours["same"] == reference["same"]
+    assert ours["same"]["rows"] > 600
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["case=train"], "case must be one of train_bert_tiny, .*, got 'train'"),
+        (["case=mine", "pairs=0"], "pairs must be at least 1, got 0"),
+        (["case=mine", "rows=3"], "rows must be at least 8, got 3"),
+        ([], "case must be given"),
+    ],
+)
+def test_arguments_are_refused_in_a_sentence(words: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        parse_arguments(Benchmark, words)

@@ -1,0 +1,202 @@
+"""Every configuration file composes and obeys its rules; a mistake is refused with key, rule and remedy."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+
+from pipeline.config.arguments import keys, rule
+from pipeline.config.compose import refusal
+from pipeline.config.schema import Config, parse, register
+from pipeline.core.errors import ConfigError
+from pipeline.core.fingerprint import plain
+
+ROOT = Path(__file__).resolve().parents[1]
+CONF = ROOT / "conf"
+GOLDEN = ROOT / "tests" / "golden" / "config_keys.txt"
+
+NEEDS = {
+    "model/custom": ["model.path=somewhere"],
+    "data/local": ["data.path=pairs.jsonl", "training=small"],
+    "data/packaged_docs": ["training=small"],
+    "evaluation/dev": ["training=small"],
+    "evaluation/rivals": ["training=small"],
+    "mining/run": ["mining.path=first.trec"],
+    "mining/embedding": ["mining.path=somewhere"],
+}
+"""Options that do not stand on their own, and what goes with them: a missing key on purpose, or training defaults that
+evaluate other sets than GooAQ's on the way."""
+
+OPTIONS = sorted(
+    str(path.relative_to(CONF).with_suffix(""))
+    for path in CONF.rglob("*.yaml")
+    if path != CONF / "config.yaml" and path.relative_to(CONF).parts[0] != "hydra"
+)
+
+
+@pytest.fixture(autouse=True)
+def _hydra() -> Iterator[None]:
+    GlobalHydra.instance().clear()
+    register()
+    with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
+        yield
+
+
+def composed(*overrides: str) -> Config:
+    """What a command with these overrides would run, or the refusal its user would read."""
+    try:
+        return parse(compose("config", overrides=list(overrides)))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise refusal(error, list(overrides)) from None
+
+
+def flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(value, dict):
+        return {prefix: value}
+    return {
+        k: v for name, inner in value.items() for k, v in flat(inner, f"{prefix}.{name}" if prefix else name).items()
+    }
+
+
+def changed(before: Config, after: Config) -> set[str]:
+    old, new = flat(plain(before)), flat(plain(after))
+    return {key for key in old if old[key] != new[key]}
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_every_option_of_every_group_composes(option: str) -> None:
+    group, _, name = option.rpartition("/")
+    config = composed(f"{group}={name}", *NEEDS.get(option, []))
+    assert isinstance(config, Config)
+
+
+@pytest.mark.parametrize("option", sorted(option for option in NEEDS if ".path" in NEEDS[option][0]))
+def test_an_incomplete_option_names_the_missing_key(option: str) -> None:
+    group, _, name = option.rpartition("/")
+    key = NEEDS[option][0].partition("=")[0]
+    with pytest.raises(ConfigError, match=f"^{re.escape(key)} must .* Pass {re.escape(key)}=<"):
+        composed(f"{group}={name}")
+
+
+@pytest.mark.parametrize("experiment", [path.stem for path in sorted((CONF / "experiment").glob("*.yaml"))])
+def test_an_experiment_keeps_its_values_and_its_command_line_wins(experiment: str) -> None:
+    config = composed(f"experiment={experiment}")
+    assert config.name == experiment
+    again = composed(f"experiment={experiment}", "training.learning_rate=0.25", "seed=7")
+    assert changed(config, again) == {"training.learning_rate", "seed"}
+    first = (CONF / "experiment" / f"{experiment}.yaml").read_text().splitlines()[:2]
+    assert first[0] == "# @package _global_"
+    assert first[1].startswith("# make ")
+
+
+def test_the_experiments_are_the_four_named() -> None:
+    assert {path.stem for path in (CONF / "experiment").rglob("*.yaml")} == {
+        "quickstart",
+        "smoke",
+        "gooaq_bert_tiny",
+        "gooaq_modernbert_large",
+    }
+
+
+def test_smoke_is_what_reproducibility_tests_rely_on() -> None:
+    config = composed("experiment=smoke")
+    assert config.training.precision.name == config.evaluation.precision.name == "fp32"
+    assert config.model.dropout == 0.0
+    assert config.training.logging_steps == 1
+    assert config.training.max_steps is not None and config.training.max_steps >= 50
+
+
+@pytest.mark.parametrize(
+    ("experiment", "also"),
+    [
+        ("gooaq_bert_tiny", {"mining.dev_depth"}),
+        ("gooaq_modernbert_large", {"mining.dev_depth"}),
+        ("quickstart", set()),
+    ],
+)
+def test_the_tiny_size_differs_from_the_recipe_only_in_these_keys(experiment: str, also: set[str]) -> None:
+    recipe, tiny = composed(f"experiment={experiment}"), composed(f"experiment={experiment}", "size=tiny")
+    assert changed(recipe, tiny) == {"data.limit", "data.dev_queries", "training.max_steps"} | also
+
+
+def test_every_file_opens_with_a_comment() -> None:
+    bare = [str(path) for path in CONF.rglob("*.yaml") if not path.read_text(encoding="utf-8").startswith("# ")]
+    assert bare == []
+
+
+def test_no_file_holds_import_paths_or_hydra_interpolations_for_the_application() -> None:
+    for path in CONF.rglob("*.yaml"):
+        text = path.read_text(encoding="utf-8")
+        assert "_target_" not in text, path
+        if path.relative_to(CONF).parts[0] != "hydra" and path != CONF / "config.yaml":
+            assert "${" not in text, path
+
+
+def test_the_keys_are_frozen() -> None:
+    """A changed list is a changed interface: say so in the change log, then rewrite the golden file."""
+    listed = [f"{key}: {rule(hint)}" for key, hint in keys(Config).items()]
+    assert listed == GOLDEN.read_text(encoding="utf-8").splitlines()
+
+
+def test_every_value_has_a_documented_field() -> None:
+    source = (ROOT / "pipeline" / "config" / "schema.py").read_text(encoding="utf-8")
+    for key in keys(Config):
+        name = key.rpartition(".")[2]
+        assert re.search(rf'^    {name}: [^\n]*(\n        [^\n]*)*\n(    \)\n|    ]\n)?    """', source, re.M), key
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("training.batch_sze=3", "training.batch_sze must be a key of the configuration, .* training.batch_size?"),
+        ("batch_size=3", "batch_size must be a key of the configuration, .* training.batch_size?"),
+        ("modle=bert_tiny", "modle must be a key of the configuration, .* Did you mean model?"),
+        ("+training.foo=3", "training.foo must be a key of the configuration, .* Choose among training.batch_size, "),
+        ("++a.b=1", "a.b must be a key of the configuration, .* Choose among name, .*seed, .*training"),
+        ("model=nope", "model must be one of bert_tiny, custom, .*, got 'nope'. Pass model="),
+        ("experiment=quick", "experiment must be one of .*, got 'quick'. Did you mean experiment=quickstart?"),
+        ("training.batch_size=abc", "training.batch_size must be a whole number, got 'abc'. Pass training.batch_size="),
+        ("training.batch_size=", "training.batch_size must be a whole number, got ''. "),
+        ("training.batch_size=0", "training.batch_size must be greater than 0, got 0. See "),
+        ("training.learning_rate=nan", "training.learning_rate must be greater than 0, got nan. "),
+        ("model.activation=tan", "model.activation must be one of identity, sigmoid, tanh, got 'tan'. "),
+        ("model.dropout=1", r"model.dropout must be in \[0, 1\), got 1.0. Use 0 or 0.1."),
+        ("model.dropout=x", "model.dropout must be a number or null, got 'x'. "),
+        ("training.eval_sets=dev", "training.eval_sets must be a list such as .*, got 'dev'. "),
+        ("training.eval_sets=[nope]", "training.eval_sets must hold only .*, got 'nope'. "),
+        ("data.dedupe=perhaps", "data.dedupe must be true or false, got 'perhaps'. "),
+        ("seed=-1", r"seed must be in \[0, 2\^32\), got -1. "),
+        ("emissions.country_iso_code=fr", "emissions.country_iso_code must be three capital letters, got 'fr'. .*FRA"),
+        ("evaluation.nano_beir=[msmarko]", "evaluation.nano_beir must .*, got 'msmarko'. .*msmarco"),
+        ("data.path=a=b", "an argument must read key=value, got 'data.path=a=b'. "),
+        ("training.batch_size", "an argument must read key=value, got 'training.batch_size'. "),
+    ],
+)
+def test_a_mistake_is_refused_in_one_sentence(override: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{said}"[:-1] + (r"\?" if said.endswith("?") else said[-1])) as refused:
+        composed(override)
+    assert "\n" not in str(refused.value)
+
+
+def test_the_command_of_the_readme_composes() -> None:
+    done = subprocess.run(
+        [sys.executable, "scripts/train.py", "model=modernbert_large", "--cfg", "job"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "path: answerdotai/ModernBERT-large" in done.stdout
+    assert "max_length: 8192" in done.stdout
+    assert "batch_size: 64" in done.stdout, "the training defaults follow the model"
+    assert done.stderr == ""

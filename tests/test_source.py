@@ -1,0 +1,521 @@
+"""Sources, the order of the steps, the split's promises, and every refusal's sentence, on real files."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import logging
+import random
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.config.schema import DataConfig, Format, Source
+from pipeline.core.errors import DataError
+from pipeline.core.records import PairRows, Split, fold
+from pipeline.data.readers import read
+from pipeline.data.source import content_digest, load
+from pipeline.data.splitting import hold_out, subset
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+Row = dict[str, Any]
+
+
+def rows_of(number: int) -> list[Row]:
+    return [{"question": f"what is thing {i}", "answer": f"Thing {i} is number {i}."} for i in range(number)]
+
+
+def write_jsonl(path: Path, rows: list[Row]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def config(path: Path | str, **keys: Any) -> DataConfig:
+    return DataConfig(**{"source": Source.local, "name": "x", "path": str(path), **keys})
+
+
+def loaded(path: Path, **keys: Any) -> Split:
+    return load(config(path, **keys), source=None, cache=path.parent / "cache")
+
+
+def refusal(path: Path, **keys: Any) -> str:
+    with pytest.raises(DataError) as error:
+        loaded(path, **keys)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def pairs(part: PairRows) -> list[tuple[str, str]]:
+    return list(zip(part.questions, part.answers, strict=True))
+
+
+# Reading
+
+
+@pytest.fixture
+def jsonl(tmp_path: Path) -> Path:
+    return write_jsonl(tmp_path / "pairs.jsonl", rows_of(150))
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".parquet"])
+def test_every_format_gives_the_same_split(jsonl: Path, suffix: str) -> None:
+    other = jsonl.with_suffix(suffix)
+    rows = rows_of(150)
+    if suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist(rows), other)
+    else:
+        with other.open("w", newline="") as stream:
+            writer = csv.DictWriter(stream, ["question", "answer"], delimiter="," if suffix == ".csv" else "\t")
+            writer.writeheader()
+            writer.writerows(rows)
+    expected, got = loaded(jsonl), loaded(other)
+    assert pairs(got.train) == pairs(expected.train)
+    assert pairs(got.dev) == pairs(expected.dev)
+    assert got.corpus == expected.corpus
+
+
+def test_csv_with_marks_line_breaks_and_long_fields(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes(
+        '\ufeffquestion,answer\r\n"a ""quoted"", one","two\nlines"\r\n\r\nb,'.encode() + b"x" * 1_000_000 + b"\r\n"
+    )
+    rows = read(path, config(path)).rows
+    assert rows.questions == ['a "quoted", one', "b"]
+    assert rows.answers == ["two\nlines", "x" * 1_000_000]
+    assert rows.lines == [2, 5]
+
+
+def test_columns_can_be_named(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "a.jsonl", [{"q": "x", "a": "y", "question": 1, "site": None}])
+    rows = read(path, config(path, question_column="q", answer_column="a", group_column="site")).rows
+    assert (rows.questions, rows.answers, rows.groups) == (["x"], ["y"], ["row 1"])
+
+
+def test_odd_text_is_kept_readable_and_counted(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"question": "cut \\ud83d", "answer": "nul\\u0000here \\ud83d\\ude00"}\n')
+    source = read(path, config(path))
+    assert source.rows.questions == ["cut \ufffd"]
+    assert source.rows.answers == ["nul here \U0001f600"]
+    assert source.counts == {"texts_with_lone_surrogate": 1, "texts_with_nul": 1}
+
+
+def test_labelled_rows_and_questions_without_a_positive(tmp_path: Path) -> None:
+    rows = [{**row, "label": 2} for row in rows_of(120)]
+    rows += [{**row, "answer": "No.", "label": 0} for row in rows_of(120)]
+    rows += [{"question": f"unanswered {i}", "answer": "No.", "label": 1} for i in range(30)]
+    split = loaded(write_jsonl(tmp_path / "a.jsonl", rows), format=Format.labelled, positive_threshold=2)
+    assert Counter(split.train.labels or []) == {2.0: 96, 0.0: 96}
+    assert Counter(split.dev.labels or []) == {2.0: 24, 0.0: 24}
+    assert split.statistics["parts"]["train"]["dropped"] == {"question_without_positive": 30}  # type: ignore[index]
+
+
+def test_given_negatives_from_json_parquet_and_csv(tmp_path: Path) -> None:
+    rows = [{"question": "q", "answer": "a", "negatives": ["n", " ", "m"]}, {"question": "r", "answer": "b"}]
+    rows[1]["negatives"] = None  # type: ignore[assignment]
+    json_file = write_jsonl(tmp_path / "a.jsonl", rows)
+    parquet_file, csv_file = tmp_path / "a.parquet", tmp_path / "a.csv"
+    pq.write_table(pa.Table.from_pylist(rows), parquet_file)
+    csv_file.write_text('question,answer,negatives\nq,a,"[""n"", "" "", ""m""]"\nr,b,\n')
+    for path in (json_file, parquet_file, csv_file):
+        source = read(path, config(path, format=Format.negatives))
+        assert source.rows.negatives == [["n", "m"], []], path
+        assert source.counts == {"blank_negatives_dropped": 1}
+
+
+def test_given_negatives_are_searched_too(tmp_path: Path) -> None:
+    rows = [{**row, "negatives": ["wrong", row["answer"]]} for row in rows_of(100)]
+    split = loaded(write_jsonl(tmp_path / "a.jsonl", rows), format=Format.negatives)
+    assert set(split.corpus) == {"wrong", *(row["answer"] for row in rows)}
+    assert split.corpus[0] == split.train.answers[0]
+
+
+# Refusals
+
+
+@pytest.mark.parametrize(
+    ("content", "keys", "sentence"),
+    [
+        (b"", {}, "{path} must hold rows, got 'an empty file'. Write one question and answer a line."),
+        (
+            b'{"question": "a", "answer": "b"}\n{"question": "a", "answer": \n',
+            {},
+            "{path}, line 2 must be one JSON object, got ",
+        ),
+        (b'["a", "b"]\n', {}, "{path}, line 1 must be one JSON object, got "),
+        (b'{"question": "a", "answer": "b"}\n{"question": "\xff"}\n', {}, "{path}, line 2 must be UTF-8, got "),
+        (
+            b'{"question": "a", "answer": "b"}\n{"question": "a", "text": "b"}\n',
+            {},
+            "{path}, line 2 must have the key 'answer', got 'question, text'. "
+            "Name the key that holds it: data.answer_column=<key>.",
+        ),
+        (
+            b'{"question": 3, "answer": "b"}\n',
+            {},
+            "{path}, line 1, key 'question' must be text, got 'int 3'. "
+            "Write it as a string, or name another key: data.question_column.",
+        ),
+        (
+            b'{"question": "a", "answer": ["b"]}\n',
+            {},
+            "{path}, line 1, key 'answer' must be text, got 'list [\"b\"]'. "
+            "Write it as a string, or name another key: data.answer_column.",
+        ),
+        (
+            b'{"question": "a", "answer": "b", "label": "yes"}\n',
+            {"format": Format.labelled},
+            "{path}, line 1, key 'label' must be a finite number, got 'str \"yes\"'. Write 0 or 1, or a grade.",
+        ),
+        (
+            b'{"question": "a", "answer": "b", "label": NaN}\n',
+            {"format": Format.labelled},
+            "{path}, line 1, key 'label' must be a finite number, got 'float NaN'. Write 0 or 1, or a grade.",
+        ),
+        (
+            b'{"question": "a", "answer": "b", "negatives": ["c", 4]}\n',
+            {"format": Format.negatives},
+            "{path}, line 1, key 'negatives' must be a list of texts, got 'list [\"c\", 4]'. Write [\"passage\", …].",
+        ),
+        (
+            b'{"question": "a", "answer": "b"}\n',
+            {},
+            "{path} must hold at least 100 usable questions, got 1. "
+            "Give more rows, raise data.rows or data.limit, or check the columns and data.positive_threshold.",
+        ),
+    ],
+)
+def test_bad_json_lines(tmp_path: Path, content: bytes, keys: dict[str, Any], sentence: str) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(content)
+    assert refusal(path, **keys).startswith(sentence.format(path=path))
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"", "{path} must hold rows, got 'an empty file'. Write a header line, then a row a line."),
+        (b"question,answer\n", "{path} must hold rows, got 'an empty file'. Write one question and answer a line."),
+        (
+            b"q,answer\na,b\n",
+            "{path}, line 1 must have the column 'question', got 'the columns q, answer'. "
+            "Name it: data.question_column=<column>.",
+        ),
+        (
+            b"question,answer\na,b\na,b,c\n",
+            "{path}, line 3 must have 2 fields, got '3: a,b,c'. "
+            "Quote a field that holds the separator, or save the file again as CSV.",
+        ),
+        (b'question,answer\na,"b\n', "{path}, line 2 must be valid CSV, got 'unexpected end of data'. "),
+        (b"question,answer\na,b\n\xe9,c\n", "{path}, line 3 must be UTF-8, got "),
+    ],
+)
+def test_bad_csv(tmp_path: Path, content: bytes, sentence: str) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes(content)
+    assert refusal(path).startswith(sentence.format(path=path))
+
+
+def test_bad_parquet(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    path.write_bytes(b"PAR1 not really")
+    assert refusal(path).startswith(f"{path} must be a readable Parquet file, got ")
+    pq.write_table(pa.table({"question": ["a"], "text": ["b"]}), path)
+    assert refusal(path).startswith(f"{path} must have the column 'answer', got 'the columns question, text'.")
+    pq.write_table(pa.table({"question": ["a"], "answer": [1.5]}), path)
+    assert refusal(path).startswith(f"{path}, line 1, key 'answer' must be text, got 'float 1.5'.")
+    whole = tmp_path / "whole.parquet"
+    pq.write_table(
+        pa.table({"question": ["a" * 9999], "answer": ["b"]}), whole, compression="none", use_dictionary=False
+    )
+    path.write_bytes(whole.read_bytes()[:-400])
+    assert refusal(path).startswith(f"{path} must be a readable Parquet file, got ")
+
+
+def test_bad_paths(tmp_path: Path, jsonl: Path) -> None:
+    assert refusal(tmp_path / "no.jsonl") == (
+        f"{tmp_path}/no.jsonl must exist, got nothing there. Correct data.path (or data.dev_path)."
+    ).replace("got nothing there", "got 'nothing there'")
+    assert "must be a file, got 'a folder'" in refusal(tmp_path)
+    (tmp_path / "a.xlsx").write_bytes(b"x")
+    assert "a.xlsx must end in one of .jsonl, .ndjson, .json, .csv, .tsv, .tab, .parquet, .pq" in refusal(
+        tmp_path / "a.xlsx"
+    )
+    for key in ("dev_path", "corpus_path"):
+        assert refusal(jsonl, **{key: "no.jsonl"}).startswith(f"data.{key}=no.jsonl must exist, got 'nothing there'.")
+    assert "must be a folder in the BEIR layout" in refusal(jsonl, format=Format.beir)
+
+
+# Order and cleaning
+
+
+def test_the_split_is_made_before_cleaning_and_drops_are_counted(tmp_path: Path) -> None:
+    rows = rows_of(200)
+    dirty = [*rows, *rows[:50], {"question": " ", "answer": "x"}, {"question": "null answer", "answer": None}]
+    path = write_jsonl(tmp_path / "a.jsonl", dirty)
+    kept, cleaned = loaded(path, dedupe=False), loaded(path, dedupe=True)
+    assert list(dict.fromkeys(pairs(kept.train))) == pairs(cleaned.train)
+    assert list(dict.fromkeys(pairs(kept.dev))) == pairs(cleaned.dev)
+    assert len(cleaned.train) == 160
+    assert len(cleaned.dev) == 40
+    parts: Any = cleaned.statistics["parts"]
+    total = Counter(parts["train"]["dropped"]) + Counter(parts["dev"]["dropped"])
+    assert total == {"exact_duplicate_row": 50, "blank_or_null_question": 1, "blank_or_null_answer": 1}
+    assert cleaned.statistics["rows_read"] == 252
+    assert parts["dev"]["questions"] == 40
+    assert parts["dev"]["rows_loaded"] + parts["train"]["rows_loaded"] == 252
+
+
+def test_rows_takes_the_first_and_limit_a_seeded_subset(jsonl: Path) -> None:
+    first = loaded(jsonl, rows=120)
+    assert sorted(first.train.lines + first.dev.lines) == list(range(1, 121))
+    limited = loaded(jsonl, limit=110)
+    chosen = sorted(limited.train.lines + limited.dev.lines)
+    assert len(chosen) == 110
+    assert chosen != list(range(1, 111))
+    assert limited == loaded(jsonl, limit=110)
+    other = loaded(jsonl, limit=110, split_seed=13)
+    assert sorted(other.train.lines + other.dev.lines) != chosen
+
+
+def test_limit_cuts_at_most_one_question(tmp_path: Path) -> None:
+    rows = [row for row in rows_of(100) for _ in range(7)]
+    questions = [row["question"] for row in rows]
+    source = PairRows(questions, questions, list(range(700)))
+    counts = Counter(questions[row] for row in subset(source, 100, 5))
+    assert sorted(counts.values()) == [2, *[7] * 14]
+
+
+@pytest.mark.parametrize(("wish", "size"), [(5, 20), (25, 25), (1000, 30)])
+def test_dev_queries_is_a_wish_with_bounds(jsonl: Path, wish: int, size: int, caplog: pytest.LogCaptureFixture) -> None:
+    split = loaded(jsonl, dev_queries=wish, validation_queries=wish)
+    assert len(split.dev) == size
+    assert split.validation is not None
+    assert len(split.validation) == {5: 20, 25: 25, 1000: 24}[wish]
+    width = {20: "0.27", 25: "0.24", 30: "0.22"}[size]
+    assert (
+        f"only {size} dev questions: a 95 % interval of an nDCG@10 difference will be about {width} wide" in caplog.text
+    )
+
+
+def test_no_warning_from_200_dev_questions(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    loaded(write_jsonl(tmp_path / "a.jsonl", rows_of(1000)), dev_queries=200)
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+# The user's own dev file and corpus
+
+
+def test_own_dev_file_and_corpus(jsonl: Path) -> None:
+    dev = write_jsonl(jsonl.parent / "dev.jsonl", [{"question": f"new {i}", "answer": f"New {i}."} for i in range(30)])
+    corpus = write_jsonl(
+        jsonl.parent / "corpus.jsonl",
+        [{"_id": "d1", "title": "T", "text": "x"}, {"_id": "d2", "text": "T x"}, {"_id": "d3", "text": "y"}],
+    )
+    split = loaded(jsonl, dev_path=str(dev), corpus_path=str(corpus), rows=120)
+    assert (len(split.train), len(split.dev)) == (120, 30)
+    assert (split.corpus, split.corpus_ids) == (["T x", "y"], ["d1", "d3"])
+    digests = content_digest(config(jsonl, dev_path=str(dev), corpus_path=str(corpus)), source=None, cache=jsonl.parent)
+    assert digests == {
+        key: hashlib.sha256(path.read_bytes()).hexdigest()
+        for key, path in (("path", jsonl), ("dev_path", dev), ("corpus_path", corpus))
+    }
+
+
+def test_a_dev_file_that_is_trained_on_is_refused(jsonl: Path) -> None:
+    part = [{**row, "question": row["question"].upper()} for row in rows_of(40)]
+    same = write_jsonl(jsonl.parent / "dev.jsonl", part)
+    assert refusal(jsonl, dev_path=str(same)) == (
+        f"data.dev_path={same} must hold pairs that are not trained on, got '40 rows that are all in {jsonl}'. "
+        "Give other questions, or remove the key to split some off."
+    )
+    assert refusal(jsonl, dev_path=str(jsonl)).startswith(f"data.dev_path={jsonl} must hold pairs")
+    tiny = write_jsonl(jsonl.parent / "tiny.jsonl", [{"question": "new", "answer": "New."}])
+    assert refusal(jsonl, dev_path=str(tiny)).startswith(
+        f"data.dev_path={tiny} must hold at least 20 usable questions, got 1."
+    )
+
+
+def test_beir_folder(tmp_path: Path) -> None:
+    (tmp_path / "qrels").mkdir()
+    write_jsonl(tmp_path / "queries.jsonl", [{"_id": f"q{i}", "text": f"query {i}"} for i in range(110)])
+    write_jsonl(
+        tmp_path / "corpus.jsonl", [{"_id": f"d{i}", "title": "T", "text": f"text {i // 2}"} for i in range(240)]
+    )
+    judged = [f"q{i}\td{2 * i}\t2\nq{i}\td{2 * i + 2}\t1\n" for i in range(110)]
+    (tmp_path / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\n" + "".join(judged))
+    split = loaded(tmp_path, format=Format.beir, positive_threshold=2)
+    assert (len(split.train), len(split.dev)) == (88, 22)
+    number = int((split.dev.question_ids or [])[0][1:])
+    assert pairs(split.dev)[0] == (f"query {number}", f"T text {number}")
+    assert len(split.corpus) == 120
+    assert split.corpus_ids == [f"d{i}" for i in range(0, 240, 2)]
+    assert len(loaded(tmp_path, format=Format.beir).train) == 2 * 88
+    assert sorted(content_digest(config(tmp_path, format=Format.beir), source=None, cache=tmp_path)) == [
+        "path/corpus.jsonl",
+        "path/qrels/test.tsv",
+        "path/queries.jsonl",
+    ]
+
+
+# The split's promises
+
+QUESTIONS = st.lists(st.sampled_from(["a", "A ", " a  b", "a b", "c", "C", "d", "e f", "E  F", "g"]), max_size=40)
+
+
+@settings(max_examples=200, deadline=None)
+@given(QUESTIONS, st.integers(1, 6), st.integers(0, 2**32 - 1), st.booleans())
+def test_no_folded_question_on_both_sides(questions: list[str], count: int, seed: int, grouped: bool) -> None:
+    groups = [str(len(question) + row // 5) for row, question in enumerate(questions)] if grouped else None
+    rows = PairRows(questions, questions, list(range(len(questions))), groups=groups)
+    usable = dict.fromkeys(fold(question) for question in questions if "d" not in question)
+    split = hold_out(rows, count, usable=usable, seed=seed)
+    held = {fold(questions[row]) for row in split.held}
+    assert held.isdisjoint({fold(questions[row]) for row in split.rest})
+    assert len(held) == min(count, len(usable))
+    assert held <= set(usable)
+    assert len(split.held) + len(split.rest) + sum(split.dropped.values()) == len(questions)
+    if groups is not None:
+        assert {groups[row] for row in split.held}.isdisjoint({groups[row] for row in split.rest})
+    else:
+        assert not split.dropped
+    assert split == hold_out(rows, count, usable=usable, seed=seed)
+
+
+def test_the_split_of_a_seed_never_moves(jsonl: Path) -> None:
+    assert loaded(jsonl).dev.lines[:8] == [5, 7, 12, 24, 35, 39, 41, 42]
+
+
+def test_groups_stay_whole(tmp_path: Path) -> None:
+    rows = [{**row, "title": f"t{i // 13}"} for i, row in enumerate(rows_of(400))]
+    split = loaded(write_jsonl(tmp_path / "a.jsonl", rows), group_column="title", dev_queries=50, validation_queries=30)
+    assert split.validation is not None
+    assert (len(split.dev), len(split.validation)) == (50, 30)
+    sides = [set(part.groups or []) for part in (split.train, split.validation, split.dev)]
+    assert not (sides[0] & sides[1] or sides[0] & sides[2] or sides[1] & sides[2])
+    surplus = len(rows) - len(split.train) - 80
+    assert split.statistics["parts"]["train"]["dropped"] == {"surplus_of_a_held_out_group": surplus}  # type: ignore[index]
+    assert 0 < surplus < 26
+
+
+def test_one_group_cannot_be_split(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "a.jsonl", [{**row, "title": "t"} for row in rows_of(200)])
+    assert refusal(path, group_column="title") == (
+        f"the train part of {path} must hold usable rows, got 'none'. "
+        "Use fewer dev_queries and validation_queries, or more or smaller groups."
+    )
+
+
+# The hub
+
+
+@pytest.fixture
+def hub_folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "snapshot"
+    (folder / "pair").mkdir(parents=True)
+    rows = rows_of(400)
+    random.Random(0).shuffle(rows)
+    rows[7]["question"] = rows[3]["question"]
+    pq.write_table(pa.Table.from_pylist(rows), folder / "pair" / "train-00000-of-00001.parquet")
+    (folder / "README.md").write_text(
+        "---\nconfigs:\n- config_name: pair\n  data_files:\n  - split: train\n    path: pair/train-*\n---\n"
+    )
+    return folder
+
+
+def test_hub_rows_are_split_as_datasets_does(hub_folder: Path, tmp_path: Path) -> None:
+    import datasets
+
+    section = config("some/set", source=Source.hub, subset="pair", rows=300, dev_queries=50, dedupe=False)
+    split = load(section, source=hub_folder, cache=tmp_path / "cache")
+    whole = datasets.load_dataset("parquet", data_files=str(hub_folder / "pair" / "*"), cache_dir=str(tmp_path / "c"))
+    expected = whole["train"].select(range(300)).train_test_split(test_size=50, seed=12)
+    assert (split.train.questions, split.train.answers) == (
+        list(expected["train"]["question"]),
+        list(expected["train"]["answer"]),
+    )
+    assert (split.dev.questions, split.dev.answers) == (
+        list(expected["test"]["question"]),
+        list(expected["test"]["answer"]),
+    )
+    assert content_digest(section, source=hub_folder, cache=tmp_path) == {}
+
+
+@pytest.mark.parametrize(
+    ("keys", "sentence"),
+    [
+        ({"split": "test"}, "some/set ({folder}) must be a data set with the split 'test', got "),
+        (
+            {"answer_column": "reply"},
+            "some/set ({folder}) must have the column 'reply', got 'the columns question, answer'.",
+        ),
+    ],
+)
+def test_a_hub_data_set_without_split_or_column(hub_folder: Path, tmp_path: Path, keys: Row, sentence: str) -> None:
+    section = config("some/set", source=Source.hub, subset="pair", **keys)
+    with pytest.raises(DataError) as error:
+        load(section, source=hub_folder, cache=tmp_path / "cache")
+    assert str(error.value).startswith(sentence.format(folder=hub_folder))
+    assert "\n" not in str(error.value)
+
+
+# Docstrings
+
+
+def test_packaged_docs_are_split_by_module(tmp_path: Path) -> None:
+    section = DataConfig(
+        source=Source.packaged_docs,
+        name="docs",
+        packages=["networkx"],
+        dev_queries=60,
+        validation_queries=20,
+        limit=600,
+    )
+    split = load(section, source=None, cache=tmp_path)
+    assert split.validation is not None
+    assert (len(split.dev), len(split.validation)) == (60, 20)
+    assert not set(split.train.groups or []) & (set(split.dev.groups or []) | set(split.validation.groups or []))
+    (digest,) = content_digest(section, source=None, cache=tmp_path).values()
+    assert len(digest) == 64
+    reading: Any = split.statistics["reading"]
+    assert reading["docstrings"] > 1000
+
+
+# The shared data
+
+
+@pytest.mark.parametrize(
+    ("name", "rows", "keys"),
+    [("qed-nq-train", 7167, {}), ("squad-du-test", 11877, {"group_column": "title"}), ("medquad", 16407, {})],
+)
+def test_shared_pairs(name: str, rows: int, keys: Row, tmp_path: Path) -> None:
+    path = SHARED / "pairs" / f"{name}.jsonl"
+    if not path.exists():
+        pytest.skip("the shared data does not lie beside this checkout")
+    split = load(config(path, **keys), source=None, cache=tmp_path)
+    assert split.statistics["rows_read"] == rows
+    assert len({fold(question) for question in split.dev.questions}) == 1000
+    held = {fold(question) for question in split.dev.questions}
+    assert held.isdisjoint(fold(question) for question in split.train.questions)
+
+
+def test_raw_gooaq_rows(tmp_path: Path) -> None:
+    path = SHARED / "fixtures" / "gooaq-real-rows.jsonl"
+    if not path.exists():
+        pytest.skip("the shared data does not lie beside this checkout")
+    copies = [json.loads(line) for line in path.read_text().splitlines() if line]
+    rows = [{**row, "question": f"{row['question']} {i}"} for i in range(60) for row in copies]
+    split = loaded(write_jsonl(tmp_path / "a.jsonl", rows))
+    parts: Any = split.statistics["parts"]
+    nulls = sum(row["answer"] is None for row in rows)
+    assert nulls > 0
+    assert sum(part["dropped"].get("blank_or_null_answer", 0) for part in parts.values()) == nulls
+    assert any(answer.startswith("['University of Birmingham.'") for answer in split.train.answers)
