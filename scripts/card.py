@@ -8,7 +8,7 @@ from pipeline.config.schema import Config, Stage
 
 def main(config: Config) -> None:
     """One composed run."""
-    from pipeline.stages.stages import run  # late: a mistyped key is answered without loading torch
+    from pipeline.stages.run import run  # late: a mistyped key is answered without loading torch
 
     run(config, stop_after=Stage.card)
 

@@ -24,9 +24,11 @@ LAYERS = [
     "mining.miner evaluation.evaluator engine.training reporting.model_card reporting.report commands.prediction "
     "reporting.comparison",
     "stages.plan benchmark.ours",
-    "commands.banner commands.preflight benchmark.reference",
-    "stages.stages commands.publish benchmark.side",
-    "commands.reproduction commands.verification commands.rerunning benchmark.paired",
+    "stages.mine stages.models stages.sets stages.logs commands.banner commands.preflight benchmark.reference",
+    "stages.train stages.evaluate commands.publish benchmark.side",
+    "stages.card commands.reproduction commands.verification benchmark.paired",
+    "stages.run",
+    "commands.rerunning",
 ]
 LAYER = {module: level for level, modules in enumerate(LAYERS) for module in modules.split()}
 
@@ -108,7 +110,7 @@ def test_a_script_is_short_and_imports_no_other(path: Path) -> None:
         ("engine.training", "from pipeline.engine.scoring import score", 0),
         ("mining.miner", "def f():\n    import wandb", 1),
         ("telemetry.tracking", "import wandb.sdk", 0),
-        ("stages.stages", "import scripts.train", 1),
+        ("stages.run", "import scripts.train", 1),
         ("engine.modeling", "from omegaconf import DictConfig", 1),
     ],
 )

@@ -18,7 +18,7 @@ from pipeline.core.fingerprint import plain
 from pipeline.engine.batching import Plan, linear_schedule, warmup_steps
 from pipeline.engine.modeling import ACTIVATIONS
 from pipeline.engine.training import optimizer_of
-from pipeline.stages.stages import NANO_MEAN, fixed_sets, nano_names
+from pipeline.stages.sets import NANO_MEAN, fixed_sets, nano_names
 
 ROOT = Path(__file__).resolve().parents[1]
 BOOK = json.loads((ROOT / "pipeline" / "reporting" / "published.json").read_text(encoding="utf-8"))

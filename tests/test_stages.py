@@ -19,8 +19,9 @@ from pipeline.config.schema import parse, register
 from pipeline.core import artifacts
 from pipeline.core.errors import ModelError
 from pipeline.engine import checkpoints
-from pipeline.stages import stages
+from pipeline.stages.logs import MetricsLog
 from pipeline.stages.plan import rival_name
+from pipeline.stages.run import run
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 SMALLER = [
@@ -36,7 +37,7 @@ def go(outputs: Path, *overrides: str) -> Path | None:
     register()
     with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
         composed = compose("config", overrides=[*SMALLER, f"outputs_dir={outputs}", *overrides])
-    return stages.run(parse(composed))
+    return run(parse(composed))
 
 
 def ran(outputs: Path, *overrides: str) -> Path:
@@ -208,22 +209,22 @@ def test_a_killed_training_goes_on_and_ends_with_the_same_weights(
     class Killed(BaseException):
         pass
 
-    update = stages.MetricsLog.update
+    update = MetricsLog.update
 
-    def dying(self: stages.MetricsLog, rows: Any) -> None:
+    def dying(self: MetricsLog, rows: Any) -> None:
         update(self, rows)
         if rows and rows[-1]["step"] == 5:
             raise Killed
 
     shutil.copytree(outputs / "cache", tmp_path / "cache")
     shutil.copytree(only_of(outputs, first).parent, tmp_path / "mined" / only_of(outputs, first).parent.name)
-    monkeypatch.setattr(stages.MetricsLog, "update", dying)
+    monkeypatch.setattr(MetricsLog, "update", dying)
     with pytest.raises(Killed):
         go(tmp_path, "stop_after=train")
     run = only(tmp_path, f"runs/{first.name}")
     assert checkpoints.steps(run / "checkpoints") == [3] and not (run / "model").exists()
     assert not (tmp_path / "latest").exists()
-    monkeypatch.setattr(stages.MetricsLog, "update", update)
+    monkeypatch.setattr(MetricsLog, "update", update)
     assert ran(tmp_path, "stop_after=train") == run
     assert digest(run / "model" / "model.safetensors") == digest(first / "model" / "model.safetensors")
     losses = [

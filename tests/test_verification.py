@@ -20,7 +20,7 @@ from pipeline.core import artifacts
 from pipeline.core.errors import ArtifactError
 from pipeline.core.fingerprint import plain
 from pipeline.engine import checkpoints
-from pipeline.stages import stages
+from pipeline.stages.run import run
 
 PT = {"format": "pt"}
 """What transformers looks for in a weights file."""
@@ -39,7 +39,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     outputs = tmp_path_factory.mktemp("finished")
     register()
     with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
-        assert stages.run(parse(compose("config", [*TINY, f"outputs_dir={outputs}"])))
+        assert run(parse(compose("config", [*TINY, f"outputs_dir={outputs}"])))
     return outputs
 
 

@@ -23,8 +23,10 @@ from pipeline.hub import location
 from pipeline.reporting import comparison
 from pipeline.reporting.comparison import FAIL, compare
 from pipeline.reporting.run_figures import Measured, add_set, measured_run, reference_map
-from pipeline.stages import stages
+from pipeline.stages.mine import mine
+from pipeline.stages.models import load, scorer_of
 from pipeline.stages.plan import Run, shown
+from pipeline.stages.sets import NANO_MEAN, evaluation_set, final_sets, nano_names
 
 log = logging.getLogger(__name__)
 
@@ -65,14 +67,14 @@ def reproduce(asked: Reproduction, config: Config) -> str:
 
 
 def _sets(run: Run) -> dict[str, RerankingSet]:
-    return {name: stages.evaluation_set(run, name) for name in stages.final_sets(run)}
+    return {name: evaluation_set(run, name) for name in final_sets(run)}
 
 
 def first_stage(run: Run) -> Measured:
     """Row count and first-stage figures of a configuration, mined now where they are not yet."""
-    stages.mine(run)
+    mine(run)
     statistics = artifacts.read_json(run.mined_folder / "statistics.json")
-    measured = _evaluated(run, {name: {} for name in stages.final_sets(run)}, _sets(run))
+    measured = _evaluated(run, {name: {} for name in final_sets(run)}, _sets(run))
     measured.counts = {name: statistics[name] for name in ("rows", "positives", "negatives")}
     return measured
 
@@ -88,16 +90,16 @@ def published_weights(run: Run, path: str, revision: str | None) -> Measured:
         path, revision, kind="model", lock=lock, refresh=run.config.hub.refresh, allow=None, key="weights"
     )
     log.info("weights     %s", located.description)
-    stages.mine(run)
+    mine(run)
     config = dataclasses.replace(
         run.config.model, layers=None, hidden_size=None, random_init=False,
         max_length=min(run.config.model.max_length, modeling.own_max_length(located.folder)),
     )  # fmt: skip
-    reranker = stages.load(run, located.folder, config)
+    reranker = load(run, located.folder, config)
     if not reranker.head_was_saved:
         remedy = "Name published weights of this recipe, or a run's model/ folder."
         raise ConfigError(must("weights", "be a trained cross-encoder", f"{path}, a base model", remedy))
-    scorer = stages.scorer_of(run, reranker)
+    scorer = scorer_of(run, reranker)
     sets = _sets(run)
     return _evaluated(run, {name: {TRAINED: reranking.rerank(of, scorer)} for name, of in sets.items()}, sets)
 
@@ -109,7 +111,7 @@ def _evaluated(run: Run, systems: dict[str, dict[str, Any]], sets: dict[str, Rer
     for name, found in done.items():
         add_set(measured, name, found.measures_json())
         measured.base_map[name] = reference_map(sets[name].candidates, {q: sets[name].qrels[q] for q in found.queries})
-    if members := stages.nano_names(run.config):
-        add_set(measured, stages.NANO_MEAN, evaluator.mean_of([done[name] for name in members], stages.NANO_MEAN))
-        measured.base_map[stages.NANO_MEAN] = sum(measured.base_map[name] for name in members) / len(members)
+    if members := nano_names(run.config):
+        add_set(measured, NANO_MEAN, evaluator.mean_of([done[name] for name in members], NANO_MEAN))
+        measured.base_map[NANO_MEAN] = sum(measured.base_map[name] for name in members) / len(members)
     return measured

@@ -12,8 +12,8 @@ from typing import Any
 from pipeline.config import composed
 from pipeline.config.asked import Rerun
 from pipeline.config.schema import Config
-from pipeline.stages import stages
 from pipeline.stages.plan import Run, shown
+from pipeline.stages.run import run as run_stages
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ def rerun(asked: Rerun) -> Path | None:
     if key is not None and (changed := _changed(manifest["key"], key)):
         log.warning("not the same run: %s differ from the manifest's, so its folder has another name", changed)
     log.info("runs again   %s, into %s", config.name, shown(run.folder))
-    return stages.run(config)
+    return run_stages(config)
 
 
 def _changed(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> str:

@@ -34,8 +34,9 @@ from pipeline.engine.tokens import TokenTable
 from pipeline.engine.training import Hooks, Trainer
 from pipeline.evaluation import evaluator, reranking
 from pipeline.evaluation.measures import MEASURES
-from pipeline.stages import stages
+from pipeline.stages.models import load_saved, scorer_of
 from pipeline.stages.plan import Run
+from pipeline.stages.train import rows_of
 
 log = logging.getLogger(__name__)
 
@@ -168,8 +169,8 @@ def _figures(verdict: Verdict, run: Run, manifest: dict[str, Any], mined: Path) 
     dev = storage.read_set(mined / "dev")
     name = (artifacts.manifest_of(verdict.run / "card") or {})["key"]["evaluations"].get(run.config.data.dev_name)
     recorded = verdict.run / "evaluations" / str(name)
-    reranker = stages.load_saved(run, verdict.run / "model")
-    rankings = reranking.rerank(dev, stages.scorer_of(run, reranker))
+    reranker = load_saved(run, verdict.run / "model")
+    rankings = reranking.rerank(dev, scorer_of(run, reranker))
     found = evaluator.evaluate(dev, {TRAINED: rankings}, resamples=run.config.evaluation.resamples)
     measures = artifacts.read_json(recorded / "measures.json")
     apart = max(
@@ -213,13 +214,13 @@ def _stretch(verdict: Verdict, run: Run, mined: Path, place: Path) -> None:
         return
     start, end = steps[-2:]
     shutil.copytree(checkpoints.folder_of(root, start), checkpoints.folder_of(place / "checkpoints", start))
-    reranker = stages.load_saved(run, verdict.run / "model")
+    reranker = load_saved(run, verdict.run / "model")
     (place / "tokens").mkdir()
     TokenTable.write(storage.texts(mined), reranker.tokenizer, reranker.max_length, place / "tokens")
     budget = run.token_budget(reranker.hidden_size, reranker.layers)
     identity = {"scope": _scope(run, reranker)}
     trainer = Trainer(
-        reranker, stages.rows_of(mined, place / "tokens", reranker),
+        reranker, rows_of(mined, place / "tokens", reranker),
         dataclasses.replace(config, eval_sets=[], keep_best=False, selection_set=None),
         seed=run.config.seed, device=run.device, precision=config.precision, token_budget=budget,
         folder=place / "checkpoints", identity=identity,

@@ -1,0 +1,59 @@
+"""CARD: a run's model card, its summary and the closing table."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from pipeline.core import artifacts
+from pipeline.core.fingerprint import fingerprint, plain
+from pipeline.data import storage
+from pipeline.reporting import comparison, model_card, report
+from pipeline.reporting.facts import RunFiles, collect
+from pipeline.stages.evaluate import evaluation_folder
+from pipeline.stages.plan import VERSIONS, Run, is_done, shown, stage
+from pipeline.stages.sets import NANO_MEAN, final_sets
+
+log = logging.getLogger(__name__)
+
+
+def card(run: Run) -> Path:
+    """The run's card/, its copy README.md, and summary.json; prints the closing table."""
+    evaluations = {name: evaluation_folder(run, name) for name in final_sets(run)}
+    if run.config.evaluation.nano_beir:
+        evaluations[NANO_MEAN] = evaluation_folder(run, NANO_MEAN)
+    folder = run.folder / "card"
+    key = {
+        "stage": "card",
+        "version": VERSIONS["card"],
+        "train": fingerprint(run.train_key),
+        "evaluations": {name: path.name for name, path in evaluations.items()},
+    }
+    files = RunFiles(
+        run=run.folder,
+        model=run.folder / "model",
+        card=run.folder / "README.md",
+        training=run.folder / "model" / "training.json",
+        metrics=run.folder / "model" / "metrics.jsonl",
+        statistics=run.mined_folder / "statistics.json",
+        manifest=run.folder / "model" / artifacts.MANIFEST,
+        measures={name: path / "measures.json" for name, path in evaluations.items()},
+        emissions={
+            "mine": run.mined_folder / "emissions.json",
+            "train": run.folder / "model" / "emissions.json",
+            **{f"evaluate {name}": path / "emissions.json" for name, path in evaluations.items()},
+        },
+    )
+    with artifacts.locked(folder):
+        done = is_done(folder, "card") and (artifacts.manifest_of(folder) or {}).get("fingerprint") == fingerprint(key)
+        renderings = (run.folder / "README.md", run.folder / "summary.json")
+        if not done or not all(path.is_file() for path in renderings):
+            facts = collect(files, plain(run.config), storage.read_rows(run.mined_folder))
+            if not done:
+                with stage(run, folder, key) as (work, _):
+                    artifacts.write_text(work / "README.md", model_card.render(facts))
+                log.info("%-9s %s", "card", shown(renderings[0]))
+            artifacts.write_text(renderings[0], comparison.card_of(run.folder))
+            artifacts.write_json(renderings[1], report.summary(facts))
+    log.info("\n%s", report.closing_table(artifacts.read_json(renderings[1])))
+    return folder

@@ -1,0 +1,102 @@
+"""EVALUATE: every system on every reported set, each scored once."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pipeline.config.schema import ModelConfig
+from pipeline.core import artifacts
+from pipeline.core.fingerprint import fingerprint, slug
+from pipeline.core.records import TRAINED, UNTRAINED, RerankingSet
+from pipeline.engine import modeling
+from pipeline.engine.scoring import BiEncoderScorer
+from pipeline.evaluation import evaluator, reranking
+from pipeline.stages.models import load, load_saved, scorer_of
+from pipeline.stages.plan import VERSIONS, Run, is_done, shown, stage
+from pipeline.stages.sets import NANO_MEAN, evaluation_set, final_sets, nano_names
+
+log = logging.getLogger(__name__)
+
+
+BI_ENCODER, FUSION = "bi_encoder", "fusion"
+"""Rivals that need no training: the starting weights as a bi-encoder, and its fusion with the first stage."""
+
+
+def evaluation_key(run: Run, name: str) -> dict[str, Any]:
+    """Everything that decides what EVALUATE writes for one set; other sets are not among it."""
+    config = run.config.evaluation
+    if name in run.collections:
+        source: Any = {**run.collections[name].identity, "depth": config.depth}
+    elif name in nano_names(run.config) or name == NANO_MEAN:
+        source = {**run.nano_beir.identity, "sets": nano_names(run.config) if name == NANO_MEAN else [name]}
+    else:
+        source = {"mine": fingerprint(run.mine_key)}
+    return {
+        "stage": "evaluate",
+        "version": VERSIONS["evaluate"],
+        "set": name,
+        "train": fingerprint(run.train_key),
+        "precision": config.precision.name,
+        "source": source,
+        "rivals": {rival: found.identity for rival, found in run.rivals.items()},
+        "bi_encoder": config.bi_encoder,
+        "fusion": config.fusion,
+        "resamples": config.resamples,
+    }
+
+
+def evaluation_folder(run: Run, name: str) -> Path:
+    """Where a set's evaluation is kept."""
+    return run.folder / "evaluations" / f"{slug(name)}-{fingerprint(evaluation_key(run, name))}"
+
+
+def evaluate(run: Run) -> dict[str, Path]:
+    """Set → folder of its evaluation: every system scored once, from models loaded from disk."""
+    nano = nano_names(run.config)
+    folders = {name: evaluation_folder(run, name) for name in final_sets(run)}
+    for name in folders:
+        if name not in nano:
+            with artifacts.locked(folders[name]):
+                if not is_done(folders[name], "evaluate"):
+                    _evaluate_one(run, name, folders[name])
+    if nano:
+        folders[NANO_MEAN] = evaluation_folder(run, NANO_MEAN)
+        with artifacts.locked(folders[NANO_MEAN]):
+            if not is_done(folders[NANO_MEAN], "evaluate") or not all(artifacts.is_complete(folders[n]) for n in nano):
+                members = [_evaluate_one(run, name, folders[name]) for name in nano]
+                with stage(run, folders[NANO_MEAN], evaluation_key(run, NANO_MEAN)) as (work, _):
+                    artifacts.write_json(work / "measures.json", evaluator.mean_of(members, NANO_MEAN))
+    return folders
+
+
+def _evaluate_one(run: Run, name: str, folder: Path) -> evaluator.Evaluation:
+    with stage(run, folder, evaluation_key(run, name)) as (work, _):
+        reranking_set = evaluation_set(run, name)
+        systems = dict(_systems(run, reranking_set))
+        found = evaluator.evaluate(reranking_set, systems, resamples=run.config.evaluation.resamples)
+        evaluator.write(found, work)
+    log.info("%-9s %s in %s", "evaluate", name, shown(folder))
+    return found
+
+
+def _systems(run: Run, reranking_set: RerankingSet) -> Iterator[tuple[str, reranking.SystemRankings]]:
+    """Every system but the first stage, one model in memory at a time."""
+    config = run.config
+    untrained = load(run, run.base.folder, config.model)
+    yield UNTRAINED, reranking.rerank(reranking_set, scorer_of(run, untrained))
+    del untrained
+    if config.evaluation.bi_encoder:
+        bi_encoder = reranking.rerank(
+            reranking_set, BiEncoderScorer(run.base.folder, run.cache / "embeddings", run.device)
+        )
+        yield BI_ENCODER, bi_encoder
+        if config.evaluation.fusion:
+            yield FUSION, reranking.fuse(reranking.first_stage(reranking_set), bi_encoder)
+    for rival, located in run.rivals.items():
+        length = modeling.own_max_length(located.folder)
+        model = load(run, located.folder, ModelConfig(name=rival, path=str(located.folder), max_length=length))
+        yield rival, reranking.rerank(reranking_set, scorer_of(run, model))
+    yield TRAINED, reranking.rerank(reranking_set, scorer_of(run, load_saved(run, run.folder / "model")))

@@ -1,0 +1,33 @@
+"""MINE: training rows, dev and validation sets of a configuration's data."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from pipeline.core import artifacts
+from pipeline.data import source, storage
+from pipeline.mining.miner import mine as mine_pairs
+from pipeline.stages.plan import Run, is_done, shown, stage
+
+log = logging.getLogger(__name__)
+
+
+def mine(run: Run) -> Path:
+    """Training rows, dev and validation sets of the configuration's data."""
+    folder, config = run.mined_folder, run.config
+    with artifacts.locked(folder):
+        if is_done(folder, "mine"):
+            return folder
+        with stage(run, folder, run.mine_key) as (work, _):
+            split = source.load(config.data, source=run.data_path, cache=run.cache, workers=config.runtime.workers)
+            mined = mine_pairs(
+                split, config.mining, run.cache / "embeddings",
+                retriever=None if run.retriever is None else run.retriever.folder,
+                dev_name=config.data.dev_name, positive_threshold=config.data.positive_threshold,
+                device=run.device.type,
+            )  # fmt: skip
+            mined.statistics = {**split.statistics, **mined.statistics}
+            storage.write_mined(work, mined)
+        log.info("%-9s %s rows in %s", "mine", f"{len(mined.train):,}", shown(folder))
+    return folder

@@ -1,0 +1,30 @@
+"""A run's models, loaded and scored under its one evaluation precision."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from pipeline.config.schema import ModelConfig
+from pipeline.engine import modeling
+from pipeline.engine.modeling import Reranker
+from pipeline.engine.scoring import PairScorer
+from pipeline.stages.plan import Run
+
+
+def load(run: Run, folder: Path, config: ModelConfig) -> Reranker:
+    """The model of a folder; a head it lacks is drawn from the run's seed."""
+    return modeling.load(folder, config, seed=run.config.seed, attention=run.attention())
+
+
+def load_saved(run: Run, folder: Path) -> Reranker:
+    """A model this run saved: its folder already holds the layers, width and weights it was trained with."""
+    return load(run, folder, dataclasses.replace(run.config.model, layers=None, hidden_size=None, random_init=False))
+
+
+def scorer_of(run: Run, reranker: Reranker) -> PairScorer:
+    """A scorer in the one evaluation precision; moves the model to the device."""
+    reranker.model.to(run.device)
+    budget = run.token_budget(reranker.hidden_size, reranker.layers)
+    precision = run.config.evaluation.precision
+    return PairScorer(reranker, device=run.device, precision=precision, token_budget=budget)

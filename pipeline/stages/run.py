@@ -1,0 +1,40 @@
+"""MINE, TRAIN, EVALUATE and CARD: run whatever is missing of a configuration, in order."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pipeline.commands.banner import announce
+from pipeline.config.schema import Config, Stage
+from pipeline.core import artifacts
+from pipeline.stages.card import card
+from pipeline.stages.evaluate import evaluate
+from pipeline.stages.mine import mine
+from pipeline.stages.plan import Run
+from pipeline.stages.train import train
+
+ORDER = (Stage.mine, Stage.train, Stage.evaluate, Stage.card)
+
+
+def run(config: Config, stop_after: Stage | None = None) -> Path | None:
+    """Run whatever is missing of a configuration, up to `stop_after` (by default the configuration's own).
+
+    Returns:
+        The run's folder, or None when it stopped after mining.
+
+    Raises:
+        PipelineError: whatever the user can act on.
+    """
+    last = ORDER.index(stop_after or config.stop_after)
+    this = Run(config)
+    announce(this)
+    mine(this)
+    if last < ORDER.index(Stage.train):
+        return None
+    train(this)
+    if last >= ORDER.index(Stage.evaluate):
+        evaluate(this)
+    if last >= ORDER.index(Stage.card):
+        card(this)
+    artifacts.point(this.outputs / "latest", this.folder)
+    return this.folder

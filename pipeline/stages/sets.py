@@ -1,0 +1,51 @@
+"""The sets a run evaluates on, by name: dev, validation, NanoBEIR splits, collections."""
+
+from __future__ import annotations
+
+from pipeline.config.schema import DEV, NANO, VALIDATION, Config, nano_beir_name
+from pipeline.core.records import RerankingSet
+from pipeline.data import storage
+from pipeline.data.nano_beir import read as read_nano_beir
+from pipeline.data.trec import read_beir
+from pipeline.evaluation import reranking
+from pipeline.mining.retrieval import bm25_candidates
+from pipeline.stages.plan import Run
+
+NANO_MEAN = "NanoBEIR_R100_mean"
+"""Name of the mean over the NanoBEIR sets, as published cards write it."""
+
+
+def nano_names(config: Config) -> list[str]:
+    """Split names of the configured NanoBEIR sets."""
+    return [nano_beir_name(short) for short in config.evaluation.nano_beir]
+
+
+def fixed_sets(config: Config) -> list[str]:
+    """Names of the sets `training.eval_sets` asks for, in its order."""
+    meant = {DEV: [config.data.dev_name], VALIDATION: [VALIDATION], NANO: nano_names(config)}
+    return [name for asked in config.training.eval_sets for name in meant[asked]]
+
+
+def final_sets(run: Run) -> list[str]:
+    """Names of the reported sets, in the order shown; the NanoBEIR mean is made of its members."""
+    return [run.config.data.dev_name, *run.collections, *nano_names(run.config)]
+
+
+def evaluation_set(run: Run, name: str) -> RerankingSet:
+    """A set by name: the dev set, `validation`, a NanoBEIR split, or a folder of `evaluator.collections`."""
+    if name == run.config.data.dev_name:
+        return storage.read_set(run.mined_folder / "dev")
+    if name == VALIDATION:
+        return storage.read_set(run.mined_folder / VALIDATION)
+    if name in nano_names(run.config):
+        collection, found = read_nano_beir(run.nano_beir.folder, name)
+        scores = {query: [1.0 / (rank + 1) for rank in range(len(ids))] for query, ids in found.items()}
+        return reranking.collection_set(collection, found, scores, name)
+    collection = read_beir(run.collections[name].folder, name)
+    depth = run.config.evaluation.depth
+    if collection.run is not None:
+        found, scores = reranking.run_candidates(collection.run, depth)
+    else:
+        judged = {query: text for query, text in collection.queries.items() if query in collection.qrels}
+        found, scores = bm25_candidates(judged, collection.passages, depth)
+    return reranking.collection_set(collection, found, scores, name)

@@ -1,0 +1,163 @@
+"""TRAIN: a run's model folder, from its mined rows."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from pipeline.config.schema import DEV
+from pipeline.core import artifacts
+from pipeline.core.errors import ArtifactError
+from pipeline.core.fingerprint import fingerprint, plain, slug
+from pipeline.core.records import AS_RETRIEVED
+from pipeline.data import storage
+from pipeline.engine import modeling
+from pipeline.engine.modeling import Reranker
+from pipeline.engine.tokens import PairTemplate, TokenTable, identity
+from pipeline.engine.training import Hooks, Measures, Trainer, TrainingRows
+from pipeline.evaluation import evaluator, reranking
+from pipeline.reporting.facts import fixed_step_protocol
+from pipeline.stages.logs import EnergyLog, MetricsLog
+from pipeline.stages.models import load, load_saved, scorer_of
+from pipeline.stages.plan import VERSIONS, Run, is_done, shown, stage
+from pipeline.stages.sets import NANO_MEAN, evaluation_set, fixed_sets, nano_names
+
+log = logging.getLogger(__name__)
+
+
+PROBE_PAIRS = 64
+"""Pairs scored before saving and after reloading; every score must be equal."""
+
+
+def train(run: Run) -> Path:
+    """The run's model/: weights, tokenizer, training.json, metrics.jsonl, emissions.json."""
+    folder, config = run.folder / "model", run.config
+    with artifacts.locked(folder):
+        if is_done(folder, "train"):
+            return folder
+        artifacts.write_text(run.folder / "config.yaml", yaml.safe_dump(plain(run.config), sort_keys=False))
+        earlier: list[dict[str, Any]] = []
+        with stage(run, folder, run.train_key, lambda: earlier) as (work, meter), _signals() as asked:
+            reranker = load(run, run.base.folder, run.config.model)
+            rows = training_rows(run, reranker)
+            metrics, energy = MetricsLog(run), EnergyLog(run.folder / "energy.json", meter.snapshot)
+            budget = run.token_budget(reranker.hidden_size, reranker.layers)
+
+            def noted(logged: list[dict[str, Any]]) -> None:
+                metrics.update(logged)
+                energy.note()
+
+            trainer = Trainer(
+                reranker, rows, run.config.training, seed=run.config.seed, device=run.device,
+                precision=run.config.training.precision, token_budget=budget, folder=run.folder / "checkpoints",
+                identity={"key": fingerprint(run.train_key), "scope": run.scope(run.config.training.precision, budget)},
+                hooks=Hooks(
+                    evaluate=_fixed_evaluation(run, reranker), on_row=noted,
+                    energy=energy.now, interrupted=asked.is_set,
+                    selection_set=config.data.dev_name if config.training.selection_set == DEV else None,
+                ),
+            )  # fmt: skip
+            facts = trainer.run()
+            earlier += energy.before or trainer.energy_before
+            facts["tracking"] = metrics.finish()
+            modeling.save(reranker, work, run.config.model)
+            _must_reload_equal(run, reranker, work)
+            artifacts.write_json(work / "training.json", facts)
+            artifacts.write_bytes(work / "metrics.jsonl", metrics.path.read_bytes())
+        energy.close()
+        log.info("%-9s %s pairs/s, model in %s", "train", f"{facts['pairs_per_second']:,.1f}", shown(folder))
+    return folder
+
+
+def training_rows(run: Run, reranker: Reranker) -> TrainingRows:
+    """The mined rows over a token table that is built once for a tokenizer, data and length, then mapped."""
+    key = {
+        "stage": "tokens",
+        "version": VERSIONS["tokens"],
+        "tokenizer": identity(reranker.tokenizer),
+        "max_length": reranker.max_length,
+        "mine": fingerprint(run.mine_key),
+    }
+    folder = run.outputs / "tokens" / f"{slug(run.config.data.name)}-{fingerprint(key)}"
+    with artifacts.locked(folder):
+        if not artifacts.is_complete(folder):
+            with artifacts.publish(folder, {"artifact": "tokens", "fingerprint": fingerprint(key), "key": key}) as work:
+                TokenTable.write(storage.texts(run.mined_folder), reranker.tokenizer, reranker.max_length, work)
+    return rows_of(run.mined_folder, folder, reranker)
+
+
+def rows_of(mined: Path, tokens: Path, reranker: Reranker) -> TrainingRows:
+    """Mined rows beside their token table."""
+    pairs = storage.read_indices(mined)
+    return TrainingRows(
+        table=TokenTable.open(tokens),
+        template=PairTemplate.of(reranker.tokenizer, reranker.max_length),
+        first=pairs.question,
+        second=pairs.passage.astype(np.int64) + storage.count_questions(mined),
+        label=pairs.label,
+    )
+
+
+def _fixed_evaluation(run: Run, reranker: Reranker) -> Any:
+    """What the trainer calls at its fixed steps: set → measure → mean, tokens kept between calls."""
+    nano = nano_names(run.config)
+    sets = {name: evaluation_set(run, name) for name in fixed_sets(run.config)}
+    scorer = scorer_of(run, reranker)
+
+    def measured_now() -> Measures:
+        found: Measures = {}
+        for name, reranking_set in sets.items():
+            found[name] = reranking.quick(reranking_set, scorer, fixed_step_protocol(name))
+        if nano and all(name in found for name in nano):
+            found[NANO_MEAN] = evaluator.mean_of_means([found[name] for name in nano])
+        return found
+
+    return measured_now
+
+
+def _must_reload_equal(run: Run, reranker: Reranker, saved: Path) -> None:
+    """Refuse to publish a folder whose scores are not those of the model in memory.
+
+    Raises:
+        ArtifactError: naming the largest difference.
+    """
+    dev = storage.read_set(run.mined_folder / "dev")
+    _, pairs = reranking.pool_pairs(dev, AS_RETRIEVED)
+    probe = pairs[:PROBE_PAIRS]
+    before = scorer_of(run, reranker).score(probe)
+    after = scorer_of(run, load_saved(run, saved)).score(probe)
+    if not np.array_equal(before, after):
+        raise ArtifactError(
+            f"the saved model must score as the one in memory, got logits {np.abs(before - after).max():.3g} apart. "
+            "Nothing was published; report this with the run's config.yaml."
+        )
+
+
+@contextmanager
+def _signals() -> Iterator[threading.Event]:
+    """An event that SIGTERM or SIGINT sets, so that the step under way ends and is saved; a second one ends at once."""
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+
+    def handle(number: int, frame: Any) -> None:
+        if asked.is_set():
+            raise KeyboardInterrupt
+        log.info("stopping after this step (signal %d); once more stops at once", number)
+        asked.set()
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
