@@ -363,3 +363,14 @@ def test_another_process_with_other_hashing_and_threads_mines_the_same(tmp_path:
 def test_statistics_are_json(tmp_path: Path) -> None:
     mined = mine(split(rows(CATS), rows(DEV)), config(), tmp_path)
     assert json.loads(json.dumps(mined.statistics)) == mined.statistics
+
+
+def test_passages_in_no_part_are_searched_and_never_taught() -> None:
+    train = rows([(f"{WORDS[i]} {WORDS[i + 1]}", f"{WORDS[i]} {WORDS[i + 2]} {WORDS[i + 3]}") for i in range(120)])
+    dev = rows([("w200 w201", "w200 w202")])
+    unused = ["w200 w201 w5 w6", "w7 w8 w9"]
+    given = split(train, dev, extra=unused)
+    given.unused = unused
+    mined = mine(given, config(negatives=3, random_negatives=5, range_max=100), Path("unread"))
+    assert unused[0] in {mined.dev.passages[passage] for passage in mined.dev.candidates["q000001"]}
+    assert not set(unused) & {mined.train.passages[passage] for passage in mined.train.passage}

@@ -406,6 +406,20 @@ def test_groups_stay_whole(tmp_path: Path) -> None:
     assert 0 < surplus < 26
 
 
+def test_no_group_gives_more_held_out_questions_than_it_may(tmp_path: Path) -> None:
+    rows = [{**row, "title": f"t{min(i // 5, 40)}"} for i, row in enumerate(rows_of(400))]  # 40 of 5, one of 200
+    wanted = {"dev_queries": 60, "validation_queries": 20, "queries_per_group": 3, "group_column": "title"}
+    split = loaded(write_jsonl(tmp_path / "a.jsonl", rows), **wanted)
+    assert split.validation is not None and (len(split.dev), len(split.validation)) == (60, 20)
+    for part, groups in ((split.dev, 20), (split.validation, 7)):
+        assert part.groups is not None and max(Counter(part.groups).values()) == 3
+        assert len(set(part.groups)) == groups
+    # What a held-out group does not give is searched like any passage, and belongs to no part.
+    answers = {answer for part in (split.train, split.validation, split.dev) for answer in part.answers}
+    assert len(split.unused) == len(rows) - len(split.train) - 80 > 0
+    assert not answers & set(split.unused) and set(split.corpus) == answers | set(split.unused)
+
+
 def test_one_group_cannot_be_split(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "a.jsonl", [{**row, "title": "t"} for row in rows_of(200)])
     assert refusal(path, group_column="title") == (

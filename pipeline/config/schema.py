@@ -146,6 +146,8 @@ class DataConfig:
     """Questions for the dev set: a wish, at most a fifth of the questions, at least 20."""
     validation_queries: int = 0
     """Questions taken from the train part for fixed-step evaluations and model selection."""
+    queries_per_group: int | None = None
+    """Held-out questions of one group at most, so that no large group decides a figure; None sets no limit."""
     split_seed: int = 12
     """Seed of the split and of `limit`."""
     dedupe: bool = True
@@ -175,9 +177,9 @@ class DataConfig:
             self.dev_name,
             "Use dev.",
         )
-        for key in ("rows", "limit"):
+        for key in ("rows", "limit", "queries_per_group"):
             value = getattr(self, key)
-            _check(value is None or value >= 1, f"data.{key}", "be at least 1", value, "Use null to take every row.")
+            _check(value is None or value >= 1, f"data.{key}", "be at least 1", value, "Use null for no limit.")
         _check(self.dev_queries >= 1, "data.dev_queries", "be at least 1", self.dev_queries, "Use 1000.")
         _check(
             self.validation_queries >= 0,

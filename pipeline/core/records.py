@@ -114,6 +114,7 @@ class Split:
 
     `corpus` is every passage candidates are retrieved from (train, validation and dev answers, or the user's own
     corpus), distinct by exact text in first-occurrence order; `corpus_ids` are the collection's own ids, beside it.
+    `unused` are passages of the corpus that stand in no part, because their group is held out: never negatives.
     `statistics` counts rows read, used and dropped by reason, and whatever else the source knows about itself.
     """
 
@@ -123,6 +124,7 @@ class Split:
     corpus: list[str]
     corpus_ids: list[str] | None = None
     statistics: dict[str, object] = field(default_factory=dict)
+    unused: list[str] = field(default_factory=list)
 
 
 @dataclass(slots=True)

@@ -61,7 +61,7 @@ def load(config: DataConfig, *, source: Path | None, cache: Path, workers: int |
     if len(usable) < FEWEST_QUESTIONS:
         remedy = "Give more rows, raise data.rows or data.limit, or check the columns and data.positive_threshold."
         raise DataError(must(_name(config), f"hold at least {FEWEST_QUESTIONS} usable questions", len(usable), remedy))
-    parts, dropped, other = _split(config, rows, usable)
+    parts, dropped, other, surplus = _split(config, rows, usable)
     cleaned = {name: _clean(part, config, dropped[name]) for name, part in parts.items()}
     if other is not None:
         _refuse_the_same(config, cleaned["train"], cleaned["dev"])
@@ -77,13 +77,15 @@ def load(config: DataConfig, *, source: Path | None, cache: Path, workers: int |
             dev_questions,
             width,
         )
-    corpus, ids = _corpus(config, [loaded, *([other] if other else [])], list(cleaned.values()))
+    unused = [_clean(part, config, Counter()) for part in surplus]
+    corpus, ids = _corpus(config, [loaded, *([other] if other else [])], [*cleaned.values(), *unused])
     statistics["reading"] = dict(sorted((loaded.counts + (other.counts if other else Counter())).items()))
     statistics["parts"] = {name: _describe(parts[name], part, dropped[name]) for name, part in cleaned.items()}
     for name, part in cleaned.items():
         reasons = ", ".join(f"{number} {reason}" for reason, number in sorted(dropped[name].items())) or "none"
         log.info("%s: %d of %d rows used; dropped: %s", name, len(part), len(parts[name]), reasons)
-    return Split(cleaned["train"], cleaned["dev"], cleaned.get("validation"), corpus, ids, statistics)
+    never = [answer for part in unused for answer in part.answers]
+    return Split(cleaned["train"], cleaned["dev"], cleaned.get("validation"), corpus, ids, statistics, never)
 
 
 def content_digest(
@@ -155,9 +157,10 @@ def _usable_questions(rows: PairRows, threshold: float) -> dict[str, None]:
 
 def _split(
     config: DataConfig, rows: PairRows, usable: dict[str, None]
-) -> tuple[dict[str, PairRows], dict[str, Counter[str]], Source | None]:
-    """Parts by name as loaded, what the split itself dropped of each, and the dev file's source where there is one."""
+) -> tuple[dict[str, PairRows], dict[str, Counter[str]], Source | None, list[PairRows]]:
+    """Parts by name as loaded, what the split dropped of each, the dev file's source if any, and groups' surplus."""
     other = None
+    surplus: list[PairRows] = []
     dropped = {name: Counter[str]() for name in ("train", "dev", "validation")}
     if config.dev_path is not None:
         other = read(Path(config.dev_path), replace(config, rows=None))
@@ -171,15 +174,17 @@ def _split(
         size = _held_out_size("data.dev_queries", config.dev_queries, len(usable))
         held = _hold_out(config, rows, size, usable, salt=0)
         train, dev = rows.take(held.rest), rows.take(held.held)
+        surplus.append(rows.take(held.surplus))
         dropped["train"].update(held.dropped)
     parts = {"train": train, "dev": dev}
     if config.validation_queries:
         usable = _usable_questions(train, config.positive_threshold)
         size = _held_out_size("data.validation_queries", config.validation_queries, len(usable))
         held = _hold_out(config, train, size, usable, salt=1)
+        surplus.append(train.take(held.surplus))
         parts = {"train": train.take(held.rest), "validation": train.take(held.held), "dev": dev}
         dropped["train"].update(held.dropped)
-    return parts, dropped, other
+    return parts, dropped, other, surplus
 
 
 def _held_out_size(key: str, wish: int, questions: int) -> int:
@@ -195,7 +200,7 @@ def _hold_out(config: DataConfig, rows: PairRows, size: int, usable: dict[str, N
     if config.source is settings.Source.hub:
         return hold_out_rows(len(rows), size, seed=config.split_seed)
     seed: int | list[int] = config.split_seed if not salt else [config.split_seed, salt]
-    return hold_out(rows, size, usable=usable, seed=seed)
+    return hold_out(rows, size, usable=usable, seed=seed, per_group=config.queries_per_group)
 
 
 def _clean(rows: PairRows, config: DataConfig, dropped: Counter[str]) -> PairRows:

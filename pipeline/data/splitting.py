@@ -6,7 +6,7 @@ Rows of one question (folded for case and white space) always go to one side; so
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -15,11 +15,15 @@ from pipeline.core.records import PairRows, fold
 
 @dataclass(slots=True)
 class Held:
-    """Row numbers in source order: `held` out, the `rest`, and rows for neither side by reason."""
+    """Row numbers in source order: `held` out, the `rest`, and rows for neither side by reason.
+
+    `surplus` rows belong to held-out groups: their passages are searched, and are never training negatives.
+    """
 
     held: list[int]
     rest: list[int]
     dropped: dict[str, int]
+    surplus: list[int] = field(default_factory=list)
 
 
 def subset(rows: PairRows, wanted: int, seed: int) -> list[int]:
@@ -40,12 +44,15 @@ def subset(rows: PairRows, wanted: int, seed: int) -> list[int]:
     return sorted(drawn[:wanted])
 
 
-def hold_out(rows: PairRows, count: int, *, usable: Collection[str], seed: int | list[int]) -> Held:
+def hold_out(
+    rows: PairRows, count: int, *, usable: Collection[str], seed: int | list[int], per_group: int | None = None
+) -> Held:
     """Hold out `count` of the `usable` folded questions, by group where the rows have groups.
 
     Without groups: questions in first-occurrence order are permuted and the first `count` usable ones are taken.
-    With groups: whole groups are taken in a permuted order until they hold `count` usable questions; those beyond
-    the count, and rows elsewhere of a question that is held out, go to neither side.
+    With groups: whole groups are taken in a permuted order until they hold `count` usable questions, of which no
+    group gives more than `per_group`, drawn; the others, and rows elsewhere of a question that is held out, go to
+    neither side.
     """
     questions = [fold(question) for question in rows.questions]
     generator = np.random.Generator(np.random.PCG64(seed))
@@ -65,16 +72,21 @@ def hold_out(rows: PairRows, count: int, *, usable: Collection[str], seed: int |
     for position in generator.permutation(len(names)):
         if len(chosen) >= count:
             break
-        name = names[position]
-        taken.add(name)
-        chosen.update(_first((questions[row] for row in members[name]), count - len(chosen), usable, chosen))
+        group_rows = members[names[position]]
+        taken.add(names[position])
+        room = count - len(chosen)
+        if per_group is not None and per_group < len(group_rows):
+            # Drawn: the first questions of a group (a module's own docstring, a page's title) are of a kind.
+            group_rows = [group_rows[place] for place in generator.permutation(len(group_rows))]
+            room = min(room, per_group)
+        chosen.update(_first((questions[row] for row in group_rows), room, usable, chosen))
     sides: tuple[list[int], list[int], list[int], list[int]] = ([], [], [], [])
     for row, question in enumerate(questions):
         in_group, is_chosen = rows.groups[row] in taken, question in chosen
         sides[(0 if is_chosen else 2) if in_group else (3 if is_chosen else 1)].append(row)
     held, rest, surplus, elsewhere = sides
     dropped = {"surplus_of_a_held_out_group": len(surplus), "question_held_out_with_another_group": len(elsewhere)}
-    return Held(held, rest, {reason: number for reason, number in dropped.items() if number})
+    return Held(held, rest, {reason: number for reason, number in dropped.items() if number}, surplus)
 
 
 def _first(order: Iterable[str], count: int, usable: Collection[str], known: Collection[str] = ()) -> dict[str, None]:

@@ -161,7 +161,9 @@ def train_corpus(split: Split, train: PairRows, corpus: Corpus, threshold: float
     Without a corpus of the user's own these are the training answers, in the corpus's order.
     """
     kept = {corpus.position(answer) for answer in train.answers}
-    foreign = {corpus.position(answer) for part in parts_of(split) for answer in part.answers} - kept
+    foreign = {corpus.position(answer) for part in parts_of(split) for answer in part.answers}
+    foreign |= {corpus.position(answer) for answer in split.unused}
+    foreign -= kept
     held_out = positive_folds((part for part in parts_of(split) if part is not split.train), threshold)
     if not drop_leaks:
         held_out = set()
