@@ -9,17 +9,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 
+from pipeline.config.schema import parse, register
 from pipeline.core.artifacts import write_json, write_text
+from pipeline.core.fingerprint import plain
 from pipeline.core.records import AS_RETRIEVED, POSITIVES_ADDED, PROTOCOLS, LabelledPairs, RerankingSet
 from pipeline.evaluation.evaluator import Evaluation, evaluate, mean_of
 from pipeline.evaluation.reranking import SystemRankings
+from pipeline.reporting.comparison import published
 from pipeline.reporting.facts import Facts, RunFiles, collect
 
 HOSTILE = 'Is <script>alert("x")</script> | **bold**?\n# not a heading [link](http://example.org) `code` $x$'
 """A question that would break out of every place the card puts it in."""
 
 QUERIES = 40
+ROOT = Path(__file__).resolve().parents[1]
+LARGE = "gooaq_modernbert_large"
 
 CONFIG: dict[str, Any] = {
     "name": "gooaq_bert_tiny",
@@ -64,7 +71,7 @@ LOG: list[dict[str, Any]] = [
 
 PROVENANCE: dict[str, Any] = {
     "started_at": "2025-03-04T05:06:07+00:00",
-    "command": ["scripts/train.py", "experiment=gooaq_bert_tiny", "data.corpus_path=/home/someone/private/c.jsonl"],
+    "command": ["scripts/train.py", "data.corpus_path=/home/someone/private/c.jsonl"],
     "git": {"commit": "0123456789abcdef0123456789abcdef01234567", "dirty": False},
     "versions": {
         "python": "3.11.6", "torch": "2.13.0", "transformers": "5.23.0", "sentence-transformers": "6.2.0",
@@ -76,6 +83,55 @@ PROVENANCE: dict[str, Any] = {
     },
     "threads": {"intra_op": 8, "inter_op": 8},
 }  # fmt: skip
+
+
+def config_of(experiment: str) -> dict[str, Any]:
+    """An experiment as composed, plain, but only with keys named here: one more elsewhere changes no golden file."""
+    GlobalHydra.instance().clear()
+    register()
+    with initialize_config_dir(config_dir=str(ROOT / "conf"), version_base="1.3"):
+        composed: dict[str, Any] = plain(parse(compose("config", overrides=[f"experiment={experiment}"])))
+    kept = {name: set(of) for name, of in CONFIG.items() if isinstance(of, dict)}
+    kept["training"] |= {"logging_steps", "logging_first_step", "eval_steps", "eval_sets", "keep_checkpoints"}
+    sections = {
+        name: {key: composed[name][key] for key in composed[name] if key in keys} for name, keys in kept.items()
+    }
+    return {"name": composed["name"], "seed": composed["seed"], **sections}
+
+
+def published_log(experiment: str, steps: int) -> list[dict[str, Any]]:
+    """A published training log as our trainer would write it: it evaluates at the last step too."""
+    facts, rows = published(experiment)["facts"], []
+    for fact in facts:
+        if fact["kind"] == "loss":
+            rows.append({"kind": "train", "step": fact["step"], "loss": fact["value"]})
+    sets: dict[int, dict[str, Any]] = {}
+    for fact in facts:
+        if fact["kind"] == "log":
+            sets.setdefault(fact["step"], {})[fact["set"]] = {fact["measure"]: fact["value"]}
+    sets[steps] = sets[max(sets)]
+    rows += [{"kind": "evaluation", "step": step, "evaluation": of} for step, of in sets.items()]
+    return [
+        {**row, "epoch": round(row["step"] / steps, 6), "seconds": 1.0}
+        for row in sorted(rows, key=lambda row: (row["step"], row["kind"] == "evaluation"))
+    ]
+
+
+def recipe_pairs(positives: int = 99_000, negatives: int = 479_402) -> LabelledPairs:
+    """As many rows as the recipe's, six of each kind of text: a positive before its negatives, question by question."""
+    spread = np.linspace(0, positives, negatives, endpoint=False).astype(np.int64)
+    question = np.concatenate([np.arange(positives), spread])
+    label = np.concatenate([np.ones(positives), np.zeros(negatives)]).astype(np.float32)
+    order = np.argsort(question, kind="stable")
+    return LabelledPairs(
+        questions=[f"how long is river number {number} of the land" for number in range(6)] * (positives // 6),
+        passages=[
+            f"River number {number} is {100 + number} km long, from its source to the sea." for number in range(6)
+        ],
+        question=question[order].astype(np.int32),
+        passage=((question + np.arange(len(question))) % 6)[order].astype(np.int32),
+        label=label[order],
+    )
 
 
 def energy(kwh: float, country: str | None = "DEU") -> dict[str, Any]:
@@ -139,9 +195,10 @@ def evaluation(name: str, trained_rank: float, systems: tuple[str, ...] = ("untr
 
 
 @functools.cache
-def _measures(systems: tuple[str, ...]) -> dict[str, Any]:
-    """Every set's measures.json: a dev set, two NanoBEIR sets and their mean."""
-    nano = [evaluation("NanoMSMARCO", 2.0), evaluation("NanoNQ", 4.5)]
+def _measures(systems: tuple[str, ...], nfcorpus: bool) -> dict[str, Any]:
+    """Every set's measures.json: a dev set, two NanoBEIR sets, or all three of the recipe, and their mean."""
+    ranks = {"NanoMSMARCO": 2.0, **({"NanoNFCorpus": 2.5} if nfcorpus else {}), "NanoNQ": 4.5}
+    nano = [evaluation(name, rank) for name, rank in ranks.items()]
     measures = {"gooaq-dev": evaluation("gooaq-dev", 1.5, systems).measures_json()}
     measures |= {of.set.name: of.measures_json() for of in nano}
     return {**measures, "NanoBEIR_R100_mean": mean_of(nano, "NanoBEIR_R100_mean")}
@@ -155,16 +212,18 @@ def write(
     emissions: dict[str, dict[str, Any]] | None = None,
     rows: LabelledPairs | None = None,
     systems: tuple[str, ...] = ("untrained", "trained"),
+    log: list[dict[str, Any]] = LOG,
 ) -> Facts:
     """Write a run's files below a folder and collect them again."""
     run = folder / "run"
-    measures = _measures(systems)
+    measures = _measures(systems, "nfcorpus" in config["evaluation"]["nano_beir"])
     if emissions is None:
         emissions = {"mine": energy(0.001), "train": energy(0.019), "evaluate": energy(0.002)}
     write_json(run / "training.json", training)
-    write_text(run / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in LOG))
+    write_text(run / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in log))
     write_json(run / "statistics.json", {"rows": 578402})
-    write_json(run / "manifest.json", {"provenance": PROVENANCE, "files": {}})
+    command = [PROVENANCE["command"][0], f"experiment={config['name']}", *PROVENANCE["command"][1:]]
+    write_json(run / "manifest.json", {"provenance": {**PROVENANCE, "command": command}, "files": {}})
     for name, content in measures.items():
         write_json(run / "evaluations" / name / "measures.json", content)
     for stage, record in emissions.items():
@@ -181,3 +240,13 @@ def write(
         emissions={stage: run / stage / "emissions.json" for stage in emissions},
     )
     return collect(files, config, pairs() if rows is None else rows)
+
+
+def write_large(folder: Path) -> Facts:
+    """The ModernBERT-large experiment as composed, with its published log and best step and its number of rows."""
+    training = {
+        **TRAINING, "steps": 9038, "batch_size": 64, "warmup_steps": 904, "first_loss": 1.2592, "last_loss": 0.3784,
+        "best_step": 8000, "saved_step": 8000, "selection_set": "gooaq-dev",
+    }  # fmt: skip
+    config = config_of(LARGE)
+    return write(folder, config=config, training=training, rows=recipe_pairs(), log=published_log(LARGE, 9038))

@@ -1,6 +1,8 @@
-"""The card against a golden file, parsed back by the hub's own reader, with hostile text in it.
+"""Both experiments' cards against golden files, parsed back by the hub's own reader; one with hostile text in it.
 
-`python tests/test_model_card.py` writes the golden file again after an intended change; read the difference.
+`PYTHONPATH=. python tests/test_model_card.py` writes the golden files again after an intended change; read the
+difference. bert-tiny's is a run with rivals and hostile text; ModernBERT-large's is the composed experiment with its
+published log and number of rows.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ import ast
 import re
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import run_facts
@@ -20,36 +23,63 @@ from pipeline.reporting.facts import Facts
 from pipeline.reporting.model_card import render
 from pipeline.reporting.report import summary
 
-GOLDEN = Path(__file__).resolve().parent / "golden" / "model_card.md"
+GOLDEN = Path(__file__).resolve().parent / "golden"
+TINY = "gooaq_bert_tiny"
+FILES = {TINY: GOLDEN / "model_card.md", run_facts.LARGE: GOLDEN / "model_card_modernbert_large.md"}
 
 RIVALS = ("untrained", "bi_encoder", "fusion", "trained")
 
+HEADS: dict[str, dict[str, Any]] = {
+    TINY: {"base_model": "prajjwal1/bert-tiny", "size": 8, "title": "BERT-tiny trained on GooAQ", "sets": 4},
+    run_facts.LARGE: {
+        "base_model": "answerdotai/ModernBERT-large",
+        "size": 578_402,
+        "title": "ModernBERT-large trained on GooAQ",
+        "sets": 5,
+    },
+}
+"""What differs between the cards' YAML heads; `sets` counts the evaluated ones, their mean included."""
 
-def _golden_facts(folder: Path) -> Facts:
+
+def _golden_facts(experiment: str, folder: Path) -> Facts:
+    if experiment == run_facts.LARGE:
+        return run_facts.write_large(folder)
     training = {**run_facts.TRAINING, "best_step": 20, "saved_step": 20, "selection_set": "gooaq-dev"}
     return run_facts.write(folder, training=training, systems=RIVALS)
 
 
 @pytest.fixture(scope="module")
-def facts(tmp_path_factory: pytest.TempPathFactory) -> Facts:
-    return _golden_facts(tmp_path_factory.mktemp("run"))
+def all_facts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Facts]:
+    return {experiment: _golden_facts(experiment, tmp_path_factory.mktemp("run")) for experiment in FILES}
 
 
 @pytest.fixture(scope="module")
-def card(facts: Facts) -> str:
-    return render(facts)
+def cards(all_facts: dict[str, Facts]) -> dict[str, str]:
+    return {experiment: render(facts) for experiment, facts in all_facts.items()}
 
 
-def test_the_card_is_the_golden_file(card: str) -> None:
-    assert card == GOLDEN.read_text(encoding="utf-8")
+@pytest.fixture
+def facts(all_facts: dict[str, Facts]) -> Facts:
+    return all_facts[TINY]
 
 
-def test_the_hub_s_reader_finds_every_field(card: str, facts: Facts) -> None:
-    data = ModelCard(card).data
+@pytest.fixture
+def card(cards: dict[str, str]) -> str:
+    return cards[TINY]
+
+
+@pytest.mark.parametrize("experiment", FILES)
+def test_the_card_is_the_golden_file(cards: dict[str, str], experiment: str) -> None:
+    assert cards[experiment] == FILES[experiment].read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("experiment", FILES)
+def test_the_hub_s_reader_finds_every_field(cards: dict[str, str], experiment: str) -> None:
+    data, expected = ModelCard(cards[experiment]).data, HEADS[experiment]
     assert isinstance(data, ModelCardData)
     assert data.language == ["en"]
     assert data.license == "apache-2.0"
-    assert data.base_model == "prajjwal1/bert-tiny"
+    assert data.base_model == expected["base_model"]
     assert data.datasets == ["sentence-transformers/gooaq"]
     assert data.pipeline_tag == "text-ranking"
     assert data.library_name == "sentence-transformers"
@@ -59,24 +89,21 @@ def test_the_hub_s_reader_finds_every_field(card: str, facts: Facts) -> None:
         "cross-encoder",
         "text-classification",
         "generated_from_trainer",
-        "dataset_size:8",
+        f"dataset_size:{expected['size']}",
         "loss:BinaryCrossEntropyLoss",
     ]
-    assert data.model_name == "BERT-tiny trained on GooAQ"
-    impact = data.to_dict()["co2_eq_emissions"]
-    assert set(impact) == {
-        "emissions",
-        "energy_consumed",
-        "source",
-        "training_type",
-        "on_cloud",
-        "cpu_model",
-        "ram_total_size",
-        "hours_used",
-        "hardware_used",
+    assert data.model_name == expected["title"]
+    assert data.to_dict()["co2_eq_emissions"] == {
+        "emissions": 7.6,
+        "energy_consumed": 0.019,
+        "source": "codecarbon",
+        "training_type": "fine-tuning",
+        "on_cloud": False,
+        "cpu_model": "13th Gen Intel(R) Core(TM) i7-13700K",
+        "ram_total_size": 31.777088165283203,
+        "hours_used": 0.099,
+        "hardware_used": "1 x NVIDIA GeForce RTX 3090",
     }
-    assert impact["hours_used"] == 0.099
-    assert impact["hardware_used"] == "1 x NVIDIA GeForce RTX 3090"
 
 
 def test_emissions_are_grams_in_the_head_and_kg_in_the_body(card: str, facts: Facts) -> None:
@@ -88,11 +115,14 @@ def test_emissions_are_grams_in_the_head_and_kg_in_the_body(card: str, facts: Fa
     assert "| all stages | 0.022000 | 0.008800 |" in card
 
 
-def test_the_model_index_holds_every_figure_once(card: str, facts: Facts) -> None:
-    results = ModelCard(card).data.eval_results
+@pytest.mark.parametrize("experiment", FILES)
+def test_the_model_index_holds_every_figure_once(
+    cards: dict[str, str], all_facts: dict[str, Facts], experiment: str
+) -> None:
+    facts, results = all_facts[experiment], ModelCard(cards[experiment]).data.eval_results
     assert results is not None
     found = {(r.dataset_type, r.dataset_config, r.metric_type): r.metric_value for r in results}
-    assert len(found) == len(results) == 4 * 2 * 3
+    assert len(found) == len(results) == HEADS[experiment]["sets"] * 2 * 3
     for (name, protocol, measure), value in found.items():
         assert value == facts.measures[name][protocol]["trained"][measure]
 
@@ -137,6 +167,18 @@ def test_the_kept_row_is_bold_and_the_selection_said(card: str, tmp_path: Path) 
     assert "selected on this set" not in last
 
 
+def test_the_published_log_is_a_table_of_its_rows_with_the_best_in_bold(cards: dict[str, str]) -> None:
+    log = cards[run_facts.LARGE].partition("### Training Logs\n\n")[2].partition("\n\n")[0].splitlines()
+    names = ["gooaq-dev", "NanoMSMARCO", "NanoNFCorpus", "NanoNQ", "NanoBEIR_R100_mean"]
+    assert log[0] == f"| Epoch | Step | Training Loss | {' | '.join(f'{name}_ndcg@10' for name in names)} |"
+    # 46 losses, the untrained model, the last step's evaluation, the saved model.
+    assert len(log) - 2 == 46 + 3
+    bold = [row for row in log if "**" in row]
+    assert len(bold) == 1 and bold[0].startswith("| **0.8852** | **8000** | ")
+    evaluated = [row for row in log[2:] if "-" not in row.split("|")[4].split("(")[0]]
+    assert len(evaluated) == 10 + 2, "the published ten, the last step's, the saved model's"
+
+
 def test_being_below_the_first_stage_is_said_plainly(card: str) -> None:
     assert "**This model is below its first stage in nDCG@10, as retrieved, on: NanoNQ, NanoBEIR_R100_mean.**" in card
 
@@ -171,17 +213,24 @@ def test_local_data_and_models_claim_no_name_on_the_hub(tmp_path: Path) -> None:
     assert ModelCard(card).data.model_name == "my|model trained on gooaq"
 
 
-def test_the_page_has_its_sections_and_whole_tables(card: str) -> None:
-    body = card.split("\n---\n", 1)[1]
+@pytest.mark.parametrize("experiment", FILES)
+def test_the_page_has_its_sections_and_whole_tables(cards: dict[str, str], experiment: str) -> None:
+    expected = HEADS[experiment]
+    body = cards[experiment].split("\n---\n", 1)[1]
     tokens = MarkdownIt("commonmark", {"html": True}).enable("table").parse(body)
     headings = [tokens[i + 1].content for i, token in enumerate(tokens) if token.type == "heading_open"]
     for section in (
-        "BERT-tiny trained on GooAQ",
+        expected["title"],
         "Model Details",
+        "Model Description",
+        "Model Sources",
         "Usage",
+        "Direct Usage (Sentence Transformers)",
         "Evaluation",
         "Cross Encoder Nano BEIR: NanoBEIR_R100_mean, `positives_added`",
+        "Training Details",
         "Training Dataset",
+        "Training Hyperparameters",
         "Non-Default Hyperparameters",
         "All Hyperparameters",
         "Training Logs",
@@ -190,6 +239,7 @@ def test_the_page_has_its_sections_and_whole_tables(card: str) -> None:
         "Framework Versions",
         "Limitations",
         "Citation",
+        "BibTeX",
     ):
         assert headings.count(section) == 1, section
     widths: list[list[int]] = []
@@ -200,7 +250,7 @@ def test_the_page_has_its_sections_and_whole_tables(card: str) -> None:
             widths[-1].append(0)
         elif token.type in ("td_open", "th_open"):
             widths[-1][-1] += 1
-    assert len(widths) == 8 + 2 + 1 + 1  # evaluations, statistics and samples, log, energy
+    assert len(widths) == 2 * expected["sets"] + 2 + 1 + 1  # evaluations, statistics and samples, log, energy
     assert all(len(set(of)) == 1 and len(of) > 1 for of in widths)
     assert all(line.count("|") == 0 for line in _paragraphs(tokens)), "a table row outside a table"
 
@@ -211,6 +261,7 @@ def _paragraphs(tokens: list[Token]) -> list[str]:
 
 
 if __name__ == "__main__":
-    with tempfile.TemporaryDirectory() as folder:
-        GOLDEN.parent.mkdir(exist_ok=True)
-        GOLDEN.write_text(render(_golden_facts(Path(folder))), encoding="utf-8")
+    GOLDEN.mkdir(exist_ok=True)
+    for experiment, file in FILES.items():
+        with tempfile.TemporaryDirectory() as folder:
+            file.write_text(render(_golden_facts(experiment, Path(folder))), encoding="utf-8")
