@@ -55,6 +55,7 @@ CONFIGURATION = [
     *["experiment=smoke", "data=local", "data.dev_queries=20", "data.validation_queries=0", "mining.dev_depth=5"],
     *["runtime=cpu", "runtime.workers=1", "runtime.threads=1", "emissions=off", "evaluation.bi_encoder=false"],
     *["evaluation.fusion=false", "training.eval_sets=[]", "training.max_steps=2", "training.eval_steps=0"],
+    "data.limit=null",
 ]
 GENERATED = settings(
     deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
