@@ -429,3 +429,16 @@ def test_biases_and_norms_are_not_decayed(base: Path) -> None:
     assert decayed["weight_decay"] == 0.1 and exempt["weight_decay"] == 0.0
     assert names[0] | names[1] == set(by_id.values()) and not names[0] & names[1]
     assert names[1] == {name for name in by_id.values() if "LayerNorm" in name or name.endswith(".bias")}
+
+
+@pytest.mark.parametrize(
+    ("steps", "said"), [(3, ["train     48 of 160 rows are seen, for training.max_steps=3 (null: all)"]), (None, [])]
+)
+def test_rows_that_will_not_be_seen_are_told(
+    base: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, steps: int | None, said: list[str]
+) -> None:
+    reranker = tiny(base)
+    config = training_config(batch_size=16, max_steps=steps, eval_steps=0)
+    with caplog.at_level(logging.INFO, "pipeline.engine.training"):
+        trainer_of(reranker, training_rows(reranker, labelled(160)), config, tmp_path, Hooks()).run()
+    assert [line for line in caplog.messages if "rows are seen" in line] == said

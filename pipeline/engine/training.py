@@ -174,6 +174,12 @@ class Trainer:
             ArtifactError: when checkpoints are there and none verifies.
         """
         self._resume()
+        plan = self.plan
+        if 0 < plan.steps < plan.steps_per_epoch:
+            log.info(
+                "%-9s %s of %s rows are seen, for training.max_steps=%d (null: all)", "train",
+                f"{plan.steps * plan.batch_size:,}", f"{plan.rows:,}", plan.steps,
+            )  # fmt: skip
         started, before = time.perf_counter(), self.state.seconds
         if self.state.step == 0 and self.config.eval_sets and not self.state.rows:
             self._evaluate()
@@ -388,7 +394,7 @@ class Trainer:
             "warmup_steps": self.warmup,
             "first_loss": logged[0]["loss"] if logged else None,
             "last_loss": logged[-1]["loss"] if logged else None,
-            "best_step": chosen if config.keep_best else None,
+            "best_step": state.best_step if config.keep_best else None,
             "saved_step": chosen,
             "selection_set": (self.hooks.selection_set or config.selection_set) if config.keep_best else None,
             "pairs_per_second": pairs / max(seconds, 1e-9),
