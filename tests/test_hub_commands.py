@@ -1,15 +1,12 @@
 """`check`, `push` and `reproduce` as their scripts run them, through the real hub client, against the loopback hub.
 
-Two processes each run several commands one after the other: what costs is loading the libraries.
+One process runs them one after the other: what costs is loading the libraries.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,37 +15,16 @@ from typing import Any
 import pytest
 from hub_fixtures import bert_tiny, gooaq, nano_beir, static_retriever
 from loopback_hub import TOKEN, LoopbackHub
+from script_process import Done, ScriptProcess, script_process
 
 from pipeline.core.artifacts import read_json
 from pipeline.reporting.run_figures import measured_run
 
-ROOT = Path(__file__).resolve().parents[1]
 EXPERIMENT = "gooaq_bert_tiny"
 REPO = "tester/pushed"
 BASE = "prajjwal1/bert-tiny"
 SMALLER = ["data.rows=110", "training.max_steps=2", "training.eval_steps=2", "training.logging_steps=2",
            "training.batch_size=32", "emissions.enabled=false", "runtime=cpu"]  # fmt: skip
-
-DRIVER = """
-import contextlib, io, json, os, runpy, sys
-from hydra.core.global_hydra import GlobalHydra
-results = []
-for asked in json.load(sys.stdin):
-    os.environ.update(asked["env"])
-    GlobalHydra.instance().clear()
-    out, err, status = io.StringIO(), io.StringIO(), 0
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            if asked["argv"][0] == "-c":
-                exec(asked["argv"][1], {})
-            else:
-                sys.argv = asked["argv"]
-                runpy.run_path(sys.argv[0], run_name="__main__")
-        except SystemExit as stopped:
-            status = stopped.code or 0
-    results.append({"status": status, "out": out.getvalue(), "err": err.getvalue()})
-print("RESULTS" + json.dumps(results))
-"""
 
 LOAD_PUSHED = f"""
 from sentence_transformers import CrossEncoder
@@ -62,7 +38,7 @@ print("SHAPE", scores.shape, model.activation_fn)
 class Desk:
     root: Path
     hub: LoopbackHub
-    done: dict[str, dict[str, Any]] = field(default_factory=dict)
+    done: dict[str, Done] = field(default_factory=dict)
     requests: dict[str, list[str]] = field(default_factory=dict)
 
     @property
@@ -75,22 +51,11 @@ class Desk:
     def recipe(self, name: str, *arguments: str) -> list[str]:
         return self.script(name, f"experiment={EXPERIMENT}", *SMALLER, *arguments)
 
-    def do(self, commands: dict[str, list[str]], **environments: dict[str, str]) -> None:
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "TRANSFORMERS_"))}
-        environment = {**kept, "HF_HOME": str(self.root / "home"), "HF_ENDPOINT": self.hub.url, "HF_TOKEN": TOKEN,
-                       "HF_HUB_DISABLE_XET": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}  # fmt: skip
-        asked = [
-            {"argv": argv, "env": {"HF_TOKEN": TOKEN, **environments.get(name, {})}} for name, argv in commands.items()
-        ]
-        seen = len(self.hub.requests)
-        ran = subprocess.run(
-            [sys.executable, "-c", DRIVER], input=json.dumps(asked), env=environment, cwd=ROOT, capture_output=True,
-            text=True,
-        )  # fmt: skip
-        assert ran.returncode == 0, ran.stderr[-3000:]
-        results = json.loads(ran.stdout.partition("RESULTS")[2])
-        self.done |= dict(zip(commands, results, strict=True))
-        self.requests["+".join(commands)] = self.hub.requests[seen:]
+    def do(self, process: ScriptProcess, commands: dict[str, list[str]], **environments: dict[str, str]) -> None:
+        for name, argv in commands.items():
+            seen = len(self.hub.requests)
+            self.done[name] = process.run(*argv, **{"HF_TOKEN": TOKEN, **environments.get(name, {})})
+            self.requests[name] = self.hub.requests[seen:]
 
 
 def facts_of(run: Path) -> dict[str, Any]:
@@ -126,11 +91,12 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
     hub.publish("dataset", "sentence-transformers/NanoBEIR-en", nano_beir(root / "nano", queries=3))
     hub.publish("model", BASE, bert_tiny(root / "tiny"))
     hub.publish("model", "sentence-transformers/static-retrieval-mrl-en-v1", static_retriever(root / "static"))
-    with hub.serving():
+    with hub.serving(), script_process(root, HF_ENDPOINT=hub.url, HF_TOKEN=TOKEN) as process:
         desk = Desk(root, hub)
-        desk.do({"check": desk.recipe("check")})
         desk.do(
+            process,
             {
+                "check": desk.recipe("check"),
                 "gpu": desk.recipe("check", "runtime=rtx3090"),
                 "absent": desk.recipe("check", "model.path=nobody/nothing"),
                 "token": desk.recipe("check"),
@@ -138,7 +104,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
             },
             token={"HF_TOKEN": "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"},
         )
-        assert desk.done["train"]["status"] == 0, desk.done["train"]
+        assert desk.done["train"].status == 0, desk.done["train"]
         facts, other = root / "facts.json", root / "other.json"
         book = facts_of(desk.run)
         facts.write_text(json.dumps(book))
@@ -146,6 +112,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
         other.write_text(json.dumps(book))
         reproduce, fresh = "reproduce", f"outputs_dir={root / 'fresh'}"
         desk.do(
+            process,
             {
                 "push": desk.script("push", f"repo={REPO}"),
                 "forbidden": desk.script("push", "repo=tester/forbidden"),
@@ -162,15 +129,15 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
         yield desk
 
 
-def findings(result: dict[str, Any]) -> dict[str, tuple[str, str]]:
+def findings(result: Done) -> dict[str, tuple[str, str]]:
     """What → (status, words) of the lines of a check."""
-    lines = [re.match(r"^(OK|WARN|FAIL) +(\w+(?: size| disk)?) +(.*)$", line) for line in result["out"].splitlines()]
+    lines = [re.match(r"^(OK|WARN|FAIL) +(\w+(?: size| disk)?) +(.*)$", line) for line in result.out.splitlines()]
     return {match[2]: (match[1], match[3]) for match in lines if match}
 
 
 def test_a_check_looks_at_everything_and_downloads_no_weights_or_data(desk: Desk) -> None:
     result = desk.done["check"]
-    assert result["status"] == 0, result
+    assert result.status == 0, result
     found = findings(result)
     assert list(found) == ["login", "model", "data", "retriever", "NanoBEIR", "device", "precision", "cache disk",
                            "outputs disk", "memory", "time"]  # fmt: skip
@@ -190,39 +157,39 @@ def test_a_missing_gpu_a_missing_model_and_a_wrong_token_fail_with_remedies(desk
         ("token", "login", "hf auth login"),
     ):
         result = desk.done[name]
-        assert result["status"] == 2, (name, result)
+        assert result.status == 2, (name, result)
         status, said = findings(result)[what]
         assert status == "FAIL" and words in said
-        assert f"every check must pass before a run, got '{what}" in result["err"]
-        assert "Traceback" not in result["out"] + result["err"]
+        assert f"every check must pass before a run, got '{what}" in result.err
+        assert "Traceback" not in result.out + result.err
 
 
 def test_a_pushed_run_is_a_cross_encoder_with_its_card(desk: Desk) -> None:
-    assert desk.done["push"]["status"] == 0, desk.done["push"]
+    assert desk.done["push"].status == 0, desk.done["push"]
     repository = desk.hub.repositories["model", REPO]
     files = repository.commits[repository.branches["main"]]
-    assert repository.branches["main"] in desk.done["push"]["out"]
+    assert repository.branches["main"] in desk.done["push"].out
     assert {"README.md", "config.json", "model.safetensors", "tokenizer.json"} <= set(files)
     assert not {"manifest.json", "training.json", "metrics.jsonl", "emissions.json"} & set(files)
     assert files["model.safetensors"] == (desk.run / "model" / "model.safetensors").read_bytes()
     card = files["README.md"].decode()
     assert f"CrossEncoder('{REPO}')" in card and "outputs/latest" not in card
     assert not any(str(desk.root).encode() in content or TOKEN.encode() in content for content in files.values())
-    assert desk.done["load"]["status"] == 0 and "SHAPE (2,) Sigmoid()" in desk.done["load"]["out"]
+    assert desk.done["load"].status == 0 and "SHAPE (2,) Sigmoid()" in desk.done["load"].out
 
 
 def test_a_push_without_permission_is_one_sentence(desk: Desk) -> None:
     result = desk.done["forbidden"]
-    assert result["status"] == 2
-    assert re.search(r"^error: repo=tester/forbidden must be yours to write, got .*401.*hf auth login", result["err"])
+    assert result.status == 2
+    assert re.search(r"^error: repo=tester/forbidden must be yours to write, got .*401.*hf auth login", result.err)
 
 
 def test_a_run_beside_its_figures_is_kept_in_its_folder_and_card(desk: Desk) -> None:
     result = desk.done["run"]
-    assert result["status"] == 0, result
+    assert result.status == 0, result
     found = read_json(desk.run / "reproduction.json")
     assert found["verdicts"]["FAIL"] == found["verdicts"]["OKish"] == 0 and found["verdicts"]["OK"] > 40
-    assert "loss/2" in result["out"] and f"beside {REPO}" in result["out"]
+    assert "loss/2" in result.out and f"beside {REPO}" in result.out
     readme = (desk.run / "README.md").read_text()
     assert (
         readme.count("## Reproduction") == 1 and "## Reproduction" not in (desk.run / "card" / "README.md").read_text()
@@ -230,7 +197,7 @@ def test_a_run_beside_its_figures_is_kept_in_its_folder_and_card(desk: Desk) -> 
 
 
 def test_the_first_stage_is_mined_and_checked_without_training(desk: Desk) -> None:
-    assert desk.done["first"]["status"] == 0, desk.done["first"]
+    assert desk.done["first"].status == 0, desk.done["first"]
     found = read_json(desk.root / "fresh" / "reports" / f"reproduce-{EXPERIMENT}-first.json")
     assert [row["id"].split("/")[0] for row in found["rows"]] == ["rows"] * 3 + ["first-stage"] * 15
     assert not (desk.root / "fresh" / "runs").exists()
@@ -240,13 +207,13 @@ def test_the_first_stage_is_mined_and_checked_without_training(desk: Desk) -> No
 
 def test_another_row_count_fails_with_status_2(desk: Desk) -> None:
     result = desk.done["other"]
-    assert result["status"] == 2
-    assert re.search(r"^FAIL +rows/rows", result["out"], re.M)
-    assert "every figure must lie within its band, got 1 of 18 outside" in result["err"]
+    assert result.status == 2
+    assert re.search(r"^FAIL +rows/rows", result.out, re.M)
+    assert "every figure must lie within its band, got 1 of 18 outside" in result.err
 
 
 def test_published_weights_score_as_their_run_did(desk: Desk) -> None:
-    assert desk.done["weights"]["status"] == 0, desk.done["weights"]
+    assert desk.done["weights"].status == 0, desk.done["weights"]
     found = read_json(desk.root / "outputs" / "reports" / f"reproduce-{EXPERIMENT}-tester-pushed.json")
     finals = [row for row in found["rows"] if row["id"].startswith("final/")]
     assert len(finals) == 30
@@ -254,6 +221,6 @@ def test_published_weights_score_as_their_run_did(desk: Desk) -> None:
 
 
 def test_what_cannot_be_compared_is_refused(desk: Desk) -> None:
-    assert desk.done["base"]["status"] == 2 and "weights must be a trained cross-encoder" in desk.done["base"]["err"]
-    assert desk.done["none"]["status"] == 2
-    assert "one of run, stage and weights must be given, got 'none'" in desk.done["none"]["err"]
+    assert desk.done["base"].status == 2 and "weights must be a trained cross-encoder" in desk.done["base"].err
+    assert desk.done["none"].status == 2
+    assert "one of run, stage and weights must be given, got 'none'" in desk.done["none"].err

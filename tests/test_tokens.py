@@ -204,6 +204,29 @@ def test_an_identity_ignores_truncation_and_sees_the_vocabulary(tmp_path: Path) 
     assert identity(bert) != identity(again)
 
 
+def test_a_template_is_proven_once_for_a_tokenizer_and_a_length(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import AutoTokenizer
+
+    proofs: list[int] = []
+    prove = PairTemplate._prove
+
+    def counted(template: PairTemplate, tokenizer: Any) -> None:
+        proofs.append(template.max_length)
+        prove(template, tokenizer)
+
+    monkeypatch.setattr(PairTemplate, "_prove", counted)
+    monkeypatch.setattr(tokens, "_PROVEN", set())
+    folder = modernbert(tmp_path)
+    for length in (40, 40, 41):
+        PairTemplate.of(AutoTokenizer.from_pretrained(folder), length)
+    other = AutoTokenizer.from_pretrained(folder)
+    other.padding_side = "left"
+    PairTemplate.of(other, 41)
+    assert proofs == [40, 41, 41]
+
+
 def test_a_tokenizer_that_cannot_serve_is_refused_in_one_sentence(tmp_path: Path) -> None:
     unpadded = roberta(tmp_path)
     unpadded.pad_token = None

@@ -25,6 +25,10 @@ CHUNK = 4096
 """Texts handed to the tokenizer at once: enough for its threads, little enough to keep memory flat."""
 
 
+_PROVEN: set[tuple[str, str, PairTemplate]] = set()
+"""Tokenizers, by class and content, and the templates proven on them: a run builds a dozen scorers on one tokenizer."""
+
+
 def identity(tokenizer: PreTrainedTokenizerBase) -> str:
     """A digest of everything that decides a text's tokens, truncation and padding state left out."""
     state = json.loads(tokenizer.backend_tokenizer.to_str())
@@ -107,7 +111,10 @@ class PairTemplate:
             has_types="token_type_ids" in tokenizer.model_input_names,
             max_length=max_length,
         )
-        template._prove(tokenizer)
+        proven = (type(tokenizer).__name__, identity(tokenizer), template)
+        if proven not in _PROVEN:
+            template._prove(tokenizer)
+            _PROVEN.add(proven)
         return template
 
     def _prove(self, tokenizer: PreTrainedTokenizerBase) -> None:
