@@ -84,7 +84,7 @@ def test_a_new_version_replaces_the_whole_folder(tmp_path: Path) -> None:
 def run_until(root: Path, folder: Path, code: str) -> None:
     """Publish in another process, which runs `code` before or in place of leaving, and kills itself."""
     source = (
-        "import os, signal, sys\nfrom pathlib import Path\nfrom pipeline import artifacts\n"
+        "import os, signal, sys\nfrom pathlib import Path\nfrom pipeline.core import artifacts\n"
         "def die(*_): os.kill(os.getpid(), signal.SIGKILL)\n"
         f"{code}\n"
         "with artifacts.publish(Path(sys.argv[1]), {}) as work:\n"

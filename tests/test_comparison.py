@@ -149,4 +149,4 @@ def test_an_experiment_without_published_figures_is_refused(tmp_path: Path) -> N
 
 
 def test_the_facts_lie_in_the_package() -> None:
-    assert FACTS.is_file() and FACTS.parent.name == "pipeline"
+    assert FACTS.is_file() and FACTS.parent.name == "reporting"

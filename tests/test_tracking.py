@@ -44,7 +44,7 @@ def _python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_none_is_the_default_and_imports_no_wandb(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from pipeline import tracking\n"
+        "import sys; from pathlib import Path; from pipeline.telemetry import tracking\n"
         "from pipeline.config.schema import TrackingConfig\n"
         "t = tracking.start(TrackingConfig(), 'x', Path(sys.argv[1]) / 'w', {}); t.log(1, {'loss': 1.0})\n"
         "assert t.finish() is None; assert 'wandb' not in sys.modules"
