@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from hub_fixtures import sentences
+from huggingface_hub import ModelCard
 from hydra import compose, initialize_config_dir
 from safetensors.torch import load_file
 
@@ -137,6 +138,32 @@ def test_a_set_added_to_the_evaluation_does_not_retrain(outputs: Path, first: Pa
     ran(outputs, *added)
     assert len(list(first.glob("evaluations/tiny-beir-*"))) == 2
     assert ran(outputs) == first and set(summary(first)["measures"]) == {"dev"}
+
+
+def test_no_step_at_all_measures_a_model_as_it_is(outputs: Path, first: Path, caplog: pytest.LogCaptureFixture) -> None:
+    asked = [
+        "training.max_steps=0",
+        "training.eval_sets=[dev]",
+        "training.keep_best=true",
+        "training.selection_set=dev",
+    ]
+    with caplog.at_level(logging.INFO, "pipeline"):
+        untouched = ran(outputs, *asked)
+    assert untouched != first and ran(outputs, *asked) == untouched
+    found = summary(untouched)
+    for protocol in ("as_retrieved", "positives_added"):
+        assert found["measures"]["dev"][protocol]["trained"] == found["measures"]["dev"][protocol]["untrained"]
+    assert found["selection"] is None and found["training"]["steps"] == 0
+    table = " ".join(" ".join(record.getMessage() for record in caplog.records).split())
+    assert "No training step was taken (training.max_steps=0)" in table and "speed" not in table
+
+    card = (untouched / "README.md").read_text()
+    data = ModelCard(card).data
+    assert data.model_name == "a random tiny BERT, not trained further" and data.eval_results
+    assert data.tags == ["sentence-transformers", "cross-encoder", "text-classification"]
+    for words in ("trained by this command", "### Training Dataset", "### Training Logs", "0.0 pairs/s", "finetuned"):
+        assert words not in card
+    assert "saved and measured by this command" in card and "- `training.max_steps`: 0" in card
 
 
 def test_a_sweep_over_the_seed_mines_once(outputs: Path, first: Path) -> None:

@@ -89,9 +89,14 @@ class Facts:
         return str(self.config["data"]["title"] or self.config["data"]["name"])
 
     @property
+    def is_trained(self) -> bool:
+        """Whether a step was taken; without one (training.max_steps=0) the model is the base model as it is."""
+        return int(self.training["steps"]) > 0
+
+    @property
     def title(self) -> str:
-        """`<base> trained on <data>`."""
-        return f"{self.base} trained on {self.data}"
+        """`<base> trained on <data>`, or `<base>, not trained further`."""
+        return f"{self.base} trained on {self.data}" if self.is_trained else f"{self.base}, not trained further"
 
     @property
     def training_emissions(self) -> Json:
@@ -144,6 +149,13 @@ def verdict(name: str, measures: Mapping[str, Any], measure: str = "ndcg@10") ->
             f"{behind:.3f} above trained{interval}."
         )
     return sentences
+
+
+NOT_TRAINED = (
+    "No training step was taken (training.max_steps=0): the model is the base model as it is, and the rows untrained "
+    "and trained are the same weights."
+)
+"""Stands wherever figures of such a model are shown."""
 
 
 def fixed_step_protocol(name: str) -> str:

@@ -17,6 +17,7 @@ from pipeline.core.markdown import as_json, escape, literal, sample, without_pla
 from pipeline.core.records import FIRST_STAGE, POSITIVES_ADDED, PROTOCOLS, TRAINED
 from pipeline.reporting.facts import (
     MEASURE_NAMES,
+    NOT_TRAINED,
     Facts,
     below_first_stage,
     fixed_step_protocol,
@@ -67,6 +68,7 @@ def metadata(facts: Facts) -> ModelCardData:
     """The YAML head. Emissions are in grams, as the hub defines the field; the body gives kg."""
     model, energy = facts.config["model"], facts.training_emissions
     hardware = facts.provenance.get("hardware", {})
+    of_training = ["generated_from_trainer", f"dataset_size:{facts.rows['size']}", "loss:BinaryCrossEntropyLoss"]
     fields: Json = {
         "language": [model["language"]],
         "license": model["license"],
@@ -74,19 +76,17 @@ def metadata(facts: Facts) -> ModelCardData:
             "sentence-transformers",
             "cross-encoder",
             "text-classification",
-            "generated_from_trainer",
-            f"dataset_size:{facts.rows['size']}",
-            "loss:BinaryCrossEntropyLoss",
+            *(of_training if facts.is_trained else []),
         ],
         "base_model": facts.base_id,
-        "datasets": None if facts.data_id is None else [facts.data_id],
+        "datasets": None if facts.data_id is None or not facts.is_trained else [facts.data_id],
         "pipeline_tag": "text-ranking",
         "library_name": "sentence-transformers",
         "metrics": ["map", "mrr@10", "ndcg@10"],
         "model_name": facts.title,
         "eval_results": _results(facts),
     }
-    if "emissions_kg" in energy:
+    if facts.is_trained and "emissions_kg" in energy:
         fields["co2_eq_emissions"] = {
             "emissions": 1000 * energy["emissions_kg"],
             "energy_consumed": energy["energy_kwh"],
@@ -264,6 +264,7 @@ def render(facts: Facts, repo_id: str | None = None) -> str:
         verdicts=[sentence for name, of in facts.measures.items() for sentence in verdict(name, of)],
         below=below_first_stage(facts.measures),
         selected=None if chosen is None else selection_sentence(chosen),
+        not_trained=NOT_TRAINED,
         loss=as_json(
             {
                 "activation_fn": "torch.nn.modules.linear.Identity",

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.core.records import FIRST_STAGE, PROTOCOLS, TRAINED
-from pipeline.reporting.facts import MEASURE_NAMES, Facts, selection, selection_sentence, systems, verdict
+from pipeline.reporting.facts import MEASURE_NAMES, NOT_TRAINED, Facts, selection, selection_sentence, systems, verdict
 
 Json = dict[str, Any]
 
@@ -100,12 +100,15 @@ def _energy(record: Mapping[str, Any]) -> str:
 
 def _lines(summary: Json) -> Iterable[str]:
     """Everything under the tables, in order."""
+    is_trained = summary["training"].get("steps") != 0
+    if not is_trained:
+        yield NOT_TRAINED
     for sentences in summary["verdicts"].values():
         yield from sentences
     if summary["selection"] is not None:
         yield selection_sentence(summary["selection"])
     yield ""
-    if summary["pairs_per_second"] is not None:
+    if is_trained and summary["pairs_per_second"] is not None:
         rows, seconds = summary["training"].get("rows"), summary["training_seconds"]
         yield f"speed    {summary['pairs_per_second']:,.1f} pairs/s ({rows:,} rows, {seconds:,.1f} s with evaluations)"
     energy = summary["emissions"]
