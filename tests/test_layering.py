@@ -28,7 +28,8 @@ LAYERS = [
     "stages.train stages.evaluate commands.publish benchmark.side",
     "stages.card commands.reproduction commands.verification benchmark.paired",
     "stages.run",
-    "commands.rerunning",
+    "commands.rerunning commands.victim",
+    "commands.faults",
 ]
 LAYER = {module: level for level, modules in enumerate(LAYERS) for module in modules.split()}
 

@@ -68,3 +68,28 @@ class Rerun:
     """A manifest.json of a stage, or its folder: outputs/runs/<run>/model."""
     outputs_dir: str | None = None
     """Where to write; None takes the folder the manifest records."""
+
+
+@dataclass(kw_only=True)
+class Faults:
+    """The arguments of `scripts/faults.py`."""
+
+    kills: int = 20
+    """Processes to kill at random moments, over all stages; 0 for none."""
+    chain: int = 5
+    """Kills of one run before it is left to end."""
+    files: int = 40
+    """Files to damage, each in a finished run of its own; 0 for none."""
+    seed: int = 1
+    """Seed of moments, kinds and damage; which step a moment meets depends on the machine."""
+    experiment: str = "smoke"
+    """The experiment that is run."""
+    cut: bool = True
+    """Cut smoke to seconds (fewer rows and steps; every stage remains); false runs it as it is."""
+    outputs_dir: str = "outputs"
+    """Where the record goes, below faults/; the runs lie there too while they last."""
+
+    def __post_init__(self) -> None:
+        for key, least in (("kills", 0), ("chain", 1), ("files", 0)):
+            if getattr(self, key) < least:
+                raise ConfigError(must(key, f"be at least {least}", getattr(self, key), f"Pass {key}=5."))

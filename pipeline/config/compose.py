@@ -12,6 +12,7 @@ import logging
 import logging.config
 import os
 import re
+import signal
 import socket
 import sys
 import tempfile
@@ -40,9 +41,6 @@ CONF = Path(__file__).resolve().parents[2] / "conf"
 EXIT_BUG = 1
 """Exit status after an error that is ours."""
 
-EXIT_CTRL_C = 130
-"""Exit status after Ctrl-C outside the stretches that save their work (128 + SIGINT)."""
-
 # Not below `pipeline`, so its lines go to the log file and not to the console.
 log = logging.getLogger("command")
 
@@ -53,8 +51,8 @@ def application(job: Callable[[Config], object]) -> Callable[[], None]:
     The job gets the parsed configuration. Its folder under `outputs_dir/logs/` is named after the file `job` is
     defined in. In a multirun (`-m`) a failing job does not stop the others.
 
-    Exit status: 0; `EXIT_STATUS` for whatever the user can mend; `EXIT_REQUEUE` when interrupted with the work saved;
-    `EXIT_BUG` for an unexpected error, whose traceback is in the log; `EXIT_CTRL_C`.
+    Exit status: 0; `EXIT_STATUS` for whatever the user can mend; `EXIT_REQUEUE` after SIGTERM or SIGINT;
+    `EXIT_BUG` for an unexpected error, whose traceback is in the log.
     """
     home = (socket.gethostname(), os.getpid())
     failures: list[int] = []
@@ -135,16 +133,19 @@ def keep_log(outputs_dir: str, name: str) -> Path:
 
 @contextlib.contextmanager
 def _ended() -> Iterator[None]:
-    """Turn whatever leaves the block into a line on standard error and an exit status."""
+    """Turn whatever leaves the block into a line on standard error and an exit status; SIGTERM ends it like Ctrl-C."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
     except KeyboardInterrupt:
-        print("interrupted: nothing unfinished was kept; run the same command again.", file=sys.stderr)
-        raise SystemExit(EXIT_CTRL_C) from None
+        print("interrupted: what was finished is kept. Run the same command again to go on.", file=sys.stderr)
+        raise SystemExit(EXIT_REQUEUE) from None
     except (HydraException, OmegaConfBaseException) as error:
         raise SystemExit(_report(refusal(error, sys.argv[1:]))) from None
     except Exception as error:
         raise SystemExit(_report(error)) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextlib.contextmanager

@@ -40,9 +40,17 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder and its parents where they are missing, each name synced: a rename in it is no safer than they."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in reversed(missing):
+        sync_folder(path.parent)
+
+
 def write_bytes(path: Path, data: bytes) -> None:
     """Replace `path` with `data`, or leave it as it was: temporary file, fsync, rename, fsync of the folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     _remove_abandoned(path)
     descriptor, temporary = tempfile.mkstemp(
         dir=path.parent, prefix=f".{path.name}.", suffix=f".{os.getpid()}{PARTIAL}"
@@ -92,7 +100,7 @@ def locked(path: Path) -> Iterator[None]:
     The lock is the kernel's (`flock`), so one held by a killed process is free at once. The empty file stays:
     deleting it would let two processes lock two different files of one name.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     with (path.parent / f".{path.name}.lock").open("a") as stream:  # unlike "w", leaves the file as it is
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -128,7 +136,7 @@ def publish(folder: Path, manifest: Mapping[str, Any]) -> Iterator[Path]:
     over whatever incomplete folder stood there. On an error the work folder is removed and nothing changes.
     `manifest` is read on leaving, so the block may fill it.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(folder.parent)
     _remove_abandoned(folder, ours=True)
     work = folder.parent / f".{folder.name}.{os.getpid()}{PARTIAL}"
     if work.exists():
@@ -227,7 +235,7 @@ def is_complete(folder: Path) -> bool:
 
 def point(link: Path, target: Path) -> None:
     """Make `link` a symbolic link to `target`, relative, swapped in one rename."""
-    link.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(link.parent)
     _remove_abandoned(link)
     temporary = link.parent / f".{link.name}.{os.getpid()}{PARTIAL}"
     with contextlib.suppress(FileNotFoundError):

@@ -10,7 +10,7 @@ EXIT_STATUS = 2
 """Exit status of a command that was refused or failed with a `PipelineError`."""
 
 EXIT_REQUEUE = 75
-"""Exit status after SIGTERM or SIGINT with the work saved (`EX_TEMPFAIL`): run the command again."""
+"""Exit status after SIGTERM or SIGINT, what was finished being kept (`EX_TEMPFAIL`): run the command again."""
 
 
 class PipelineError(Exception):

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from pipeline.core.artifacts import write_bytes
 from pipeline.core.errors import DataError, must
-from pipeline.core.fingerprint import fingerprint, text_digest
+from pipeline.core.fingerprint import canonical_json, fingerprint, text_digest
 from pipeline.core.records import PairRows, fold
 from pipeline.data.docstrings import query_and_passage
 from pipeline.data.near_duplicates import NearDuplicates
@@ -48,7 +48,15 @@ COMMON_QUERY = 4
 """A first sentence that this many docstrings open with names nothing in particular."""
 
 _ADDED_DOCS = {"add_docstr", "add_newdoc", "_add_docstr", "add_newdoc_for_scalar_type"}
-_ENTRY = "from pipeline.data.packaged_docs import serve; serve()"
+_ENTRY = """
+import signal
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+from pipeline.data.packaged_docs import serve
+serve()
+"""
+# Signals reach a whole group, and a killed reader closes the pipe: neither is a traceback of a worker's.
 
 Pair = tuple[str, str, str, int]
 """Query, passage, module, line (1-based)."""
@@ -277,10 +285,15 @@ def _digest(rows: PairRows) -> str:
     return text_digest(text for row in columns for text in row)
 
 
+def _seal(extraction: Extraction) -> str:
+    return text_digest([extraction.digest, canonical_json(extraction.counts)])
+
+
 def _write(path: Path, extraction: Extraction) -> None:
     rows = extraction.rows
     columns = zip(rows.questions, rows.answers, rows.groups or [], rows.lines, strict=True)
-    lines = [json.dumps({"digest": extraction.digest, "counts": extraction.counts}), *map(json.dumps, columns)]
+    header = {"digest": extraction.digest, "counts": extraction.counts, "seal": _seal(extraction)}
+    lines = [json.dumps(header), *map(json.dumps, columns)]
     write_bytes(path, "\n".join(lines).encode() + b"\n")
 
 
@@ -293,7 +306,7 @@ def _read(path: Path) -> Extraction | None:
         questions, answers, groups, numbers = (list(column) for column in zip(*columns, strict=True))
         rows = PairRows(questions=questions, answers=answers, groups=groups, lines=numbers)
         extraction = Extraction(rows, stated["counts"], stated["digest"])
-        intact = _digest(rows) == extraction.digest
+        intact = _digest(rows) == extraction.digest and _seal(extraction) == stated["seal"]
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):

@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 
 def card(run: Run) -> Path:
-    """The run's card/, its copy README.md, and summary.json; prints the closing table."""
+    """The run's card/ with README.md and summary.json, and their copies beside it; prints the closing table."""
     evaluations = {name: evaluation_folder(run, name) for name in final_sets(run)}
     if run.config.evaluation.nano_beir:
         evaluations[NANO_MEAN] = evaluation_folder(run, NANO_MEAN)
@@ -46,14 +46,19 @@ def card(run: Run) -> Path:
     )
     with artifacts.locked(folder):
         done = is_done(folder, "card") and (artifacts.manifest_of(folder) or {}).get("fingerprint") == fingerprint(key)
-        renderings = (run.folder / "README.md", run.folder / "summary.json")
-        if not done or not all(path.is_file() for path in renderings):
+        if not done:
             facts = collect(files, plain(run.config), storage.read_rows(run.mined_folder))
-            if not done:
-                with stage(run, folder, key) as (work, _):
-                    artifacts.write_text(work / "README.md", model_card.render(facts))
-                log.info("%-9s %s", "card", shown(renderings[0]))
-            artifacts.write_text(renderings[0], comparison.card_of(run.folder))
-            artifacts.write_json(renderings[1], report.summary(facts))
-    log.info("\n%s", report.closing_table(artifacts.read_json(renderings[1])))
+            with stage(run, folder, key) as (work, _):
+                artifacts.write_text(work / "README.md", model_card.render(facts))
+                artifacts.write_json(work / "summary.json", report.summary(facts))
+            log.info("%-9s %s", "card", shown(run.folder / "README.md"))
+        # Copies for people to find, with no manifest of their own: compared with what has one, and mended.
+        _mend(run.folder / "README.md", comparison.card_of(run.folder).encode("utf-8", "backslashreplace"))
+        _mend(run.folder / "summary.json", (folder / "summary.json").read_bytes())
+    log.info("\n%s", report.closing_table(artifacts.read_json(folder / "summary.json")))
     return folder
+
+
+def _mend(path: Path, expected: bytes) -> None:
+    if not path.is_file() or path.read_bytes() != expected:
+        artifacts.write_bytes(path, expected)

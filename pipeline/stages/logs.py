@@ -16,6 +16,9 @@ from pipeline.stages.plan import Run
 from pipeline.telemetry.emissions import MEASURE_SECONDS
 from pipeline.telemetry.tracking import Tracker, start
 
+NOTE_SECONDS = 1.0
+"""How much of a process's time a kill may leave unrecorded."""
+
 
 class MetricsLog:
     """metrics.jsonl of a run, and its mirror in W&B: every row once, also across resumes."""
@@ -48,28 +51,42 @@ class MetricsLog:
 
 
 class EnergyLog:
-    """energy.json of a run in training: the newest record of each of its processes, so that a kill loses seconds."""
+    """energy.json of a run in training: time and energy of each of its processes, so that a kill loses a second."""
 
     def __init__(self, path: Path, snapshot: Callable[[], dict[str, Any]]) -> None:
         self._path, self._snapshot = path, snapshot
         self.before: list[dict[str, Any]] = artifacts.read_json(path) if path.exists() else []
         """The records of earlier processes, those that were killed too."""
-        self._noted = -math.inf
+        self._began = time.monotonic()
+        self._record: dict[str, Any] = {}
+        self._measured = self._written = -math.inf
 
     def note(self) -> None:
-        """Write the record so far, at most every `MEASURE_SECONDS`: newer figures do not exist before."""
-        if time.monotonic() - self._noted >= MEASURE_SECONDS:
+        """Write the record so far, at most every `NOTE_SECONDS`; newer energy only exists every `MEASURE_SECONDS`."""
+        if time.monotonic() - self._measured >= MEASURE_SECONDS:
             self.now()
+        elif time.monotonic() - self._written >= NOTE_SECONDS:
+            self._write()
 
     def now(self) -> list[dict[str, Any]]:
-        """This process's record so far, written too: at every checkpoint."""
-        record = self._snapshot()
-        artifacts.write_json(self._path, [*self.before, record])
-        self._noted = time.monotonic()
-        return [record]
+        """This process's record so far, measured now and written too: at every checkpoint."""
+        self._record = self._snapshot()
+        self._measured = time.monotonic()
+        return self._write()
+
+    def _write(self) -> list[dict[str, Any]]:
+        self._record = {**self._record, "seconds": time.monotonic() - self._began}
+        artifacts.write_json(self._path, [*self.before, self._record])
+        self._written = time.monotonic()
+        return [self._record]
+
+    def facts(self) -> dict[str, Any]:
+        """For training.json: `processes`, and `wall_seconds` of them all, what a kill made them repeat included."""
+        earlier = sum(float(record.get("seconds", 0.0)) for record in self.before)
+        return {"processes": len(self.before) + 1, "wall_seconds": earlier + time.monotonic() - self._began}
 
     def close(self) -> None:
-        """The model's emissions.json holds the sum now."""
+        """The model's emissions.json and training.json hold the sums now."""
         self._path.unlink(missing_ok=True)
 
 

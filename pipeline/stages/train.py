@@ -15,7 +15,7 @@ import yaml
 
 from pipeline.config.schema import DEV
 from pipeline.core import artifacts
-from pipeline.core.errors import ArtifactError
+from pipeline.core.errors import ArtifactError, Interrupted
 from pipeline.core.fingerprint import fingerprint, plain, slug
 from pipeline.core.records import AS_RETRIEVED
 from pipeline.data import storage
@@ -45,7 +45,7 @@ def train(run: Run) -> Path:
             return folder
         artifacts.write_text(run.folder / "config.yaml", yaml.safe_dump(plain(run.config), sort_keys=False))
         earlier: list[dict[str, Any]] = []
-        with stage(run, folder, run.train_key, lambda: earlier) as (work, meter), _signals() as asked:
+        with stage(run, folder, run.train_key, lambda: earlier) as (work, meter):
             reranker = load(run, run.base.folder, run.config.model)
             rows = training_rows(run, reranker)
             metrics, energy = MetricsLog(run), EnergyLog(run.folder / "energy.json", meter.snapshot)
@@ -55,19 +55,22 @@ def train(run: Run) -> Path:
                 metrics.update(logged)
                 energy.note()
 
-            trainer = Trainer(
-                reranker, rows, run.config.training, seed=run.config.seed, device=run.device,
-                precision=run.config.training.precision, token_budget=budget, folder=run.folder / "checkpoints",
-                identity={"key": fingerprint(run.train_key), "scope": run.scope(run.config.training.precision, budget)},
-                hooks=Hooks(
-                    evaluate=_fixed_evaluation(run, reranker), on_row=noted,
-                    energy=energy.now, interrupted=asked.is_set,
-                    selection_set=config.data.dev_name if config.training.selection_set == DEV else None,
-                ),
-            )  # fmt: skip
-            facts = trainer.run()
+            with _signals() as asked:
+                trainer = Trainer(
+                    reranker, rows, config.training, seed=config.seed, device=run.device,
+                    precision=config.training.precision, token_budget=budget, folder=run.folder / "checkpoints",
+                    identity={"key": fingerprint(run.train_key), "scope": run.scope(config.training.precision, budget)},
+                    hooks=Hooks(
+                        evaluate=_fixed_evaluation(run, reranker), on_row=noted,
+                        energy=energy.now, interrupted=asked.is_set,
+                        selection_set=config.data.dev_name if config.training.selection_set == DEV else None,
+                    ),
+                )  # fmt: skip
+                facts = trainer.run()
+            if asked.is_set():  # too late for the loop to see: its last checkpoint is written all the same
+                raise Interrupted("training was asked to stop at its end. Run the same command again to go on.")
             earlier += energy.before or trainer.energy_before
-            facts["tracking"] = metrics.finish()
+            facts |= {"tracking": metrics.finish(), **energy.facts()}
             modeling.save(reranker, work, run.config.model)
             _must_reload_equal(run, reranker, work)
             artifacts.write_json(work / "training.json", facts)

@@ -1,0 +1,228 @@
+"""A run that will be broken on purpose: started in folders of its own, killed, and compared with an undisturbed one.
+
+Runs `scripts/train.py` as a user does, in processes forked from one that has imported everything: the seconds of
+importing hold nothing that could be lost. Knows nothing of how many faults there are or what they mean.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import runpy
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipeline.core import artifacts
+from pipeline.core.errors import ArtifactError
+from pipeline.core.fingerprint import file_digest
+
+TRAIN = Path(__file__).resolve().parents[2] / "scripts" / "train.py"
+
+TIMES = ("pairs_per_second", "tokens_per_second", "train_seconds", "seconds", "wall_seconds")
+HISTORY = (*TIMES, "processes", "resumed_at")
+"""What of a log's rows and of training.json may differ from run to run."""
+
+VOLATILE = (artifacts.MANIFEST, "emissions.json", "README.md", "summary.json", "config.yaml", "tracking.json")
+"""Files that hold times, commands or paths; whatever else a run writes must be the same to the bit."""
+
+
+class Server:
+    """A process that has imported the pipeline, holds no thread, and forks one run at a time."""
+
+    def __init__(self, home: Path) -> None:
+        home.mkdir(parents=True, exist_ok=True)
+        environment = {**os.environ, "HOME": str(home), "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+        environment["PYTHONPATH"] = os.pathsep.join([str(TRAIN.parents[1]), os.environ.get("PYTHONPATH", "")])
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", f"from {__name__} import serve; serve()"],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment,
+        )  # fmt: skip
+        self._read = b""
+        if self._answer(None) != "ready":
+            raise ArtifactError("a server of runs must start, got no answer. See the message above.")
+
+    def start(self, request: dict[str, Any]) -> int:
+        """Fork a run; its process id, which is also its group's."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(request).encode() + b"\n")
+        self._process.stdin.flush()
+        return int(self._answer(None))
+
+    def ended(self, seconds: float | None) -> int | None:
+        """The run's exit status (negative: the signal it died of), None when it goes on after that time."""
+        answer = self._answer(seconds)
+        return int(answer) if answer else None
+
+    def _answer(self, seconds: float | None) -> str:
+        """The next line, read without a buffer of the stream's: `select` would not see what waits there."""
+        assert self._process.stdout is not None
+        while b"\n" not in self._read:
+            ready, _, _ = select.select([self._process.stdout], [], [], seconds)
+            more = os.read(self._process.stdout.fileno(), 4096) if ready else b""
+            if not more:
+                return ""
+            self._read += more
+        line, _, self._read = self._read.partition(b"\n")
+        return line.decode()
+
+    def close(self) -> None:
+        """End the server; a run under way is left alone."""
+        self._process.communicate()
+
+
+def serve() -> None:
+    """What the server process runs: a request a line on standard input, process id and status on standard output."""
+    import pipeline.stages.run  # noqa: F401
+
+    # Those of numpy's BLAS and of pyarrow's allocator, if any, are made anew by their own fork handlers.
+    assert threading.active_count() == 1, "a thread would be lost in the fork, with the locks it holds"
+    print("ready", flush=True)
+    for line in sys.stdin:
+        pid = os.fork()
+        if pid == 0:
+            _become(json.loads(line))
+        with contextlib.suppress(OSError):
+            os.setpgid(pid, pid)  # here too: the run may be killed before it has come to its own
+        print(pid, flush=True)
+        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+
+
+def _become(request: dict[str, Any]) -> None:
+    """Turn a forked process into a run of scripts/train.py; leaves by SystemExit."""
+    os.setpgid(0, 0)
+    os.chdir(request["folder"])
+    said = os.open(request["said"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    for descriptor, target in ((os.open(os.devnull, os.O_RDONLY), 0), (said, 1), (said, 2)):
+        os.dup2(descriptor, target)
+    if request["synced"]:
+        _note_syncs(Path(request["synced"]))
+    sys.argv = [str(TRAIN), *request["arguments"]]
+    runpy.run_path(str(TRAIN), run_name="__main__")
+    raise SystemExit(0)
+
+
+def _note_syncs(journal: Path) -> None:
+    """Append every later sync to a journal: inode and time, from when on its content so far is on the disk."""
+    stream, real = journal.open("a"), os.fsync
+
+    def fsync(descriptor: int) -> None:
+        real(descriptor)
+        stream.write(f"{os.fstat(descriptor).st_ino} {time.time_ns()}\n")
+        stream.flush()
+
+    os.fsync = fsync  # type: ignore[assignment]
+
+
+@dataclass(slots=True)
+class Place:
+    """One run's outputs, and the empty folder it is started in."""
+
+    root: Path
+    arguments: Sequence[str]
+    server: Server
+    _journal: Path = field(init=False)
+
+    def __post_init__(self) -> None:
+        (self.root / "here").mkdir(parents=True, exist_ok=True)
+        self._journal = self.root / "synced"
+
+    @property
+    def outputs(self) -> Path:
+        """Where the run writes."""
+        return self.root / "outputs"
+
+    def start(self) -> int:
+        """The run in a process; its id."""
+        return self.server.start({
+            "folder": str(self.root / "here"), "said": str(self.root / "said"), "synced": str(self._journal),
+            "arguments": [*self.arguments, f"outputs_dir={self.outputs}"],
+        })  # fmt: skip
+
+    def finish(self) -> int:
+        """The run to its end; its exit status."""
+        self.start()
+        status = self.server.ended(None)
+        assert status is not None
+        return status
+
+    def said(self) -> str:
+        """What the last process wrote to its console."""
+        return (self.root / "said").read_text(encoding="utf-8", errors="replace")
+
+    def one_sentence(self, head: str) -> bool:
+        """Whether the last process ended with one line that starts with `head`, and showed no traceback."""
+        said = self.said()
+        return sum(line.startswith(head) for line in said.splitlines()) == 1 and "Traceback" not in said
+
+    def lose_unsynced(self) -> int:
+        """What a power loss may do: files changed since their last sync lose half, unsynced names vanish; how many."""
+        durable: dict[int, int] = {}
+        for line in self._journal.read_text().splitlines() if self._journal.exists() else ():
+            inode, _, moment = line.partition(" ")
+            durable[int(inode)] = int(moment or 0)
+        lost = 0
+        for path in sorted(self.outputs.rglob("*"), reverse=True):
+            status, synced = path.lstat(), durable.get(path.parent.stat().st_ino, 0)
+            if path.is_dir() and not path.is_symlink() and not synced:
+                shutil.rmtree(path)
+            elif path.is_file() and status.st_ctime_ns > synced:
+                path.unlink()
+            elif path.is_file() and status.st_mtime_ns > durable.get(status.st_ino, 0):
+                os.truncate(path, status.st_size // 2)
+            else:
+                continue
+            lost += 1
+        with self._journal.open("a") as stream:  # what is there now was on the disk
+            for path in (self.outputs, *self.outputs.rglob("*")):
+                stream.write(f"{path.lstat().st_ino} {time.time_ns()}\n")
+        return lost
+
+    def complete(self) -> dict[str, float]:
+        """Every folder with a manifest, and when that was written (s)."""
+        return {
+            str(path.parent.relative_to(self.outputs)): path.stat().st_mtime
+            for path in self.outputs.rglob(artifacts.MANIFEST)
+        }
+
+    def results(self) -> dict[str, Any]:
+        """File → sha256 of all that must not depend on when it ran; of a log and training.json the rows themselves."""
+        found: dict[str, Any] = {}
+        for path in sorted(path for name in ("mined", "tokens", "runs") for path in (self.outputs / name).rglob("*")):
+            name = str(path.relative_to(self.outputs))
+            if not path.is_file() or path.name in VOLATILE or path.suffix == ".lock" or "checkpoints" in path.parts:
+                continue
+            if path.name in ("metrics.jsonl", "training.json"):
+                rows = [json.loads(line) for line in path.read_text().splitlines()] if path.suffix == ".jsonl" else [
+                    artifacts.read_json(path)
+                ]  # fmt: skip
+                found[name] = [{key: row[key] for key in row if key not in HISTORY} for row in rows]
+            else:
+                found[name] = file_digest(path)
+        return found
+
+    def wrong(self, expected: dict[str, Any]) -> list[str]:
+        """What a finished run lacks, has otherwise, or left lying about, one sentence each."""
+        found = self.results()
+        sentences = [f"{name} differs" for name in {**expected, **found} if expected.get(name) != found.get(name)]
+        sentences += [f"{path} was left" for path in self.outputs.rglob(f"*{artifacts.PARTIAL}")]
+        sentences += [f"{path} was written outside" for path in (self.root / "here").rglob("*")]
+        for folder in self.complete():
+            # A damaged checkpoint is skipped for another; what came of that is in the results.
+            sentences += artifacts.problems(self.outputs / folder) if "checkpoints" not in folder else []
+        return sentences
+
+
+def kill(pid: int, number: signal.Signals) -> None:
+    """Signal a run's whole group, as a scheduler or an exhausted machine does; one that has just ended is left."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(pid, number)

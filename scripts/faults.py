@@ -1,0 +1,21 @@
+"""Break runs on purpose, count what is lost: faults.py [kills=20] [chain=5] [files=40] [seed=1] [experiment=smoke]."""
+
+from __future__ import annotations
+
+from pipeline.config.asked import Faults
+from pipeline.config.compose import command
+
+
+def main(asked: Faults) -> None:
+    """One campaign; exit status 0 only when nothing was lost."""
+    from pipeline.commands import faults  # late: a mistyped argument is answered without loading torch
+
+    record, path = faults.campaign(asked)
+    for sentence in record.lost:
+        print(sentence)
+    print(f"{record.kills.total()} kills, {record.faults.total()} file faults, {len(record.lost)} lost; {path}")
+    raise SystemExit(faults.status(record))
+
+
+if __name__ == "__main__":
+    command(Faults, main)()
