@@ -1,7 +1,9 @@
-"""One real training step of a published architecture at its full size, as a process of its own so that its peak memory
-is its own: `python tests/full_size.py bert_tiny|modernbert_large <work folder>` prints one JSON object.
+"""Real training steps of a published architecture at its full size, as a process of its own so that its peak memory
+is its own: `python tests/full_size.py bert_tiny|modernbert_large|modernbert_large_gpu <work folder>` prints one JSON
+object. The first two take one step on the CPU; the third takes 20 of the recipe's on a GPU, in an RTX 3090's memory.
 
-Weights are random, from the published configuration. The step is `Trainer`'s: gradient, clipping, AdamW, checkpoint.
+Weights are random, from the published configuration. A step is `Trainer`'s: gradient, clipping, AdamW; a checkpoint
+behind the last.
 """
 
 from __future__ import annotations
@@ -19,8 +21,9 @@ import numpy as np
 import torch
 from transformers import BertConfig, BertForPreTraining, ModernBertConfig, ModernBertForMaskedLM
 
-from pipeline.config.schema import ModelConfig, Precision, TrainingConfig
+from pipeline.config.schema import Attention, ModelConfig, Precision, TrainingConfig
 from pipeline.core import provenance
+from pipeline.core.reproducibility import gpu_tokens
 from pipeline.engine import modeling
 from pipeline.engine.scoring import PairScorer
 from pipeline.engine.tokens import PairTemplate, TokenTable
@@ -55,6 +58,13 @@ BERT_TINY = {
 LENGTH = {"bert_tiny": 512, "modernbert_large": 8192}
 BATCH = {"bert_tiny": 2048, "modernbert_large": 8}
 """The recipe's own for bert-tiny; an eighth of it for ModernBERT-large: a step's cost is linear in its pairs."""
+
+GPU_STEPS, GPU_BATCH = 20, 64
+"""Steps taken on a GPU, and the recipe's batch."""
+
+RTX3090_BYTES = 24 * 2**30
+GPU_LIMIT_BYTES = 22 * 2**30
+"""What the steps may take: an RTX 3090's memory less 2 GiB for the driver, a desktop and fragmentation."""
 
 
 def base(name: str, folder: Path) -> Path:
@@ -148,5 +158,58 @@ def main(name: str, work: Path) -> dict[str, Any]:
     }
 
 
+def gpu_steps(
+    folder: Path, work: Path, device: torch.device, *, precision: Precision, batch: int, count: int, length: int
+) -> dict[str, Any]:
+    """`count` steps of `batch` pairs as a run on an RTX 3090 takes them, and the most memory they held.
+
+    A larger GPU is limited to that memory and given that GPU's token budget, so that the figure is the 3090's.
+    """
+    config = ModelConfig(name="modernbert_large", path=str(folder), max_length=length)
+    reranker = modeling.load(folder, config, seed=12, attention=Attention.varlen)
+    if device.type == "cuda":
+        total = torch.cuda.get_device_properties(device).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, GPU_LIMIT_BYTES / total), device)
+        torch.cuda.reset_peak_memory_stats(device)
+    data = rows(reranker, pairs(batch * count))
+    training = TrainingConfig(
+        batch_size=batch, learning_rate=2e-5, pos_weight=5.0, logging_steps=1, eval_steps=0, precision=precision
+    )
+    trainer = Trainer(
+        reranker, data, training, seed=12, device=device, precision=precision,
+        token_budget=gpu_tokens(RTX3090_BYTES, reranker.hidden_size, reranker.layers),
+        folder=work / "checkpoints", identity={}, hooks=Hooks(),
+    )  # fmt: skip
+    facts = trainer.run()
+    losses = [row["loss"] for row in trainer.state.rows if row["kind"] == "train"]
+    on_gpu = device.type == "cuda"
+    return {
+        "model": "modernbert_large",
+        "parameters": sum(parameter.numel() for parameter in reranker.model.parameters()),
+        "steps": facts["steps"],
+        "batch_size": batch,
+        "pairs_per_second": round(facts["pairs_per_second"], 1),
+        "tokens_per_second": round(facts["tokens_per_second"], 1),
+        "mean_pair_tokens": round(sum(row["tokens"] for row in trainer.state.rows) / (batch * count), 1),
+        "precision": precision.name,
+        "micro_batch_tokens": facts["micro_batch_tokens"],
+        "losses": losses,
+        "peak_allocated_gib": round(torch.cuda.max_memory_allocated(device) / 2**30, 2) if on_gpu else None,
+        "peak_reserved_gib": round(torch.cuda.max_memory_reserved(device) / 2**30, 2) if on_gpu else None,
+        "device": torch.cuda.get_device_name(device) if on_gpu else "cpu",
+        "machine": provenance.hardware(),
+        "versions": {key: value for key, value in provenance.versions().items() if key in ("torch", "transformers")},
+    }
+
+
+def on_gpu(work: Path) -> dict[str, Any]:
+    """The recipe's own 20 steps on the GPU that torch sees."""
+    return gpu_steps(
+        base("modernbert_large", work / "base"), work, torch.device("cuda", 0), precision=Precision.bf16,
+        batch=GPU_BATCH, count=GPU_STEPS, length=LENGTH["modernbert_large"],
+    )  # fmt: skip
+
+
 if __name__ == "__main__":
-    print(json.dumps(main(sys.argv[1], Path(sys.argv[2]))))
+    asked, place = sys.argv[1], Path(sys.argv[2])
+    print(json.dumps(on_gpu(place) if asked == "modernbert_large_gpu" else main(asked, place)))

@@ -99,9 +99,12 @@ def micro_batch_tokens(runtime: RuntimeConfig, device: torch.device, hidden_size
         return runtime.micro_batch_tokens
     if device.type == "cpu":
         return CPU_TOKENS
-    total = torch.cuda.get_device_properties(device).total_memory
-    per_token = GPU_BYTES_PER_TOKEN_LAYER * hidden_size * layers
-    budget = int(total * 0.35 / per_token)
+    return gpu_tokens(torch.cuda.get_device_properties(device).total_memory, hidden_size, layers)
+
+
+def gpu_tokens(total_bytes: int, hidden_size: int, layers: int) -> int:
+    """Tokens of a micro-batch on a GPU of that much memory: a power of two, about a third of it for activations."""
+    budget = int(total_bytes * 0.35 / (GPU_BYTES_PER_TOKEN_LAYER * hidden_size * layers))
     return max(8192, 1 << (budget.bit_length() - 1))
 
 
