@@ -27,6 +27,10 @@ def main(config: Config) -> None:
         case 4: raise KeyboardInterrupt
         case 5: raise OSError(28, "No space left on device", "outputs/x")
         case 6: raise FileNotFoundError(2, "No such file or directory", "gone")
+        case 10: bytearray(2**62)
+        case 11:
+            import torch
+            torch.empty(2**50)
         case 9: os.kill(os.getpid(), 15)
     log.info("done")
 
@@ -72,6 +76,8 @@ def test_a_good_run_shows_our_lines_alone_and_logs_everything(job: Path) -> None
         ),
         (4, 75, "interrupted: what was finished is kept. Run the same command again to go on."),
         (9, 75, "interrupted: what was finished is kept. Run the same command again to go on."),
+        (10, 2, "error: memory must suffice, got 'MemoryError'. Free some, "),
+        (11, 2, "error: memory must suffice, got "),
         (5, 2, "error: outputs/x must be usable, got 'No space left on device'. Free space, "),
         (6, 1, "error: this is a bug in the pipeline (FileNotFoundError: "),
     ],

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import run_facts
 
+from pipeline.reporting.model_card import render
 from pipeline.reporting.report import closing_table, summary
 
 RIVALS = ("untrained", "bi_encoder", "fusion", "trained")
@@ -91,6 +92,16 @@ def test_an_unset_country_and_unmeasured_stages_are_said(tmp_path: Path) -> None
     off = summary(run_facts.write(tmp_path, emissions={"train": {"enabled": False}}))
     assert off["energy_kwh"] is None
     assert off["emissions_kg"] is None
+
+
+def test_an_interrupted_training_and_a_failed_tracker_are_said_in_card_and_table(tmp_path: Path) -> None:
+    training = {**run_facts.TRAINING, "processes": 3, "wall_seconds": 1234.56, "tracking": "W&B failed (x)"}
+    facts = run_facts.write(tmp_path, training=training)
+    said = "1,234.6 s over 3 processes, loading and what was repeated after an interruption included"
+    text = closing_table(summary(facts), 200)
+    assert f"time     {said}" in text.splitlines() and "tracking W&B failed (x)" in text.splitlines()
+    assert f"356.4 s with evaluations ({said}), precision bf16." in render(facts)
+    assert "processes" not in render(run_facts.write(tmp_path / "once", training={**training, "processes": 1}))
 
 
 def test_a_figure_of_the_selection_set_says_so(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -214,8 +215,10 @@ def campaign(asked: Faults) -> tuple[Record, Path]:
     draw, record = random.Random(asked.seed), Record()
     folder, began = Path(asked.outputs_dir).resolve() / "faults", time.time()
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".work-", dir=folder) as work:
-        server = Server(Path(work) / "home")
+    with (
+        tempfile.TemporaryDirectory(prefix=".work-", dir=folder) as work,
+        closing(Server(Path(work) / "home")) as server,
+    ):
 
         def place(name: str) -> Place:
             return Place(Path(work) / name, arguments(asked), server)
@@ -226,10 +229,8 @@ def campaign(asked: Faults) -> tuple[Record, Path]:
             run = place(f"run-{len(record.chains) + 1}")
             chain(run, reference, draw, min(asked.chain, asked.kills - record.kills.total()), record)
             print(f"{run.root.name}: {record.chains[-1]} kills, {len(record.lost)} lost so far", flush=True)
-            if not record.lost:
-                shutil.rmtree(run.root)
+            shutil.rmtree(run.root)
         damage_files(reference, place("damaged"), draw, asked.files, record)
-        server.close()
     path = folder / f"{asked.experiment}-kills{asked.kills}-files{asked.files}-seed{asked.seed}.json"
     facts = {"experiment": asked.experiment, "arguments": arguments(asked), "seed": asked.seed, **record.as_json()}
     artifacts.write_json(path, {**facts, "seconds": round(time.time() - began, 1)})

@@ -48,6 +48,7 @@ class Server:
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment,
         )  # fmt: skip
         self._read = b""
+        self._running: int | None = None
         if self._answer(None) != "ready":
             raise ArtifactError("a server of runs must start, got no answer. See the message above.")
 
@@ -56,12 +57,16 @@ class Server:
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(request).encode() + b"\n")
         self._process.stdin.flush()
-        return int(self._answer(None))
+        self._running = int(self._answer(None))
+        return self._running
 
     def ended(self, seconds: float | None) -> int | None:
         """The run's exit status (negative: the signal it died of), None when it goes on after that time."""
         answer = self._answer(seconds)
-        return int(answer) if answer else None
+        if not answer:
+            return None
+        self._running = None
+        return int(answer)
 
     def _answer(self, seconds: float | None) -> str:
         """The next line, read without a buffer of the stream's: `select` would not see what waits there."""
@@ -76,7 +81,9 @@ class Server:
         return line.decode()
 
     def close(self) -> None:
-        """End the server; a run under way is left alone."""
+        """End the server and the run under way, if any."""
+        if self._running is not None:
+            kill(self._running, signal.SIGKILL)
         self._process.communicate()
 
 

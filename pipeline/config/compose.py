@@ -31,7 +31,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 from pipeline.config.arguments import keys, near, parse_arguments, rule
 from pipeline.config.schema import Config, parse, register, unknown_key
-from pipeline.core.errors import EXIT_REQUEUE, EXIT_STATUS, ConfigError, Interrupted, PipelineError, must
+from pipeline.core.errors import EXIT_REQUEUE, EXIT_STATUS, ConfigError, Interrupted, PipelineError, ResourceError, must
 
 T = TypeVar("T")
 
@@ -175,6 +175,10 @@ def _report(error: Exception, log_path: Path | None = None) -> int:
     where = f" (log: {_short(log_path)})" if log_path else ""
     if isinstance(error, OSError) and not isinstance(error, PipelineError):
         error = _file_refusal(error)
+    elif _is_memory(error):
+        said = " ".join(str(error).split()) or type(error).__name__
+        remedy = "Free some, use a smaller model or data.limit, or lower runtime.micro_batch_tokens."
+        error = ResourceError(must("memory", "suffice", said, remedy)).with_traceback(error.__traceback__)
     if log_path and isinstance(error, PipelineError):
         log.error("stopped", exc_info=error)
     if isinstance(error, Interrupted):
@@ -193,11 +197,19 @@ def _report(error: Exception, log_path: Path | None = None) -> int:
     return EXIT_BUG
 
 
+def _is_memory(error: Exception) -> bool:
+    """Whether an error says that memory ran out: Python's, torch's own class for a GPU, its words for a CPU."""
+    is_torch = type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and is_torch)
+
+
 def _file_refusal(error: OSError) -> Exception:
     """A full disk or a missing permission is the user's to mend; any other OSError stays what it is."""
     if error.errno not in (
         errno.ENOSPC,
         errno.EDQUOT,
+        errno.EFBIG,
+        errno.EIO,
         errno.EROFS,
         errno.EACCES,
         errno.EPERM,

@@ -172,6 +172,15 @@ def below_first_stage(measures: Mapping[str, Mapping[str, Any]], measure: str = 
     ]
 
 
+def pieces(training: Mapping[str, Any]) -> str | None:
+    """The time of a training that was interrupted, what was lost and repeated included; None where it was not."""
+    processes = training.get("processes", 1)
+    if processes == 1:
+        return None
+    wall = f"{training['wall_seconds']:,.1f} s over {processes} processes"
+    return f"{wall}, loading and what was repeated after an interruption included"
+
+
 def logged_figure(log: list[Json], step: int, name: str, measure: str) -> float | None:
     """A set's figure at a fixed evaluation, None where that step did not evaluate it."""
     for row in log:

@@ -21,6 +21,7 @@ from pipeline.reporting.facts import (
     Facts,
     below_first_stage,
     fixed_step_protocol,
+    pieces,
     selection,
     selection_sentence,
     systems,
@@ -265,6 +266,7 @@ def render(facts: Facts, repo_id: str | None = None) -> str:
         below=below_first_stage(facts.measures),
         selected=None if chosen is None else selection_sentence(chosen),
         not_trained=NOT_TRAINED,
+        pieces=pieces(facts.training),
         loss=as_json(
             {
                 "activation_fn": "torch.nn.modules.linear.Identity",

@@ -12,7 +12,16 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.core.records import FIRST_STAGE, PROTOCOLS, TRAINED
-from pipeline.reporting.facts import MEASURE_NAMES, NOT_TRAINED, Facts, selection, selection_sentence, systems, verdict
+from pipeline.reporting.facts import (
+    MEASURE_NAMES,
+    NOT_TRAINED,
+    Facts,
+    pieces,
+    selection,
+    selection_sentence,
+    systems,
+    verdict,
+)
 
 Json = dict[str, Any]
 
@@ -111,6 +120,10 @@ def _lines(summary: Json) -> Iterable[str]:
     if is_trained and summary["pairs_per_second"] is not None:
         rows, seconds = summary["training"].get("rows"), summary["training_seconds"]
         yield f"speed    {summary['pairs_per_second']:,.1f} pairs/s ({rows:,} rows, {seconds:,.1f} s with evaluations)"
+    if (spent := pieces(summary["training"])) is not None:
+        yield f"time     {spent}"
+    if summary["training"].get("tracking"):
+        yield f"tracking {summary['training']['tracking']}"
     energy = summary["emissions"]
     for stage, record in energy["stages"].items():
         yield f"energy   {stage}: {_energy(record)}"
