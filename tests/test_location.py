@@ -6,10 +6,13 @@ cases of one scenario share a process (they are different repositories) to keep 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import pty
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -74,13 +77,13 @@ class Desk:
         }
         return {**kept, **ours, **more}
 
-    def start(self, *cases: dict[str, Any], **environment: str) -> subprocess.Popen[str]:
+    def start(self, *cases: dict[str, Any], stderr: int = subprocess.PIPE, **environment: str) -> subprocess.Popen[str]:
         process = subprocess.Popen(
             [sys.executable, "-c", DRIVER],
             env=self.environment(**environment),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=stderr,
             text=True,
         )
         assert process.stdin is not None
@@ -91,7 +94,7 @@ class Desk:
 
     def finish(self, process: subprocess.Popen[str]) -> list[dict[str, Any]]:
         out, log = process.communicate(timeout=120)
-        self.logs.append(out + log)
+        self.logs.append(out + (log or ""))
         assert process.returncode == 0, log
         results: list[dict[str, Any]] = json.loads(out)
         return results
@@ -241,9 +244,16 @@ def test_a_changed_main_is_taken_only_on_refresh(desk: Desk) -> None:
 def test_a_revision_is_a_branch_a_tag_or_a_commit_and_a_wrong_one_is_named(desk: Desk) -> None:
     main = desk.hub.commit("model", "acme/model", FILES)
     other = desk.hub.commit("model", "acme/model", {**FILES, "vocab.txt": b"[PAD]\n"}, branch="v2")
-    results = desk.locate(*({"path": "acme/model", "revision": r} for r in (None, "v2", main, "v3")))
+    results = desk.locate(
+        *({"path": "acme/model", "revision": r} for r in (None, "v2", main, "v3")),
+        *({"path": f"acme/model@{r}"} for r in ("v2", main, "v3")),
+    )
     assert [result["identity"]["commit"] for result in results[:3]] == [main, other, main]
-    assert "v3" in results[3]["error"] and "model.revision" in results[3]["error"]
+    assert [result["identity"] for result in results[4:6]] == [
+        {"hub": "acme/model", "commit": commit} for commit in (other, main)
+    ]
+    for wrong in (results[3], results[6]):
+        assert "v3" in wrong["error"] and "model.revision" in wrong["error"]
 
 
 def test_only_safetensors_are_fetched_where_there_are_both_and_code_never(desk: Desk) -> None:
@@ -281,6 +291,25 @@ def test_a_killed_download_is_continued(desk: Desk) -> None:
     (found,) = desk.locate({"path": "acme/big"})
     assert content(found["folder"])["model.safetensors"] == big
     assert [line.split()[1] for line in desk.hub.ranges] == [f"bytes={len(big) // 2}-"]
+
+
+def test_a_large_download_shows_its_progress_on_a_terminal_and_none_elsewhere(desk: Desk) -> None:
+    big = {**FILES, "model.safetensors": bytes(9 * 2**20)}
+    for name in ("watched", "logged"):
+        desk.hub.commit("model", f"acme/{name}", big)
+    shown, terminal = pty.openpty()
+    termios.tcsetwinsize(terminal, (24, 100))
+    process = desk.start({"path": "acme/watched"}, stderr=terminal)
+    os.close(terminal)
+    seen = b""
+    with contextlib.suppress(OSError):  # how a terminal says that nobody writes to it any more
+        while piece := os.read(shown, 65536):
+            seen += piece
+    os.close(shown)
+    assert desk.finish(process)[0]["error"] is None
+    assert b"model.safetensors: 100%" in seen and b"9.44M/9.44M" in seen and b"config.json: " not in seen
+    desk.locate({"path": "acme/logged"})
+    assert "model.safetensors: " not in desk.logs[-1]
 
 
 def test_two_processes_fetch_a_file_once(desk: Desk) -> None:

@@ -164,6 +164,8 @@ def _cost(reranker: Reranker, texts: Columns, budget: int) -> tuple[int, int]:
 
 def mine_negatives(settings: Settings, texts: Columns, model: Path, device: torch.device, _: Precision) -> Done:
     """Embed, search and choose; eight dev questions besides, which this pipeline always has."""
+    import sentence_transformers  # noqa: F401  # the miner imports it when it first embeds: seconds that are not mining
+
     questions, answers = texts["question"], texts["answer"]
     train_rows = PairRows(questions, answers, list(range(1, len(questions) + 1)))
     dev = PairRows([f"dev {text}" for text in questions[:8]], answers[:8], list(range(1, 9)))

@@ -359,7 +359,7 @@ class EvaluationConfig:
     nano_beir_revision: str | None = None
     """Revision of the NanoBEIR data."""
     rivals: list[str] = field(default_factory=list)
-    """Other cross-encoders to score on the dev set: folders or hub ids."""
+    """Other cross-encoders to score on the dev set: folders or hub ids, `owner/name@revision` for another than main."""
     bi_encoder: bool = False
     """Also rank by the starting weights as a bi-encoder (mean-pooled, cosine) over the same candidates."""
     fusion: bool = False

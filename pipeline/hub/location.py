@@ -46,6 +46,7 @@ def locate(
 ) -> Located:
     """Find an artefact, downloading it from the hub where it is not here yet.
 
+    A hub id may carry its revision, as `owner/name@revision`, which then goes before `revision`.
     `lock` is a JSON file that keeps, for each hub id and revision, the commit it resolved to and the sha256 of the
     files that came; the commit is used until `refresh`. `allow` narrows the files of a repository by glob; None
     takes every file of a data set, and of a model its weights, configuration and tokenizer (safetensors rather
@@ -62,13 +63,22 @@ def locate(
         return Located(local, identity, f"{path} (local, sha256 {identity['sha256'][:12]})")
     if looks_local(path) or (local.parent != Path() and local.parent.exists()):
         raise HubError(must(key, "name a file or folder that exists", path, "Check the path, or give a hub id."))
-    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", path):
-        raise HubError(must(key, "be a folder or a hub id such as owner/name", path, "Correct it."))
-    repository = Repository(path, revision, kind, lock, key, tuple(allow) if allow is not None else None)
+    repository = _repository(path, revision, kind, lock, allow, key)
     with repository.refusals():
         commit = repository.commit(refresh)
         folder = repository.snapshot(commit)
-    return Located(folder, {"hub": path, "commit": commit}, f"{path} at {commit[:12]} (hub)")
+    name = repository.name
+    return Located(folder, {"hub": name, "commit": commit}, f"{name} at {commit[:12]} (hub)")
+
+
+def _repository(
+    path: str, revision: str | None, kind: Kind, lock: Path, allow: Sequence[str] | None, key: str
+) -> Repository:
+    found = re.fullmatch(r"([\w.-]+(?:/[\w.-]+)?)(?:@([\w./-]+))?", path)
+    if found is None:
+        remedy = "Correct it; a revision follows an @."
+        raise HubError(must(key, "be a folder or a hub id such as owner/name", path, remedy))
+    return Repository(found[1], found[2] or revision, kind, lock, key, None if allow is None else tuple(allow))
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +100,7 @@ def preview(
     """
     if path.startswith(PACKAGE) or Path(path).expanduser().exists():
         return None
-    repository = Repository(path, revision, kind, lock, key, tuple(allow) if allow is not None else None)
+    repository = _repository(path, revision, kind, lock, allow, key)
     with repository.refusals():
         commit = repository.commit(refresh)
         wanted = repository.wanted(commit)
