@@ -145,6 +145,7 @@ def test_a_check_looks_at_everything_and_downloads_no_weights_or_data(desk: Desk
     assert found["model"][1].startswith(f"{BASE}: main is commit ") and "MB to download" in found["model"][1]
     assert {status for status, _ in found.values()} <= {"OK", "WARN"}
     assert "to download" in found["cache disk"][1]
+    assert result.cpu_s < 60, "promised: under two minutes, its libraries' loading included"
     assert "about " in found["time"][1] and "for 64 pairs" in found["time"][1]
     fetched = [line for line in desk.requests["check"] if line.startswith("GET") and "/resolve/" in line]
     assert {line.rpartition("/")[2] for line in fetched} <= {"config.json"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 import torch
 from hub_fixtures import bert_tiny, modernbert, sentences
 from small_models import BUDGET, CPU, lively, model_config, tiny, weights
+from transformers import AutoConfig, dynamic_module_utils
 
 from pipeline.config.schema import Activation, Attention, Precision
 from pipeline.core.errors import ModelError
@@ -232,6 +234,24 @@ def test_weights_that_would_run_code_are_refused_and_run_nothing(base: Path, tmp
     assert not (tmp_path / "executed").exists()
     torch.load(folder / "pytorch_model.bin", weights_only=False)
     assert (tmp_path / "executed").exists(), "the payload does work where pickles are trusted"
+
+
+def test_code_that_comes_with_a_model_is_never_run(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = damaged(base, tmp_path / "model", "own.py", f"open({str(tmp_path / 'executed')!r}, 'w')\n".encode())
+    path = folder / "config.json"
+    auto = {name: f"own.{name}" for name in ("AutoConfig", "AutoModel", "AutoModelForSequenceClassification")}
+    known = {**json.loads(path.read_text()), "auto_map": auto}
+    for config in (known, {**known, "model_type": "of-its-own"}):
+        path.write_text(json.dumps(config))
+        with contextlib.suppress(ModelError):  # a known type loads without its code, another is refused
+            load(folder, model_config(folder), seed=0)
+        assert not (tmp_path / "executed").exists()
+    with pytest.raises(ModelError, match=r"^model\.path must hold a model and tokenizer"):
+        load(folder, model_config(folder), seed=0)
+    monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
+    with contextlib.suppress(AttributeError):
+        AutoConfig.from_pretrained(folder, trust_remote_code=True)
+    assert (tmp_path / "executed").exists(), "the code does run where it is trusted"
 
 
 def test_no_notice_is_left_on_the_console(base: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -43,3 +44,17 @@ def test_its_quickstart_figures_are_the_records(root: Path, readme: str) -> None
         )[:3]
     gain = measures["difference"]["ndcg@10"]
     assert f"{gain['mean']:+.4f} [{gain['low']:+.4f}, {gain['high']:+.4f}]" in readme
+
+
+def test_its_counts_of_published_facts_are_the_files(root: Path, readme: str) -> None:
+    book = json.loads((root / "pipeline" / "reporting" / "published.json").read_text(encoding="utf-8"))
+    said = readme[readme.index("The published facts have an id") :].replace("\n", " ")
+    counts = [Counter(fact["status"] for fact in of["facts"]) for of in book.values()]
+    words = {"config test": "config test", "loopback test": "hub on loopback",
+             "needs a hub": "needs a hub", "needs a GPU": "needs a GPU"}  # fmt: skip
+    assert set(words) == set().union(*counts)
+    for status, word in words.items():
+        assert f"{word} {' / '.join(str(count[status]) for count in counts)}" in said
+    assert said.index("not yet run") < said.index("needs a hub") and said.index("on loopback") < said.index(
+        "not yet run"
+    )

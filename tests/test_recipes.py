@@ -96,7 +96,9 @@ def test_a_recipe_runs_from_the_hub_to_the_card(recipes: Recipes, experiment: st
         for protocol in ("as_retrieved", "positives_added"):
             assert {"first_stage", "untrained", "trained"} <= set(protocols[protocol])
     assert (ran.run / "README.md").is_file() and (ran.run / "model" / "model.safetensors").is_file()
-    settled = {fact["name"]: fact["value"] for fact in published(experiment)["facts"] if fact["kind"] == "card"}
+    settled = {
+        fact["name"]: fact["value"] for fact in published(experiment)["facts"] if fact["status"] == "loopback test"
+    }
     assert settled_by_a_card((ran.run / "README.md").read_text(encoding="utf-8"), experiment) == settled
 
 
