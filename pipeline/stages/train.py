@@ -76,7 +76,8 @@ def train(run: Run) -> Path:
             artifacts.write_json(work / "training.json", facts)
             artifacts.write_bytes(work / "metrics.jsonl", metrics.path.read_bytes())
         energy.close()
-        log.info("%-9s %s pairs/s, model in %s", "train", f"{facts['pairs_per_second']:,.1f}", shown(folder))
+        speed = f"{facts['pairs_per_second']:,.1f} pairs/s" if facts["steps"] else "no step"
+        log.info("%-9s %s, model in %s", "train", speed, shown(folder))
     return folder
 
 
