@@ -25,7 +25,7 @@ SMOKE := $(if $(filter file,$(origin EXPERIMENT)),experiment=smoke,experiment=$(
 .SHELLFLAGS := -fc
 .DEFAULT_GOAL := help
 .PHONY: help setup train quickstart bert-tiny modernbert-large mine evaluate card predict sweep smoke \
-        check reproduce verify rerun faults push benchmark test test-slow lint format typecheck clean
+        check reproduce verify rerun faults push benchmark profile test test-slow lint format typecheck clean
 
 help: ## List the commands
 	@sed -n 's/^\([a-z][a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | awk -F '|' '{ printf "  make %-18s %s\n", $$1, $$2 }'
@@ -70,6 +70,9 @@ rerun: $(STAMP) ## Exactly the run of a manifest again: ARGS="manifest=outputs/r
 
 benchmark: $(STAMP) ## Beside sentence-transformers on the same work: ARGS="case=train_bert_tiny"
 	@$(RUN) scripts/benchmark.py $(ARGS)
+
+profile: $(STAMP) ## Where a training step's time goes: a trace and a table (EXPERIMENT=…, ARGS="steps=5")
+	@$(RUN) scripts/profiling.py experiment=$(EXPERIMENT) $(ARGS)
 
 faults: $(STAMP) ## Kill runs and damage files on purpose, count what is lost: ARGS="kills=20 seed=1"
 	@$(RUN) scripts/faults.py $(ARGS)

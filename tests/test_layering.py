@@ -26,7 +26,7 @@ LAYERS = [
     "stages.plan benchmark.ours",
     "stages.mine stages.models stages.sets stages.logs commands.banner commands.preflight benchmark.reference",
     "stages.train stages.evaluate commands.publish benchmark.side",
-    "stages.card commands.reproduction commands.verification benchmark.paired",
+    "stages.card commands.reproduction commands.verification commands.profiling benchmark.paired",
     "stages.run",
     "commands.rerunning commands.victim",
     "commands.faults",

@@ -28,6 +28,7 @@ TARGETS = [
         "help",
     ],
     "benchmark",
+    "profile",
 ]
 
 
@@ -90,6 +91,7 @@ def test_every_target_runs_dry(root: Path, target: str) -> None:
         (["rerun", "ARGS=manifest=x"], "scripts/rerun.py manifest=x"),
         (["faults", "ARGS=kills=2 seed=1"], "scripts/faults.py kills=2 seed=1"),
         (["benchmark", "ARGS=case=mine"], "scripts/benchmark.py case=mine"),
+        (["profile", "ARGS=steps=2"], "scripts/profiling.py experiment=quickstart steps=2"),
         (["push", "ARGS=run=x repo=a/b"], "scripts/push.py run=x repo=a/b"),
     ],
 )  # fmt: skip

@@ -93,3 +93,15 @@ class Faults:
         for key, least in (("kills", 0), ("chain", 1), ("files", 0)):
             if getattr(self, key) < least:
                 raise ConfigError(must(key, f"be at least {least}", getattr(self, key), f"Pass {key}=5."))
+
+
+@dataclass(kw_only=True)
+class Profile:
+    """The arguments of `scripts/profile.py` beside the configuration's."""
+
+    steps: int = 5
+    """Training steps to look at, after two that are not counted."""
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ConfigError(must("steps", "be at least 1", self.steps, "Pass steps=5."))

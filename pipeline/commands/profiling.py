@@ -1,0 +1,106 @@
+"""Where a training step's time goes: a few steps of a run under torch's profiler. Nothing of them is kept."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from torch.profiler import ProfilerActivity, profile, schedule
+
+from pipeline.commands.banner import announce
+from pipeline.config.asked import Profile
+from pipeline.config.schema import Config
+from pipeline.core import artifacts
+from pipeline.core.fingerprint import plain
+from pipeline.core.provenance import record
+from pipeline.engine.training import Hooks, Trainer
+from pipeline.stages.mine import mine
+from pipeline.stages.models import load
+from pipeline.stages.plan import Run, shown
+from pipeline.stages.train import training_rows
+
+log = logging.getLogger(__name__)
+
+WARM_STEPS = 2
+"""Steps before the profiled ones: the first allocate memory and choose kernels."""
+
+ROWS = 15
+"""Lines of the table."""
+
+BETWEEN = "(between operators)"
+"""What the profiler calls a step's own time: Python, and waiting."""
+
+
+def run_profile(asked: Profile, config: Config) -> Path:
+    """Profile `asked.steps` steps of the configuration's training, after mining what is missing.
+
+    Returns:
+        A folder with `trace.json` (for a trace viewer such as Perfetto), `profile.json` (every operator: calls, its
+        own seconds on CPU and GPU, share) and `table.txt`.
+
+    Raises:
+        PipelineError: whatever the user can act on.
+    """
+    run = Run(config)
+    announce(run)
+    mine(run)
+    reranker = load(run, run.base.folder, config.model)
+    rows = training_rows(run, reranker)
+    steps = WARM_STEPS + asked.steps
+    training = dataclasses.replace(
+        run.config.training, max_steps=steps, logging_steps=1, eval_steps=0, eval_sets=[], keep_best=False
+    )
+    folder = run.outputs / "profiles" / run.folder.name
+    gpu = run.device.type == "cuda"
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if gpu else [])]
+    made_by = record(sys.argv, plain(run.config))
+    with tempfile.TemporaryDirectory() as scratch:
+        window = schedule(wait=0, warmup=WARM_STEPS, active=asked.steps, repeat=1)
+        with profile(activities=activities, schedule=window) as profiler:
+            trainer = Trainer(
+                reranker, rows, training, seed=config.seed, device=run.device, precision=training.precision,
+                token_budget=run.token_budget(reranker.hidden_size, reranker.layers), folder=Path(scratch),
+                identity={}, hooks=Hooks(on_row=lambda logged: profiler.step()),
+            )  # fmt: skip
+            facts = trainer.run()
+        with artifacts.publish(folder, {"artifact": "profile", "provenance": made_by}) as work:
+            operators = operators_of(profiler, gpu)
+            profiler.export_chrome_trace(str(work / "trace.json"))
+            found = {
+                "steps": asked.steps, "batch_size": training.batch_size, "precision": training.precision.name,
+                "pairs_per_second": facts["pairs_per_second"], "operators": operators,
+            }  # fmt: skip
+            artifacts.write_json(work / "profile.json", found)
+            artifacts.write_text(work / "table.txt", table(operators) + "\n")
+    log.info("%s\n\n%d steps of %d pairs, in %s", table(operators), asked.steps, training.batch_size, shown(folder))
+    return folder
+
+
+def operators_of(profiler: Any, gpu: bool) -> list[dict[str, Any]]:
+    """Every operator with time of its own, most first: seconds without those it calls, on the device that counts."""
+    found = []
+    for event in profiler.key_averages():
+        cpu, device = event.self_cpu_time_total / 1e6, event.self_device_time_total / 1e6
+        counted = device if gpu else cpu
+        if counted > 0:
+            name = BETWEEN if event.key.startswith("ProfilerStep") else event.key
+            row = {"operator": name, "calls": event.count, "cpu_seconds": cpu, "gpu_seconds": device}
+            found.append({**row, "counted": counted})
+    whole = sum(row["counted"] for row in found)
+    found.sort(key=lambda row: (-row["counted"], row["operator"]))
+    return [{**row, "share": row.pop("counted") / whole} for row in found]
+
+
+def table(operators: list[dict[str, Any]]) -> str:
+    """The heaviest operators, one a line."""
+    lines = [f"{'operator':<52} {'calls':>7} {'CPU s':>8} {'GPU s':>8} {'share':>6}"]
+    for row in operators[:ROWS]:
+        lines.append(
+            f"{row['operator'][:52]:<52} {row['calls']:>7,} {row['cpu_seconds']:>8.3f} {row['gpu_seconds']:>8.3f} "
+            f"{row['share']:>6.1%}"
+        )
+    return "\n".join(lines)

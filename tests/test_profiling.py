@@ -1,0 +1,41 @@
+"""A profile: every operator's own time, as table, JSON and trace, and nothing of the training left behind."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from pipeline.commands.profiling import BETWEEN, ROWS, run_profile, table
+from pipeline.config.asked import Profile
+from pipeline.config.schema import parse, register
+from pipeline.core import artifacts
+from pipeline.core.errors import ConfigError
+from tests.test_stages import CONF, SMALLER
+
+
+def test_a_profile_says_where_the_time_goes(tmp_path: Path) -> None:
+    register()
+    with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
+        composed = compose("config", overrides=[*SMALLER, f"outputs_dir={tmp_path}"])
+    folder = run_profile(Profile(steps=2), parse(composed))
+    assert artifacts.is_complete(folder) and folder.parent == tmp_path / "profiles"
+    assert not (tmp_path / "runs").exists() and not (tmp_path / "latest").exists()
+    found = json.loads((folder / "profile.json").read_text())
+    shares = [row["share"] for row in found["operators"]]
+    assert shares == sorted(shares, reverse=True) and sum(shares) == pytest.approx(1)
+    calls = {row["operator"]: row["calls"] for row in found["operators"]}
+    # One update a profiled step, and none of the two steps before.
+    assert (found["steps"], calls["Optimizer.step#AdamW.step"]) == (2, 2)
+    assert {event.get("name") for event in json.loads((folder / "trace.json").read_text())["traceEvents"]} >= set(
+        calls
+    ) - {BETWEEN}
+    assert (folder / "table.txt").read_text() == table(found["operators"]) + "\n"
+    assert len(table(found["operators"]).splitlines()) == ROWS + 1
+
+
+def test_no_steps_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"steps must be at least 1, got 0. Pass steps=5."):
+        Profile(steps=0)
