@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.commands.victim import Place, Server, kill
+from pipeline.commands.victim import Place, Server, kill, used
 from pipeline.config.asked import Faults
 from pipeline.core import artifacts
 from pipeline.core.errors import EXIT_REQUEUE, EXIT_STATUS, ArtifactError
@@ -39,6 +39,8 @@ STAGES = {"mine": "mined/*", "train": "runs/*/model", "evaluate": "runs/*/evalua
 
 RENDERED = ("README.md", "summary.json")
 """Files beside the artefacts that are made of them."""
+
+POLL_SECONDS = 0.005
 
 PATIENCE_SECONDS = 600.0
 """How long a run may take to leave after SIGTERM."""
@@ -72,7 +74,7 @@ class Record:
 
 @dataclass(slots=True)
 class Undisturbed:
-    """A run without faults: its results, its length in seconds, and when each of its artefacts was complete."""
+    """A run without faults: its results, its processor seconds, and the share of its time each artefact was made at."""
 
     place: Place
     results: dict[str, Any]
@@ -80,8 +82,8 @@ class Undisturbed:
     complete: dict[str, float]
 
     def remaining(self, place: Place) -> float:
-        """Seconds of work that another place still has before it."""
-        return self.seconds - max((self.complete.get(name, 0.0) for name in place.complete()), default=0.0)
+        """Processor seconds of work that another place still has before it."""
+        return self.seconds * (1 - max((self.complete.get(name, 0.0) for name in place.complete()), default=0.0))
 
 
 def undisturbed(place: Place) -> Undisturbed:
@@ -93,8 +95,9 @@ def undisturbed(place: Place) -> Undisturbed:
     began = time.time()
     if (status := place.finish()) != 0:
         raise ArtifactError(f"an undisturbed run must end well, got exit status {status}: {place.said()}")
-    complete = {name: moment - began for name, moment in place.complete().items()}
-    return Undisturbed(place, place.results(), time.time() - began, complete)
+    length = time.time() - began
+    complete = {name: (moment - began) / length for name, moment in place.complete().items()}
+    return Undisturbed(place, place.results(), place.server.seconds, complete)
 
 
 def stage_of(place: Place) -> str:
@@ -113,7 +116,9 @@ def chain(place: Place, reference: Undisturbed, draw: random.Random, kills: int,
         moment = draw.uniform(0, reference.remaining(place) * (1 - number / (kills + 1)))
         kind = draw.choice(KINDS)
         pid = place.start()
-        if (status := place.server.ended(moment)) is None:
+        while (status := place.server.ended(POLL_SECONDS)) is None and used(pid) < moment:
+            pass
+        if status is None:
             record.kills[stage_of(place)] += 1
             record.kinds[kind] += 1
             done += 1
@@ -224,7 +229,7 @@ def campaign(asked: Faults) -> tuple[Record, Path]:
             return Place(Path(work) / name, arguments(asked), server)
 
         reference = undisturbed(place("undisturbed"))
-        print(f"undisturbed: {reference.seconds:.1f} s, {len(reference.results)} results", flush=True)
+        print(f"undisturbed: {reference.seconds:.1f} s of processor time, {len(reference.results)} results", flush=True)
         while record.kills.total() < asked.kills:
             run = place(f"run-{len(record.chains) + 1}")
             chain(run, reference, draw, min(asked.chain, asked.kills - record.kills.total()), record)

@@ -49,6 +49,8 @@ class Server:
         )  # fmt: skip
         self._read = b""
         self._running: int | None = None
+        self.seconds = 0.0
+        """Processor seconds of the run that ended last."""
         if self._answer(None) != "ready":
             raise ArtifactError("a server of runs must start, got no answer. See the message above.")
 
@@ -65,8 +67,8 @@ class Server:
         answer = self._answer(seconds)
         if not answer:
             return None
-        self._running = None
-        return int(answer)
+        self._running, self.seconds = None, float(answer.split()[1])
+        return int(answer.split()[0])
 
     def _answer(self, seconds: float | None) -> str:
         """The next line, read without a buffer of the stream's: `select` would not see what waits there."""
@@ -101,7 +103,8 @@ def serve() -> None:
         with contextlib.suppress(OSError):
             os.setpgid(pid, pid)  # here too: the run may be killed before it has come to its own
         print(pid, flush=True)
-        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+        _, status, usage = os.wait4(pid, 0)
+        print(os.waitstatus_to_exitcode(status), usage.ru_utime + usage.ru_stime, flush=True)
 
 
 def _become(request: dict[str, Any]) -> None:
@@ -227,6 +230,18 @@ class Place:
             # A damaged checkpoint is skipped for another; what came of that is in the results.
             sentences += artifacts.problems(self.outputs / folder) if "checkpoints" not in folder else []
         return sentences
+
+
+def used(pid: int) -> float:
+    """Processor seconds a run has used so far, those of its finished children included; 0 once it is gone.
+
+    Moments are drawn in this time: unlike the wall's, it does not depend on what else the machine does.
+    """
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
 
 
 def kill(pid: int, number: signal.Signals) -> None:
