@@ -422,6 +422,7 @@ def test_local_folders_are_known_by_what_decides_the_model(desk: Desk) -> None:
 
 
 def test_a_large_local_file_is_hashed_again_only_when_it_changes(tmp_path: Path) -> None:
+    from pipeline.core.errors import ArtifactError
     from pipeline.hub.cache import REMEMBER_FROM_BYTES, Book
 
     weights, book = tmp_path / "model.safetensors", Book(tmp_path / "hub.lock.json")
@@ -433,6 +434,13 @@ def test_a_large_local_file_is_hashed_again_only_when_it_changes(tmp_path: Path)
     assert book.digest(weights) == "from memory"
     os.utime(weights, ns=(1, 1))
     assert book.digest(weights) == first
+    written = book.path.read_text()
+    for altered in (written.replace(first[:8], first[7::-1]), written.replace('"seal"', '"sea1"'), "[]", "{"):
+        book.path.write_text(altered)
+        with pytest.raises(ArtifactError, match=r"hub\.lock\.json must be .* Delete it"):
+            book.digest(weights)
+    book.path.write_text(json.dumps({"hashed": {str(weights): [weights.stat().st_size, 1, "of an earlier version"]}}))
+    assert book.digest(weights) == "of an earlier version"
 
 
 @pytest.mark.parametrize(

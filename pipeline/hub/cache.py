@@ -26,8 +26,8 @@ from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 from tqdm.auto import tqdm  # type: ignore[import-untyped]
 
-from pipeline.core.artifacts import locked, read_json, write_json, write_text
-from pipeline.core.errors import HubError, PipelineError, must
+from pipeline.core.artifacts import locked, read_json, sealed, write_json, write_text
+from pipeline.core.errors import ArtifactError, HubError, PipelineError, must
 from pipeline.core.fingerprint import file_digest
 from pipeline.hub.download import OTHER_WAYS, Mismatch, fetch, refusal, retrying
 from pipeline.hub.repo_files import is_pickle, literal_patterns, model_files
@@ -43,20 +43,34 @@ DOWNLOADS_AT_ONCE = 4
 """Files fetched side by side: the many small ones of a data set would otherwise wait for each other's round trips."""
 
 
+SECTIONS = {"commits", "files", "hashed"}
+
+
 class Book:
-    """The lock file: `commits` by artefact, `files` by artefact and commit, `hashed` large files by path."""
+    """The lock file: `commits` by artefact, `files` by artefact and commit, `hashed` large files by path; sealed."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def get(self, section: str, name: str) -> Any:
-        return read_json(self.path).get(section, {}).get(name) if self.path.exists() else None
+        return self._read().get(section, {}).get(name)
 
     def put(self, section: str, name: str, value: Any) -> None:
         with locked(self.path):
-            content = read_json(self.path) if self.path.exists() else {}
+            content = self._read()
             content.setdefault(section, {})[name] = value
-            write_json(self.path, {part: dict(sorted(content[part].items())) for part in sorted(content)})
+            write_json(self.path, sealed({part: dict(sorted(content[part].items())) for part in sorted(content)}))
+
+    def _read(self) -> dict[str, Any]:
+        """The sections. A digit altered in one would silently name other weights: other keys, other results."""
+        found = read_json(self.path) if self.path.exists() else {}
+        content = {name: part for name, part in found.items() if name != "seal"} if isinstance(found, dict) else {"": 0}
+        # One without a seal is of an earlier version.
+        if content.keys() - SECTIONS or ("seal" in found and found["seal"] != sealed(content)["seal"]):
+            raise ArtifactError(
+                f"{self.path} must be as it was written, got an altered one. Delete it to resolve anew."
+            )
+        return content
 
     def digest(self, path: Path) -> str:
         """sha256 of a file; of a large one from memory while its size and modification time stand."""
