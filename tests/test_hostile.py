@@ -288,10 +288,11 @@ def command(root: Path, *overrides: str, **environment: str) -> subprocess.Compl
     for name in ("here", "home"):
         (root / name).mkdir()
     data = write(root / "rows.jsonl", plain_rows())
+    inherited = {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"}
     return subprocess.run(
         [sys.executable, str(TRAIN), *CONFIGURATION, f"data.path={data}", f"outputs_dir={root}/outputs", *overrides],
         cwd=root / "here", capture_output=True, text=True,
-        env={**os.environ, "HOME": str(root / "home"), "TMPDIR": str(root / "home"), **environment},
+        env={**inherited, "HOME": str(root / "home"), "TMPDIR": str(root / "home"), **environment},
     )  # fmt: skip
 
 

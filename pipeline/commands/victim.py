@@ -42,6 +42,7 @@ class Server:
     def __init__(self, home: Path) -> None:
         home.mkdir(parents=True, exist_ok=True)
         environment = {**os.environ, "HOME": str(home), "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+        environment.pop("WANDB_SERVICE", None)  # another process's W&B service, when that one has tracked something
         environment["PYTHONPATH"] = os.pathsep.join([str(TRAIN.parents[1]), os.environ.get("PYTHONPATH", "")])
         self._process = subprocess.Popen(
             [sys.executable, "-c", f"from {__name__} import serve; serve()"],
