@@ -6,6 +6,7 @@ Knows nothing of what a stage means; `stages` decides names and contents.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import glob
 import json
@@ -160,12 +161,18 @@ def publish(folder: Path, manifest: Mapping[str, Any]) -> Iterator[Path]:
             os.rename(work, folder)
         sync_folder(folder.parent)
     except BaseException as error:
-        full = isinstance(error, Exception) and not isinstance(error, PipelineError) and _is_full(folder.parent)
+        foreign = isinstance(error, Exception) and not isinstance(error, PipelineError)
+        full = foreign and (_says_full(error) or _is_full(folder.parent))
         shutil.rmtree(work, ignore_errors=True)
         if full:  # libraries that write have errors of their own for it
             remedy = "Free space, or pass outputs_dir=<another disk>; run again: everything finished is kept."
             raise ResourceError(must(f"the disk of {folder}", "hold it", "a full disk", remedy)) from error
         raise
+
+
+def _says_full(error: BaseException) -> bool:
+    """Whether an error is the system's for want of room, in whatever class a library wraps its words."""
+    return any(os.strerror(number) in str(error) for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
 
 
 def _is_full(folder: Path) -> bool:
