@@ -1,0 +1,53 @@
+"""The campaign's own bookkeeping, and the document that quotes a record."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from pipeline.commands.faults import CUT, Record, arguments, damages, status
+from pipeline.config.arguments import parse_arguments
+from pipeline.config.asked import Faults
+from pipeline.core.errors import ConfigError
+
+
+def test_a_damaged_file_is_never_the_same_file() -> None:
+    for data in (b"", b"a", bytes(range(256)) * 4):
+        for seed in range(50):
+            found = dict(damages(data, random.Random(seed)))
+            assert list(found) == ["missing", "truncated", "flipped"]
+            assert found["missing"] is None and data not in (found["truncated"], found["flipped"])
+            flipped = found["flipped"]
+            if data and flipped is not None:
+                assert sum((a ^ b).bit_count() for a, b in zip(data, flipped, strict=True)) == 1
+
+
+def test_only_a_campaign_without_loss_ends_well() -> None:
+    assert status(Record()) == 0
+    assert status(Record(lost=["run-1: x differs"])) == 2
+
+
+def test_arguments() -> None:
+    assert arguments(parse_arguments(Faults, ["kills=20", "seed=1"])) == ["experiment=smoke", *CUT]
+    assert arguments(Faults(experiment="quickstart")) == ["experiment=quickstart"]
+    assert arguments(Faults(cut=False)) == ["experiment=smoke"]
+    with pytest.raises(ConfigError, match="chain must be at least 1, got 0"):
+        Faults(chain=0)
+
+
+def test_the_documents_table_is_the_records(root: Path) -> None:
+    record = json.loads((root / ".github" / "records" / "reference_faults.json").read_text())
+    text = (root / ".github" / "FAULTS.md").read_text()
+    outcomes = ("crash", "other weights, silently", "the same weights")
+    for fault in ("missing", "truncated", "flipped"):
+        counted = Counter(case["outcome"] for case in record["by_fault"] if case["fault"] == fault)
+        row = re.search(rf"^\| {fault} \| (\d+) \| (\d+) \| (\d+) \|$", text, re.M)
+        assert row is not None and [int(n) for n in row.groups()] == [counted[outcome] for outcome in outcomes]
+    total = " | ".join(str(record["outcomes"][outcome]) for outcome in outcomes)
+    assert f"| all {record['faults']} | {total} |" in text
+    assert record["control"] == "the same weights"
