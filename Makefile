@@ -90,8 +90,9 @@ predict: export PASSAGE := $(value P)
 predict: $(STAMP) ## Score a passage: Q='question' P='passage' (ARGS="run=<folder>", by default the newest run)
 	@$(RUN) scripts/predict.py "q=$$QUESTION" "p=$$PASSAGE" $(ARGS)
 
+# A process a core, each with one thread: torch processes that share cores wait for each other.
 test: $(STAMP) ## The fast tests: no network, no GPU
-	@$(RUN) -m pytest $(ARGS)
+	@OMP_NUM_THREADS=1 $(RUN) -m pytest -n auto --dist loadfile $(ARGS)
 
 test-slow: $(STAMP) ## The tests that take minutes
 	@$(RUN) -m pytest -m slow $(ARGS)

@@ -80,7 +80,7 @@ def test_every_target_runs_dry(root: Path, target: str) -> None:
         (["smoke", "EXPERIMENT=gooaq_bert_tiny"], "scripts/train.py experiment=gooaq_bert_tiny size=tiny"),
         (["train", "ARGS=training.eval_sets=[v]"], "scripts/train.py experiment=quickstart training.eval_sets=[v]"),
         (["train", "ARGS='data.path=\"a b.jsonl\"'"], 'scripts/train.py experiment=quickstart data.path="a b.jsonl"'),
-        (["test", "ARGS=-k x"], "-m pytest -k x"),
+        (["test", "ARGS=-k x"], "-m pytest -n auto --dist loadfile -k x"),
         (["check", "EXPERIMENT=gooaq_bert_tiny"], "scripts/check.py experiment=gooaq_bert_tiny"),
         (["reproduce", "ARGS=run=x"], "scripts/reproduce.py experiment=quickstart run=x"),
         (["reproduce", "STAGE=first", "EXPERIMENT=gooaq_bert_tiny"],
