@@ -29,7 +29,7 @@ def loads(embedder: Embedder) -> bool:
 
 def test_search_is_exact_and_blocks_do_not_show(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(embeddings, "QUERY_BLOCK", 7)
-    monkeypatch.setattr(embeddings, "PASSAGE_BLOCK", 64)
+    monkeypatch.setattr(embeddings, "PASSAGE_BLOCK_BYTES", 64 * 4 * 32)  # 64 passages
     monkeypatch.setattr(embeddings, "CHUNK", 10)
     embedder = Embedder(model, tmp_path)
     queries = TEXTS[5:60]

@@ -24,11 +24,14 @@ from pipeline.mining.topk import Positions, Ranking, RunningTop, best_columns, s
 
 log = logging.getLogger(__name__)
 
-QUERY_BLOCK, PASSAGE_BLOCK = 4_096, 16_384
-"""Rows and columns searched at once: faiss's own block of queries, and few enough passages to merge cheaply."""
+QUERY_BLOCK = 4_096
+"""Queries searched at once: faiss's own block."""
 
-TIED_ROWS = 256
-"""Tied queries whose whole rows of a block are held at once (16 MiB)."""
+PASSAGE_BLOCK_BYTES = 1 << 29
+"""Embeddings of the passages searched at once. Each block's best are found from nothing and merged: few are cheap."""
+
+TIED_CELLS = 1 << 22
+"""Scores held at once for queries with ties at the cut, whose whole rows of a block are sorted (16 MiB)."""
 
 CHUNK = 16_384
 """Texts embedded between two writes, and pairs scored at once."""
@@ -173,10 +176,11 @@ class Nearest:
         vectors = self._embedder.vectors(queries, "query")
         starts = range(0, len(queries), QUERY_BLOCK)
         tops = [RunningTop(min(QUERY_BLOCK, len(queries) - start), depth) for start in starts]
-        blocks = range(0, len(self._subset), PASSAGE_BLOCK)
+        size = max(1, PASSAGE_BLOCK_BYTES // (4 * self._passages.shape[1]))
+        blocks = range(0, len(self._subset), size)
         with bar("nearest passages", len(blocks) * len(starts)) as moving:
             for offset in blocks:
-                block = self._passages.take(self._subset[offset : offset + PASSAGE_BLOCK])
+                block = self._passages.take(self._subset[offset : offset + size])
                 for start, top in zip(starts, tops, strict=True):
                     top.add(*_nearest(vectors.take(slice(start, start + QUERY_BLOCK)), block, depth), offset)
                     moving.advance()
@@ -199,8 +203,9 @@ def _nearest(
     scores, columns = faiss.knn(queries, block, min(depth + 1, len(block)), metric=faiss.METRIC_INNER_PRODUCT)
     tied = tied_at_cut(scores, depth)
     scores, columns = scores[:, :depth], columns[:, :depth]
-    for start in range(0, len(tied), TIED_ROWS):
+    held = max(1, TIED_CELLS // len(block))
+    for start in range(0, len(tied), held):
         # faiss keeps any of equal scores; these few rows are sorted in full.
-        rows = tied[start : start + TIED_ROWS]
+        rows = tied[start : start + held]
         scores[rows], columns[rows] = best_columns(torch.from_numpy(queries[rows] @ block.T), depth)
     return scores, columns
