@@ -121,7 +121,7 @@ def test_smoke_is_what_reproducibility_tests_rely_on() -> None:
     [
         ("gooaq_bert_tiny", {"mining.dev_depth"}),
         ("gooaq_modernbert_large", {"mining.dev_depth"}),
-        ("quickstart", set()),
+        ("quickstart", {"mining.dev_depth"}),
     ],
 )
 def test_the_tiny_size_differs_from_the_recipe_only_in_these_keys(experiment: str, also: set[str]) -> None:
