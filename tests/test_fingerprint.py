@@ -46,7 +46,9 @@ def test_key_order_and_tuples_do_not_matter_but_list_order_and_types_do() -> Non
     assert len({fingerprint(value) for value in distinct}) == len(distinct)
 
 
-@pytest.mark.parametrize("value", [{1, 2}, object(), float("nan"), float("inf"), b"x", Section], ids=lambda value: type(value).__name__)
+@pytest.mark.parametrize(
+    "value", [{1, 2}, object(), float("nan"), float("inf"), b"x", Section], ids=lambda value: type(value).__name__
+)
 def test_what_has_no_stable_form_is_refused(value: object) -> None:
     with pytest.raises(TypeError, match="has no canonical form"):
         plain({"inside": [value]})

@@ -287,7 +287,7 @@ def test_a_killed_download_is_continued(desk: Desk) -> None:
     process.communicate()
     assert fault.played == 1
     # What had been received but not yet written died with the process.
-    (written,) = [part.stat().st_size for part in blobs.glob("*.resumable")]
+    written = max(part.stat().st_size for part in blobs.glob("*.resumable"))
     assert len(big) // 4 <= written <= len(big) // 2
     desk.hub.faults.clear()
     desk.hub.ranges.clear()
