@@ -103,6 +103,15 @@ def test_a_second_run_runs_nothing_and_says_so(outputs: Path, first: Path, caplo
     assert said == ["mine", "train", "evaluate", "card"]
 
 
+def test_a_torn_log_beside_a_finished_model_is_mended(outputs: Path, first: Path) -> None:
+    before = snapshot(outputs)
+    log = first / "metrics.jsonl"
+    log.write_bytes(log.read_bytes()[:100])
+    assert ran(outputs) == first
+    assert log.read_bytes() == (first / "model" / "metrics.jsonl").read_bytes()
+    assert snapshot(outputs).keys() == before.keys()
+
+
 def test_runtime_and_tracking_are_no_part_of_a_name(outputs: Path, first: Path) -> None:
     before = snapshot(outputs)
     changed = ["runtime.micro_batch_tokens=999", "emissions=default", "tracking.project=other", "name=another"]

@@ -212,13 +212,12 @@ class Place:
             name = str(path.relative_to(self.outputs))
             if not path.is_file() or path.name in VOLATILE or path.suffix == ".lock" or "checkpoints" in path.parts:
                 continue
+            found[name] = file_digest(path)
             if path.name in ("metrics.jsonl", "training.json"):
-                rows = [json.loads(line) for line in path.read_text().splitlines()] if path.suffix == ".jsonl" else [
-                    artifacts.read_json(path)
-                ]  # fmt: skip
-                found[name] = [{key: row[key] for key in row if key not in HISTORY} for row in rows]
-            else:
-                found[name] = file_digest(path)
+                text = path.read_text(encoding="utf-8", errors="replace")
+                with contextlib.suppress(ValueError):  # torn: by its digest it differs from any undisturbed one
+                    rows = [json.loads(line) for line in (text.splitlines() if path.suffix == ".jsonl" else [text])]
+                    found[name] = [{key: row[key] for key in row if key not in HISTORY} for row in rows]
         return found
 
     def wrong(self, expected: dict[str, Any]) -> list[str]:

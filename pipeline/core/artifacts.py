@@ -75,6 +75,12 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
+def mend(path: Path, expected: bytes) -> None:
+    """Write a file unless it holds these bytes: a copy for people, of a file that a manifest vouches for."""
+    if not path.is_file() or path.read_bytes() != expected:
+        write_bytes(path, expected)
+
+
 def write_json(path: Path, value: Any) -> None:
     """`write_bytes` for JSON a person can read; non-finite numbers are refused rather than written as NaN."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")

@@ -53,12 +53,7 @@ def card(run: Run) -> Path:
                 artifacts.write_json(work / "summary.json", report.summary(facts))
             log.info("%-9s %s", "card", shown(run.folder / "README.md"))
         # Copies for people to find, with no manifest of their own: compared with what has one, and mended.
-        _mend(run.folder / "README.md", comparison.card_of(run.folder).encode("utf-8", "backslashreplace"))
-        _mend(run.folder / "summary.json", (folder / "summary.json").read_bytes())
+        artifacts.mend(run.folder / "README.md", comparison.card_of(run.folder).encode("utf-8", "backslashreplace"))
+        artifacts.mend(run.folder / "summary.json", (folder / "summary.json").read_bytes())
     log.info("\n%s", report.closing_table(artifacts.read_json(folder / "summary.json")))
     return folder
-
-
-def _mend(path: Path, expected: bytes) -> None:
-    if not path.is_file() or path.read_bytes() != expected:
-        artifacts.write_bytes(path, expected)

@@ -42,6 +42,8 @@ def train(run: Run) -> Path:
     folder, config = run.folder / "model", run.config
     with artifacts.locked(folder):
         if is_done(folder, "train"):
+            # The log beside it was written while training went, without a sync a row.
+            artifacts.mend(run.folder / "metrics.jsonl", (folder / "metrics.jsonl").read_bytes())
             return folder
         artifacts.write_text(run.folder / "config.yaml", yaml.safe_dump(plain(run.config), sort_keys=False))
         earlier: list[dict[str, Any]] = []
