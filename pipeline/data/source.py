@@ -246,7 +246,7 @@ def _refuse_the_same(config: DataConfig, train: PairRows, dev: PairRows) -> None
 def _corpus(
     config: DataConfig, sources: Sequence[Source], parts: Sequence[PairRows]
 ) -> tuple[list[str], list[str] | None]:
-    """What is searched: the user's own corpus, the collection's, or every passage of the parts; distinct by text."""
+    """What is searched: the user's own corpus, the collection's, or every passage of `parts`; distinct by text."""
     if config.corpus_path is not None:
         return read_corpus(Path(config.corpus_path), config)
     given: dict[str, str] = {}
