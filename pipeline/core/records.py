@@ -112,7 +112,8 @@ class LabelledPairs:
 class Split:
     """A source divided by question, before any mining.
 
-    `corpus` is every passage candidates are retrieved from (every answer loaded, or the user's own corpus), distinct by exact text in first-occurrence order; `corpus_ids` are the collection's own ids, beside it.
+    `corpus` is every passage candidates are retrieved from (every answer loaded, or the user's own corpus),
+    distinct by exact text in first-occurrence order; `corpus_ids` are the collection's own ids, beside it.
     `unused` are passages of the corpus that stand in no part, because their group is held out: never negatives.
     `statistics` counts rows read, used and dropped by reason, and whatever else the source knows about itself.
     """
