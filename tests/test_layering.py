@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 LAYERS = [
-    "core.errors",
+    "core.errors core.upkeep",
     "core.records core.fingerprint core.progress core.markdown config.arguments hub.repo_files mining.topk",
     "config.schema config.asked engine.batching evaluation.measures benchmark.cases",  # pure
     "data.docstrings data.near_duplicates data.splitting mining.judged reporting.samples",  # pure

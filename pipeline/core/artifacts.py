@@ -14,10 +14,11 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from pipeline.core import upkeep
 from pipeline.core.errors import ArtifactError, PipelineError, ResourceError, must
 from pipeline.core.fingerprint import canonical_json, file_digest, text_digest
 
@@ -32,6 +33,7 @@ LEAST_FREE = 2**18
 """Bytes below which a disk counts as full, when a write to it has failed."""
 
 
+@upkeep.spent("sync")
 def sync_folder(folder: Path) -> None:
     """Flush a folder's own entries to disk, so that a rename in it survives a power loss."""
     descriptor = os.open(folder, os.O_RDONLY)
@@ -39,6 +41,11 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@upkeep.spent("sync")
+def _sync(descriptor: int) -> None:
+    os.fsync(descriptor)
 
 
 def make_folder(folder: Path) -> None:
@@ -60,7 +67,7 @@ def write_bytes(path: Path, data: bytes) -> None:
         with os.fdopen(descriptor, "wb") as stream:
             stream.write(data)
             stream.flush()
-            os.fsync(stream.fileno())
+            _sync(stream.fileno())
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except BaseException:
@@ -136,12 +143,14 @@ def sealed(manifest: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def publish(folder: Path, manifest: Mapping[str, Any]) -> Iterator[Path]:
+def publish(
+    folder: Path, manifest: Mapping[str, Any], closing: Callable[[], Mapping[str, Any]] = dict
+) -> Iterator[Path]:
     """Yield an empty work folder beside `folder`; on leaving without error make it `folder`, complete.
 
     Every file is synced, the manifest (`manifest` plus `files`) is written last, then the work folder is renamed
     over whatever incomplete folder stood there. On an error the work folder is removed and nothing changes.
-    `manifest` is read on leaving, so the block may fill it.
+    `manifest` is read on leaving, so the block may fill it; `closing` is asked when every file is synced and hashed.
     """
     make_folder(folder.parent)
     _remove_abandoned(folder, ours=True)
@@ -153,8 +162,9 @@ def publish(folder: Path, manifest: Mapping[str, Any]) -> Iterator[Path]:
         yield work
         for path in files(work):
             with path.open("rb") as stream:
-                os.fsync(stream.fileno())
-        write_json(work / MANIFEST, sealed({**manifest, "files": describe(work)}))
+                _sync(stream.fileno())
+        described = describe(work)
+        write_json(work / MANIFEST, sealed({**manifest, **closing(), "files": described}))
         for path in (p for p in work.rglob("*") if p.is_dir()):
             sync_folder(path)
         sync_folder(work)
@@ -221,6 +231,7 @@ def manifest_of(folder: Path) -> dict[str, Any] | None:
     return manifest
 
 
+@upkeep.spent("verify")
 def problems(folder: Path) -> list[str]:
     """What is wrong with a folder against its manifest, one sentence each; empty when it verifies."""
     try:

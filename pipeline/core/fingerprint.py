@@ -12,6 +12,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from pipeline.core.upkeep import spent
+
 LENGTH = 12
 """Hexadecimal digits kept of a fingerprint: 48 bits, enough for any number of runs on one disk."""
 
@@ -49,6 +51,7 @@ def fingerprint(value: Any) -> str:
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:LENGTH]
 
 
+@spent("hash")
 def text_digest(texts: Iterable[str]) -> str:
     """sha256 over texts in order, each ended by its byte length so that no two lists collide."""
     digest = hashlib.sha256()
@@ -59,6 +62,7 @@ def text_digest(texts: Iterable[str]) -> str:
     return digest.hexdigest()
 
 
+@spent("hash")
 def file_digest(path: Path) -> str:
     """sha256 of a file's bytes, read in pieces.
 

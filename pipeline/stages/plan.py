@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from pipeline.config.schema import NANO, Attention, Config, Precision, Retriever, Source
-from pipeline.core import artifacts, reproducibility
+from pipeline.core import artifacts, reproducibility, upkeep
 from pipeline.core.errors import ConfigError, must
 from pipeline.core.fingerprint import fingerprint, plain, slug
 from pipeline.core.provenance import record
@@ -185,13 +185,15 @@ def stage(
 ) -> Iterator[tuple[Path, Meter]]:
     """A work folder that becomes `folder` with manifest, provenance and emissions when the block ends well.
 
-    `before` gives energy records of earlier pieces of the same stage, read when the block has ended.
+    `before` gives energy records of earlier pieces of the same stage, read when the block has ended. The manifest's
+    `upkeep_seconds` are this process's, within the stage.
     """
     name = str(key["stage"])
     emissions = run.config.emissions
     manifest = {"artifact": name, "fingerprint": fingerprint(key), "key": dict(key)}
     manifest["provenance"] = record(sys.argv, plain(run.config))
-    with artifacts.publish(folder, manifest) as work:
+    earlier = upkeep.seconds()
+    with artifacts.publish(folder, manifest, lambda: {"upkeep_seconds": upkeep.seconds(earlier)}) as work:
         with measured(emissions.enabled, emissions.country_iso_code, name) as meter:
             yield work, meter
         artifacts.write_json(work / "emissions.json", add([*before(), meter.record]))

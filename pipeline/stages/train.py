@@ -14,7 +14,7 @@ import numpy as np
 import yaml
 
 from pipeline.config.schema import DEV
-from pipeline.core import artifacts
+from pipeline.core import artifacts, upkeep
 from pipeline.core.errors import ArtifactError, Interrupted
 from pipeline.core.fingerprint import fingerprint, plain, slug
 from pipeline.core.records import AS_RETRIEVED
@@ -129,6 +129,7 @@ def _fixed_evaluation(run: Run, reranker: Reranker) -> Any:
     return measured_now
 
 
+@upkeep.spent("verify")
 def _must_reload_equal(run: Run, reranker: Reranker, saved: Path) -> None:
     """Refuse to publish a folder whose scores are not those of the model in memory.
 
