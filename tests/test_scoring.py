@@ -12,7 +12,7 @@ from hub_fixtures import sentences
 from small_models import BUDGET, CPU, lively, tiny
 
 from pipeline.config.schema import Attention, Precision
-from pipeline.core.errors import NumericsError
+from pipeline.core.errors import NumericsError, ResourceError
 from pipeline.engine import modeling
 from pipeline.engine.scoring import PairScorer
 from pipeline.engine.tokens import TokenTable
@@ -96,4 +96,33 @@ def test_a_score_that_is_no_number_is_refused(base: Path) -> None:
     with pytest.raises(
         NumericsError, match=r"^a score must be finite, got .*NaN or infinity for query .*\. The weights"
     ):
+        subject.score(PAIRS)
+
+
+def test_out_of_memory_halves_the_budget_for_good(base: Path, caplog: pytest.LogCaptureFixture) -> None:
+    expected = scorer(base, 100).score(PAIRS)
+    subject, forwards = scorer(base, 400), [0]
+
+    def fail(module: Any, inputs: Any, output: Any) -> None:
+        forwards[0] += 1
+        if inputs[0].numel() > 150:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+
+    subject.reranker.model.get_input_embeddings().register_forward_hook(fail)
+    subject.reranker.model.train()
+    assert np.array_equal(subject.score(PAIRS), expected), "those of the budget that fits, all of them"
+    assert subject.reranker.model.training
+    assert caplog.messages == [f"out of GPU memory: scoring goes on with {n} tokens a micro-batch" for n in (200, 100)]
+    first = forwards[0]
+    assert np.array_equal(subject.score(PAIRS), expected) and forwards[0] < 2 * first, "not tried again"
+
+
+def test_a_gpu_that_cannot_hold_one_pair_is_refused(base: Path) -> None:
+    subject = scorer(base, 100)
+
+    def fail(module: Any, inputs: Any) -> None:
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+
+    subject.reranker.model.get_input_embeddings().register_forward_pre_hook(fail)
+    with pytest.raises(ResourceError, match="GPU memory must hold one pair of the longest length, got '64 tokens'"):
         subject.score(PAIRS)

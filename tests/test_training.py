@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,11 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
-from small_models import labelled, model_config, tiny, trainer_of, training_config, training_rows, weights
+from small_models import BUDGET, labelled, model_config, tiny, trainer_of, training_config, training_rows, weights
 from torch.nn import functional as F
 
 from pipeline.config.schema import Attention, Precision, TrainingConfig
-from pipeline.core.errors import Interrupted, NumericsError
+from pipeline.core.errors import Interrupted, NumericsError, ResourceError
 from pipeline.engine import checkpoints, modeling, training
 from pipeline.engine.batching import Plan
 from pipeline.engine.training import Hooks
@@ -442,3 +443,85 @@ def test_rows_that_will_not_be_seen_are_told(
     with caplog.at_level(logging.INFO, "pipeline.engine.training"):
         trainer_of(reranker, training_rows(reranker, labelled(160)), config, tmp_path, Hooks()).run()
     assert [line for line in caplog.messages if "rows are seen" in line] == said
+
+
+# --- out of memory ----------------------------------------------------------------------------------------------------
+
+ENOUGH = 150
+"""Tokens that fit into the small GPU: fewer than `BUDGET`, more than half of it."""
+
+
+def on_a_small_gpu(reranker: modeling.Reranker, tokens: int = ENOUGH, full: Callable[[], bool] = lambda: True) -> None:
+    """Let the model's last layer fail as CUDA does, dropout drawn and earlier gradients there, above so many tokens."""
+    seen = [0]
+
+    def count(module: Any, inputs: Any, output: Any) -> None:
+        seen[0] = inputs[0].numel()
+
+    def fail(module: Any, inputs: Any, output: Any) -> None:
+        if seen[0] > tokens and full():
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+
+    reranker.model.get_input_embeddings().register_forward_hook(count)
+    reranker.model.classifier.register_forward_hook(fail)
+
+
+def trained_within(
+    base: Path, folder: Path, budget: int, tokens: int | None,
+    full: Callable[[training.Trainer], bool] = lambda trainer: True, dropout: float = 0.1,
+) -> tuple[training.Trainer, dict[str, torch.Tensor], list[Row], Row]:  # fmt: skip
+    """Seven steps in three epochs: the trainer, its weights, rows and facts."""
+    reranker, rows = tiny(base, dropout=dropout), list[Row]()
+    chosen = training_config(epochs=3, max_steps=7, eval_steps=3)
+    data = training_rows(reranker, labelled(45))
+    trainer = trainer_of(reranker, data, chosen, folder, Hooks(on_row=rows_into(rows)), budget)
+    trainer.identity = {"key": "test", "scope": {"micro_batch_tokens": budget, "device": "small"}}
+    if tokens is not None:
+        on_a_small_gpu(reranker, tokens, lambda: full(trainer))
+    facts = trainer.run()
+    return trainer, weights(reranker), rows, facts
+
+
+def test_out_of_memory_from_the_first_step_is_a_run_with_half_the_budget(
+    base: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    _, expected, rows, facts = trained_within(base, tmp_path / "half", BUDGET // 2, None)
+    with caplog.at_level(logging.WARNING):
+        trainer, found, ours, seen = trained_within(base, tmp_path / "small", BUDGET, ENOUGH)
+    assert caplog.messages == [f"out of GPU memory: runtime.micro_batch_tokens halved to {BUDGET // 2}"]
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert without_times(ours) == without_times(rows), "the padding share too is that of the repeated step"
+    assert (seen["micro_batch_tokens"], seen["padding_share"]) == (BUDGET // 2, facts["padding_share"])
+    for step in (6, 7):
+        written = checkpoints.read(checkpoints.folder_of(trainer.folder, step))
+        assert written.identity["scope"] == {"micro_batch_tokens": BUDGET // 2, "device": "small"}
+        assert written.facts["budget"] == BUDGET // 2
+
+
+def test_out_of_memory_later_changes_last_bits_only_and_a_resume_keeps_the_plan(
+    base: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def late(trainer: training.Trainer) -> bool:
+        return trainer.state.step >= 4
+
+    _, whole, _, _ = trained_within(base, tmp_path / "whole", BUDGET, None, dropout=0.0)
+    _, found, _, _ = trained_within(base, tmp_path / "same", BUDGET, ENOUGH, late, dropout=0.0)
+    apart = max(float((found[name] - whole[name]).abs().max()) for name in whole)
+    assert 0 < apart < 1e-5, "dropout's masks depend on the plan, nothing else but rounding does"
+    _, found, _, _ = trained_within(base, tmp_path / "late", BUDGET, ENOUGH, late)
+    # Memory that has come free since changes nothing, for the run has its plan; another one must be asked for.
+    shutil.rmtree(checkpoints.folder_of(tmp_path / "late", 7))
+    _, again, _, facts = trained_within(base, tmp_path / "late", BUDGET, None)
+    assert (facts["micro_batch_tokens"], facts["resumed_at"]) == (BUDGET // 2, [6])
+    assert all(torch.equal(again[name], found[name]) for name in found)
+    shutil.rmtree(checkpoints.folder_of(tmp_path / "late", 7))
+    with caplog.at_level(logging.WARNING):
+        _, _, _, facts = trained_within(base, tmp_path / "late", 2 * BUDGET, None)
+    assert facts["micro_batch_tokens"] == 2 * BUDGET
+    assert f"micro_batch_tokens {BUDGET // 2} → {2 * BUDGET}" in caplog.text
+
+
+def test_a_gpu_that_cannot_hold_one_pair_is_refused(base: Path, tmp_path: Path) -> None:
+    with pytest.raises(ResourceError, match=r"GPU memory must hold one pair of the longest length, got '39 tokens'"):
+        trained_within(base, tmp_path, BUDGET, 3)
+    assert checkpoints.steps(tmp_path) == []

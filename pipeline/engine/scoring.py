@@ -5,6 +5,7 @@ Used by evaluation, by fixed-step evaluations and by rivals; knows nothing of me
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -13,13 +14,15 @@ import numpy.typing as npt
 import torch
 
 from pipeline.config.schema import Precision
-from pipeline.core.errors import NumericsError, must
+from pipeline.core.errors import NumericsError, ResourceError, must
 from pipeline.core.progress import bar
 from pipeline.engine import modeling
-from pipeline.engine.batching import micro_batches
+from pipeline.engine.batching import Indices, micro_batches
 from pipeline.engine.modeling import Reranker
 from pipeline.engine.tokens import PairTemplate, TokenTable
 from pipeline.mining.embeddings import Embedder
+
+log = logging.getLogger(__name__)
 
 
 class PairScorer:
@@ -43,6 +46,7 @@ class PairScorer:
 
         Raises:
             NumericsError: when a logit is not finite.
+            ResourceError: when a GPU cannot hold one pair.
         """
         if not pairs:
             return np.zeros(0, np.float32)
@@ -66,20 +70,46 @@ class PairScorer:
         self._position.update((text, start + i) for i, text in enumerate(new))
         self._table = self._table.extended(TokenTable.build(new, self.reranker.tokenizer, self.reranker.max_length))
 
-    @torch.inference_mode()
     def _forward(self, first: npt.NDArray[np.int64], second: npt.NDArray[np.int64], what: str) -> torch.Tensor:
+        """All logits under one budget; when the GPU runs out of memory it is halved, for later calls too.
+
+        Raises:
+            ResourceError: when the longest pair is alone in its micro-batch already.
+        """
+        lengths = self._table.pair_lengths(self._template, first, second)
+        while True:
+            try:
+                return self._forward_within(micro_batches(lengths, self.token_budget), first, second, what)
+            except torch.cuda.OutOfMemoryError:
+                pass  # the exception holds the activations: nothing can be given back before it is gone
+            torch.cuda.empty_cache()
+            longest = int(lengths.max())
+            if self.token_budget <= longest:
+                remedy = "Use a smaller model or model.max_length."
+                raise ResourceError(
+                    must("GPU memory", "hold one pair of the longest length", f"{longest} tokens", remedy)
+                )
+            # From the start: scores of two budgets in one ranking would depend on when memory ran out.
+            self.token_budget //= 2
+            log.warning("out of GPU memory: scoring goes on with %d tokens a micro-batch", self.token_budget)
+
+    @torch.inference_mode()
+    def _forward_within(
+        self, groups: list[Indices], first: npt.NDArray[np.int64], second: npt.NDArray[np.int64], what: str
+    ) -> torch.Tensor:
         model = self.reranker.model
         was_training = model.training
         model.eval()
         scores = torch.empty(len(first), dtype=torch.float32)
-        lengths = self._table.pair_lengths(self._template, first, second)
-        with bar(what, len(first)) as progress:
-            for group in micro_batches(lengths, self.token_budget):
-                batch = self.reranker.collate(self._table, self._template, first[group], second[group])
-                batch = {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
-                scores[torch.from_numpy(group)] = modeling.logits(model, batch, self.precision).cpu()
-                progress.advance(len(group))
-        model.train(was_training)
+        try:
+            with bar(what, len(first)) as progress:
+                for group in groups:
+                    batch = self.reranker.collate(self._table, self._template, first[group], second[group])
+                    batch = {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
+                    scores[torch.from_numpy(group)] = modeling.logits(model, batch, self.precision).cpu()
+                    progress.advance(len(group))
+        finally:
+            model.train(was_training)
         return scores
 
 

@@ -76,6 +76,9 @@ class State:
     best: float | None = None
     best_step: int | None = None
     budget: int = 0
+    """Tokens of a micro-batch, halved each time memory ran out."""
+    asked_budget: int = 0
+    """What it was before any halving."""
     resumed_at: list[int] = field(default_factory=list)
 
 
@@ -87,6 +90,8 @@ class Step:
     batches: list[tuple[dict[str, torch.Tensor], torch.Tensor]]
     tokens: int
     padded: int
+    budget: int
+    """Tokens of a micro-batch that it was composed under."""
 
 
 def prepare(reranker: Reranker, data: TrainingRows, rows: npt.NDArray[np.int64], budget: int) -> Step:
@@ -98,7 +103,7 @@ def prepare(reranker: Reranker, data: TrainingRows, rows: npt.NDArray[np.int64],
         batch = reranker.collate(data.table, data.template, first[group], second[group])
         padded += batch["input_ids"].numel()
         batches.append((batch, torch.from_numpy(np.ascontiguousarray(label[group]))))
-    return Step(rows, batches, int(lengths.sum()), padded)
+    return Step(rows, batches, int(lengths.sum()), padded, budget)
 
 
 def loss_sum(logits: torch.Tensor, labels: torch.Tensor, pos_weight: float) -> torch.Tensor:
@@ -155,7 +160,7 @@ class Trainer:
         self.reranker = reranker
         self.model = self.accelerator.prepare_model(reranker.model)
         self.optimizer = optimizer_of(self.model, config)
-        self.state = State(budget=token_budget)
+        self.state = State(budget=token_budget, asked_budget=token_budget)
         self.energy_before: list[dict[str, Any]] = []
         """Energy of earlier pieces of a resumed run, as its checkpoint recorded them."""
         self.failed = torch.zeros((), dtype=torch.float32, device=device)
@@ -234,26 +239,42 @@ class Trainer:
 
     def _backward_within_memory(self, step: Step) -> torch.Tensor:
         """A step's gradient; when the GPU runs out of memory: RNG restored, budget halved, step repeated."""
+        generators = rng_state()
         while True:
-            generators = rng_state() if self.accelerator.device.type == "cuda" else {}
+            if step.budget != self.state.budget:  # halved since, or just now: the next step is composed ahead
+                again = prepare(self.reranker, self.data, step.rows, self.state.budget)
+                step.batches, step.padded, step.budget = again.batches, again.padded, again.budget
             try:
                 return backward(
                     self.model, step, pos_weight=self.config.pos_weight, precision=self.precision,
                     accelerator=self.accelerator,
                 )  # fmt: skip
             except torch.cuda.OutOfMemoryError:
-                self.optimizer.zero_grad(set_to_none=True)
-                torch.cuda.empty_cache()
-                longest = int(self.data.table.pair_lengths(
-                    self.data.template, self.data.first[step.rows], self.data.second[step.rows]
-                ).max())  # fmt: skip
-                if self.state.budget <= longest:
-                    raise ResourceError(must("GPU memory", "hold one pair of the longest length", f"{longest} tokens",
-                                             "Use a smaller model or model.max_length.")) from None  # fmt: skip
-                self.state.budget //= 2
-                set_rng_state(generators)
-                log.warning("out of GPU memory: runtime.micro_batch_tokens halved to %d", self.state.budget)
-                step.batches = prepare(self.reranker, self.data, step.rows, self.state.budget).batches
+                pass  # the exception holds the step's activations: nothing can be given back before it is gone
+            self._halve(step)
+            set_rng_state(generators)
+
+    def _halve(self, step: Step) -> None:
+        """Halve the budget from this step on; the new one is part of every later checkpoint's facts and scope.
+
+        Raises:
+            ResourceError: when the longest pair of the step is alone in its micro-batch already.
+        """
+        self.optimizer.zero_grad(set_to_none=True)
+        torch.cuda.empty_cache()
+        first, second = self.data.first[step.rows], self.data.second[step.rows]
+        longest = int(self.data.table.pair_lengths(self.data.template, first, second).max())
+        if self.state.budget <= longest:
+            remedy = "Use a smaller model or model.max_length."
+            raise ResourceError(must("GPU memory", "hold one pair of the longest length", f"{longest} tokens", remedy))
+        self._plan(self.state.budget // 2)
+        log.warning("out of GPU memory: runtime.micro_batch_tokens halved to %d", self.state.budget)
+
+    def _plan(self, budget: int) -> None:
+        """Compose steps under this budget; the scope says so, for other sums have other last bits."""
+        self.state.budget = budget
+        if "scope" in self.identity:
+            self.identity = {**self.identity, "scope": {**self.identity["scope"], "micro_batch_tokens": budget}}
 
     def _refuse_bad_numbers(self, loss: torch.Tensor, norm: torch.Tensor, step: Step, rate: float) -> None:
         if float(self.failed):
@@ -363,7 +384,11 @@ class Trainer:
         self.optimizer.load_state_dict(found.optimizer)
         set_rng_state(found.generators)
         known = {name: value for name, value in found.facts.items() if name in State.__slots__}
+        asked = self.state.asked_budget
         self.state = State(step=found.step, **known)
+        # What memory allowed holds for this machine only: one that is asked for another budget starts with that.
+        self._plan(self.state.budget if self.state.asked_budget == asked else asked)
+        self.state.asked_budget = asked
         self.energy_before = found.facts.get("energy", [])
         if found.step < self.plan.steps:
             self.state.resumed_at.append(found.step)
