@@ -97,14 +97,17 @@ def _block(protocol: Mapping[str, Any]) -> Table:
 
 
 def _energy(record: Mapping[str, Any]) -> str:
+    processes = record.get("processes", 1)
+    pieces = f"; {record['wall_seconds']:,.1f} s over {processes} processes" if processes > 1 else ""
     if "energy_kwh" not in record:
-        return f"not measured ({record['error']})" if "error" in record else "not measured (emissions.enabled=false)"
+        cause = record.get("error", "emissions.enabled=false")
+        return f"not measured ({cause}){pieces}"
     grid = f"grid {record['grid']}"
     if record["country_iso_code"] is None:
         grid += ", no country set"
     text = f"{record['energy_kwh']:.6f} kWh, {record['emissions_kg']:.6f} kg CO2eq ({record['method']}; {grid})"
     missing = record.get("pieces_without_figures", 0)
-    return f"{text}; {missing} not measured" if missing else text
+    return f"{text}{f'; {missing} not measured' if missing else ''}{pieces}"
 
 
 def _lines(summary: Json) -> Iterable[str]:

@@ -13,6 +13,7 @@ from pipeline.reporting.facts import RunFiles, collect
 from pipeline.stages.evaluate import evaluation_folder
 from pipeline.stages.plan import VERSIONS, Run, is_done, shown, stage
 from pipeline.stages.sets import NANO_MEAN, final_sets
+from pipeline.telemetry.emissions import add
 
 log = logging.getLogger(__name__)
 
@@ -47,8 +48,10 @@ def card(run: Run) -> Path:
     with artifacts.locked(folder):
         done = is_done(folder, "card") and (artifacts.manifest_of(folder) or {}).get("fingerprint") == fingerprint(key)
         if not done:
-            facts = collect(files, plain(run.config), storage.read_rows(run.mined_folder))
-            with stage(run, folder, key) as (work, _):
+            with stage(run, folder, key) as (work, pieces):
+                facts = collect(files, plain(run.config), storage.read_rows(run.mined_folder))
+                if pieces.before:  # what this process uses is known when the card is written
+                    facts.emissions["card"] = {**add(pieces.before), **pieces.facts()}
                 artifacts.write_text(work / "README.md", model_card.render(facts))
                 artifacts.write_json(work / "summary.json", report.summary(facts))
             log.info("%-9s %s", "card", shown(run.folder / "README.md"))

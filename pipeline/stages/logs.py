@@ -1,23 +1,16 @@
-"""What a training run writes beside its weights while it goes: metrics and energy. Knows no model."""
+"""What a training run writes beside its weights while it goes: its metrics. Knows no model."""
 
 from __future__ import annotations
 
 import json
-import math
 import secrets
-import time
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from pipeline.core import artifacts
 from pipeline.core.fingerprint import plain
 from pipeline.stages.plan import Run
-from pipeline.telemetry.emissions import MEASURE_SECONDS
 from pipeline.telemetry.tracking import Tracker, start
-
-NOTE_SECONDS = 1.0
-"""How much of a process's time a kill may leave unrecorded."""
 
 
 class MetricsLog:
@@ -48,46 +41,6 @@ class MetricsLog:
     def finish(self) -> str | None:
         """Close the tracker; what went wrong with it, if anything."""
         return self._tracker.finish()
-
-
-class EnergyLog:
-    """energy.json of a run in training: time and energy of each of its processes, so that a kill loses a second."""
-
-    def __init__(self, path: Path, snapshot: Callable[[], dict[str, Any]]) -> None:
-        self._path, self._snapshot = path, snapshot
-        self.before: list[dict[str, Any]] = artifacts.read_json(path) if path.exists() else []
-        """The records of earlier processes, those that were killed too."""
-        self._began = time.monotonic()
-        self._record: dict[str, Any] = {}
-        self._measured = self._written = -math.inf
-
-    def note(self) -> None:
-        """Write the record so far, at most every `NOTE_SECONDS`; newer energy only exists every `MEASURE_SECONDS`."""
-        if time.monotonic() - self._measured >= MEASURE_SECONDS:
-            self.now()
-        elif time.monotonic() - self._written >= NOTE_SECONDS:
-            self._write()
-
-    def now(self) -> list[dict[str, Any]]:
-        """This process's record so far, measured now and written too: at every checkpoint."""
-        self._record = self._snapshot()
-        self._measured = time.monotonic()
-        return self._write()
-
-    def _write(self) -> list[dict[str, Any]]:
-        self._record = {**self._record, "seconds": time.monotonic() - self._began}
-        artifacts.write_json(self._path, [*self.before, self._record])
-        self._written = time.monotonic()
-        return [self._record]
-
-    def facts(self) -> dict[str, Any]:
-        """For training.json: `processes`, and `wall_seconds` of them all, what a kill made them repeat included."""
-        earlier = sum(float(record.get("seconds", 0.0)) for record in self.before)
-        return {"processes": len(self.before) + 1, "wall_seconds": earlier + time.monotonic() - self._began}
-
-    def close(self) -> None:
-        """The model's emissions.json and training.json hold the sums now."""
-        self._path.unlink(missing_ok=True)
 
 
 def _flat(row: dict[str, Any]) -> Iterator[tuple[str, float]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -24,7 +24,8 @@ from pipeline.core.provenance import record
 from pipeline.data import source
 from pipeline.hub import location
 from pipeline.hub.cache import Kind
-from pipeline.telemetry.emissions import Meter, add, measured
+from pipeline.telemetry.emissions import add, measured
+from pipeline.telemetry.pieces import Pieces, counted
 
 log = logging.getLogger(__name__)
 
@@ -180,12 +181,10 @@ def rival_name(path: str) -> str:
 
 
 @contextmanager
-def stage(
-    run: Run, folder: Path, key: Mapping[str, Any], before: Callable[[], list[dict[str, Any]]] = list
-) -> Iterator[tuple[Path, Meter]]:
+def stage(run: Run, folder: Path, key: Mapping[str, Any]) -> Iterator[tuple[Path, Pieces]]:
     """A work folder that becomes `folder` with manifest, provenance and emissions when the block ends well.
 
-    `before` gives energy records of earlier pieces of the same stage, read when the block has ended. The manifest's
+    emissions.json is the sum over all the processes that worked on it, those that were killed too. The manifest's
     `upkeep_seconds` are this process's, within the stage.
     """
     name = str(key["stage"])
@@ -193,15 +192,24 @@ def stage(
     manifest = {"artifact": name, "fingerprint": fingerprint(key), "key": dict(key)}
     manifest["provenance"] = record(sys.argv, plain(run.config))
     earlier = upkeep.seconds()
-    with artifacts.publish(folder, manifest, lambda: {"upkeep_seconds": upkeep.seconds(earlier)}) as work:
-        with measured(emissions.enabled, emissions.country_iso_code, name) as meter:
-            yield work, meter
-        artifacts.write_json(work / "emissions.json", add([*before(), meter.record]))
+    with (
+        counted(_pieces(folder)) as pieces,
+        artifacts.publish(folder, manifest, lambda: {"upkeep_seconds": upkeep.seconds(earlier)}) as work,
+    ):
+        with measured(emissions.enabled, emissions.country_iso_code, name) as meter, pieces.metered(meter.snapshot):
+            yield work, pieces
+        artifacts.write_json(work / "emissions.json", {**add([*pieces.before, meter.record]), **pieces.facts()})
+
+
+def _pieces(folder: Path) -> Path:
+    """Where the processes that have worked on a stage's folder are counted until it is complete."""
+    return folder.parent / f".{folder.name}.pieces.json"
 
 
 def is_done(folder: Path, name: str) -> bool:
     """Whether a stage's folder is complete and verifies; says so, or why it is made again."""
     if artifacts.is_complete(folder):
+        _pieces(folder).unlink(missing_ok=True)  # its last process was killed just before it did this itself
         log.info("%-9s nothing to do: %s is complete", name, shown(folder))
         return True
     if (folder / artifacts.MANIFEST).exists():

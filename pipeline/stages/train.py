@@ -25,7 +25,7 @@ from pipeline.engine.tokens import PairTemplate, TokenTable, identity
 from pipeline.engine.training import Hooks, Measures, Trainer, TrainingRows
 from pipeline.evaluation import evaluator, reranking
 from pipeline.reporting.facts import fixed_step_protocol
-from pipeline.stages.logs import EnergyLog, MetricsLog
+from pipeline.stages.logs import MetricsLog
 from pipeline.stages.models import load, load_saved, scorer_of
 from pipeline.stages.plan import VERSIONS, Run, is_done, shown, stage
 from pipeline.stages.sets import NANO_MEAN, evaluation_set, fixed_sets, nano_names
@@ -46,16 +46,11 @@ def train(run: Run) -> Path:
             artifacts.mend(run.folder / "metrics.jsonl", (folder / "metrics.jsonl").read_bytes())
             return folder
         artifacts.write_text(run.folder / "config.yaml", yaml.safe_dump(plain(run.config), sort_keys=False))
-        earlier: list[dict[str, Any]] = []
-        with stage(run, folder, run.train_key, lambda: earlier) as (work, meter):
+        with stage(run, folder, run.train_key) as (work, pieces):
             reranker = load(run, run.base.folder, run.config.model)
             rows = training_rows(run, reranker)
-            metrics, energy = MetricsLog(run), EnergyLog(run.folder / "energy.json", meter.snapshot)
+            metrics = MetricsLog(run)
             budget = run.token_budget(reranker.hidden_size, reranker.layers)
-
-            def noted(logged: list[dict[str, Any]]) -> None:
-                metrics.update(logged)
-                energy.note()
 
             with _signals() as asked:
                 trainer = Trainer(
@@ -63,21 +58,20 @@ def train(run: Run) -> Path:
                     precision=config.training.precision, token_budget=budget, folder=run.folder / "checkpoints",
                     identity={"key": fingerprint(run.train_key), "scope": run.scope(config.training.precision, budget)},
                     hooks=Hooks(
-                        evaluate=_fixed_evaluation(run, reranker), on_row=noted,
-                        energy=energy.now, interrupted=asked.is_set,
+                        evaluate=_fixed_evaluation(run, reranker), on_row=metrics.update,
+                        energy=pieces.note, interrupted=asked.is_set,
                         selection_set=config.data.dev_name if config.training.selection_set == DEV else None,
                     ),
                 )  # fmt: skip
                 facts = trainer.run()
             if asked.is_set():  # too late for the loop to see: its last checkpoint is written all the same
                 raise Interrupted("training was asked to stop at its end. Run the same command again to go on.")
-            earlier += energy.before or trainer.energy_before
-            facts |= {"tracking": metrics.finish(), **energy.facts()}
+            pieces.recover(trainer.energy_before)
+            facts |= {"tracking": metrics.finish(), **pieces.facts()}
             modeling.save(reranker, work, run.config.model)
             _must_reload_equal(run, reranker, work)
             artifacts.write_json(work / "training.json", facts)
             artifacts.write_bytes(work / "metrics.jsonl", metrics.path.read_bytes())
-        energy.close()
         speed = f"{facts['pairs_per_second']:,.1f} pairs/s" if facts["steps"] else "no step"
         log.info("%-9s %s, model in %s", "train", speed, shown(folder))
     return folder
@@ -139,8 +133,10 @@ def _must_reload_equal(run: Run, reranker: Reranker, saved: Path) -> None:
     dev = storage.read_set(run.mined_folder / "dev")
     _, pairs = reranking.pool_pairs(dev, AS_RETRIEVED)
     probe = pairs[:PROBE_PAIRS]
-    before = scorer_of(run, reranker).score(probe)
-    after = scorer_of(run, load_saved(run, saved)).score(probe)
+    scorer, again = scorer_of(run, reranker), scorer_of(run, load_saved(run, saved))
+    before = scorer.score(probe)
+    again.token_budget = scorer.token_budget  # it may have been halved for want of memory
+    after = again.score(probe)
     if not np.array_equal(before, after):
         raise ArtifactError(
             f"the saved model must score as the one in memory, got logits {np.abs(before - after).max():.3g} apart. "

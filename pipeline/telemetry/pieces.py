@@ -1,0 +1,114 @@
+"""Time and energy of a stage over all its processes, those that were killed too. Knows no stage.
+
+A kill leaves no moment to write, so a thread writes all the while: a killed process's time is known to the second, its
+energy to five.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from pipeline.core import artifacts
+from pipeline.core.errors import ArtifactError
+from pipeline.telemetry.emissions import add
+
+log = logging.getLogger(__name__)
+
+NOTE_SECONDS = 1.0
+"""How much of a process's time a kill may leave unrecorded."""
+
+ENERGY_SECONDS = 5.0
+"""How much of its energy: reading the counters costs more than writing a file."""
+
+
+class Pieces:
+    """The processes of one stage: those before this one, and this one as it goes."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.before = _read(path)
+        """Records of earlier processes, oldest first; each has `duration_s`, and energy where it was measured."""
+        self._began = time.monotonic()
+        self._energy: Callable[[], dict[str, Any]] = dict
+        self._known: dict[str, Any] = {}
+        self._read_at = -math.inf
+        self._lock, self._stop = threading.Lock(), threading.Event()
+
+    @contextlib.contextmanager
+    def metered(self, energy: Callable[[], dict[str, Any]]) -> Iterator[None]:
+        """While the block runs, `energy` gives this process's record so far; afterwards its last answer stands."""
+        self._energy, self._read_at = energy, -math.inf
+        try:
+            yield
+        finally:
+            with self._lock:  # a reading under way ends before the meter does
+                last = energy()
+                self._energy, self._read_at = (lambda: last), -math.inf
+
+    def note(self) -> list[dict[str, Any]]:
+        """Write the records so far; this process's alone, as the list a checkpoint keeps."""
+        with self._lock:
+            if time.monotonic() - self._read_at >= ENERGY_SECONDS:
+                self._known, self._read_at = self._energy(), time.monotonic()
+            record = {**self._known, "duration_s": time.monotonic() - self._began}
+            artifacts.write_json(self._path, [*self.before, record])
+        return [record]
+
+    def recover(self, records: list[dict[str, Any]]) -> None:
+        """Take the records that a checkpoint kept, where the file of them is gone."""
+        if not self.before:
+            self.before = list(records)
+
+    def facts(self) -> dict[str, Any]:
+        """`processes`, and `wall_seconds` of them all, what a kill made them repeat included."""
+        earlier = sum(float(record.get("duration_s", 0.0)) for record in self.before)
+        return {"processes": len(self.before) + 1, "wall_seconds": earlier + time.monotonic() - self._began}
+
+    def _keep_noting(self) -> None:
+        while not self._stop.wait(NOTE_SECONDS):
+            with contextlib.suppress(OSError):  # a full disk stops the stage itself, where it can say so
+                self.note()
+
+
+@contextlib.contextmanager
+def counted(path: Path) -> Iterator[Pieces]:
+    """Count the block as one more process in `path`, which goes when it ends well: the artefact has its sums then."""
+    pieces = Pieces(path)
+    pieces.note()
+    thread = threading.Thread(target=pieces._keep_noting, name="pieces", daemon=True)
+    thread.start()
+    try:
+        yield pieces
+    except BaseException:
+        _end(pieces, thread)
+        with contextlib.suppress(OSError):
+            pieces.note()
+        raise
+    _end(pieces, thread)
+    path.unlink(missing_ok=True)
+
+
+def _end(pieces: Pieces, thread: threading.Thread) -> None:
+    pieces._stop.set()
+    thread.join()
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    """Earlier records; none where they cannot be read and added up, for a stage must not depend on what it cost."""
+    if not path.exists():
+        return []
+    try:
+        found = artifacts.read_json(path)
+        records = [{**record, "duration_s": float(record["duration_s"])} for record in found]
+        add(records)
+        return records
+    except (ArtifactError, AttributeError, TypeError, KeyError, ValueError) as error:
+        log.warning("time and energy of earlier processes are not counted: %s", error)
+        return []
