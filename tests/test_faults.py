@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.commands.faults import CUT, Record, arguments, damages, status
+from pipeline.commands.faults import CUTS, Record, arguments, damages, status
 from pipeline.config.arguments import parse_arguments
 from pipeline.config.asked import Faults
 from pipeline.core.errors import ConfigError
@@ -33,9 +33,15 @@ def test_only_a_campaign_without_loss_ends_well() -> None:
 
 
 def test_arguments() -> None:
-    assert arguments(parse_arguments(Faults, ["kills=20", "seed=1"])) == ["experiment=smoke", *CUT]
+    assert arguments(parse_arguments(Faults, ["kills=20", "seed=1"])) == ["experiment=smoke", *CUTS["smoke"]]
     assert arguments(Faults(experiment="quickstart")) == ["experiment=quickstart"]
+    short = arguments(parse_arguments(Faults, ["experiment=quickstart", "cut=true"]))
+    assert short == ["experiment=quickstart", *CUTS["quickstart"]]
     assert arguments(Faults(cut=False)) == ["experiment=smoke"]
+    with pytest.raises(
+        ConfigError, match="cut=true must go with experiment=smoke or quickstart, got 'gooaq_bert_tiny'"
+    ):
+        arguments(Faults(experiment="gooaq_bert_tiny", cut=True))
     with pytest.raises(ConfigError, match="chain must be at least 1, got 0"):
         Faults(chain=0)
 

@@ -21,14 +21,27 @@ from typing import Any
 from pipeline.commands.victim import Place, Server, kill, used
 from pipeline.config.asked import Faults
 from pipeline.core import artifacts
-from pipeline.core.errors import EXIT_REQUEUE, EXIT_STATUS, ArtifactError
+from pipeline.core.errors import EXIT_REQUEUE, EXIT_STATUS, ArtifactError, ConfigError, must
 
-CUT = (
-    "data.limit=150", "data.dev_queries=20", "data.validation_queries=20", "mining.dev_depth=5",
-    "training.max_steps=12", "training.eval_steps=4", "runtime=cpu", "runtime.threads=1", "runtime.workers=1",
-    "evaluation.bi_encoder=false", "evaluation.fusion=false", "emissions=off",
-)  # fmt: skip
-"""`smoke` cut to seconds; every stage and three checkpoints remain."""
+ONE_THREAD = ("runtime=cpu", "runtime.threads=1", "runtime.workers=1")
+
+CUTS = {
+    "smoke": (
+        "data.limit=150", "data.dev_queries=20", "data.validation_queries=20", "mining.dev_depth=5",
+        "training.max_steps=12", "training.eval_steps=4", *ONE_THREAD,
+        "evaluation.bi_encoder=false", "evaluation.fusion=false", "emissions=off",
+    ),
+    "quickstart": (
+        "data.packages=[pandas,networkx]", "data.dev_queries=40", "data.validation_queries=10", "mining.dev_depth=10",
+        "training.max_steps=60", "training.eval_steps=20", *ONE_THREAD,
+    ),
+}  # fmt: skip
+"""Experiment → what makes it short: `smoke` seconds, `quickstart` (real weights, rivals, energy) about two minutes.
+
+Every stage and three checkpoints remain.
+"""
+
+MODEL = "model/model.safetensors"
 
 POWER = "power loss"
 KINDS = ("SIGKILL", "SIGKILL", "SIGKILL", "SIGTERM", POWER)
@@ -41,6 +54,9 @@ RENDERED = ("README.md", "summary.json")
 """Files beside the artefacts that are made of them."""
 
 POLL_SECONDS = 0.005
+
+SLACK = 0.05
+"""Share of a run's remaining time without kills at its end, for a run that takes less than the undisturbed one."""
 
 PATIENCE_SECONDS = 600.0
 """How long a run may take to leave after SIGTERM."""
@@ -55,6 +71,8 @@ class Record:
     kinds: Counter[str] = field(default_factory=Counter)
     chains: list[int] = field(default_factory=list)
     """Kills of each run before it was left to end."""
+    models: Counter[str] = field(default_factory=Counter)
+    """sha256 of a final model.safetensors → runs that ended with it."""
     requeued: int = 0
     """SIGTERMs answered with the documented exit status and one sentence."""
     faults: Counter[str] = field(default_factory=Counter)
@@ -67,6 +85,7 @@ class Record:
         return {
             "kills": self.kills.total(), "kills_by_stage": dict(sorted(self.kills.items())),
             "kills_by_kind": dict(sorted(self.kinds.items())), "kills_of_each_run": self.chains,
+            "models_of_the_runs": dict(sorted(self.models.items())),
             "requeued_after_sigterm": self.requeued, "file_faults": self.faults.total(),
             "file_faults_by_outcome": dict(sorted(self.faults.items())), "lost": self.lost,
         }  # fmt: skip
@@ -113,15 +132,17 @@ def chain(place: Place, reference: Undisturbed, draw: random.Random, kills: int,
     done = 0
     for number in range(kills):
         # What is complete is not done again: early kills come early enough for the later ones to come at all.
-        moment = draw.uniform(0, reference.remaining(place) * (1 - number / (kills + 1)))
+        moment = draw.uniform(0, reference.remaining(place) * (1 - SLACK - number / (kills + 1)))
         kind = draw.choice(KINDS)
         pid = place.start()
         while (status := place.server.ended(POLL_SECONDS)) is None and used(pid) < moment:
             pass
         if status is None:
-            record.kills[stage_of(place)] += 1
+            stage = stage_of(place)
+            record.kills[stage] += 1
             record.kinds[kind] += 1
             done += 1
+            print(f"{place.root.name}: {kind} in {stage} after {moment:.1f} s of processor time", flush=True)
             _kill(place, pid, kind, record)
         elif status == 0:
             break
@@ -131,6 +152,7 @@ def chain(place: Place, reference: Undisturbed, draw: random.Random, kills: int,
     if (status := place.finish()) != 0:
         record.lost.append(f"{place.root.name}: exit status {status} after its kills: {place.said()[-500:]}")
     record.lost += [f"{place.root.name}: {sentence}" for sentence in place.wrong(reference.results)]
+    record.models.update(digest for name, digest in place.results().items() if name.endswith(MODEL))
 
 
 def _kill(place: Place, pid: int, kind: str, record: Record) -> None:
@@ -211,13 +233,21 @@ def damage_files(reference: Undisturbed, place: Place, draw: random.Random, coun
 
 
 def arguments(asked: Faults) -> list[str]:
-    """The words of the run that is broken."""
-    return [f"experiment={asked.experiment}", *(CUT if asked.experiment == "smoke" and asked.cut else ())]
+    """The words of the run that is broken.
+
+    Raises:
+        ConfigError: when an experiment is to be cut that has no cut.
+    """
+    is_cut = asked.experiment == "smoke" if asked.cut is None else asked.cut
+    if is_cut and asked.experiment not in CUTS:
+        remedy = "Pass cut=false to run it as it is."
+        raise ConfigError(must("cut=true", f"go with experiment={' or '.join(CUTS)}", asked.experiment, remedy))
+    return [f"experiment={asked.experiment}", *(CUTS[asked.experiment] if is_cut else ())]
 
 
 def campaign(asked: Faults) -> tuple[Record, Path]:
     """Kills until `asked.kills`, in chains of `asked.chain`, then file faults; the record and where it was written."""
-    draw, record = random.Random(asked.seed), Record()
+    draw, record, words = random.Random(asked.seed), Record(), arguments(asked)
     folder, began = Path(asked.outputs_dir).resolve() / "faults", time.time()
     folder.mkdir(parents=True, exist_ok=True)
     with (
@@ -226,7 +256,7 @@ def campaign(asked: Faults) -> tuple[Record, Path]:
     ):
 
         def place(name: str) -> Place:
-            return Place(Path(work) / name, arguments(asked), server)
+            return Place(Path(work) / name, words, server)
 
         reference = undisturbed(place("undisturbed"))
         print(f"undisturbed: {reference.seconds:.1f} s of processor time, {len(reference.results)} results", flush=True)
@@ -235,9 +265,17 @@ def campaign(asked: Faults) -> tuple[Record, Path]:
             chain(run, reference, draw, min(asked.chain, asked.kills - record.kills.total()), record)
             print(f"{run.root.name}: {record.chains[-1]} kills, {len(record.lost)} lost so far", flush=True)
             shutil.rmtree(run.root)
+            if record.lost and not record.chains[-1]:  # it fails by itself: kills would never come
+                break
         damage_files(reference, place("damaged"), draw, asked.files, record)
-    path = folder / f"{asked.experiment}-kills{asked.kills}-files{asked.files}-seed{asked.seed}.json"
-    facts = {"experiment": asked.experiment, "arguments": arguments(asked), "seed": asked.seed, **record.as_json()}
+    cut = "-cut" if len(words) > 1 else ""
+    path = folder / f"{asked.experiment}{cut}-kills{asked.kills}-files{asked.files}-seed{asked.seed}.json"
+    facts = {
+        "experiment": asked.experiment, "arguments": words, "seed": asked.seed,
+        "undisturbed_seconds_of_processor_time": round(reference.seconds, 1),
+        "undisturbed_model": next(iter(digest for name, digest in reference.results.items() if name.endswith(MODEL))),
+        **record.as_json(),
+    }  # fmt: skip
     artifacts.write_json(path, {**facts, "seconds": round(time.time() - began, 1)})
     return record, path
 

@@ -84,8 +84,8 @@ class Faults:
     """Seed of moments, kinds and damage; which step a moment meets depends on the machine."""
     experiment: str = "smoke"
     """The experiment that is run."""
-    cut: bool = True
-    """Cut smoke to seconds (fewer rows and steps; every stage remains); false runs it as it is."""
+    cut: bool | None = None
+    """Fewer rows and steps, every stage: smoke in seconds, quickstart in two minutes; None cuts smoke alone."""
     outputs_dir: str = "outputs"
     """Where the record goes, below faults/; the runs lie there too while they last."""
 
