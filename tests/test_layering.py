@@ -13,8 +13,10 @@ LAYERS = [
     "core.errors core.upkeep",
     "core.records core.fingerprint core.progress core.markdown config.arguments hub.repo_files mining.topk",
     "config.schema config.asked engine.batching evaluation.measures benchmark.cases",  # pure
-    "data.docstrings data.near_duplicates data.splitting mining.judged reporting.samples",  # pure
-    "core.artifacts core.provenance core.reproducibility config.compose hub.download mining.negatives data.tables",
+    "data.docstrings data.near_duplicates data.splitting mining.judged reporting.samples "  # pure
+    "engine.packed_attention",
+    "core.artifacts core.provenance core.reproducibility config.compose hub.download mining.negatives data.tables "
+    "engine.packed_bert engine.packed_modernbert",
     "engine.checkpoints engine.tokens engine.packed hub.cache data.trec data.storage config.composed",  # files, machine
     # One outside library or format each; they know nothing of each other.
     "hub.location data.packaged_docs data.nano_beir data.readers mining.embeddings mining.retrieval engine.modeling "

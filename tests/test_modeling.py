@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from hub_fixtures import bert_tiny, modernbert, sentences
-from small_models import BUDGET, CPU, lively, model_config, tiny, weights
+from packed_models import apart
+from small_models import BUDGET, CPU, lively, model_config, tiny, training_rows, weights
 from transformers import AutoConfig, dynamic_module_utils
 
 from pipeline.config.schema import Activation, Attention, Precision
@@ -20,6 +22,7 @@ from pipeline.core.errors import ModelError
 from pipeline.engine import modeling
 from pipeline.engine.modeling import Reranker, load, own_max_length, save
 from pipeline.engine.scoring import PairScorer
+from pipeline.engine.training import backward, prepare
 
 PAIRS = [(question, answer) for question, answer in sentences(12)] + [("", "river"), ("river " * 90, "stone " * 90)]
 
@@ -125,23 +128,50 @@ def test_the_head_runs_in_fp32_under_bf16(base: Path, attention: str) -> None:
 # --- ModernBERT -------------------------------------------------------------------------------------------------------
 
 
-def test_modernbert_pools_as_its_configuration_says_and_comes_back(tmp_path: Path) -> None:
+@pytest.mark.parametrize("attention", ["varlen", "eager"])
+def test_modernbert_pools_as_its_configuration_says_and_comes_back(tmp_path: Path, attention: str) -> None:
     from sentence_transformers import CrossEncoder
 
     source = modernbert(tmp_path / "source")
     config = model_config(source, max_length=128)
-    reranker = lively(load(source, config, seed=12))
+    reranker = lively(load(source, config, seed=12, attention=Attention[attention]))
     assert reranker.model.config.classifier_pooling == "mean"  # type: ignore[union-attr]
     save(reranker, tmp_path / "saved", config)
     assert json.loads((tmp_path / "saved" / "config.json").read_text())["classifier_pooling"] == "mean"
-    again = load(tmp_path / "saved", config, seed=99)
-    assert differing(reranker, again) == set()
+    again = load(tmp_path / "saved", config, seed=99, attention=Attention[attention])
+    assert differing(reranker, again) == set() and again.packed == (attention == "varlen")
     expected = scores(reranker)
     assert np.array_equal(scores(again), expected)
     found = CrossEncoder(str(tmp_path / "saved"), device="cpu").predict(PAIRS)
     assert np.abs(found - 1 / (1 + np.exp(-expected.astype(np.float64)))).max() <= 1e-5
     again.model.config.classifier_pooling = "cls"  # type: ignore[union-attr]
     assert np.abs(scores(again) - expected).max() > 1e-4, "the pooling is not without effect"
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+def test_modernbert_without_padding_has_the_scores_and_gradients_of_one_padded_batch(
+    tmp_path: Path, pooling: str
+) -> None:
+    source = modernbert(tmp_path)
+    settings = json.loads((source / "config.json").read_text())
+    # Pairs have 5 to 128 tokens here: wider than the window of the layers that have one.
+    settings |= {"classifier_pooling": pooling, "local_attention": 32}
+    (source / "config.json").write_text(json.dumps(settings))
+    rows = [(question, answer * 8 if i % 2 else answer, i % 3 / 2) for i, (question, answer) in enumerate(PAIRS)]
+    found: dict[Attention, tuple[Any, dict[str, torch.Tensor]]] = {}
+    for attention in (Attention.eager, Attention.varlen):
+        reranker = lively(load(source, model_config(source, max_length=128), seed=12, attention=attention))
+        budget = 10**6 if attention is Attention.eager else 300
+        step = prepare(reranker, training_rows(reranker, rows), np.arange(len(rows)), budget)
+        assert len(step.batches) == (1 if attention is Attention.eager else 5)
+        backward(
+            reranker.model, step, pos_weight=5.0, precision=Precision.fp32, accelerator=Accelerator(cpu=True)
+        )  # fmt: skip
+        grads = {name: p.grad for name, p in reranker.model.named_parameters() if p.grad is not None}
+        found[attention] = scores(reranker), grads
+    (expected, wanted), (ours, gradients) = found[Attention.eager], found[Attention.varlen]
+    assert np.abs(ours - expected).max() <= 1e-5 < expected.std()
+    assert apart(gradients, wanted) <= 1e-6
 
 
 # --- refusals ---------------------------------------------------------------------------------------------------------

@@ -67,8 +67,14 @@ class Reranker:
     """Whether it runs on packed batches (no padding); `collate` makes the kind of batch it takes."""
 
     def collate(self, table: TokenTable, template: PairTemplate, first: Ints, second: Ints) -> Batch:
-        """Tensors of pairs of a table's texts, in the form this model takes."""
-        return (table.pack if self.packed else table.collate)(template, first, second)
+        """Tensors of pairs of a table's texts, in the form this model takes.
+
+        In memory the GPU reads by itself where the model is on one: a copy from elsewhere may wait for its turn there.
+        """
+        batch = (table.pack if self.packed else table.collate)(template, first, second)
+        if next(self.model.parameters()).is_cuda:
+            batch = {name: tensor.pin_memory() for name, tensor in batch.items()}
+        return batch
 
 
 def load(folder: Path, config: ModelConfig, *, seed: int, attention: Attention = Attention.eager) -> Reranker:

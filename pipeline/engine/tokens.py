@@ -234,12 +234,16 @@ class TokenTable:
         slots, present = np.zeros(shape, np.int64), np.zeros(shape, np.bool_)
         slots[flat.row, flat.position] = np.arange(len(flat.ids))
         present[flat.row, flat.position] = True
+        starts = np.concatenate([[0], np.cumsum(flat.lengths)])
         return {
             "input_ids": torch.from_numpy(flat.ids),
             "token_type_ids": torch.from_numpy(flat.kinds),
             "position_ids": torch.from_numpy(flat.position),
             "slots": torch.from_numpy(slots),
             "present": torch.from_numpy(present),
+            # Found here and not on the device, which would have to be waited for.
+            "places": torch.from_numpy(flat.row * shape[1] + flat.position),
+            "starts": torch.from_numpy(starts.astype(np.int32)),
         }
 
     def _flat(self, template: PairTemplate, first: Ints, second: Ints) -> _Flat:

@@ -1,0 +1,123 @@
+"""Attention within the segments of a packed batch: where each pair's tokens lie, and the two kernels over them.
+
+Knows nothing of models: rows of queries, keys and values go in, rows of contexts come out.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from functools import cache
+
+import torch
+from torch.nn import functional as F
+from torch.nn.attention.varlen import varlen_attn
+
+FULL = -1
+"""A window of this many tokens is the whole pair."""
+
+
+@dataclass(slots=True)
+class Layout:
+    """Where the pairs of a packed batch lie; every tensor is on the batch's device.
+
+    Nothing here is read back from the device: sizes the kernels need as numbers are shapes.
+    """
+
+    slots: torch.Tensor
+    """(pairs, longest) int64: the row of each pair's tokens, 0 where there is none."""
+    present: torch.Tensor
+    """(pairs, longest) bool: where there is one."""
+    places: torch.Tensor
+    """(tokens,) int64: each row's place in the flattened `slots`."""
+    starts: torch.Tensor
+    """(pairs + 1,) int32: the row each pair starts at, then the number of rows."""
+    _masks: dict[int, torch.Tensor] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, batch: dict[str, torch.Tensor]) -> Layout:
+        """The layout of a batch made by `TokenTable.pack`."""
+        return cls(batch["slots"], batch["present"], batch["places"], batch["starts"])
+
+    @property
+    def first(self) -> torch.Tensor:
+        """Row of each pair's first token, (pairs,)."""
+        return self.slots[:, 0]
+
+    def by_pair(self, rows: torch.Tensor) -> torch.Tensor:
+        """Rows (tokens, …) as (pairs, longest, …); places without a token repeat row 0."""
+        return rows.flatten(1)[self.slots.flatten()].view(*self.slots.shape, *rows.shape[1:])
+
+    def mask(self, window: int) -> torch.Tensor:
+        """What each place of a pair sees of it, (pairs, 1, 1 or longest, longest) bool."""
+        longest = self.slots.shape[1]
+        if window == FULL or window >= longest - 1:
+            return self.present[:, None, None, :]
+        if window not in self._masks:
+            place = torch.arange(longest, device=self.slots.device)
+            near = (place[:, None] - place[None, :]).abs() <= window
+            # A place without a token sees everything: its context is dropped, but over nothing it would be NaN.
+            self._masks[window] = ((near & self.present[:, None, :]) | ~self.present[:, :, None])[:, None]
+        return self._masks[window]
+
+
+def attend(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, layout: Layout, *,
+    scale: float, dropout: float, window: int = FULL, first_only: bool = False,
+) -> torch.Tensor:  # fmt: skip
+    """Scaled dot-product attention of tokens over their own pair.
+
+    Args:
+        query: (tokens, heads, size), or (pairs, heads, size) with `first_only`.
+        key: (tokens, heads, size).
+        value: as `key`.
+        layout: the batch's.
+        scale: factor on the products.
+        dropout: rate on the weights, 0 outside training.
+        window: tokens seen on either side of one; `FULL`: all of the pair.
+        first_only: only each pair's first token asks; over all of the pair.
+
+    Returns:
+        (queries, heads * size).
+    """
+    # Kernels with windows count places from a pair's end when it asks with fewer tokens than it has.
+    assert window == FULL or not first_only
+    if runs_unpadded(query, dropout):
+        return _unpadded(query, key, value, layout, scale, window, first_only)
+    asking = query[:, None] if first_only else layout.by_pair(query)
+    context = F.scaled_dot_product_attention(
+        asking.transpose(1, 2), layout.by_pair(key).transpose(1, 2), layout.by_pair(value).transpose(1, 2),
+        attn_mask=layout.mask(window), dropout_p=dropout, scale=scale,
+    )  # fmt: skip
+    rows = context.transpose(1, 2).reshape(-1, query.shape[1] * query.shape[2])
+    return rows if first_only else rows[layout.places]
+
+
+def runs_unpadded(query: torch.Tensor, dropout: float) -> bool:
+    """Whether torch's variable-length kernel takes these queries: half precision on a GPU that has it, no dropout."""
+    size = query.shape[-1]
+    # The kernel reads a head in pieces of 16 bytes, and is built for sizes up to 256.
+    fits = size % 8 == 0 and size <= 256 and query.dtype in (torch.bfloat16, torch.float16)
+    return fits and dropout == 0.0 and query.is_cuda and _has_kernel(query.device)
+
+
+@cache
+def _has_kernel(device: torch.device) -> bool:
+    """The kernel is FlashAttention 2: it needs a torch built with it and compute capability 8.0."""
+    # torch logs a line at INFO at each of its calls: thousands a second in the run's log.
+    logging.getLogger("torch.nn.attention.varlen").setLevel(logging.WARNING)
+    return torch.backends.cuda.is_flash_attention_available() and torch.cuda.get_device_capability(device)[0] >= 8
+
+
+def _unpadded(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, layout: Layout, scale: float, window: int,
+    first_only: bool,
+) -> torch.Tensor:  # fmt: skip
+    pairs, longest = layout.slots.shape
+    starts = torch.arange(pairs + 1, dtype=torch.int32, device=query.device) if first_only else layout.starts
+    context = varlen_attn(
+        query, key, value, starts, layout.starts, 1 if first_only else longest, longest,
+        scale=scale, window_size=(window, window),
+    )  # fmt: skip
+    assert isinstance(context, torch.Tensor)  # it is a pair only when more is asked for
+    return context.flatten(1)

@@ -1,0 +1,53 @@
+"""A BERT cross-encoder over a packed batch: one row a token, and in the last layer one row a pair.
+
+What follows the last attention depends on each pair's first token alone (BERT pools by it), so the last layer computes
+queries, output and feed-forward for that token only: for a two-layer model two fifths of the work.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from pipeline.engine.packed_attention import Layout, attend
+
+
+def supports(config: Any) -> bool:
+    """Whether `logits` computes a BertForSequenceClassification of this configuration."""
+    absolute = getattr(config, "position_embedding_type", "absolute") == "absolute"
+    return absolute and not getattr(config, "is_decoder", False)
+
+
+def logits(model: Any, batch: dict[str, torch.Tensor], layout: Layout) -> torch.Tensor:
+    """Logits (pairs, labels) of a BertForSequenceClassification."""
+    bert = model.bert
+    x = _embed(bert.embeddings, batch)
+    layers = bert.encoder.layer
+    for layer in layers[:-1]:
+        x = _layer(layer, x, x, layout, first_only=False)
+    x = _layer(layers[-1], x, x[layout.first], layout, first_only=True)
+    pooled = bert.pooler.activation(bert.pooler.dense(x))
+    result: torch.Tensor = model.classifier(model.dropout(pooled))
+    return result
+
+
+def _embed(embeddings: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    x = embeddings.word_embeddings(batch["input_ids"])
+    x = x + embeddings.token_type_embeddings(batch["token_type_ids"])
+    x = x + embeddings.position_embeddings(batch["position_ids"])
+    result: torch.Tensor = embeddings.dropout(embeddings.LayerNorm(x))
+    return result
+
+
+def _layer(layer: Any, x: torch.Tensor, asking: torch.Tensor, layout: Layout, *, first_only: bool) -> torch.Tensor:
+    """One encoder layer for the rows `asking`: every token, or each pair's first."""
+    attention = layer.attention.self
+    shape = (-1, attention.num_attention_heads, attention.attention_head_size)
+    context = attend(
+        attention.query(asking).view(shape), attention.key(x).view(shape), attention.value(x).view(shape), layout,
+        scale=attention.scaling, dropout=attention.dropout.p if layer.training else 0.0, first_only=first_only,
+    )  # fmt: skip
+    attended = layer.attention.output(context, asking)
+    result: torch.Tensor = layer.output(layer.intermediate(attended), attended)
+    return result

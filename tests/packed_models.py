@@ -1,0 +1,118 @@
+"""Small cross-encoders and pairs for the packed path, and attention over runs of rows written out plainly."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.nn.attention.varlen import varlen_attn
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    ModernBertConfig,
+    ModernBertForSequenceClassification,
+)
+
+from pipeline.engine.tokens import PairTemplate, TokenTable
+
+Pairs = tuple[TokenTable, npt.NDArray[np.int64], npt.NDArray[np.int64]]
+
+
+def template(max_length: int = 24) -> PairTemplate:
+    return PairTemplate((101,), (102,), (102,), (0, 0, 0, 1, 1), 0, False, True, max_length)
+
+
+def random_pairs(count: int = 25, longest_text: int = 30, max_length: int = 24) -> Pairs:
+    """Pairs of 3 to `max_length` tokens: empty texts and texts that are cut among them."""
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(0, longest_text, 40)
+    kept = np.minimum(lengths, max_length)
+    table = TokenTable(rng.integers(1, 100, kept.sum()), np.cumsum(kept) - kept, lengths)
+    return table, rng.integers(0, 40, count), rng.integers(0, 40, count)
+
+
+def bert(layers: int = 3, **values: Any) -> BertForSequenceClassification:
+    torch.manual_seed(0)
+    return BertForSequenceClassification(BertConfig(**{
+        "vocab_size": 200, "hidden_size": 32, "num_hidden_layers": layers, "num_attention_heads": 2,
+        "intermediate_size": 64, "max_position_embeddings": 32, "num_labels": 1, "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0, "initializer_range": 0.2, "attn_implementation": "eager", **values,
+    }))  # fmt: skip
+
+
+def modernbert(layers: int = 5, pooling: str = "mean", **values: Any) -> ModernBertForSequenceClassification:
+    """Layers 0 and 3 are global, the others see 4 tokens on either side: pairs have up to 24."""
+    torch.manual_seed(0)
+    return ModernBertForSequenceClassification(ModernBertConfig(**{
+        "vocab_size": 200, "hidden_size": 32, "num_hidden_layers": layers, "num_attention_heads": 2,
+        "intermediate_size": 48, "max_position_embeddings": 512, "num_labels": 1, "local_attention": 8,
+        "classifier_pooling": pooling, "initializer_range": 0.2, "pad_token_id": 0, "bos_token_id": 101,
+        "cls_token_id": 101, "eos_token_id": 102, "sep_token_id": 102, "attn_implementation": "sdpa", **values,
+    }))  # fmt: skip
+
+
+def padded(model: torch.nn.Module, pairs: Pairs, max_length: int = 24) -> torch.Tensor:
+    """transformers' own logits of the pairs, as one padded batch."""
+    batch = pairs[0].collate(template(max_length), *pairs[1:])
+    if "modernbert" in type(model).__module__:
+        batch.pop("token_type_ids")
+    place = next(model.parameters()).device
+    logits: torch.Tensor = model(**{name: tensor.to(place) for name, tensor in batch.items()}).logits
+    return logits
+
+
+def gradients(model: torch.nn.Module, logits: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Gradients of a weighted sum of the logits, every pair with a weight of its own."""
+    model.zero_grad(set_to_none=True)
+    weights = torch.linspace(-1, 1, len(logits), dtype=logits.dtype, device=logits.device)
+    (logits.flatten() * weights).sum().backward()
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def apart(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> float:
+    """Norm of the difference of two gradients, all parameters together, over the norm of the expected one."""
+    assert found.keys() == expected.keys()
+    difference = sum(float((found[name].double() - expected[name].double()).square().sum()) for name in expected)
+    return float((difference / sum(float(g.double().square().sum()) for g in expected.values())) ** 0.5)
+
+
+class PlainVarlen:
+    """`torch.nn.attention.varlen.varlen_attn` run by run in whole matrices, on any device; keeps what it was given.
+
+    A window counts from the end of a run that asks with fewer rows than it has keys, as the kernel's documentation
+    says of causal masks (bottom right).
+    """
+
+    def __init__(self) -> None:
+        self.calls: list[dict[str, Any]] = []
+
+    def __call__(self, *args: Any, **keywords: Any) -> torch.Tensor:
+        bound = inspect.signature(varlen_attn).bind(*args, **keywords)
+        # torch's own operator on tensors without data: it refuses a wrong type, such as a tensor for a length.
+        empty = [arg.detach().to("meta") if isinstance(arg, torch.Tensor) else arg for arg in bound.args]
+        assert varlen_attn(*empty, **bound.kwargs).shape == args[0].shape
+        bound.apply_defaults()
+        self.calls.append(bound.arguments)
+        return _plain(**{name: bound.arguments[name] for name in inspect.signature(_plain).parameters})
+
+
+def _plain(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, cu_seq_q: torch.Tensor, cu_seq_k: torch.Tensor,
+    max_q: int, max_k: int, scale: float, window_size: tuple[int, int],
+) -> torch.Tensor:  # fmt: skip
+    found = []
+    asked, kept = cu_seq_q.tolist(), cu_seq_k.tolist()
+    for pair in range(len(asked) - 1):
+        q, rows = query[asked[pair] : asked[pair + 1]], slice(kept[pair], kept[pair + 1])
+        k, v = key[rows], value[rows]
+        assert len(q) <= max_q and len(k) <= max_k
+        products = torch.einsum("qhd,khd->hqk", q, k) * scale
+        offset = torch.arange(len(k))[None, :] - (torch.arange(len(q))[:, None] + len(k) - len(q))
+        left, right = window_size
+        hidden = ((offset < -left) & (left >= 0)) | ((offset > right) & (right >= 0))
+        weights = products.masked_fill(hidden.to(products.device), float("-inf")).softmax(-1)
+        found.append(torch.einsum("hqk,khd->qhd", weights, v))
+    return torch.cat(found)

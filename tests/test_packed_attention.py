@@ -1,0 +1,160 @@
+"""Attention within pairs: both kernels give the same, and torch's variable-length one is called as it must be."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from packed_models import PlainVarlen, random_pairs, template
+
+from pipeline.engine import packed_attention
+from pipeline.engine.packed_attention import FULL, Layout, attend
+from pipeline.engine.tokens import TokenTable
+
+LENGTHS = [6, 3, 12]
+"""Tokens of three pairs, special ones included; 21 rows."""
+
+
+def layout() -> Layout:
+    table = TokenTable(np.arange(1, 30), np.array([0, 3, 3]), np.array([3, 0, 9]))
+    return Layout.of(table.pack(template(), np.array([0, 1, 2]), np.array([1, 1, 1])))
+
+
+def rows(count: int = sum(LENGTHS), dtype: torch.dtype = torch.float64) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn(count, 2, 16, generator=generator, dtype=dtype).requires_grad_() for _ in range(3)]
+
+
+@pytest.fixture()
+def varlen(monkeypatch: pytest.MonkeyPatch) -> PlainVarlen:
+    """The unpadded kernel's place taken by the plain one, which a CPU can run."""
+    plain = PlainVarlen()
+    monkeypatch.setattr(packed_attention, "varlen_attn", plain)
+    monkeypatch.setattr(packed_attention, "runs_unpadded", lambda query, dropout: dropout == 0.0)
+    return plain
+
+
+def test_a_layout_says_where_each_token_lies() -> None:
+    found = layout()
+    assert found.starts.tolist() == [0, 6, 9, 21] and found.starts.dtype == torch.int32
+    assert found.slots[1].tolist() == [6, 7, 8] + [0] * 9
+    assert found.present.sum(dim=1).tolist() == LENGTHS
+    assert found.places.tolist() == [*range(6), *range(12, 15), *range(24, 36)]
+    assert found.first.tolist() == [0, 6, 9]
+    values = torch.arange(21.0)[:, None]
+    assert torch.equal(found.by_pair(values).flatten(0, 1)[found.places], values)
+
+
+def test_places_are_those_of_the_tokens_present_in_order() -> None:
+    table, first, second = random_pairs()
+    found = Layout.of(table.pack(template(), first, second))
+    assert torch.equal(found.places, found.present.flatten().nonzero().squeeze(1))
+    assert torch.equal(found.slots.flatten()[found.places], torch.arange(len(found.places)))
+
+
+def test_a_window_hides_what_is_farther_and_nothing_within() -> None:
+    mask = layout().mask(2)
+    assert mask.shape == (3, 1, 12, 12)
+    assert mask[0, 0, 0].nonzero().flatten().tolist() == [0, 1, 2]
+    assert mask[0, 0, 5].nonzero().flatten().tolist() == [3, 4, 5], "not the empty places behind the pair"
+    assert mask[2, 0, 6].nonzero().flatten().tolist() == [4, 5, 6, 7, 8]
+    assert layout().mask(11).shape == (3, 1, 1, 12), "a window as wide as the longest pair hides nothing"
+    assert layout().mask(10).shape == (3, 1, 12, 12)
+
+
+@pytest.mark.parametrize(
+    ("window", "first_only", "asked", "longest"),
+    [(FULL, False, [0, 6, 9, 21], 12), (2, False, [0, 6, 9, 21], 12), (FULL, True, [0, 1, 2, 3], 1)],
+    ids=["whole pairs", "a window of 2", "first tokens"],
+)
+def test_the_unpadded_kernel_is_called_as_its_documentation_asks(
+    varlen: PlainVarlen, window: int, first_only: bool, asked: list[int], longest: int
+) -> None:
+    (query, key, value), where = rows(), layout()
+    asking = query[where.first] if first_only else query
+    attend(asking, key, value, where, scale=0.3, dropout=0.0, window=window, first_only=first_only)
+    (call,) = varlen.calls
+    assert call["query"] is asking and call["key"] is key and call["value"] is value
+    for name, starts in (("cu_seq_q", asked), ("cu_seq_k", [0, 6, 9, 21])):
+        assert call[name].dtype == torch.int32 and call[name].tolist() == starts
+    assert (call["max_q"], call["max_k"]) == (longest, 12)
+    assert type(call["max_q"]) is int and type(call["max_k"]) is int, "a tensor would be read back from the device"
+    assert call["scale"] == 0.3 and call["window_size"] == (window, window)
+    left_out = ("return_aux", "enable_gqa", "seqused_k", "block_table", "num_splits")
+    assert [call[name] for name in left_out] == [None, False, None, None, None]
+
+
+@pytest.mark.parametrize(("window", "first_only"), [(FULL, False), (2, False), (0, False), (11, False), (FULL, True)])
+def test_both_kernels_give_the_same_contexts_and_gradients(
+    monkeypatch: pytest.MonkeyPatch, window: int, first_only: bool
+) -> None:
+    where, found = layout(), []
+    for unpadded in (False, True):
+        query, key, value = rows()
+        monkeypatch.setattr(packed_attention, "varlen_attn", PlainVarlen())
+        monkeypatch.setattr(packed_attention, "runs_unpadded", lambda query, dropout, chosen=unpadded: chosen)
+        asking = query[where.first] if first_only else query
+        context = attend(asking, key, value, where, scale=0.3, dropout=0.0, window=window, first_only=first_only)
+        assert context.shape == (len(asking), 32)
+        (context * torch.linspace(-1, 1, 32, dtype=torch.float64)).sum().backward()
+        found.append([context, query.grad, key.grad, value.grad])
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-14)
+
+
+def test_a_window_narrower_than_a_pair_changes_its_contexts() -> None:
+    query, key, value = rows()
+    wide, narrow = (attend(query, key, value, layout(), scale=0.3, dropout=0.0, window=w) for w in (FULL, 4))
+    same = (wide - narrow).abs().amax(dim=1) < 1e-12
+    # In the pair of 6 the middle two see all of it; the pair of 3 fits the window; of 12, each misses some.
+    assert same.tolist() == [False, True, True, True, True, False] + [True] * 3 + [False] * 12
+
+
+def test_dropout_and_what_the_kernel_cannot_take_go_by_pair(varlen: PlainVarlen) -> None:
+    query, key, value = rows()
+    torch.manual_seed(0)
+    dropped = attend(query, key, value, layout(), scale=0.3, dropout=0.5)
+    assert not varlen.calls and not torch.allclose(dropped, attend(query, key, value, layout(), scale=0.3, dropout=0.0))
+    assert len(varlen.calls) == 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_a_cpu_never_runs_the_unpadded_kernel(dtype: torch.dtype) -> None:
+    assert not packed_attention.runs_unpadded(torch.zeros(4, 2, 64, dtype=dtype), 0.0)
+
+
+@pytest.mark.gpu
+def test_a_gpu_runs_the_unpadded_kernel_in_half_precision_without_dropout() -> None:
+    def runs(dtype: torch.dtype, size: int = 64, dropout: float = 0.0) -> bool:
+        return packed_attention.runs_unpadded(torch.zeros(4, 2, size, dtype=dtype, device="cuda"), dropout)
+
+    capable = torch.cuda.get_device_capability()[0] >= 8
+    assert runs(torch.bfloat16) == runs(torch.float16) == capable
+    assert not runs(torch.float32)
+    assert not runs(torch.bfloat16, dropout=0.1)
+    assert not runs(torch.bfloat16, size=20) and not runs(torch.bfloat16, size=264)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("window", "first_only"), [(FULL, False), (16, False), (64, False), (FULL, True)])
+def test_the_gpu_kernel_gives_what_the_plain_one_does(window: int, first_only: bool) -> None:
+    lengths = [300, 1, 17, 128, 129, 64]
+    starts = torch.tensor([0, *np.cumsum(lengths)], dtype=torch.int32)
+    generator = torch.Generator().manual_seed(0)
+    given = [torch.randn(sum(lengths), 2, 64, generator=generator).bfloat16() for _ in range(3)]
+    asked = torch.arange(len(lengths) + 1, dtype=torch.int32) if first_only else starts
+    found = []
+    for place, dtype in (("cpu", torch.float64), ("cuda", torch.bfloat16)):
+        q, k, v = (tensor.to(place, dtype).requires_grad_() for tensor in given)
+        asking = q[starts[:-1].long().to(place)] if first_only else q
+        kernel = PlainVarlen() if place == "cpu" else packed_attention.varlen_attn
+        context = kernel(
+            asking, k, v, asked.to(place), starts.to(place), 1 if first_only else 300, 300,
+            scale=0.125, window_size=(window, window),
+        )  # fmt: skip
+        assert isinstance(context, torch.Tensor)
+        (context.double() * torch.linspace(-1, 1, 64, dtype=torch.float64, device=place)).sum().backward()
+        found.append([t.detach().double().cpu() for t in (context, q.grad, k.grad, v.grad) if t is not None])
+    for a, b in zip(*found, strict=True):
+        # bf16 has 8 significant bits; a wrong window or run is off by tenths.
+        assert float((a - b).norm() / a.norm()) <= 0.02
