@@ -109,6 +109,14 @@ def test_a_mistake_is_answered_before_anything_is_written(job: Path, arguments: 
     assert [path.name for path in job.parent.iterdir()] == ["job.py"]
 
 
+def test_a_value_that_names_no_key_is_refused(job: Path) -> None:
+    done = call(job, "data.path='${x}.jsonl'")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: a value with ${…} must name a key, got \"Interpolation key 'x' not found\". ")
+    assert done.stderr.count("\n") == 1
+    assert call(job, "data.path='\\${x}.jsonl'").returncode == 0
+
+
 def test_in_a_multirun_the_other_jobs_go_on(job: Path) -> None:
     done = call(job, "-m", "seed=7,1,8", "outputs_dir=here")
     assert done.returncode == 2

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import hashlib
 import json
 import logging
+import os
 import random
 from collections import Counter
 from pathlib import Path
@@ -216,6 +218,11 @@ def test_bad_json_lines(tmp_path: Path, content: bytes, keys: dict[str, Any], se
         ),
         (b'question,answer\na,"b\n', "{path}, line 2 must be valid CSV, got 'unexpected end of data'. "),
         (b"question,answer\na,b\n\xe9,c\n", "{path}, line 3 must be UTF-8, got "),
+        (
+            b"question,answer,answer\na,b,c\n",
+            "{path}, line 1 must have the column 'answer' once, got '2 of them'. "
+            "Rename one of them, or name another: data.answer_column=<column>.",
+        ),
     ],
 )
 def test_bad_csv(tmp_path: Path, content: bytes, sentence: str) -> None:
@@ -232,12 +239,60 @@ def test_bad_parquet(tmp_path: Path) -> None:
     assert refusal(path).startswith(f"{path} must have the column 'answer', got 'the columns question, text'.")
     pq.write_table(pa.table({"question": ["a"], "answer": [1.5]}), path)
     assert refusal(path).startswith(f"{path}, line 1, key 'answer' must be text, got 'float 1.5'.")
+    pq.write_table(pa.table([["a"], ["b"], ["c"]], names=["question", "answer", "answer"]), path)
+    assert refusal(path).startswith(f"{path} must have the column 'answer' once, got '2 of them'.")
+    pq.write_table(pa.table({"question": [{"text": "a"}], "answer": [["b"]]}), path)
+    assert refusal(path).startswith(f"{path}, line 1, key 'question' must be text, got 'dict ")
     whole = tmp_path / "whole.parquet"
     pq.write_table(
         pa.table({"question": ["a" * 9999], "answer": ["b"]}), whole, compression="none", use_dictionary=False
     )
     path.write_bytes(whole.read_bytes()[:-400])
     assert refusal(path).startswith(f"{path} must be a readable Parquet file, got ")
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv"])
+def test_a_file_in_another_encoding_or_compressed_is_told_what_to_do(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"a{suffix}"
+    path.write_bytes(gzip.compress(b'{"question": "a", "answer": "b"}\n'))
+    assert refusal(path).endswith(". It is compressed: unpack it first.")
+    path.write_bytes("question,answer\na,b\n".encode("utf-16"))
+    assert refusal(path).endswith(". Save the file as UTF-8.")
+    assert refusal(path.rename(tmp_path / "a.jsonl.gz")).endswith("got '.gz'. Unpack it first.")
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path, jsonl: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    sentence = (
+        r"pipe.jsonl must be a file, got 'a pipe or device'. Write its content to a file and pass data.{}=<file>."
+    )
+    for key in ("path", "dev_path", "corpus_path"):
+        keys = {"path": str(jsonl), key: str(tmp_path / "pipe.jsonl")}
+        with pytest.raises(DataError, match=sentence.format(key)):
+            content_digest(config(**keys), source=None, cache=tmp_path)
+
+
+@pytest.mark.parametrize("name", ["a b/c d.jsonl", "dätä/漢字.jsonl", "[a]*?.jsonl", "a=b,c's.jsonl", "a\nb.jsonl"])
+def test_a_path_may_hold_any_character(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    assert len(loaded(write_jsonl(path, rows_of(120))).train) > 0
+
+
+def test_a_loop_of_links_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").symlink_to(tmp_path / "b.jsonl")
+    (tmp_path / "b.jsonl").symlink_to(tmp_path / "a.jsonl")
+    with pytest.raises(DataError, match="must be a readable file, got 'Too many levels of symbolic links'"):
+        content_digest(config(tmp_path / "a.jsonl"), source=None, cache=tmp_path)
+
+
+def test_columns_may_have_any_name(tmp_path: Path) -> None:
+    rows = [{"q.u": row["question"], "": row["answer"]} for row in rows_of(120)]
+    path = write_jsonl(tmp_path / "a.jsonl", rows)
+    table = tmp_path / "a.parquet"
+    pq.write_table(pa.Table.from_pylist(rows), table)
+    keys = {"question_column": "q.u", "answer_column": ""}
+    assert pairs(loaded(path, **keys).train) == pairs(loaded(table, **keys).train)
 
 
 def test_bad_paths(tmp_path: Path, jsonl: Path) -> None:

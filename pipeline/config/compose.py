@@ -27,7 +27,13 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
+from omegaconf.errors import (
+    ConfigAttributeError,
+    ConfigKeyError,
+    InterpolationResolutionError,
+    OmegaConfBaseException,
+    ValidationError,
+)
 
 from pipeline.config.arguments import keys, near, parse_arguments, rule
 from pipeline.config.schema import Config, parse, register, unknown_key
@@ -68,6 +74,8 @@ def application(job: Callable[[Config], object]) -> Callable[[], None]:
             log.info("command: %s", " ".join(here.overrides.task))
             return job(parse(values))
         except Exception as error:
+            if isinstance(error, OmegaConfBaseException):  # `${x}` in a value is resolved only when it is read
+                error = refusal(error, sys.argv[1:])
             status = _report(error, log_path)
             if status == EXIT_REQUEUE:
                 raise SystemExit(status) from None
@@ -271,6 +279,8 @@ def refusal(error: Exception, overrides: list[str]) -> ConfigError:
     if key and key not in known and isinstance(cause, ConfigKeyError | ConfigAttributeError):
         return unknown_key(key, _source(error))
     reason = str(error).splitlines()[0].rstrip(".")
+    if isinstance(cause, InterpolationResolutionError):
+        return ConfigError(must("a value with ${…}", "name a key", reason, "Write \\${ for the characters themselves."))
     return ConfigError(
         f"the command line must compose, got: {reason}. See the keys with --cfg job, and conf/ for the groups."
     )

@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
 CSV_SUFFIXES = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
 PARQUET_SUFFIXES = (".parquet", ".pq")
+PACKED_SUFFIXES = (".gz", ".bz2", ".xz", ".zst", ".zip")
 
 
 @dataclass(slots=True)
@@ -149,7 +150,8 @@ def read(path: Path, config: DataConfig) -> Source:
         records = parquet_records(path, wanted_columns(config))
     else:
         known = ", ".join((*JSON_SUFFIXES, *CSV_SUFFIXES, *PARQUET_SUFFIXES))
-        raise DataError(must(str(path), f"end in one of {known}", suffix or "no suffix", "Rename or convert the file."))
+        remedy = "Unpack it first." if suffix in PACKED_SUFFIXES else "Rename or convert the file."
+        raise DataError(must(str(path), f"end in one of {known}", suffix or "no suffix", remedy))
     return _gather(records, _Builder(config, str(path), from_text=suffix in CSV_SUFFIXES), str(path), config)
 
 

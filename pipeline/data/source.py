@@ -117,6 +117,9 @@ def _digests(key: str, path: Path, config: DataConfig) -> dict[str, str]:
 
 
 def _file_digest(path: Path, key: str) -> str:
+    if path.exists() and not path.is_file() and not path.is_dir():  # read twice, and a pipe may never end
+        remedy = f"Write its content to a file and pass data.{key}=<file>."
+        raise DataError(must(str(path), "be a file", "a pipe or device", remedy))
     try:
         return file_digest(path)
     except OSError as error:

@@ -24,6 +24,11 @@ _BATCH = 50_000
 
 def _check_columns(source: str, wanted: Wanted, present: list[str]) -> None:
     for key, column in wanted.items():
+        if present.count(column) > 1:
+            remedy = f"Rename one of them, or name another: data.{key}=<column>."
+            raise DataError(
+                must(source, f"have the column {column!r} once", f"{present.count(column)} of them", remedy)
+            )
         if column not in present:
             got = f"the columns {', '.join(present)}"
             raise DataError(must(source, f"have the column {column!r}", got, f"Name it: data.{key}=<column>."))
@@ -54,6 +59,13 @@ def csv_records(path: Path, delimiter: str, wanted: Wanted) -> Iterator[tuple[in
         csv.field_size_limit(before)
 
 
+def not_utf8(path: Path, number: int, raw: bytes, error: UnicodeDecodeError) -> DataError:
+    """What to do about a line that is no text; a compressed file under another name is known by its first bytes."""
+    packed = number == 1 and raw.startswith((b"\x1f\x8b", b"PK\x03\x04", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd"))
+    remedy = "It is compressed: unpack it first." if packed else "Save the file as UTF-8."
+    return DataError(must(f"{path}, line {number}", "be UTF-8", str(error), remedy))
+
+
 def _decoded_lines(path: Path) -> Iterator[str]:
     """A file's lines with their ends, decoded one by one so that a bad byte has a line number."""
     try:
@@ -62,8 +74,7 @@ def _decoded_lines(path: Path) -> Iterator[str]:
                 try:
                     yield raw.decode("utf-8-sig" if number == 1 else "utf-8")
                 except UnicodeDecodeError as error:
-                    remedy = "Save the file as UTF-8."
-                    raise DataError(must(f"{path}, line {number}", "be UTF-8", str(error), remedy)) from None
+                    raise not_utf8(path, number, raw, error) from None
     except OSError as error:
         raise DataError(must(str(path), "be a readable file", error, "Check the path and its permissions.")) from None
 

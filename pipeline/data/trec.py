@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 from pipeline.core.artifacts import write_text
 from pipeline.core.errors import DataError, must
 from pipeline.core.records import Collection, Qrels, Run
+from pipeline.data.tables import not_utf8
 
 log = logging.getLogger(__name__)
 
@@ -74,8 +75,7 @@ def text_lines(path: Path) -> Iterator[tuple[int, str]]:
                 try:
                     line = raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
                 except UnicodeDecodeError as error:
-                    remedy = "Save the file as UTF-8."
-                    raise DataError(must(f"{path}, line {number}", "be UTF-8", str(error), remedy)) from None
+                    raise not_utf8(path, number, raw, error) from None
                 if line.strip():
                     yield number, line
     except FileNotFoundError:
