@@ -1,21 +1,23 @@
-"""Ours beside sentence-transformers on the same work: benchmark.py case=train_bert_tiny [pairs=5] [rows=…]."""
+"""Ours beside sentence-transformers: benchmark.py case=train_bert_tiny|…|quickstart|growth [pairs=5] [rows=…]."""
 
 from __future__ import annotations
 
 import logging
 
-from pipeline.benchmark.cases import Benchmark
+from pipeline.benchmark.cases import Benchmark, Case
 from pipeline.config.compose import command
 
 
 def main(asked: Benchmark) -> None:
-    """One case."""
-    from pipeline.benchmark.paired import benchmark, table
-    from pipeline.core.artifacts import read_json  # late: a mistyped argument is answered without loading torch
+    """One case; `growth` is ours alone, over numbers of rows."""
+    # Late: a mistyped argument is answered without loading torch.
+    from pipeline.benchmark import figures, growth, paired
+    from pipeline.core.artifacts import read_json
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    path = benchmark(asked)
-    print(f"{table(read_json(path))}\n{path}")
+    alone = asked.case is Case.growth
+    path = (growth.growth if alone else paired.benchmark)(asked)
+    print(f"{(growth if alone else figures).table(read_json(path))}\n{path}")
 
 
 if __name__ == "__main__":

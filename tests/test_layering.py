@@ -12,12 +12,14 @@ ROOT = Path(__file__).resolve().parents[1]
 LAYERS = [
     "core.errors core.upkeep",
     "core.records core.fingerprint core.progress core.markdown config.arguments hub.repo_files mining.topk",
-    "config.schema config.asked engine.batching evaluation.measures benchmark.cases",  # pure
+    "config.schema config.asked engine.batching evaluation.measures benchmark.cases "
+    "benchmark.figures benchmark.curves",  # pure
     "data.docstrings data.near_duplicates data.splitting mining.judged reporting.samples "  # pure
     "engine.packed_attention",
     "core.artifacts core.provenance core.reproducibility config.compose hub.download mining.negatives data.tables "
     "engine.packed_bert engine.packed_modernbert",
-    "engine.checkpoints engine.tokens engine.packed hub.cache data.trec data.storage config.composed",  # files, machine
+    "engine.checkpoints engine.tokens engine.packed hub.cache data.trec data.storage config.composed "  # files, machine
+    "benchmark.processes",
     # One outside library or format each; they know nothing of each other.
     "hub.location data.packaged_docs data.nano_beir data.readers mining.embeddings mining.retrieval engine.modeling "
     "telemetry.emissions telemetry.tracking",
@@ -27,11 +29,11 @@ LAYERS = [
     "reporting.comparison",
     "stages.plan benchmark.ours",
     "stages.mine stages.models stages.sets stages.logs commands.banner commands.preflight benchmark.reference",
-    "stages.train stages.evaluate commands.publish benchmark.side",
-    "stages.card commands.reproduction commands.verification commands.profiling benchmark.paired",
-    "stages.run",
-    "commands.rerunning commands.victim",
-    "commands.faults",
+    "stages.train stages.evaluate commands.publish",
+    "stages.card commands.reproduction commands.verification commands.profiling",
+    "stages.run benchmark.quickstart",
+    "commands.rerunning commands.victim benchmark.side benchmark.points",
+    "commands.faults benchmark.paired benchmark.growth",
 ]
 LAYER = {module: level for level, modules in enumerate(LAYERS) for module in modules.split()}
 

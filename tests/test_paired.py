@@ -3,47 +3,23 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from pipeline.benchmark import cases as cases
 from pipeline.benchmark.cases import CASES, DEPTH, Benchmark, Case
-from pipeline.benchmark.paired import agreement, ratio, side, table
+from pipeline.benchmark.figures import agreement, table
+from pipeline.benchmark.processes import apart
 from pipeline.benchmark.side import prepare, run
 from pipeline.config.arguments import parse_arguments
-from pipeline.core.errors import ConfigError
+from pipeline.core.errors import ConfigError, ResourceError
 
 WORDS = ["the", "of", "and", "in", "river", "mountain", "because", "electricity"]
-
-
-def test_ratios_are_pair_by_pair() -> None:
-    ours = [{"seconds": 2.0}, {"seconds": 1.0}, {"seconds": 4.0}]
-    other = [{"seconds": 6.0}, {"seconds": 5.0}, {"seconds": 4.0}]
-    assert ratio(ours, other) == {"median": 3.0, "min": 1.0, "max": 5.0, "pairs": [3.0, 5.0, 1.0]}
-    assert ratio([{"cpu_seconds": 1.0}], [{"cpu_seconds": 4.0}], "cpu_seconds")["median"] == 4.0
-
-
-def test_a_sides_figures_are_medians_with_the_spread_of_its_speed() -> None:
-    runs = [
-        {"seconds": s, "pairs_per_second": 12 / s, "peak_rss_gib": s / 4, "same": {"rows": 3}} for s in (1.0, 2.0, 4.0)
-    ]
-    found = side(runs, {"watt_hours_per_1000_pairs": 0.5, "energy_method": "estimated"})
-    assert (found["seconds"], found["pairs_per_second"], found["peak_rss_gib"]) == (2.0, 6.0, 0.5)
-    assert (found["pairs_per_second_min"], found["pairs_per_second_max"]) == (3.0, 12.0)
-    assert found["watt_hours_per_1000_pairs"] == 0.5
-    assert side(runs, None)["watt_hours_per_1000_pairs"] is None
-
-
-def test_agreement_is_the_largest_difference() -> None:
-    assert agreement({"losses": [1.0, 2.0]}, {"losses": [1.5, 2.25]}) == {"losses_largest_difference": 0.5}
-    assert agreement({"measures": {"map": 0.5}}, {"measures": {"map": 0.25, "x": 1}}) == {
-        "measures_largest_difference": 0.25
-    }
-    with pytest.raises(ValueError, match="shorter"):
-        agreement({"losses": [1.0, 2.0]}, {"losses": [1.0]})
 
 
 def test_texts_have_gooaqs_lengths_and_are_the_same_each_time() -> None:
@@ -106,9 +82,38 @@ def test_the_command_writes_every_figure(root: Path, tmp_path: Path) -> None:
             assert found[name][key] > 0
         assert 0 < found[name]["share_of_attainable"] < 1.2
         assert 0 <= found[name]["padding_share"] < 1
+        assert found[name]["load_before"] >= 0
+        assert 0 <= found[name]["others_cpu_share"] <= found[name]["others_cpu_share_max"] < 1
+    assert (found["pairs"], found["pairs_asked"]) == (2, 2)
     assert found["precision"] in ("fp32", "bf16")
     assert found["hardware"]["instruction_set"]
     assert found["versions"]["sentence-transformers"]
+
+
+@pytest.mark.slow
+def test_what_was_measured_before_a_signal_is_kept_and_said(root: Path, tmp_path: Path) -> None:
+    words = ["case=train_minilm", "rows=8", "pairs=500", "warmup=0", f"outputs_dir={tmp_path}"]
+    path = tmp_path / "benchmarks" / "train_minilm.json"
+    with subprocess.Popen(
+        [sys.executable, "scripts/benchmark.py", *words], cwd=root, stderr=subprocess.PIPE, text=True
+    ) as process:
+        until = time.monotonic() + 300
+        while not path.exists():
+            assert process.poll() is None and time.monotonic() < until
+            time.sleep(0.2)
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=60)
+    found = json.loads(path.read_text())
+    assert process.returncode == 75
+    assert f"interrupted: {found['pairs']} of 500 pairs are in {path}. The same command begins anew" in said
+    assert len(found["ratio"]["pairs"]) == found["pairs"] >= 1
+    assert found["pairs_asked"] == 500
+    assert "Traceback" not in said
+
+
+def test_a_failing_run_is_said_in_a_sentence_with_its_last_line(tmp_path: Path) -> None:
+    with pytest.raises(ResourceError, match=r"a run of nothing must finish, got .*No module named .*absent"):
+        apart("pipeline.benchmark.absent", {}, tmp_path, "nothing")
 
 
 def test_mining_gives_the_same_rows(tmp_path: Path) -> None:

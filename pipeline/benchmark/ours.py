@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +66,8 @@ class Done:
     padded: int | None
     same: dict[str, Any]
     """What must agree with the other side."""
+    figures: dict[str, float] = field(default_factory=dict)
+    """What else was measured, by name."""
 
 
 def load(folder: Path, dropout: float) -> Reranker:

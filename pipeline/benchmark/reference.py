@@ -6,6 +6,7 @@ The same rows in the same steps: the trainer's batch sampler is given this pipel
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from pipeline.config.schema import Precision
 from pipeline.engine.batching import Plan, warmup_steps
 
 
-class _Steps:
+class Steps:
     """The plan's batches as a batch sampler of torch's DataLoader."""
 
     def __init__(self, plan: Plan) -> None:
@@ -25,10 +26,15 @@ class _Steps:
         self.batch_size, self.drop_last = plan.batch_size, False
 
     def __len__(self) -> int:
-        return self._plan.steps_per_epoch
+        return self._plan.steps
 
     def __iter__(self) -> Iterator[list[int]]:
         return (rows.tolist() for rows in self._plan.batches())
+
+
+def steps_of(plan: Plan, dataset: Any, **options: Any) -> Steps:
+    """`Steps` as the trainer asks for a sampler; a module's own function, for checkpoints pickle it."""
+    return Steps(plan)
 
 
 class _Tokens:
@@ -47,7 +53,8 @@ class _Tokens:
         model.preprocess = counted
 
 
-def _load(folder: Path, setting: dict[str, Any], device: torch.device) -> Any:
+def load(folder: Path, setting: dict[str, Any], device: torch.device) -> Any:
+    """A saved cross-encoder under a setting's attention."""
     from sentence_transformers import CrossEncoder
 
     return CrossEncoder(
@@ -64,7 +71,7 @@ def train(
     from sentence_transformers.cross_encoder import CrossEncoderTrainer, CrossEncoderTrainingArguments
     from sentence_transformers.cross_encoder.losses import BinaryCrossEntropyLoss
 
-    encoder = _load(model, setting, device)
+    encoder = load(model, setting, device)
     counted = _Tokens(encoder)
     plan = Plan(len(texts["label"]), settings.batch_size, 1, SEED)
     arguments = CrossEncoderTrainingArguments(
@@ -72,7 +79,7 @@ def train(
         per_device_train_batch_size=settings.batch_size, learning_rate=LEARNING_RATE,
         warmup_steps=warmup_steps(plan.steps, WARMUP_RATIO), bf16=precision is Precision.bf16, logging_steps=1,
         report_to="none", disable_tqdm=True, use_cpu=device.type == "cpu",
-        batch_sampler=lambda dataset, **options: _Steps(plan),
+        batch_sampler=partial(steps_of, plan),
     )  # fmt: skip
     loss = BinaryCrossEntropyLoss(encoder, pos_weight=torch.tensor(POS_WEIGHT, device=device))
     trainer = CrossEncoderTrainer(model=encoder, args=arguments, train_dataset=Dataset.from_dict(texts), loss=loss)
@@ -90,7 +97,7 @@ def evaluate(
     """The set reranked and measured `times` times by `CrossEncoderRerankingEvaluator`."""
     from sentence_transformers.cross_encoder.evaluation import CrossEncoderRerankingEvaluator
 
-    encoder = _load(model, setting, device)
+    encoder = load(model, setting, device)
     counted = _Tokens(encoder)
     samples = [
         {"query": query, "positive": [documents[positive]], "documents": documents}

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from pipeline.benchmark import ours, reference
+from pipeline.benchmark import ours, quickstart, reference
 from pipeline.benchmark.cases import (
     CASES,
     SEED,
@@ -46,25 +46,38 @@ MATRIX_ROWS = 4096
 """Rows of the matrix product that says what the machine can do."""
 
 
+OURS = {**ours.JOBS, "quickstart": quickstart.ours}
+REFERENCE = {**reference.JOBS, "quickstart": quickstart.reference}
+"""Both sides' jobs by name."""
+
+
 def prepare(case: Case, rows: int, work: Path) -> None:
     """Write `model/` and `texts.json` of a case into `work`: both a function of case and rows alone."""
-    from transformers import AutoTokenizer
-
     settings = CASES[case]
-    packaged = location.locate(
-        PACKAGED, None, kind="model", lock=work / "lock.json", refresh=False, allow=None, key="benchmark"
-    ).folder
-    tokenizer = AutoTokenizer.from_pretrained(packaged)
+    if settings.job == "quickstart":
+        quickstart.prepare(rows, work)
+        return
+    packaged, tokenizer = packaged_model(work)
     words = words_of(tokenizer.get_vocab())
     if settings.job == "mine":
-        _static_model(tokenizer, work / "model")
+        static_model(tokenizer, work / "model", 1024)
     else:
-        _cross_encoder(settings, packaged, tokenizer, work)
+        cross_encoder(settings, packaged, tokenizer, work)
     texts = {"train": training_texts, "evaluate": evaluation_texts, "mine": mining_texts}[settings.job]
     write_json(work / "texts.json", texts(words, rows))
 
 
-def _cross_encoder(settings: Settings, packaged: Path, tokenizer: Any, work: Path) -> None:
+def packaged_model(work: Path) -> tuple[Path, Any]:
+    """MiniLM's folder and its tokenizer."""
+    from transformers import AutoTokenizer
+
+    folder = location.locate(
+        PACKAGED, None, kind="model", lock=work / "lock.json", refresh=False, allow=None, key="benchmark"
+    ).folder
+    return folder, AutoTokenizer.from_pretrained(folder)
+
+
+def cross_encoder(settings: Settings, packaged: Path, tokenizer: Any, work: Path) -> None:
     """A cross-encoder whose head is saved, so that both sides start from the same weights."""
     from transformers import BertConfig
 
@@ -81,12 +94,13 @@ def _cross_encoder(settings: Settings, packaged: Path, tokenizer: Any, work: Pat
     modeling.save(modeling.load(base, config, seed=SEED), work / "model", config)
 
 
-def _static_model(tokenizer: Any, folder: Path) -> None:
+def static_model(tokenizer: Any, folder: Path, dimensions: int) -> None:
+    """A static embedding of seeded random vectors."""
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 
     torch.manual_seed(SEED)
-    module = StaticEmbedding(tokenizer.backend_tokenizer, embedding_dim=1024)
+    module = StaticEmbedding(tokenizer.backend_tokenizer, embedding_dim=dimensions)
     SentenceTransformer(modules=[module], device="cpu").save(str(folder))
 
 
@@ -96,7 +110,7 @@ def run(case: Case, setting: dict[str, Any] | None, work: Path, energy: bool) ->
     Returns:
         `seconds`, `cpu_seconds`, `pairs`, `pairs_per_second`; `peak_rss_gib` of this process up to the end of the job;
         `tokens`, `tokens_per_second`, `padding_share`, `share_of_attainable`; `watt_hours_per_1000_pairs` where
-        measured; `same`, which must agree between the sides; and the conditions.
+        measured; the job's own figures, by name; `same`, which must agree between the sides; and the conditions.
     """
     settings = CASES[case]
     device = resolve_device(RuntimeConfig())
@@ -104,14 +118,15 @@ def run(case: Case, setting: dict[str, Any] | None, work: Path, energy: bool) ->
     texts = read_json(work / "texts.json")
     with measured(energy, None, f"benchmark {case.name}") as meter:
         if setting is None:
-            done = ours.JOBS[settings.job](settings, texts, work / "model", device, precision)
+            done = OURS[settings.job](settings, texts, work / "model", device, precision)
         else:
-            job = reference.JOBS[settings.job]
+            job = REFERENCE[settings.job]
             done = job(settings, setting, texts, work / "model", device, precision)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     seconds, cpu_seconds = done.seconds
     found: dict[str, Any] = {
         **asdict(done),
+        **done.figures,
         "seconds": seconds,
         "cpu_seconds": cpu_seconds,
         "pairs_per_second": done.pairs / seconds,

@@ -128,6 +128,20 @@ def command(schema: type[T], job: Callable[[T], object]) -> Callable[[], None]:
     return run
 
 
+def composed(overrides: list[str]) -> Config:
+    """The configuration that a command line of these overrides composes.
+
+    Raises:
+        ConfigError: when it breaks a rule, or does not compose.
+    """
+    register()
+    try:
+        with hydra.initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
+            return parse(hydra.compose("config", overrides))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise refusal(error, overrides) from None
+
+
 def keep_log(outputs_dir: str, name: str) -> Path:
     """Set up logging as Hydra does for an `application`: console, and a file below `outputs_dir/logs`; its path."""
     folder = Path(outputs_dir) / "logs" / f"{datetime.now():%Y-%m-%d_%H-%M-%S-%f}-{name}"
