@@ -183,6 +183,12 @@ def test_being_below_the_first_stage_is_said_plainly(card: str) -> None:
     assert "**This model is below its first stage in nDCG@10, as retrieved, on: NanoNQ, NanoBEIR_R100_mean.**" in card
 
 
+def test_the_share_of_pairs_that_were_cut_is_said(card: str, tmp_path: Path) -> None:
+    cut = render(run_facts.write(tmp_path, training={**run_facts.TRAINING, "cut_share": 0.254}))
+    assert "tokens (25.4 % of the training pairs are longer and were cut)\n- **Number" in cut
+    assert "were cut" not in card
+
+
 def test_an_unset_country_is_said(tmp_path: Path) -> None:
     card = render(run_facts.write(tmp_path, emissions={"train": run_facts.energy(0.01, None)}))
     assert "- **Grid:** world average, 475.0 g CO2eq/kWh (no country set)" in card

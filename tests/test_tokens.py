@@ -239,3 +239,15 @@ def test_a_tokenizer_that_cannot_serve_is_refused_in_one_sentence(tmp_path: Path
     )
     with pytest.raises(ModelError, match=r"^the model's tokenizer must compose a pair from two texts, got "):
         PairTemplate.of(swapped, MAX)
+
+
+def test_the_share_of_pairs_that_are_cut_counts_tokens_before_the_cut() -> None:
+    template = PairTemplate((101,), (102,), (102,), (0, 0, 0, 1, 1), 0, False, True, MAX)
+    room = MAX - 3
+    lengths = np.array([room - 5, 5, 6, 400])
+    kept = np.minimum(lengths, MAX)
+    table = TokenTable(np.ones(kept.sum(), np.int64), np.cumsum(kept) - kept, lengths)
+    first, second = np.array([0, 0, 0, 1]), np.array([1, 2, 3, 2])
+    assert table.cut_share(template, first, second) == 0.5
+    assert table.cut_share(template, first[:1], second[:1]) == 0.0
+    assert table.cut_share(template, first[:0], second[:0]) == 0.0

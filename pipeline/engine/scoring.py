@@ -100,16 +100,19 @@ class PairScorer:
         model = self.reranker.model
         was_training = model.training
         model.eval()
-        scores = torch.empty(len(first), dtype=torch.float32)
+        found: list[torch.Tensor] = []
         try:
             with bar(what, len(first)) as progress:
                 for group in groups:
                     batch = self.reranker.collate(self._table, self._template, first[group], second[group])
                     batch = {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
-                    scores[torch.from_numpy(group)] = modeling.logits(model, batch, self.precision).cpu()
+                    found.append(modeling.logits(model, batch, self.precision))
                     progress.advance(len(group))
         finally:
             model.train(was_training)
+        scores = torch.empty(len(first), dtype=torch.float32)
+        # Fetched once: each fetch from a GPU waits for it.
+        scores[torch.from_numpy(np.concatenate(groups))] = torch.cat(found).cpu()
         return scores
 
 

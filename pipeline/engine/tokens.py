@@ -207,6 +207,14 @@ class TokenTable:
         a, b = truncated(self.lengths[first], self.lengths[second], template.room)
         return np.asarray(a + b + (template.max_length - template.room), dtype=np.int64)
 
+    def cut_share(self, template: PairTemplate, first: Ints, second: Ints) -> float:
+        """Share of pairs with more tokens than `template.max_length`: their ends are never seen."""
+        cut = 0
+        for start in range(0, len(first), CHUNK):
+            part = slice(start, start + CHUNK)
+            cut += int((self.lengths[first[part]] + self.lengths[second[part]] > template.room).sum())
+        return cut / max(1, len(first))
+
     def collate(self, template: PairTemplate, first: Ints, second: Ints) -> dict[str, torch.Tensor]:
         """Padded tensors of pairs of texts, as the tokenizer would make them.
 

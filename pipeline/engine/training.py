@@ -108,7 +108,7 @@ def prepare(reranker: Reranker, data: TrainingRows, rows: npt.NDArray[np.int64],
 
 def loss_sum(logits: torch.Tensor, labels: torch.Tensor, pos_weight: float) -> torch.Tensor:
     """Sum over pairs of binary cross-entropy with logits, positives weighted; the caller divides by the batch."""
-    weight = torch.tensor(pos_weight, dtype=torch.float32, device=logits.device)
+    weight = torch.full((), pos_weight, dtype=torch.float32, device=logits.device)  # a copy would wait for a GPU
     return F.binary_cross_entropy_with_logits(logits.float(), labels, pos_weight=weight, reduction="sum")
 
 
@@ -116,8 +116,8 @@ def backward(
     model: torch.nn.Module, step: Step, *, pos_weight: float, precision: Precision, accelerator: Accelerator
 ) -> torch.Tensor:
     """Accumulate the gradient of a step's loss and return the loss (0-d, on the device, detached)."""
-    total = torch.zeros((), dtype=torch.float64 if accelerator.device.type == "cpu" else torch.float32)
-    total = total.to(accelerator.device)
+    kind = torch.float64 if accelerator.device.type == "cpu" else torch.float32
+    total = torch.zeros((), dtype=kind, device=accelerator.device)
     for batch, labels in step.batches:
         on_device = {name: tensor.to(accelerator.device, non_blocking=True) for name, tensor in batch.items()}
         logits = modeling.logits(model, on_device, precision)

@@ -37,8 +37,11 @@ CHUNK = 16_384
 """Texts embedded between two writes, and pairs scored at once."""
 
 VECTORS = "vectors.npy"
-STATIC_BATCH, DENSE_BATCH = 4_096, 64
-"""Texts a forward pass: a static model only looks words up; a dense one pads to the longest."""
+STATIC_BATCH = 4_096
+"""Texts a forward pass of a static model, which only looks words up."""
+
+DENSE_BATCH = {"cpu": 16, "cuda": 64}
+"""Texts a forward pass of a dense model, by device: a few stay in a CPU's cache (a sixth faster than 64 there)."""
 
 
 class Vectors:
@@ -111,7 +114,7 @@ class Embedder:
         # Their own prompts (or none) hold where the configuration gives an empty one.
         encode = model.encode_query if side == "query" else model.encode_document
         header = {"descr": "<f4", "fortran_order": False}
-        size = STATIC_BATCH if type(model[0]).__name__ == "StaticEmbedding" else DENSE_BATCH
+        size = STATIC_BATCH if type(model[0]).__name__ == "StaticEmbedding" else DENSE_BATCH[self._device]
         with path.open("wb") as stream, bar(f"embedding {side} texts", len(texts)) as moving:
             shape = (len(texts), int(model.get_embedding_dimension()))
             np.lib.format.write_array_header_1_0(stream, {**header, "shape": shape})

@@ -36,6 +36,9 @@ log = logging.getLogger(__name__)
 PROBE_PAIRS = 64
 """Pairs scored before saving and after reloading; every score must be equal."""
 
+NOTABLE_CUT = 0.05
+"""Share of rows cut at `model.max_length` from which a run says so."""
+
 
 def train(run: Run) -> Path:
     """The run's model/: weights, tokenizer, training.json, metrics.jsonl, emissions.json."""
@@ -49,6 +52,7 @@ def train(run: Run) -> Path:
         with stage(run, folder, run.train_key) as (work, pieces):
             reranker = load(run, run.base.folder, run.config.model)
             rows = training_rows(run, reranker)
+            cut_share = _say_cut(run, rows)
             metrics = MetricsLog(run)
             budget = run.token_budget(reranker.hidden_size, reranker.layers)
 
@@ -67,7 +71,7 @@ def train(run: Run) -> Path:
             if asked.is_set():  # too late for the loop to see: its last checkpoint is written all the same
                 raise Interrupted("training was asked to stop at its end. Run the same command again to go on.")
             pieces.recover(trainer.energy_before)
-            facts |= {"tracking": metrics.finish(), **pieces.facts()}
+            facts |= {"tracking": metrics.finish(), "cut_share": cut_share, **pieces.facts()}
             modeling.save(reranker, work, run.config.model)
             _must_reload_equal(run, reranker, work)
             artifacts.write_json(work / "training.json", facts)
@@ -92,6 +96,17 @@ def training_rows(run: Run, reranker: Reranker) -> TrainingRows:
             with artifacts.publish(folder, {"artifact": "tokens", "fingerprint": fingerprint(key), "key": key}) as work:
                 TokenTable.write(storage.texts(run.mined_folder), reranker.tokenizer, reranker.max_length, work)
     return rows_of(run.mined_folder, folder, reranker)
+
+
+def _say_cut(run: Run, rows: TrainingRows) -> float:
+    """The share of rows longer than `model.max_length`, said where it is worth a thought."""
+    share = rows.table.cut_share(rows.template, rows.first, rows.second)
+    if share >= NOTABLE_CUT:
+        log.info(
+            "%-9s %.0f %% of the rows are longer than model.max_length=%d tokens and are cut there",
+            "train", 100 * share, run.config.model.max_length,
+        )  # fmt: skip
+    return share
 
 
 def rows_of(mined: Path, tokens: Path, reranker: Reranker) -> TrainingRows:
