@@ -21,7 +21,8 @@ import numpy as np
 import torch
 from transformers import BertConfig, BertForPreTraining, ModernBertConfig, ModernBertForMaskedLM
 
-from pipeline.config.schema import Attention, ModelConfig, Precision, TrainingConfig
+from pipeline.config.learning import ModelConfig, Precision, TrainingConfig
+from pipeline.config.machine import Attention
 from pipeline.core import provenance
 from pipeline.core.reproducibility import gpu_tokens
 from pipeline.engine import modeling

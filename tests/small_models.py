@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from hub_fixtures import bert_tiny, sentences
 
-from pipeline.config.schema import Attention, ModelConfig, Precision, TrainingConfig
+from pipeline.config.learning import ModelConfig, Precision, TrainingConfig
+from pipeline.config.machine import Attention
 from pipeline.engine import modeling
 from pipeline.engine.modeling import Reranker
 from pipeline.engine.tokens import PairTemplate, TokenTable

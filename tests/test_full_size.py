@@ -17,7 +17,7 @@ import torch
 from full_size import GPU_LIMIT_BYTES, RTX3090_BYTES, gpu_steps
 from hub_fixtures import modernbert
 
-from pipeline.config.schema import Precision
+from pipeline.config.learning import Precision
 from pipeline.core.artifacts import write_json
 from pipeline.core.reproducibility import gpu_tokens
 

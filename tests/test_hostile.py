@@ -21,7 +21,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.config.compose import CONF
-from pipeline.config.schema import Config, DataConfig, Source, parse, register
+from pipeline.config.data import DataConfig, Source
+from pipeline.config.schema import Config, parse, register
 from pipeline.core.artifacts import MANIFEST, problems
 from pipeline.core.errors import DataError, PipelineError
 from pipeline.core.records import AS_RETRIEVED, PROTOCOLS, TRAINED, RerankingSet, Split

@@ -11,7 +11,9 @@ ROOT = Path(__file__).resolve().parents[1]
 
 LAYERS = [
     "core.errors core.upkeep",
-    "core.records core.fingerprint core.progress core.markdown config.arguments hub.repo_files mining.topk",
+    "config.rules",
+    "core.records core.fingerprint core.progress core.markdown config.arguments config.data config.learning "
+    "config.machine hub.repo_files mining.topk",
     "config.schema config.asked engine.batching evaluation.measures benchmark.cases "
     "benchmark.figures benchmark.curves",  # pure
     "data.docstrings data.near_duplicates data.splitting mining.judged reporting.samples "  # pure

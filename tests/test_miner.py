@@ -14,7 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.config.schema import Match, MiningConfig, Retriever, Sampling
+from pipeline.config.data import Match, MiningConfig, Retriever, Sampling
 from pipeline.core.errors import DataError
 from pipeline.core.records import LabelledPairs, PairRows, Split, fold
 from pipeline.mining.miner import mine

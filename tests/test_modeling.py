@@ -17,7 +17,8 @@ from packed_models import apart
 from small_models import BUDGET, CPU, lively, model_config, tiny, training_rows, weights
 from transformers import AutoConfig, dynamic_module_utils
 
-from pipeline.config.schema import Activation, Attention, Precision
+from pipeline.config.learning import Activation, Precision
+from pipeline.config.machine import Attention
 from pipeline.core.errors import ModelError
 from pipeline.engine import modeling
 from pipeline.engine.modeling import Reranker, load, own_max_length, save

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline.config.schema import MiningConfig, Retriever, Sampling
+from pipeline.config.data import MiningConfig, Retriever, Sampling
 from pipeline.mining import negatives
 from pipeline.mining.negatives import Pairs, draws, hard_negatives, question_seeds, random_negatives
 from pipeline.mining.topk import Ranking

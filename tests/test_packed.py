@@ -18,7 +18,7 @@ from transformers import (
     RobertaForSequenceClassification,
 )
 
-from pipeline.config.schema import Precision
+from pipeline.config.learning import Precision
 from pipeline.core.reproducibility import seed_everything
 from pipeline.engine import modeling, packed, packed_attention
 

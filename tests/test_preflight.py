@@ -27,7 +27,9 @@ from pipeline.commands.preflight import (
     _Size,
     _size,
 )
-from pipeline.config.schema import Config, Device, Precision, RuntimeConfig, parse, register
+from pipeline.config.learning import Precision
+from pipeline.config.machine import Device, RuntimeConfig
+from pipeline.config.schema import Config, parse, register
 from pipeline.core.errors import ResourceError
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.config.schema import Attention, Device, Precision, RuntimeConfig
+from pipeline.config.learning import Precision
+from pipeline.config.machine import Attention, Device, RuntimeConfig
 from pipeline.core import reproducibility
 from pipeline.core.errors import ResourceError
 from pipeline.core.reproducibility import (

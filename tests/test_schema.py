@@ -149,7 +149,8 @@ def test_the_keys_are_frozen() -> None:
 
 
 def test_every_value_has_a_documented_field() -> None:
-    source = (ROOT / "pipeline" / "config" / "schema.py").read_text(encoding="utf-8")
+    files = [ROOT / "pipeline" / "config" / f"{name}.py" for name in ("schema", "data", "learning", "machine")]
+    source = "\n".join(path.read_text(encoding="utf-8") for path in files)
     for key in keys(Config):
         name = key.rpartition(".")[2]
         assert re.search(rf'^    {name}: [^\n]*(\n        [^\n]*)*\n(    \)\n|    ]\n)?    """', source, re.M), key

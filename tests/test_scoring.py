@@ -11,7 +11,8 @@ import torch
 from hub_fixtures import sentences
 from small_models import BUDGET, CPU, lively, tiny
 
-from pipeline.config.schema import Attention, Precision
+from pipeline.config.learning import Precision
+from pipeline.config.machine import Attention
 from pipeline.core.errors import NumericsError, ResourceError
 from pipeline.engine import modeling
 from pipeline.engine.scoring import PairScorer

@@ -19,7 +19,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.config.schema import DataConfig, Format, Source
+from pipeline.config.data import DataConfig, Format, Source
 from pipeline.core.errors import DataError
 from pipeline.core.records import PairRows, Split, fold
 from pipeline.data.readers import read

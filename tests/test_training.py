@@ -17,7 +17,8 @@ from accelerate import Accelerator
 from small_models import BUDGET, labelled, model_config, tiny, trainer_of, training_config, training_rows, weights
 from torch.nn import functional as F
 
-from pipeline.config.schema import Attention, Precision, TrainingConfig
+from pipeline.config.learning import Precision, TrainingConfig
+from pipeline.config.machine import Attention
 from pipeline.core.errors import Interrupted, NumericsError, ResourceError
 from pipeline.engine import checkpoints, modeling, training
 from pipeline.engine.batching import Plan

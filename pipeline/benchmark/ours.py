@@ -16,16 +16,9 @@ import numpy as np
 import torch
 
 from pipeline.benchmark.cases import DEPTH, NEGATIVES, SEED, Settings
-from pipeline.config.schema import (
-    Device,
-    Match,
-    MiningConfig,
-    ModelConfig,
-    Precision,
-    Retriever,
-    RuntimeConfig,
-    TrainingConfig,
-)
+from pipeline.config.data import Match, MiningConfig, Retriever
+from pipeline.config.learning import ModelConfig, Precision, TrainingConfig
+from pipeline.config.machine import Device, RuntimeConfig
 from pipeline.core.records import PairRows, RerankingSet, Split
 from pipeline.core.reproducibility import micro_batch_tokens, resolve_attention
 from pipeline.engine import modeling

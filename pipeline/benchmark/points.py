@@ -17,7 +17,9 @@ import torch
 
 from pipeline.benchmark import ours
 from pipeline.benchmark.cases import DEPTH, NEGATIVES, SEED
-from pipeline.config.schema import Match, MiningConfig, Precision, Retriever, RuntimeConfig, TrainingConfig
+from pipeline.config.data import Match, MiningConfig, Retriever
+from pipeline.config.learning import Precision, TrainingConfig
+from pipeline.config.machine import RuntimeConfig
 from pipeline.core import artifacts
 from pipeline.core.records import PairRows, Split
 from pipeline.core.reproducibility import resolve_device, resolve_precision

@@ -21,7 +21,8 @@ from pipeline.benchmark.cases import Settings
 from pipeline.benchmark.ours import Clock, Columns, Done
 from pipeline.benchmark.reference import load, steps_of
 from pipeline.config.compose import composed
-from pipeline.config.schema import Config, Precision
+from pipeline.config.learning import Precision
+from pipeline.config.schema import Config
 from pipeline.core import upkeep
 from pipeline.core.artifacts import read_json, write_json
 from pipeline.core.records import AS_RETRIEVED, TRAINED, UNTRAINED, RerankingSet

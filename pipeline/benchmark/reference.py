@@ -14,7 +14,7 @@ import torch
 
 from pipeline.benchmark.cases import DEPTH, NEGATIVES, SEED, Settings
 from pipeline.benchmark.ours import LEARNING_RATE, POS_WEIGHT, WARMUP_RATIO, Clock, Columns, Done
-from pipeline.config.schema import Precision
+from pipeline.config.learning import Precision
 from pipeline.engine.batching import Plan, warmup_steps
 
 

@@ -25,7 +25,8 @@ from pipeline.benchmark.cases import (
     training_texts,
     words_of,
 )
-from pipeline.config.schema import Activation, ModelConfig, Precision, RuntimeConfig
+from pipeline.config.learning import Activation, ModelConfig, Precision
+from pipeline.config.machine import RuntimeConfig
 from pipeline.core.artifacts import read_json, write_json
 from pipeline.core.reproducibility import resolve_device, resolve_precision
 from pipeline.engine import modeling

@@ -6,7 +6,7 @@ import logging
 
 import torch
 
-from pipeline.config.schema import Source
+from pipeline.config.data import Source
 from pipeline.stages.plan import Run, shown
 
 log = logging.getLogger(__name__)

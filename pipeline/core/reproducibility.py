@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline.config.schema import Attention, Device, Precision, RuntimeConfig
+from pipeline.config.learning import Precision
+from pipeline.config.machine import Attention, Device, RuntimeConfig
 from pipeline.core.errors import ResourceError, must
 
 CPU_TOKENS = 4096

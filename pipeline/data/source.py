@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from pipeline.config import schema as settings
-from pipeline.config.schema import DataConfig, Format
+from pipeline.config import data as settings
+from pipeline.config.data import DataConfig, Format
 from pipeline.core.errors import DataError, must
 from pipeline.core.fingerprint import file_digest
 from pipeline.core.records import PairRows, Split, fold

@@ -26,7 +26,8 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from pipeline.config.schema import Activation, Attention, ModelConfig, Precision
+from pipeline.config.learning import Activation, ModelConfig, Precision
+from pipeline.config.machine import Attention
 from pipeline.core.errors import ModelError, must
 from pipeline.engine import packed
 from pipeline.engine.tokens import Ints, PairTemplate, TokenTable

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pipeline.config.schema import Precision
+from pipeline.config.learning import Precision
 from pipeline.core.errors import NumericsError, ResourceError, must
 from pipeline.core.progress import bar
 from pipeline.engine import modeling

@@ -22,7 +22,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
 from torch.nn import functional as F
 
-from pipeline.config.schema import Precision, TrainingConfig
+from pipeline.config.learning import Precision, TrainingConfig
 from pipeline.core.errors import Interrupted, NumericsError, ResourceError, must
 from pipeline.core.progress import bar
 from pipeline.core.reproducibility import differences, rng_state, seed_everything, set_rng_state

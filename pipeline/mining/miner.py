@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.config.schema import Match, MiningConfig, Retriever
+from pipeline.config.data import Match, MiningConfig, Retriever
 from pipeline.core.errors import DataError, must
 from pipeline.core.records import LabelledPairs, Mined, RerankingSet, Split, fold
 from pipeline.data.trec import read_run

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.config.schema import MiningConfig, Sampling
+from pipeline.config.data import MiningConfig, Sampling
 from pipeline.mining.topk import Positions, Ranking
 
 CHUNK = 8_192

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from pipeline.config.schema import ModelConfig
+from pipeline.config.learning import ModelConfig
 from pipeline.engine import modeling
 from pipeline.engine.modeling import Reranker
 from pipeline.engine.scoring import PairScorer

@@ -16,7 +16,10 @@ from typing import Any
 
 import torch
 
-from pipeline.config.schema import NANO, Attention, Config, Precision, Retriever, Source
+from pipeline.config.data import Retriever, Source
+from pipeline.config.learning import NANO, Precision
+from pipeline.config.machine import Attention
+from pipeline.config.schema import Config
 from pipeline.core import artifacts, reproducibility, upkeep
 from pipeline.core.errors import ConfigError, must
 from pipeline.core.fingerprint import fingerprint, plain, slug

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pipeline.config.schema import DEV, NANO, VALIDATION, Config, nano_beir_name
+from pipeline.config.learning import DEV, NANO, VALIDATION, nano_beir_name
+from pipeline.config.schema import Config
 from pipeline.core.records import RerankingSet
 from pipeline.data import storage
 from pipeline.data.nano_beir import read as read_nano_beir

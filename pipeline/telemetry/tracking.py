@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from pipeline.config.schema import TrackingConfig, Wandb
+from pipeline.config.machine import TrackingConfig, Wandb
 
 log = logging.getLogger(__name__)
 

@@ -1,0 +1,170 @@
+"""What MINE reads: pairs, their split, negatives and candidates. Knows no files."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from enum import Enum
+
+from pipeline.config.rules import check
+
+Source = Enum("Source", "packaged_docs local hub")
+Format = Enum("Format", "pairs labelled negatives beir")
+Retriever = Enum("Retriever", "bm25 embedding run")
+Sampling = Enum("Sampling", "top random")
+Match = Enum("Match", "exact folded")
+
+
+@dataclass(kw_only=True)
+class DataConfig:
+    """Where pairs come from and how they are split. One schema for every source."""
+
+    source: Source
+    """packaged_docs (docstrings of installed libraries), local (files) or hub (a data set on the hub)."""
+    name: str
+    """Slug of the data in folder names."""
+    title: str | None = None
+    """Name of the data in the card's title; None takes `name`."""
+    dev_name: str = "dev"
+    """Name of the dev set in measures and columns."""
+    path: str | None = None
+    """File, BEIR folder or hub id; unused by packaged_docs."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub data set."""
+    subset: str | None = None
+    """Configuration name of a hub data set."""
+    split: str = "train"
+    """Split of a hub data set."""
+    format: Format = Format.pairs
+    """pairs | labelled | negatives | beir."""
+    question_column: str = "question"
+    """Column or key of the query text."""
+    answer_column: str = "answer"
+    """Column or key of the passage text."""
+    label_column: str = "label"
+    """Column of a 0/1 or graded label (format labelled)."""
+    negatives_column: str = "negatives"
+    """Column holding a list of passages (format negatives)."""
+    group_column: str | None = None
+    """Column naming a row's cluster; splits keep clusters whole and intervals resample them."""
+    positive_threshold: float = 1.0
+    """A label of at least this is a positive (format labelled, and qrels)."""
+    dev_path: str | None = None
+    """A dev file of the same format, or None to split one off."""
+    corpus_path: str | None = None
+    """JSONL of passages (key `text` or the answer column) to mine from; None uses the answers."""
+    rows: int | None = None
+    """Take the first N rows; None takes all."""
+    limit: int | None = None
+    """Take a subset of N rows drawn with `split_seed`; None takes all."""
+    dev_queries: int = 1000
+    """Questions for the dev set: a wish, at most a fifth of the questions, at least 20."""
+    validation_queries: int = 0
+    """Questions taken from the train part for fixed-step evaluations and model selection."""
+    queries_per_group: int | None = None
+    """Held-out questions of one group at most, so that no large group decides a figure; None sets no limit."""
+    split_seed: int = 12
+    """Seed of the split and of `limit`."""
+    dedupe: bool = True
+    """Drop exact duplicate rows after the split."""
+    packages: list[str] = field(default_factory=list)
+    """Installed libraries whose docstrings are read (packaged_docs)."""
+
+    def __post_init__(self) -> None:
+        check(
+            self.source is Source.packaged_docs or bool(self.path),
+            "data.path",
+            f"name a file, folder or hub id when data.source is {self.source.name}",
+            self.path,
+            "Pass data.path=<file>.",
+        )
+        check(
+            self.source is not Source.packaged_docs or bool(self.packages),
+            "data.packages",
+            "name at least one installed library",
+            self.packages,
+            "Use data=packaged_docs, which lists them.",
+        )
+        check(
+            bool(re.fullmatch(r"[A-Za-z0-9._-]+", self.dev_name)),
+            "data.dev_name",
+            "be letters, digits, '.', '_' or '-'",
+            self.dev_name,
+            "Use dev.",
+        )
+        for key in ("rows", "limit", "queries_per_group"):
+            value = getattr(self, key)
+            check(value is None or value >= 1, f"data.{key}", "be at least 1", value, "Use null for no limit.")
+        check(self.dev_queries >= 1, "data.dev_queries", "be at least 1", self.dev_queries, "Use 1000.")
+        check(
+            self.validation_queries >= 0,
+            "data.validation_queries",
+            "be at least 0",
+            self.validation_queries,
+            "Use 100.",
+        )
+
+
+@dataclass(kw_only=True)
+class MiningConfig:
+    """Which first stage finds negatives and candidates, and which of them become rows."""
+
+    retriever: Retriever
+    """bm25 | embedding | run (an imported TREC run)."""
+    path: str | None = None
+    """Embedding model: folder, hub id or `package:<module>`; or the TREC run file."""
+    revision: str | None = None
+    """Revision of a retriever on the hub."""
+    query_prompt: str = ""
+    """Text put before every query when embedding."""
+    passage_prompt: str = ""
+    """Text put before every passage when embedding."""
+    negatives: int = 5
+    """Hard negatives a question, from the ranking."""
+    random_negatives: int = 0
+    """Further negatives a question, drawn at random from the corpus."""
+    range_min: int = 0
+    """Ranks skipped from the top, after positives and margin are removed."""
+    range_max: int = 100
+    """Ranks considered; hard negatives come from [range_min, range_max)."""
+    absolute_margin: float | None = None
+    """Keep only negatives scored at least this far below the positive; None is no margin."""
+    relative_margin: float | None = None
+    """Keep only negatives scored at most (1 - margin) x the positive's score; None is no margin."""
+    sampling: Sampling = Sampling.top
+    """top takes the best-ranked; random draws with `seed` from the range."""
+    positive_match: Match = Match.folded
+    """How a candidate is known to be a positive: exact text, or folded for case and white space."""
+    drop_leaks: bool = True
+    """Remove train rows that share a question or positive with dev; false only counts them."""
+    dev_depth: int = 30
+    """First-stage candidates a dev question."""
+    seed: int = 12
+    """Seed of random negatives and random sampling."""
+
+    def __post_init__(self) -> None:
+        check(
+            self.retriever is Retriever.bm25 or bool(self.path),
+            "mining.path",
+            f"name a model or run file when mining.retriever is {self.retriever.name}",
+            self.path,
+            "Pass mining.path=<folder, hub id or file>.",
+        )
+        for key in ("negatives", "random_negatives", "range_min"):
+            check(getattr(self, key) >= 0, f"mining.{key}", "be at least 0", getattr(self, key), "Use 0 or more.")
+        check(
+            self.negatives + self.random_negatives > 0,
+            "mining.negatives + mining.random_negatives",
+            "be at least 1",
+            0,
+            "A cross-encoder needs negatives to learn from: use mining.negatives=5.",
+        )
+        room = self.range_max - self.range_min
+        check(
+            room >= self.negatives,
+            "mining.range_max",
+            f"leave room for mining.negatives={self.negatives} after mining.range_min={self.range_min}",
+            self.range_max,
+            f"Use at least {self.range_min + self.negatives}, or fewer negatives.",
+        )
+        check(self.dev_depth >= 1, "mining.dev_depth", "be at least 1", self.dev_depth, "Use 30.")

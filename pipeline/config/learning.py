@@ -1,0 +1,225 @@
+"""What TRAIN and EVALUATE read: base model, hyperparameters, sets and rivals. Knows no files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+from pipeline.config.rules import check, positive
+from pipeline.core.errors import ConfigError, must
+
+Activation = Enum("Activation", "identity sigmoid tanh")
+Precision = Enum("Precision", "auto bf16 fp32")
+
+DEV, VALIDATION, NANO = "dev", "validation", "nano_beir"
+"""What `training.eval_sets` may name; `dev` is the dev set under whatever `data.dev_name` calls it."""
+
+
+@dataclass(kw_only=True)
+class ModelConfig:
+    """Which encoder starts, and how the saved cross-encoder behaves."""
+
+    name: str
+    """Slug of the model in folder names and the card's title."""
+    path: str
+    """Hub id, folder, or `package:<module>` for weights inside an installed package."""
+    revision: str | None = None
+    """Branch, tag or commit on the hub; the commit it resolves to is recorded."""
+    max_length: int = 512
+    """Tokens of a pair, special tokens included; longer pairs are cut, longest text first."""
+    activation: Activation = Activation.sigmoid
+    """What the saved model's `predict` applies; training and measures always see logits."""
+    dropout: float | None = None
+    """Every dropout rate of the encoder and head; None keeps the published configuration's."""
+    layers: int | None = None
+    """Keep the first N encoder layers; None keeps all."""
+    hidden_size: int | None = None
+    """Width of a randomly initialised model (a multiple of 32); only with `random_init`."""
+    random_init: bool = False
+    """Random weights from the configuration, for tests and smoke runs; never for quality."""
+    title: str | None = None
+    """Name of the base model in the card's title; None takes `name`."""
+    language: str = "en"
+    """Language tag of the card."""
+    license: str = "apache-2.0"
+    """Licence tag of the card."""
+
+    def __post_init__(self) -> None:
+        check(bool(self.name), "model.name", "be a name", self.name, "Give one, such as my-reranker.")
+        check(
+            bool(self.path), "model.path", "name a model", self.path, "Give a folder or a hub id: model.path=<folder>."
+        )
+        check(
+            self.max_length >= 8,
+            "model.max_length",
+            "be at least 8 tokens",
+            self.max_length,
+            "Use 512 for BERT models.",
+        )
+        if self.dropout is not None:
+            check(0 <= self.dropout < 1, "model.dropout", "be in [0, 1)", self.dropout, "Use 0 or 0.1.")
+        if self.layers is not None:
+            check(self.layers >= 1, "model.layers", "be at least 1", self.layers, "Use null to keep every layer.")
+        if self.hidden_size is not None:
+            check(
+                self.random_init and self.hidden_size % 32 == 0 and self.hidden_size > 0,
+                "model.hidden_size",
+                "be a multiple of 32 and come with model.random_init=true",
+                self.hidden_size,
+                "Published weights have a width of their own: remove the key.",
+            )
+
+
+@dataclass(kw_only=True)
+class TrainingConfig:
+    """What changes the weights. Memory and speed are in `runtime`."""
+
+    batch_size: int
+    """Pairs an optimizer step; never cut to fit memory (micro-batches do that)."""
+    learning_rate: float
+    """Peak of the linear schedule."""
+    epochs: int = 1
+    """Passes over the rows, one seeded permutation each."""
+    max_steps: int | None = None
+    """Stop after N steps (the schedule spans them); None trains all epochs, 0 none: the model is evaluated as it is."""
+    warmup_ratio: float = 0.1
+    """Share of the steps, rounded up, over which the rate rises from 0."""
+    weight_decay: float = 0.0
+    """AdamW's decoupled decay; biases and norms are exempt, as in the reference."""
+    adam_beta1: float = 0.9
+    """AdamW's first moment."""
+    adam_beta2: float = 0.999
+    """AdamW's second moment."""
+    adam_epsilon: float = 1e-8
+    """AdamW's epsilon."""
+    max_grad_norm: float = 1.0
+    """Global gradient norm is clipped to this."""
+    pos_weight: float = 1.0
+    """Weight of positives in the loss; 5 in the published recipe (its negatives per positive)."""
+    precision: Precision = Precision.auto
+    """bf16 is autocast over fp32 weights; auto is bf16 where the device is fast in it, else fp32."""
+    logging_steps: int = 20
+    """A row in metrics.jsonl every N steps: the mean loss since the row before."""
+    logging_first_step: bool = True
+    """Also log step 1."""
+    eval_steps: int = 0
+    """Evaluate and write a checkpoint every N steps; 0 does both only at the end."""
+    eval_sets: list[str] = field(default_factory=list)
+    """Sets evaluated at the fixed steps: validation, dev, nano_beir (every set of evaluation.nano_beir)."""
+    keep_best: bool = False
+    """Save the weights of the best fixed evaluation instead of the last step's."""
+    selection_set: str | None = None
+    """The set that decides which is best: dev, validation, or a NanoBEIR set by its name such as NanoNQ."""
+    selection_measure: str = "ndcg@10"
+    """The measure that decides: map, mrr@10 or ndcg@10."""
+    keep_checkpoints: int = 2
+    """Newest checkpoints kept, beside the best one."""
+
+    def __post_init__(self) -> None:
+        for key in (
+            "batch_size",
+            "learning_rate",
+            "epochs",
+            "logging_steps",
+            "max_grad_norm",
+            "pos_weight",
+            "adam_epsilon",
+            "keep_checkpoints",
+        ):
+            positive(f"training.{key}", getattr(self, key), "See conf/training/ for the published values.")
+        check(
+            self.max_steps is None or self.max_steps >= 0,
+            "training.max_steps",
+            "be at least 0",
+            self.max_steps,
+            "Use null to train every epoch.",
+        )
+        for key in ("warmup_ratio", "adam_beta1", "adam_beta2"):
+            value = getattr(self, key)
+            check(0 <= value <= 1, f"training.{key}", "be in [0, 1]", value, "See conf/training/.")
+        check(self.weight_decay >= 0, "training.weight_decay", "be at least 0", self.weight_decay, "Use 0.")
+        check(self.eval_steps >= 0, "training.eval_steps", "be at least 0", self.eval_steps, "Use 0 for none.")
+        check(
+            self.selection_measure in ("map", "mrr@10", "ndcg@10"),
+            "training.selection_measure",
+            "be map, mrr@10 or ndcg@10",
+            self.selection_measure,
+            "Use ndcg@10.",
+        )
+        if self.keep_best:
+            nano = str(self.selection_set).startswith("Nano") and NANO in self.eval_sets
+            check(
+                (nano or self.selection_set in {DEV, VALIDATION} & set(self.eval_sets)) and self.eval_steps > 0,
+                "training.selection_set",
+                f"be one of training.eval_sets={self.eval_sets}, with eval_steps above 0, when keep_best is true",
+                self.selection_set,
+                "Name an evaluated set, or pass training.keep_best=false.",
+            )
+
+
+@dataclass(kw_only=True)
+class EvaluationConfig:
+    """The final measurement: which sets, against which systems, in which precision."""
+
+    precision: Precision = Precision.auto
+    """The one precision of every score: untrained, fixed steps, final, reloaded."""
+    collections: list[str] = field(default_factory=list)
+    """BEIR-layout folders to rerank besides the dev set, with BM25 candidates (or their own run.trec)."""
+    depth: int = 100
+    """First-stage candidates a query of a collection."""
+    nano_beir: list[str] = field(default_factory=list)
+    """NanoBEIR sets by short name, such as msmarco, nfcorpus, nq."""
+    nano_beir_path: str = "sentence-transformers/NanoBEIR-en"
+    """Hub id of the NanoBEIR data."""
+    nano_beir_revision: str | None = None
+    """Revision of the NanoBEIR data."""
+    rivals: list[str] = field(default_factory=list)
+    """Other cross-encoders to score on the dev set: folders or hub ids, `owner/name@revision` for another than main."""
+    bi_encoder: bool = False
+    """Also rank by the starting weights as a bi-encoder (mean-pooled, cosine) over the same candidates."""
+    fusion: bool = False
+    """Also rank by reciprocal-rank fusion (k=60) of the first stage and the bi-encoder."""
+    resamples: int = 2000
+    """Bootstrap draws where queries come in groups."""
+
+    def __post_init__(self) -> None:
+        check(self.depth >= 1, "evaluation.depth", "be at least 1", self.depth, "Use 100.")
+        check(self.resamples >= 100, "evaluation.resamples", "be at least 100", self.resamples, "Use 2000.")
+        check(
+            not self.fusion or self.bi_encoder,
+            "evaluation.fusion",
+            "come with evaluation.bi_encoder=true",
+            self.fusion,
+            "It fuses the first stage with the bi-encoder.",
+        )
+
+
+NANO_BEIR = {
+    "climatefever": "NanoClimateFEVER",
+    "dbpedia": "NanoDBPedia",
+    "fever": "NanoFEVER",
+    "fiqa2018": "NanoFiQA2018",
+    "hotpotqa": "NanoHotpotQA",
+    "msmarco": "NanoMSMARCO",
+    "nfcorpus": "NanoNFCorpus",
+    "nq": "NanoNQ",
+    "quoraretrieval": "NanoQuoraRetrieval",
+    "scidocs": "NanoSCIDOCS",
+    "arguana": "NanoArguAna",
+    "scifact": "NanoSciFact",
+    "touche2020": "NanoTouche2020",
+}
+"""Short names of the thirteen NanoBEIR sets and their split names on the hub."""
+
+
+def nano_beir_name(short: str) -> str:
+    """The split name of a NanoBEIR set.
+
+    Raises:
+        ConfigError: for a name that is none of the thirteen.
+    """
+    if short not in NANO_BEIR:
+        raise ConfigError(
+            must("evaluation.nano_beir", "hold NanoBEIR names", short, f"Choose among {', '.join(sorted(NANO_BEIR))}.")
+        )
+    return NANO_BEIR[short]

@@ -1,0 +1,74 @@
+"""Where and how a run goes on, which changes no result: memory, speed, tracking, energy, the hub."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import Enum
+
+from pipeline.config.rules import check
+
+Device = Enum("Device", "auto cpu cuda")
+Attention = Enum("Attention", "auto eager sdpa varlen")
+Wandb = Enum("Wandb", "none offline online")
+
+
+@dataclass(kw_only=True)
+class RuntimeConfig:
+    """Memory and speed; never the result beyond rounding, so never part of a name."""
+
+    device: Device = Device.auto
+    """auto takes a GPU where torch sees one."""
+    threads: int | None = None
+    """CPU threads of torch; None leaves torch's own choice. Part of the bit-exactness scope."""
+    micro_batch_tokens: int | None = None
+    """Tokens a forward pass, padding included; None is computed from machine facts. Halve it when memory runs out."""
+    attention: Attention = Attention.auto
+    """auto is varlen: without padding for models that allow it (BERT, ModernBERT), else SDPA. eager and sdpa pad."""
+    workers: int | None = None
+    """Processes for extraction and tokenisation; None uses the cores."""
+
+    def __post_init__(self) -> None:
+        for key in ("threads", "micro_batch_tokens", "workers"):
+            value = getattr(self, key)
+            check(value is None or value >= 1, f"runtime.{key}", "be at least 1", value, "Use null to let it choose.")
+
+
+@dataclass(kw_only=True)
+class TrackingConfig:
+    """Where metrics are mirrored."""
+
+    wandb: Wandb = Wandb.none
+    """none | offline | online; wandb is imported only when chosen."""
+    project: str = "rerankers"
+    """W&B project."""
+    entity: str | None = None
+    """W&B entity; None is the login's default."""
+
+
+@dataclass(kw_only=True)
+class EmissionsConfig:
+    """Energy measurement by codecarbon's offline tracker."""
+
+    enabled: bool = True
+    """False records no energy; the card says so."""
+    country_iso_code: str | None = None
+    """Three letters (FRA, DEU, USA): the grid that turns kWh into CO2eq; None is the world average."""
+
+    def __post_init__(self) -> None:
+        code = self.country_iso_code
+        check(
+            code is None or bool(re.fullmatch(r"[A-Z]{3}", code)),
+            "emissions.country_iso_code",
+            "be three capital letters",
+            code,
+            "Use an ISO 3166 alpha-3 code such as FRA.",
+        )
+
+
+@dataclass(kw_only=True)
+class HubConfig:
+    """How names on the hub become commits."""
+
+    refresh: bool = False
+    """True resolves every revision anew; false reuses outputs/hub.lock.json."""
