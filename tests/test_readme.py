@@ -46,6 +46,16 @@ def test_its_quickstart_figures_are_the_records(root: Path, readme: str) -> None
     assert f"{gain['mean']:+.4f} [{gain['low']:+.4f}, {gain['high']:+.4f}]" in readme
 
 
+def test_its_figures_on_own_data_are_the_records(root: Path, readme: str) -> None:
+    measures = record(root, "local_qed_scifact.json")["measures"]
+    for name in ("dev", "scifact"):
+        found = measures[name]["as_retrieved"]
+        gain = found["difference"]["ndcg@10"]
+        assert readme.count(f"{found['first_stage']['ndcg@10']:.4f} → {found['trained']['ndcg@10']:.4f}") == 2
+        assert f"{gain['low']:+.3f} to {gain['high']:+.3f}" in readme
+    assert f"{measures['dev']['as_retrieved']['bi_encoder']['ndcg@10']:.4f}" in readme
+
+
 def test_its_counts_of_published_facts_are_the_files(root: Path, readme: str) -> None:
     book = json.loads((root / "pipeline" / "reporting" / "published.json").read_text(encoding="utf-8"))
     said = readme[readme.index("The published facts have an id") :].replace("\n", " ")
