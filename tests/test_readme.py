@@ -56,6 +56,22 @@ def test_its_figures_on_own_data_are_the_records(root: Path, readme: str) -> Non
     assert f"{measures['dev']['as_retrieved']['bi_encoder']['ndcg@10']:.4f}" in readme
 
 
+@pytest.mark.parametrize("case", ["train_minilm", "train_minilm_dropout"])
+def test_its_ratios_are_the_records(root: Path, readme: str, case: str) -> None:
+    found = record(root, f"benchmark_{case}.json")
+    row = next(line for line in readme.splitlines() if f"benchmark_{case}.json" in line)
+    assert found["pairs"] == len(found["ratio"]["pairs"]) == 5
+    assert f"{found['ratio']['median']:.2f} times" in row
+    assert f"{found['ratio']['min']:.2f} to {found['ratio']['max']:.2f}" in row
+
+
+def test_its_count_of_kills_is_the_record(root: Path, readme: str) -> None:
+    found = record(root, "faults_quickstart_cut.json")
+    row = next(line for line in readme.splitlines() if "faults_quickstart_cut.json" in line)
+    assert f"{found['kills']} kills" in row and f"{len(found['lost'])} lost" in row
+    assert found["models_of_the_runs"] == {found["undisturbed_model"]: len(found["kills_of_each_run"])}
+
+
 def test_its_counts_of_published_facts_are_the_files(root: Path, readme: str) -> None:
     book = json.loads((root / "pipeline" / "reporting" / "published.json").read_text(encoding="utf-8"))
     said = readme[readme.index("The published facts have an id") :].replace("\n", " ")
