@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.core.errors import ResourceError, must
+
 Indices = npt.NDArray[np.int64]
 
 
@@ -71,6 +73,18 @@ def micro_batches(lengths: npt.NDArray[np.integer], token_budget: int) -> list[I
         groups.append(order[start : start + count])
         start += count
     return groups
+
+
+def halved(token_budget: int, longest: int) -> int:
+    """The budget to go on with after a GPU ran out of memory on pairs of at most `longest` tokens.
+
+    Raises:
+        ResourceError: when the longest pair was alone in its micro-batch already.
+    """
+    if token_budget <= longest:
+        remedy = "Use a smaller model or model.max_length."
+        raise ResourceError(must("GPU memory", "hold one pair of the longest length", f"{longest} tokens", remedy))
+    return token_budget // 2
 
 
 def warmup_steps(steps: int, ratio: float) -> int:

@@ -14,10 +14,10 @@ import numpy.typing as npt
 import torch
 
 from pipeline.config.learning import Precision
-from pipeline.core.errors import NumericsError, ResourceError, must
+from pipeline.core.errors import NumericsError, must
 from pipeline.core.progress import bar
 from pipeline.engine import modeling
-from pipeline.engine.batching import Indices, micro_batches
+from pipeline.engine.batching import Indices, halved, micro_batches
 from pipeline.engine.modeling import Reranker
 from pipeline.engine.tokens import PairTemplate, TokenTable
 from pipeline.mining.embeddings import Embedder
@@ -83,14 +83,8 @@ class PairScorer:
             except torch.cuda.OutOfMemoryError:
                 pass  # the exception holds the activations: nothing can be given back before it is gone
             torch.cuda.empty_cache()
-            longest = int(lengths.max())
-            if self.token_budget <= longest:
-                remedy = "Use a smaller model or model.max_length."
-                raise ResourceError(
-                    must("GPU memory", "hold one pair of the longest length", f"{longest} tokens", remedy)
-                )
             # From the start: scores of two budgets in one ranking would depend on when memory ran out.
-            self.token_budget //= 2
+            self.token_budget = halved(self.token_budget, int(lengths.max()))
             log.warning("out of GPU memory: scoring goes on with %d tokens a micro-batch", self.token_budget)
 
     @torch.inference_mode()

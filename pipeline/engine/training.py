@@ -23,11 +23,11 @@ from accelerate.state import AcceleratorState, GradientState
 from torch.nn import functional as F
 
 from pipeline.config.learning import Precision, TrainingConfig
-from pipeline.core.errors import Interrupted, NumericsError, ResourceError, must
+from pipeline.core.errors import Interrupted, NumericsError
 from pipeline.core.progress import bar
 from pipeline.core.reproducibility import differences, rng_state, seed_everything, set_rng_state
 from pipeline.engine import checkpoints, modeling
-from pipeline.engine.batching import Plan, linear_schedule, micro_batches, warmup_steps
+from pipeline.engine.batching import Plan, halved, linear_schedule, micro_batches, warmup_steps
 from pipeline.engine.checkpoints import Checkpoint
 from pipeline.engine.modeling import Reranker
 from pipeline.engine.tokens import PairTemplate, TokenTable
@@ -264,10 +264,7 @@ class Trainer:
         torch.cuda.empty_cache()
         first, second = self.data.first[step.rows], self.data.second[step.rows]
         longest = int(self.data.table.pair_lengths(self.data.template, first, second).max())
-        if self.state.budget <= longest:
-            remedy = "Use a smaller model or model.max_length."
-            raise ResourceError(must("GPU memory", "hold one pair of the longest length", f"{longest} tokens", remedy))
-        self._plan(self.state.budget // 2)
+        self._plan(halved(self.state.budget, longest))
         log.warning("out of GPU memory: runtime.micro_batch_tokens halved to %d", self.state.budget)
 
     def _plan(self, budget: int) -> None:
