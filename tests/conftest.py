@@ -29,3 +29,11 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"needs the shared data in {folder.parent.name}/{folder.name} beside the checkout")
     return folder
+
+
+@pytest.fixture()
+def batches_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let models on the CPU run on the packed batches of a GPU: where a test lets memory run out as it does there."""
+    from pipeline.engine import packed
+
+    monkeypatch.setattr(packed, "runs_in_blocks", lambda model: False)

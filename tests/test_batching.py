@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.engine.batching import Plan, linear_schedule, micro_batches, warmup_steps
+from pipeline.engine.batching import WIDTH_STEP, Plan, blocks, linear_schedule, micro_batches, rounded, warmup_steps
 
 
 @pytest.mark.parametrize(("batch_size", "steps", "warmup"), [(2048, 283, 29), (64, 9038, 904)])
@@ -64,6 +66,32 @@ def test_micro_batches_are_a_partition_within_the_budget(lengths: list[int], bud
     assert flat == sorted(flat, key=lambda position: (-lengths[position], position))
     for group in groups:
         assert len(group) == 1 or len(group) * max(lengths[i] for i in group) <= budget
+
+
+@given(lengths=st.lists(st.integers(1, 90), min_size=1, max_size=9), overhead=st.integers(0, 200))
+@settings(max_examples=150, deadline=None)
+def test_blocks_hold_every_pair_at_the_least_cost(lengths: list[int], overhead: int) -> None:
+    falling = sorted(lengths, reverse=True)
+    wide = [-(-length // WIDTH_STEP) * WIDTH_STEP for length in falling]
+
+    def cost(cuts: tuple[int, ...]) -> int:
+        edges = [0, *cuts, len(wide)]
+        return sum((end - start) * wide[start] + overhead for start, end in itertools.pairwise(edges))
+
+    every = (cuts for k in range(len(wide)) for cuts in itertools.combinations(range(1, len(wide)), k))
+    found = blocks(np.array(falling), overhead)
+    assert sum(pairs for pairs, _ in found) == len(falling)
+    start = 0
+    for pairs, width in found:
+        assert width == wide[start]
+        start += pairs
+    assert sum(pairs * width + overhead for pairs, width in found) == min(map(cost, every))
+
+
+def test_rows_are_raised_to_few_sizes() -> None:
+    assert [rounded(rows, 64) for rows in (1, 64, 65, 1024, 1025, 2049, 8192)] == [64, 64, 128, 1024, 1088, 2176, 8192]
+    assert all(rows <= rounded(rows, 64) < 1.07 * rows + 64 for rows in range(1, 20_000, 7))
+    assert len({rounded(rows, 64) for rows in range(4096, 8192)}) == 17
 
 
 @pytest.mark.parametrize(("steps", "warmup"), [(283, 29), (50, 5), (7, 0), (1, 1), (4, 4)])

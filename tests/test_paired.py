@@ -44,14 +44,16 @@ def test_words_are_whole_lower_case_ones_in_the_vocabularys_order() -> None:
 
 
 @pytest.mark.parametrize("job", ["train", "evaluate"])
-def test_both_sides_do_the_same_work(tmp_path: Path, job: str) -> None:
+def test_both_sides_do_the_same_work(tmp_path: Path, job: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # fp32 also where bf16 is fast: random weights score near ties, which bf16 orders by its rounding.
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX512_CORE")
     case = {"train": Case.train_minilm, "evaluate": Case.evaluate}[job]
     prepare(case, 70 if job == "train" else 12, tmp_path)
     ours = run(case, None, tmp_path, energy=False)
     reference = run(case, dict(CASES[case].reference[0]), tmp_path, energy=False)
     assert ours["pairs"] == reference["pairs"] == (70 if job == "train" else 12 * DEPTH)
     assert ours["tokens"] == reference["tokens"]
-    assert ours["padded"] == ours["tokens"] < reference["padded"]
+    assert ours["tokens"] <= ours["padded"] < 1.12 * ours["tokens"] < reference["padded"]
     (difference,) = agreement(ours["same"], reference["same"]).values()
     assert difference < 1e-4
     if job == "train":

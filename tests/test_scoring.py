@@ -100,6 +100,7 @@ def test_a_score_that_is_no_number_is_refused(base: Path) -> None:
         subject.score(PAIRS)
 
 
+@pytest.mark.usefixtures("batches_of_a_gpu")
 def test_out_of_memory_halves_the_budget_for_good(base: Path, caplog: pytest.LogCaptureFixture) -> None:
     expected = scorer(base, 100).score(PAIRS)
     subject, forwards = scorer(base, 400), [0]
@@ -118,6 +119,7 @@ def test_out_of_memory_halves_the_budget_for_good(base: Path, caplog: pytest.Log
     assert np.array_equal(subject.score(PAIRS), expected) and forwards[0] < 2 * first, "not tried again"
 
 
+@pytest.mark.usefixtures("batches_of_a_gpu")
 def test_a_gpu_that_cannot_hold_one_pair_is_refused(base: Path) -> None:
     subject = scorer(base, 100)
 

@@ -452,6 +452,9 @@ ENOUGH = 150
 """Tokens that fit into the small GPU: fewer than `BUDGET`, more than half of it."""
 
 
+as_on_a_gpu = pytest.mark.usefixtures("batches_of_a_gpu")
+
+
 def on_a_small_gpu(reranker: modeling.Reranker, tokens: int = ENOUGH, full: Callable[[], bool] = lambda: True) -> None:
     """Let the model's last layer fail as CUDA does, dropout drawn and earlier gradients there, above so many tokens."""
     seen = [0]
@@ -483,6 +486,7 @@ def trained_within(
     return trainer, weights(reranker), rows, facts
 
 
+@as_on_a_gpu
 def test_out_of_memory_from_the_first_step_is_a_run_with_half_the_budget(
     base: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -499,6 +503,7 @@ def test_out_of_memory_from_the_first_step_is_a_run_with_half_the_budget(
         assert written.facts["budget"] == BUDGET // 2
 
 
+@as_on_a_gpu
 def test_out_of_memory_later_changes_last_bits_only_and_a_resume_keeps_the_plan(
     base: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -522,6 +527,7 @@ def test_out_of_memory_later_changes_last_bits_only_and_a_resume_keeps_the_plan(
     assert f"micro_batch_tokens {BUDGET // 2} → {2 * BUDGET}" in caplog.text
 
 
+@as_on_a_gpu
 def test_a_gpu_that_cannot_hold_one_pair_is_refused(base: Path, tmp_path: Path) -> None:
     with pytest.raises(ResourceError, match=r"GPU memory must hold one pair of the longest length, got '39 tokens'"):
         trained_within(base, tmp_path, BUDGET, 3)

@@ -151,10 +151,12 @@ def _cost(reranker: Reranker, texts: Columns, budget: int) -> tuple[int, int]:
     queries = len(texts["query"])
     first, second = np.repeat(np.arange(queries), DEPTH), np.arange(len(passages)) + queries
     lengths = table.pair_lengths(PairTemplate.of(reranker.tokenizer, reranker.max_length), first, second)
-    real = int(lengths.sum())
-    if reranker.packed:
-        return real, real
-    return real, sum(len(group) * int(lengths[group].max()) for group in micro_batches(lengths, budget))
+    template = PairTemplate.of(reranker.tokenizer, reranker.max_length)
+    computed = (
+        reranker.collate(table, template, first[group], second[group])["input_ids"].numel()
+        for group in micro_batches(lengths, budget)
+    )
+    return int(lengths.sum()), sum(computed)
 
 
 def mine_negatives(settings: Settings, texts: Columns, model: Path, device: torch.device, _: Precision) -> Done:

@@ -14,6 +14,9 @@ import numpy.typing as npt
 
 from pipeline.core.errors import ResourceError, must
 
+WIDTH_STEP = 8
+"""Widths of blocks are multiples of this, so that shapes repeat; see `rounded`."""
+
 Indices = npt.NDArray[np.int64]
 
 
@@ -73,6 +76,41 @@ def micro_batches(lengths: npt.NDArray[np.integer], token_budget: int) -> list[I
         groups.append(order[start : start + count])
         start += count
     return groups
+
+
+def rounded(rows: int, least: int) -> int:
+    """A number of rows raised to one of sixteen sizes an octave, in steps of `least` or more.
+
+    oneDNN compiles a kernel for every shape it multiplies, which takes longer than most products: shapes must repeat.
+    """
+    step = max(least, 1 << max(0, rows.bit_length() - 5))
+    return -(-rows // step) * step
+
+
+def blocks(lengths: npt.NDArray[np.integer], overhead: int) -> list[tuple[int, int]]:
+    """Cut pairs in order of falling length into blocks a little wider than their longest, at the least cost.
+
+    Args:
+        lengths: tokens of each pair, shape (pairs,), falling.
+        overhead: what a block costs besides its pairs times its width, in tokens.
+
+    Returns:
+        (pairs, width) of each block; widths are multiples of `WIDTH_STEP`.
+    """
+    widths, starts = np.unique(lengths.astype(np.int64) // -WIDTH_STEP * WIDTH_STEP, return_index=True)
+    widths, ends = -widths, np.append(starts, lengths.size)
+    # least[j]: cost of the first j distinct lengths; a block from the i-th to the j-th is as wide as the i-th.
+    least, cut = np.zeros(len(widths) + 1, np.int64), np.zeros(len(widths) + 1, np.int64)
+    for j in range(1, len(widths) + 1):
+        costs = least[:j] + (ends[j] - ends[:j]) * widths[:j] + overhead
+        cut[j] = costs.argmin()
+        least[j] = costs[cut[j]]
+    found, j = [], len(widths)
+    while j:
+        i = int(cut[j])
+        found.append((int(ends[j] - ends[i]), int(widths[i])))
+        j = i
+    return found[::-1]
 
 
 def halved(token_budget: int, longest: int) -> int:

@@ -72,6 +72,8 @@ class Reranker:
 
         In memory the GPU reads by itself where the model is on one: a copy from elsewhere may wait for its turn there.
         """
+        if self.packed and packed.runs_in_blocks(self.model):
+            return table.blocks(template, first, second)
         batch = (table.pack if self.packed else table.collate)(template, first, second)
         if next(self.model.parameters()).is_cuda:
             batch = {name: tensor.pin_memory() for name, tensor in batch.items()}
@@ -231,7 +233,8 @@ def logits(model: nn.Module, batch: Batch, precision: Precision) -> torch.Tensor
     """One fp32 logit a pair, shape (pairs,), under the declared precision; of a padded or a packed batch."""
     device = batch["input_ids"].device.type
     with torch.autocast(device, dtype=torch.bfloat16, enabled=precision is Precision.bf16):
-        found: torch.Tensor = packed.logits(model, batch) if "slots" in batch else model(**batch).logits
+        padded = "attention_mask" in batch
+        found: torch.Tensor = model(**batch).logits if padded else packed.logits(model, batch)
     return found.float().squeeze(-1)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from pipeline.engine import packed_bert, packed_modernbert
+from pipeline.engine import block_bert, packed_bert, packed_modernbert
 from pipeline.engine.packed_attention import Layout
 
 KINDS: dict[str, Any] = {
@@ -19,6 +19,12 @@ KINDS: dict[str, Any] = {
     "transformers.models.modernbert.modeling_modernbert.ModernBertForSequenceClassification": packed_modernbert,
 }
 """The classes these modules compute. One of the same name from elsewhere, or a child, may compute something else."""
+
+
+def runs_in_blocks(model: nn.Module) -> bool:
+    """Whether it runs faster on the batches of `TokenTable.blocks`, and `logits` takes them: BERT on a CPU."""
+    on_cpu = next(model.parameters()).device.type == "cpu"
+    return on_cpu and KINDS.get(_name(model)) is packed_bert and block_bert.supports(model.config)
 
 
 def supports(model: nn.Module) -> bool:
@@ -33,8 +39,10 @@ def logits(model: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
     Args:
         model: a model `supports` accepts, in training or evaluation mode.
         batch: `input_ids`, `token_type_ids`, `position_ids` (tokens,) int64, pairs one after another; `slots`,
-            `present`, `places`, `starts`: see `Layout`.
+            `present`, `places`, `starts`: see `Layout`. Or a batch of blocks, where the model runs in them.
     """
+    if "shapes" in batch:
+        return block_bert.logits(model, batch)
     result: torch.Tensor = KINDS[_name(model)].logits(model, batch, Layout.of(batch))
     return result
 

@@ -16,6 +16,7 @@ import torch
 from pipeline.config.learning import Precision
 from pipeline.core.errors import NumericsError, must
 from pipeline.core.progress import bar
+from pipeline.core.reproducibility import reuse_memory
 from pipeline.engine import modeling
 from pipeline.engine.batching import Indices, halved, micro_batches
 from pipeline.engine.modeling import Reranker
@@ -33,6 +34,8 @@ class PairScorer:
     """
 
     def __init__(self, reranker: Reranker, *, device: torch.device, precision: Precision, token_budget: int) -> None:
+        if device.type == "cpu":
+            reuse_memory()
         self.reranker = reranker
         self.device = device
         self.precision = precision

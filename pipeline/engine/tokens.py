@@ -19,8 +19,12 @@ from transformers import PreTrainedTokenizerBase
 
 from pipeline.core.errors import ModelError, must
 from pipeline.core.fingerprint import fingerprint
+from pipeline.engine.batching import blocks, rounded
 
 Ints = npt.NDArray[np.integer]
+BLOCK_OVERHEAD = 32
+"""Tokens of a linear layer that cost as much as attention over one block more."""
+
 CHUNK = 4096
 """Texts handed to the tokenizer at once: enough for its threads, little enough to keep memory flat."""
 
@@ -252,6 +256,39 @@ class TokenTable:
             # Found here and not on the device, which would have to be waited for.
             "places": torch.from_numpy(flat.row * shape[1] + flat.position),
             "starts": torch.from_numpy(starts.astype(np.int32)),
+        }
+
+    def blocks(self, template: PairTemplate, first: Ints, second: Ints) -> dict[str, torch.Tensor]:
+        """The same pairs, in order of falling length, in blocks of like length.
+
+        Returns:
+            `input_ids`, `token_type_ids`, `position_ids` (rows,) int64: pair after pair, each as wide as its
+            block, then padding up to a number of rows that repeats;
+            `lengths` (pairs,) int64: of each pair its own tokens;
+            `shapes` (blocks, 2) int64: pairs and width of each block;
+            `firsts` (queries,) int64: the row of each pair's first token, then 0 up to a number that repeats.
+        """
+        flat = self._flat(template, first, second)
+        shapes = blocks(flat.lengths, BLOCK_OVERHEAD)
+        widths = np.repeat([width for _, width in shapes], [pairs for pairs, _ in shapes])
+        starts = np.cumsum(widths) - widths
+        rows = rounded(int(widths.sum()), 64)
+        ids, kinds, position = (
+            np.full(rows, template.pad_id, np.int64),
+            np.zeros(rows, np.int64),
+            np.zeros(rows, np.int64),
+        )
+        place = starts[flat.row] + flat.position
+        ids[place], kinds[place], position[place] = flat.ids, flat.kinds, flat.position
+        firsts = np.zeros(rounded(len(starts), 16), np.int64)
+        firsts[: len(starts)] = starts
+        return {
+            "input_ids": torch.from_numpy(ids),
+            "token_type_ids": torch.from_numpy(kinds),
+            "position_ids": torch.from_numpy(position),
+            "lengths": torch.from_numpy(flat.lengths),
+            "shapes": torch.tensor(shapes),
+            "firsts": torch.from_numpy(firsts),
         }
 
     def _flat(self, template: PairTemplate, first: Ints, second: Ints) -> _Flat:

@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from pipeline.config.learning import Precision, TrainingConfig
 from pipeline.core.errors import Interrupted, NumericsError
 from pipeline.core.progress import bar
-from pipeline.core.reproducibility import differences, rng_state, seed_everything, set_rng_state
+from pipeline.core.reproducibility import differences, reuse_memory, rng_state, seed_everything, set_rng_state
 from pipeline.engine import checkpoints, modeling
 from pipeline.engine.batching import Plan, halved, linear_schedule, micro_batches, warmup_steps
 from pipeline.engine.checkpoints import Checkpoint
@@ -150,6 +150,8 @@ class Trainer:
         folder: Path, identity: dict[str, Any], hooks: Hooks,
     ) -> None:  # fmt: skip
         seed_everything(seed)
+        if device.type == "cpu":
+            reuse_memory()
         AcceleratorState._reset_state(reset_partial_state=True)
         GradientState._reset_state()
         self.accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="no")
@@ -216,7 +218,9 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         loss = self._backward_within_memory(step)
-        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm)
+        norm = torch.nn.utils.get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
+        # Clipped inside the fused update, which divides by it: a pass over all gradients less.
+        self.optimizer.grad_scale = ((norm + 1e-6) / self.config.max_grad_norm).clamp(min=1.0)  # type: ignore[attr-defined]
         finite = torch.isfinite(norm) & torch.isfinite(loss)
         # Fused AdamW skips its update on the device while found_inf is set: no host sync, and no bad update either.
         self.failed = torch.maximum(self.failed, (~finite).float())

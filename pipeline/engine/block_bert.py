@@ -1,0 +1,233 @@
+"""A BERT cross-encoder on a CPU, its gradient written out: the same sums as transformers' under autocast, fewer passes.
+
+Rows are tokens, pairs of like length in blocks (`block_attention`). Against automatic differentiation this saves the
+casts of every weight and activation in each micro-batch, the dense gradient of the embedding table, fused attention's
+slow gradient and dropout's slow random numbers; the last layer computes each pair's first token alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+from pipeline.engine import block_embeddings, packed_bert
+from pipeline.engine.block_attention import Block, Kept, attend, blocks_of, gradients
+from pipeline.engine.dropout import Dropout, drop_, scale
+
+Tensors = tuple[torch.Tensor, ...]
+
+
+def supports(config: Any) -> bool:
+    """Whether `logits` computes a BertForSequenceClassification of this configuration."""
+    return packed_bert.supports(config) and config.hidden_act == "gelu"
+
+
+def logits(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Logits (pairs, labels) of a BertForSequenceClassification for a batch made by `TokenTable.blocks`.
+
+    Runs in autocast's type where that is on, in the weights' own elsewhere. The word embeddings' gradient is added to
+    their `.grad` by the backward pass itself.
+    """
+    bert = model.bert
+    blocks = blocks_of(batch)
+    dropout = Dropout() if model.training and _drops(model.config) else None
+    x = block_embeddings.embed(bert.embeddings, batch, dropout)
+    layers = bert.encoder.layer
+    for layer in layers:
+        work = _Work(layer, blocks, dropout, batch["firsts"] if layer is layers[-1] else None)
+        x = _Layer.apply(x, work, *_parameters(layer))  # type: ignore[no-untyped-call]
+    pooled = bert.pooler.activation(bert.pooler.dense(x))
+    result: torch.Tensor = model.classifier(model.dropout(pooled))
+    return result[: len(batch["lengths"])]
+
+
+def _drops(config: Any) -> bool:
+    return bool(config.hidden_dropout_prob or config.attention_probs_dropout_prob)
+
+
+@dataclass(slots=True)
+class _Weights:
+    """A layer's matrices in the type they are multiplied in; queries, keys and values as one."""
+
+    into: torch.Tensor
+    into_bias: torch.Tensor
+    out: torch.Tensor
+    out_bias: torch.Tensor
+    up: torch.Tensor
+    up_bias: torch.Tensor
+    down: torch.Tensor
+    down_bias: torch.Tensor
+
+
+def _weights(layer: Any, dtype: torch.dtype) -> _Weights:
+    attention = (layer.attention.self.query, layer.attention.self.key, layer.attention.self.value)
+    dense = (layer.attention.output.dense, layer.intermediate.dense, layer.output.dense)
+    with torch.no_grad():
+        return _Weights(
+            torch.cat([part.weight.to(dtype) for part in attention]),
+            torch.cat([part.bias.to(dtype) for part in attention]),
+            *(parameter.to(dtype) for part in dense for parameter in (part.weight, part.bias)),
+        )
+
+
+def _parameters(layer: Any) -> list[torch.nn.Parameter]:
+    """The order in which `_Layer.backward` returns gradients."""
+    attention, output = layer.attention.self, layer.attention.output
+    modules = (attention.query, attention.key, attention.value, output.dense, output.LayerNorm,
+               layer.intermediate.dense, layer.output.dense, layer.output.LayerNorm)  # fmt: skip
+    return [parameter for module in modules for parameter in (module.weight, module.bias)]
+
+
+class _Work:
+    """One layer's pass over one micro-batch."""
+
+    def __init__(self, layer: Any, blocks: list[Block], dropout: Dropout | None, firsts: torch.Tensor | None) -> None:
+        self.layer, self.blocks, self.dropout, self.firsts = layer, blocks, dropout, firsts
+        self.heads = layer.attention.self.num_attention_heads
+        self.attention_rate = layer.attention.self.dropout.p
+        self.rate = layer.output.dropout.p
+        wide = layer.output.LayerNorm.weight.dtype
+        self.dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else wide
+        self.weights = _weights(layer, self.dtype)
+
+
+@dataclass(slots=True)
+class _Saved:
+    """What a layer's forward pass leaves for its gradient."""
+
+    x: torch.Tensor
+    asking: torch.Tensor
+    attention: list[Kept]
+    context: torch.Tensor
+    attended: _Residual
+    x1: torch.Tensor
+    up: torch.Tensor
+    activated: torch.Tensor
+    fed: _Residual
+
+
+@dataclass(slots=True)
+class _Residual:
+    """What a residual sum and its norm leave."""
+
+    total: torch.Tensor
+    mean: torch.Tensor
+    inverse: torch.Tensor
+    mask: torch.Tensor | None
+
+
+class _Layer(torch.autograd.Function):
+    """One encoder layer; with `firsts` its rows are each pair's first token."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, work: _Work, *parameters: torch.Tensor) -> torch.Tensor:
+        with torch.autocast("cpu", enabled=False):
+            found, ctx.saved = _forward(x, work)
+        ctx.work = work
+        return found
+
+    @staticmethod
+    def backward(ctx: Any, *gradient: torch.Tensor) -> Any:
+        with torch.autocast("cpu", enabled=False):
+            to_x, to_parameters = _backward(gradient[0], ctx.work, ctx.saved)
+        ctx.saved = ctx.work = None
+        return to_x, None, *to_parameters
+
+
+def _forward(x: torch.Tensor, work: _Work) -> tuple[torch.Tensor, _Saved]:
+    weights, layer, width = work.weights, work.layer, x.shape[1]
+    narrow = x.to(work.dtype)
+    if work.firsts is not None:
+        x, asking = x[work.firsts], narrow[work.firsts]
+        query = _linear(asking, weights.into[:width], weights.into_bias[:width])
+        key_value = _linear(narrow, weights.into[width:], weights.into_bias[width:])
+    else:
+        asking = narrow
+        query, key_value = _linear(narrow, weights.into, weights.into_bias).tensor_split([width], dim=1)
+    context, kept = attend(
+        query, key_value, work.blocks, heads=work.heads, dropout=work.dropout, rate=work.attention_rate
+    )
+    x1, attended = _add_norm(x, _linear(context, weights.out, weights.out_bias), work, layer.attention.output)
+    narrow1 = x1.to(work.dtype)
+    up = _linear(narrow1, weights.up, weights.up_bias)
+    activated = F.gelu(up)
+    x2, fed = _add_norm(x1, _linear(activated, weights.down, weights.down_bias), work, layer.output)
+    return x2, _Saved(narrow, asking, kept, context, attended, narrow1, up, activated, fed)
+
+
+def _linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    """A linear layer; torch's own writes the bias over the whole result before it multiplies."""
+    return torch.mm(x, weight.t()).add_(bias)
+
+
+def _add_norm(x: torch.Tensor, y: torch.Tensor, work: _Work, output: Any) -> tuple[torch.Tensor, _Residual]:
+    """LayerNorm of x plus y after dropout; y is overwritten."""
+    mask = None
+    if work.dropout is not None and work.rate > 0.0:
+        mask = work.dropout.mask(tuple(y.shape), work.rate)
+        total = torch.add(x, drop_(y, mask), alpha=scale(work.rate))
+    else:
+        total = x + y
+    norm = output.LayerNorm
+    found, mean, inverse = torch.native_layer_norm(total, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
+    return found, _Residual(total, mean, inverse, mask)
+
+
+def _backward(gradient: torch.Tensor, work: _Work, saved: _Saved) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    weights, layer = work.weights, work.layer
+    wide = gradient.dtype
+    to_x1, to_down, norm2 = _add_norm_gradient(gradient, saved.fed, work, layer.output)
+    down = _linear_gradient(to_down, saved.activated, wide)
+    to_up = torch.ops.aten.gelu_backward(torch.mm(to_down, weights.down), saved.up)
+    up = _linear_gradient(to_up, saved.x1, wide)
+    to_x1 += torch.mm(to_up, weights.up)
+    to_x, to_out, norm1 = _add_norm_gradient(to_x1, saved.attended, work, layer.attention.output)
+    out = _linear_gradient(to_out, saved.context, wide)
+    to_context = torch.mm(to_out, weights.out)
+    width = gradient.shape[1]
+    if work.firsts is not None:
+        to_query, to_key_value = torch.empty_like(saved.asking), saved.x.new_empty(len(saved.x), 2 * width)
+    else:
+        to_into = saved.x.new_empty(len(saved.x), 3 * width)
+        to_query, to_key_value = to_into.tensor_split([width], dim=1)
+    gradients(
+        to_context, saved.attention, work.blocks, heads=work.heads, rate=work.attention_rate,
+        query=to_query, key_value=to_key_value,
+    )  # fmt: skip
+    if work.firsts is not None:
+        asked, told = (
+            _linear_gradient(to_query, saved.asking, wide),
+            _linear_gradient(to_key_value, saved.x, wide),
+        )
+        of_into = [torch.cat(parts) for parts in zip(asked, told, strict=True)]
+        to_x += torch.mm(to_query, weights.into[:width])
+        whole = torch.mm(to_key_value, weights.into[width:]).to(wide)
+        to_x = whole.index_add_(0, work.firsts, to_x)
+    else:
+        of_into = list(_linear_gradient(to_into, saved.x, wide))
+        to_x += torch.mm(to_into, weights.into)
+    parts = [part for both in zip(*(found.tensor_split(3) for found in of_into), strict=True) for part in both]
+    return to_x, [*parts, *out, *norm1, *up, *down, *norm2]
+
+
+def _add_norm_gradient(
+    gradient: torch.Tensor, saved: _Residual, work: _Work, output: Any
+) -> tuple[torch.Tensor, torch.Tensor, Tensors]:
+    """Gradients of `_add_norm`: of x, of y in the products' type, and of the norm's weight and bias."""
+    norm = output.LayerNorm
+    to_total, to_weight, to_bias = torch.ops.aten.native_layer_norm_backward(
+        gradient, saved.total, norm.normalized_shape, saved.mean, saved.inverse, norm.weight, norm.bias,
+        [True, True, True],
+    )  # fmt: skip
+    if saved.mask is None:
+        return to_total, to_total.to(work.dtype, copy=True), (to_weight, to_bias)
+    to_y = drop_(torch.mul(to_total, scale(work.rate)).to(work.dtype), saved.mask)
+    return to_total, to_y, (to_weight, to_bias)
+
+
+def _linear_gradient(gradient: torch.Tensor, x: torch.Tensor, wide: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    """Gradients of a linear layer's weight and bias from its output's."""
+    return torch.mm(gradient.t(), x).to(wide), gradient.sum(0).to(wide)

@@ -1,0 +1,184 @@
+"""BERT in blocks against transformers' own padded forward: the same logits and gradients, also with dropout."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from packed_models import Pairs, apart, bert, gradients, modernbert, padded, random_pairs, template
+
+from pipeline.config.learning import Precision
+from pipeline.engine import block_attention, block_bert, block_embeddings, modeling, packed
+from pipeline.engine.batching import micro_batches
+from pipeline.engine.dropout import Dropout
+
+
+def falling(count: int = 60) -> Pairs:
+    """Pairs of 3 to 24 tokens in order of falling length, as micro-batches are."""
+    table, first, second = random_pairs(count)
+    (order,) = micro_batches(table.pair_lengths(template(), first, second), 10**6)
+    return table, first[order], second[order]
+
+
+def batch_of(pairs: Pairs) -> dict[str, torch.Tensor]:
+    return pairs[0].blocks(template(), *pairs[1:])
+
+
+@pytest.mark.parametrize("layers", [1, 2, 3])
+def test_logits_and_gradients_equal_the_padded_model(layers: int) -> None:
+    model, pairs = bert(layers).double(), falling()
+    batch = batch_of(pairs)
+    assert len(batch["shapes"]) > 1 and int((batch["shapes"].prod(1)).sum()) < len(batch["input_ids"])
+    expected = padded(model, pairs)
+    wanted = gradients(model, expected)
+    found = packed.logits(model, batch)
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
+    ours = gradients(model, found)
+    assert ours.keys() == wanted.keys() == {key for key, _ in model.named_parameters()}
+    for key in wanted:
+        torch.testing.assert_close(ours[key], wanted[key], rtol=1e-9, atol=1e-11, msg=key)
+
+
+def test_bf16_is_as_near_to_the_padded_fp32_model_as_padded_bf16() -> None:
+    model, pairs = bert(3), falling()
+    exact = padded(model, pairs)
+    wanted = gradients(model, exact)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rounded = padded(model, pairs).float()
+    usual = apart(gradients(model, rounded), wanted)
+    found = modeling.logits(model, batch_of(pairs), Precision.bf16)
+    assert float((found - exact.flatten()).abs().max()) <= 1.5 * float((rounded - exact).abs().max())
+    ours = apart(gradients(model, found), wanted)
+    assert ours <= 1.2 * usual and usual < 0.1, f"{ours:.3g} beside {usual:.3g}"
+
+
+def test_gradients_of_micro_batches_add_up_and_the_next_step_starts_from_nothing() -> None:
+    model, (table, first, second) = bert(2).double(), falling()
+    whole = gradients(model, packed.logits(model, batch_of((table, first, second))))
+    weights = torch.linspace(-1, 1, len(first), dtype=torch.float64)
+    for _ in range(2):
+        model.zero_grad(set_to_none=True)
+        for part in (slice(0, 20), slice(20, 60)):
+            logits = packed.logits(model, batch_of((table, first[part], second[part])))
+            (logits.flatten() * weights[part]).sum().backward()
+        found = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}  # type: ignore[union-attr]
+        assert apart(found, whole) < 1e-14
+
+
+def test_only_words_that_were_seen_have_a_gradient() -> None:
+    model, pairs = bert(1), falling(4)
+    found = gradients(model, packed.logits(model, batch_of(pairs)))["bert.embeddings.word_embeddings.weight"]
+    seen = set(batch_of(pairs)["input_ids"].tolist()) - {0}
+    assert set(found.abs().sum(1).nonzero().flatten().tolist()) == seen
+    others = gradients(model, packed.logits(model, batch_of(falling(30))))["bert.embeddings.word_embeddings.weight"]
+    assert int(others.abs().sum(1).count_nonzero()) > len(seen)
+    again = gradients(model, packed.logits(model, batch_of(pairs)))["bert.embeddings.word_embeddings.weight"]
+    assert torch.equal(again, found), "nothing is left of the step between"
+
+
+def test_a_table_that_is_not_trained_gets_no_gradient() -> None:
+    model, pairs = bert(1), falling(4)
+    model.bert.embeddings.word_embeddings.weight.requires_grad_(False)
+    assert "bert.embeddings.word_embeddings.weight" not in gradients(model, packed.logits(model, batch_of(pairs)))
+
+
+RATES = {"hidden_dropout_prob": 0.3, "attention_probs_dropout_prob": 0.3}
+
+
+@pytest.mark.parametrize("rate", [*RATES, "both"])
+def test_with_dropout_the_gradient_is_the_loss_derivative(rate: str) -> None:
+    rates = RATES if rate == "both" else {rate: RATES[rate]}
+    model, batch = bert(3, classifier_dropout=0.0, **rates).double().train(), batch_of(falling())
+    weights = torch.linspace(-1, 1, 60, dtype=torch.float64)
+
+    def loss() -> torch.Tensor:
+        torch.manual_seed(5)  # the same masks
+        return (packed.logits(model, batch).flatten() * weights).sum()
+
+    model.zero_grad()
+    loss().backward()
+    torch.manual_seed(6)
+    ways = [torch.randn_like(parameter) for parameter in model.parameters()]
+    slope = sum(float((p.grad * way).sum()) for p, way in zip(model.parameters(), ways, strict=True))  # type: ignore[operator]
+    ends = []
+    with torch.no_grad():
+        for step in (1e-6, -2e-6):
+            for parameter, way in zip(model.parameters(), ways, strict=True):
+                parameter.add_(way, alpha=step)
+            ends.append(float(loss()))
+    assert (ends[0] - ends[1]) / 2e-6 == pytest.approx(slope, rel=1e-6)
+    assert abs(ends[0] - float((packed.logits(model.eval(), batch).flatten() * weights).sum())) > 1e-3
+
+
+def test_dropout_leaves_the_mean() -> None:
+    """Where a mask is the last thing done, the mean over many masks is the value without one."""
+    model, batch = bert(1, **RATES).double(), batch_of(falling(8))
+    rows = int(batch["shapes"].prod(1).sum())
+    blocks = block_attention.blocks_of(batch)
+    torch.manual_seed(0)
+    layer, x = model.bert.encoder.layer[0], torch.randn(len(batch["input_ids"]), 32, dtype=torch.float64)
+    query, key_value = torch.randn_like(x), torch.randn(len(x), 64, dtype=torch.float64)
+
+    def embedded(dropout: Dropout | None) -> torch.Tensor:
+        return block_embeddings.embed(model.bert.embeddings, batch, dropout)
+
+    def attended(dropout: Dropout | None) -> torch.Tensor:
+        return block_attention.attend(query, key_value, blocks, heads=2, dropout=dropout, rate=0.3)[0]
+
+    def summed(dropout: Dropout | None) -> torch.Tensor:
+        work = block_bert._Work(layer, blocks, dropout, None)
+        return block_bert._add_norm(x, query.clone(), work, layer.output)[1].total
+
+    with torch.no_grad():
+        for of in (embedded, attended, summed):
+            drawn = torch.stack([of(Dropout())[:rows] for _ in range(800)])
+            error = drawn.std(0) / 800**0.5
+            assert float((drawn.mean(0) - of(None)[:rows]).abs().sub(5.5 * error).max()) < 1e-9, of.__name__
+
+
+def test_dropout_is_drawn_from_torchs_generator_in_training_only() -> None:
+    model, batch = bert(2, **RATES), batch_of(falling())
+
+    def drawn(seed: int) -> torch.Tensor:
+        torch.manual_seed(seed)
+        return packed.logits(model, batch).detach()
+
+    model.train()
+    assert torch.equal(drawn(1), drawn(1)) and not torch.allclose(drawn(1), drawn(2))
+    model.eval()
+    assert torch.equal(drawn(1), drawn(2))
+
+
+def test_only_what_the_code_computes_runs_in_blocks() -> None:
+    assert packed.runs_in_blocks(bert(2))
+    others: dict[str, Any] = {
+        "another activation": bert(1, hidden_act="relu"), "causal": bert(1, is_decoder=True),
+        "ModernBERT": modernbert(1), "on another device": bert(1).to("meta"),
+    }  # fmt: skip
+    assert [what for what, model in others.items() if packed.runs_in_blocks(model)] == []
+
+
+def test_shapes_repeat() -> None:
+    """oneDNN compiles a kernel for every new shape: numbers of rows, queries and widths come from few."""
+    table, first, second = random_pairs(400, longest_text=200, max_length=300)
+    rng, shapes = np.random.default_rng(0), set()
+    for _ in range(60):
+        chosen = rng.permutation(400)[: int(rng.integers(40, 60))]
+        lengths = table.pair_lengths(template(300), first[chosen], second[chosen])
+        for group in micro_batches(lengths, 4096):
+            batch = table.blocks(template(300), first[chosen][group], second[chosen][group])
+            shapes.add((len(batch["input_ids"]), len(batch["firsts"])))
+            assert {width % 8 for _, width in batch["shapes"].tolist()} == {0}
+            assert len(batch["input_ids"]) <= 1.2 * int(batch["lengths"].sum()) + 64 + 8 * len(group)
+    assert len({rows for rows, _ in shapes}) <= 40 and {queries % 16 for _, queries in shapes} == {0}
+
+
+def test_the_gradients_buffer_goes_with_its_model() -> None:
+    before = len(block_embeddings._TABLES)
+    model = bert(1)
+    gradients(model, packed.logits(model, batch_of(falling(3))))
+    assert len(block_embeddings._TABLES) == before + 1
+    del model
+    assert len(block_embeddings._TABLES) == before
