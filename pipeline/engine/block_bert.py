@@ -142,25 +142,20 @@ def _forward(x: torch.Tensor, work: _Work) -> tuple[torch.Tensor, _Saved]:
     narrow = x.to(work.dtype)
     if work.firsts is not None:
         x, asking = x[work.firsts], narrow[work.firsts]
-        query = _linear(asking, weights.into[:width], weights.into_bias[:width])
-        key_value = _linear(narrow, weights.into[width:], weights.into_bias[width:])
+        query = F.linear(asking, weights.into[:width], weights.into_bias[:width])
+        key_value = F.linear(narrow, weights.into[width:], weights.into_bias[width:])
     else:
         asking = narrow
-        query, key_value = _linear(narrow, weights.into, weights.into_bias).tensor_split([width], dim=1)
+        query, key_value = F.linear(narrow, weights.into, weights.into_bias).tensor_split([width], dim=1)
     context, kept = attend(
         query, key_value, work.blocks, heads=work.heads, dropout=work.dropout, rate=work.attention_rate
     )
-    x1, attended = _add_norm(x, _linear(context, weights.out, weights.out_bias), work, layer.attention.output)
+    x1, attended = _add_norm(x, F.linear(context, weights.out, weights.out_bias), work, layer.attention.output)
     narrow1 = x1.to(work.dtype)
-    up = _linear(narrow1, weights.up, weights.up_bias)
+    up = F.linear(narrow1, weights.up, weights.up_bias)
     activated = F.gelu(up)
-    x2, fed = _add_norm(x1, _linear(activated, weights.down, weights.down_bias), work, layer.output)
+    x2, fed = _add_norm(x1, F.linear(activated, weights.down, weights.down_bias), work, layer.output)
     return x2, _Saved(narrow, asking, kept, context, attended, narrow1, up, activated, fed)
-
-
-def _linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-    """A linear layer; torch's own writes the bias over the whole result before it multiplies."""
-    return torch.mm(x, weight.t()).add_(bias)
 
 
 def _add_norm(x: torch.Tensor, y: torch.Tensor, work: _Work, output: Any) -> tuple[torch.Tensor, _Residual]:
