@@ -79,13 +79,19 @@ def test_blocks_hold_every_pair_at_the_least_cost(lengths: list[int], overhead: 
         return sum((end - start) * wide[start] + overhead for start, end in itertools.pairwise(edges))
 
     every = (cuts for k in range(len(wide)) for cuts in itertools.combinations(range(1, len(wide)), k))
-    found = blocks(np.array(falling), overhead)
+    found = blocks(np.array(falling), overhead, 10**6)
     assert sum(pairs for pairs, _ in found) == len(falling)
     start = 0
     for pairs, width in found:
         assert width == wide[start]
         start += pairs
     assert sum(pairs * width + overhead for pairs, width in found) == min(map(cost, every))
+
+
+def test_blocks_of_one_width_are_equal_but_for_a_rest() -> None:
+    lengths = np.repeat([64, 16, 8], [5, 9, 1])
+    assert blocks(lengths, 0, 128) == [(2, 64), (2, 64), (1, 64), (8, 16), (1, 16), (1, 8)]
+    assert blocks(np.array([300, 8]), 0, 128) == [(1, 304), (1, 8)], "a single pair may exceed it"
 
 
 def test_rows_are_raised_to_few_sizes() -> None:

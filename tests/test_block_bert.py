@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from typing import Any
 
 import numpy as np
@@ -125,7 +127,7 @@ def test_dropout_leaves_the_mean() -> None:
         return block_embeddings.embed(model.bert.embeddings, batch, dropout)
 
     def attended(dropout: Dropout | None) -> torch.Tensor:
-        return block_attention.attend(query, key_value, blocks, heads=2, dropout=dropout, rate=0.3)[0]
+        return block_attention.attend(query, key_value, blocks, heads=2, dropout=dropout, rate=0.3, first_only=False)[0]
 
     def summed(dropout: Dropout | None) -> torch.Tensor:
         work = block_bert._Work(layer, blocks, dropout, None)
@@ -139,7 +141,7 @@ def test_dropout_leaves_the_mean() -> None:
 
 
 def test_dropout_is_drawn_from_torchs_generator_in_training_only() -> None:
-    model, batch = bert(2, **RATES), batch_of(falling())
+    model, batch = bert(2, classifier_dropout=0.0, **RATES), batch_of(falling())
 
     def drawn(seed: int) -> torch.Tensor:
         torch.manual_seed(seed)
@@ -170,15 +172,36 @@ def test_shapes_repeat() -> None:
         for group in micro_batches(lengths, 4096):
             batch = table.blocks(template(300), first[chosen][group], second[chosen][group])
             shapes.add((len(batch["input_ids"]), len(batch["firsts"])))
+            assert {pairs * width <= max(2048, width) for pairs, width in batch["shapes"].tolist()} == {True}
             assert {width % 8 for _, width in batch["shapes"].tolist()} == {0}
             assert len(batch["input_ids"]) <= 1.2 * int(batch["lengths"].sum()) + 64 + 8 * len(group)
     assert len({rows for rows, _ in shapes}) <= 40 and {queries % 16 for _, queries in shapes} == {0}
 
 
 def test_the_gradients_buffer_goes_with_its_model() -> None:
-    before = len(block_embeddings._TABLES)
     model = bert(1)
     gradients(model, packed.logits(model, batch_of(falling(3))))
-    assert len(block_embeddings._TABLES) == before + 1
+    kept = weakref.ref(block_embeddings._TABLES[model.bert.embeddings.word_embeddings].gradient)
     del model
-    assert len(block_embeddings._TABLES) == before
+    gc.collect()
+    assert kept() is None
+
+
+def test_with_dropout_bf16_is_near_fp32() -> None:
+    """The same masks in both: they do not depend on the numbers' type."""
+    model, batch = bert(3, classifier_dropout=0.0, **RATES).train(), batch_of(falling())
+    found = {}
+    for precision in (Precision.fp32, Precision.bf16):
+        torch.manual_seed(4)
+        found[precision] = gradients(model, modeling.logits(model, batch, precision))
+    assert 0 < apart(found[Precision.bf16], found[Precision.fp32]) < 0.1
+
+
+@pytest.mark.parametrize("frozen", ["bert.embeddings", "bert.encoder.layer.0", "bert.encoder"])
+def test_what_is_frozen_has_no_gradient_and_the_rest_its_own(frozen: str) -> None:
+    model, pairs = bert(3).double(), falling()
+    for parameter in model.get_submodule(frozen).parameters():
+        parameter.requires_grad_(False)
+    wanted = gradients(model, padded(model, pairs))
+    found = gradients(model, packed.logits(model, batch_of(pairs)))
+    assert found.keys() == wanted.keys() and apart(found, wanted) < 1e-13

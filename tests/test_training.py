@@ -532,3 +532,27 @@ def test_a_gpu_that_cannot_hold_one_pair_is_refused(base: Path, tmp_path: Path) 
     with pytest.raises(ResourceError, match=r"GPU memory must hold one pair of the longest length, got '39 tokens'"):
         trained_within(base, tmp_path, BUDGET, 3)
     assert checkpoints.steps(tmp_path) == []
+
+
+def test_clipping_inside_the_update_is_clipping_before_it(base: Path, tmp_path: Path) -> None:
+    """Gradients a hundred times the allowed norm, of another size each step: Adam's moments see what was clipped."""
+    config = training_config(batch_size=8, max_steps=3, max_grad_norm=1e-3, warmup_ratio=0.0, logging_steps=1)
+    reranker, rows = tiny(base), list[Row]()
+    data = training_rows(reranker, labelled(45))
+    trainer_of(reranker, data, config, tmp_path, Hooks(on_row=rows_into(rows))).run()
+    assert all(row["grad_norm"] > 0.01 for row in rows if row["kind"] == "train")
+
+    plain = tiny(base)
+    optimizer = torch.optim.AdamW(plain.model.parameters(), lr=config.learning_rate, weight_decay=0.0, fused=False)
+    plan = Plan(len(data.label), 8, config.epochs, 12, 3)
+    for step, picked in enumerate(plan.batches()):
+        optimizer.param_groups[0]["lr"] = config.learning_rate * (3 - step) / 3
+        batch = training.prepare(plain, data, picked, BUDGET)
+        training.backward(plain.model, batch, pos_weight=config.pos_weight, precision=Precision.fp32,
+                          accelerator=Accelerator(cpu=True))  # fmt: skip
+        torch.nn.utils.clip_grad_norm_(plain.model.parameters(), 1e-3)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    found, wanted, start = weights(reranker), weights(plain), weights(tiny(base))
+    moved = max(float((wanted[name] - start[name]).abs().max()) for name in wanted)
+    assert max(float((found[name] - wanted[name]).abs().max()) for name in wanted) < 1e-3 * moved

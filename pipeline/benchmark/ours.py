@@ -150,8 +150,8 @@ def _cost(reranker: Reranker, texts: Columns, budget: int) -> tuple[int, int]:
     table = TokenTable.build([*texts["query"], *passages], reranker.tokenizer, reranker.max_length)
     queries = len(texts["query"])
     first, second = np.repeat(np.arange(queries), DEPTH), np.arange(len(passages)) + queries
-    lengths = table.pair_lengths(PairTemplate.of(reranker.tokenizer, reranker.max_length), first, second)
     template = PairTemplate.of(reranker.tokenizer, reranker.max_length)
+    lengths = table.pair_lengths(template, first, second)
     computed = (
         reranker.collate(table, template, first[group], second[group])["input_ids"].numel()
         for group in micro_batches(lengths, budget)

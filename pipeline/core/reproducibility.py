@@ -17,7 +17,7 @@ from pipeline.config.machine import Attention, Device, RuntimeConfig
 from pipeline.core.errors import ResourceError, must
 
 CPU_TOKENS = 8192
-"""Tokens of a CPU micro-batch: large enough for full-rate matrix products, small enough to stay near the cache."""
+"""Tokens of a micro-batch on a CPU with AMX: enough for full-rate matrix products, few enough for the cache."""
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
 """Parameters of glibc's mallopt, by its malloc.h."""
@@ -51,7 +51,7 @@ def reuse_memory() -> None:
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError):
+    except (AttributeError, OSError, TypeError):
         return
     for name, value in ((M_MMAP_THRESHOLD, 2**25), (M_TRIM_THRESHOLD, KEPT_BYTES), (M_TOP_PAD, 2**26)):
         mallopt(name, value)
@@ -89,7 +89,7 @@ def resolve_device(runtime: RuntimeConfig) -> torch.device:
 
 
 def resolve_attention(runtime: RuntimeConfig) -> Attention:
-    """The attention backend: `varlen`, without padding, where the model allows it (it falls back to SDPA)."""
+    """The attention backend: `varlen`, with no or little padding, where the model allows it (it falls back to SDPA)."""
     return Attention.varlen if runtime.attention is Attention.auto else runtime.attention
 
 
@@ -122,7 +122,8 @@ def micro_batch_tokens(runtime: RuntimeConfig, device: torch.device, hidden_size
     if runtime.micro_batch_tokens is not None:
         return runtime.micro_batch_tokens
     if device.type == "cpu":
-        return CPU_TOKENS
+        # Twice as wide in fp32, which CPUs without AMX train in.
+        return CPU_TOKENS if has_amx() else CPU_TOKENS // 2
     return gpu_tokens(torch.cuda.get_device_properties(device).total_memory, hidden_size, layers)
 
 
@@ -136,6 +137,7 @@ def scope(device: torch.device, precision: Precision, budget: int) -> dict[str, 
     """What must be equal for two runs to agree to the bit."""
     return {
         "torch": str(torch.__version__),
+        "numpy": np.__version__,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "machine": platform.machine(),
         "instruction_set": str(torch.backends.cpu.get_cpu_capability()),

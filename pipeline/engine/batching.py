@@ -87,12 +87,14 @@ def rounded(rows: int, least: int) -> int:
     return -(-rows // step) * step
 
 
-def blocks(lengths: npt.NDArray[np.integer], overhead: int) -> list[tuple[int, int]]:
+def blocks(lengths: npt.NDArray[np.integer], overhead: int, most: int) -> list[tuple[int, int]]:
     """Cut pairs in order of falling length into blocks a little wider than their longest, at the least cost.
 
     Args:
         lengths: tokens of each pair, shape (pairs,), falling.
-        overhead: what a block costs besides its pairs times its width, in tokens.
+        overhead: what a width costs besides its pairs times itself, in tokens.
+        most: pairs times width of a block; a single pair may exceed it. Pairs of one width are cut into equal blocks
+            and a rest.
 
     Returns:
         (pairs, width) of each block; widths are multiples of `WIDTH_STEP`.
@@ -105,10 +107,13 @@ def blocks(lengths: npt.NDArray[np.integer], overhead: int) -> list[tuple[int, i
         costs = least[:j] + (ends[j] - ends[:j]) * widths[:j] + overhead
         cut[j] = costs.argmin()
         least[j] = costs[cut[j]]
-    found, j = [], len(widths)
+    found: list[tuple[int, int]] = []
+    j = len(widths)
     while j:
         i = int(cut[j])
-        found.append((int(ends[j] - ends[i]), int(widths[i])))
+        width, pairs = int(widths[i]), int(ends[j] - ends[i])
+        whole, rest = divmod(pairs, max(1, most // width))
+        found += [(rest, width)] * (rest > 0) + [(max(1, most // width), width)] * whole
         j = i
     return found[::-1]
 

@@ -61,27 +61,28 @@ def blocks_of(batch: dict[str, torch.Tensor]) -> list[Block]:
 
 def attend(
     query: torch.Tensor, key_value: torch.Tensor, blocks: list[Block], *, heads: int, dropout: Dropout | None,
-    rate: float,
+    rate: float, first_only: bool,
 ) -> tuple[torch.Tensor, list[Kept]]:  # fmt: skip
     """Scaled dot-product attention of tokens over their own pair.
 
     Args:
-        query: (tokens, heads * size), or (pairs, heads * size): each pair's first token asks.
+        query: (tokens, heads * size), or (pairs, heads * size) with `first_only`; rows behind the blocks' are padding.
         key_value: (tokens, 2 * heads * size), keys before values.
         blocks: where the pairs stand.
         heads: attention heads.
         dropout: masks for the weights, None outside training.
         rate: share of the weights that is dropped.
+        first_only: only each pair's first token asks.
 
     Returns:
         Context (queries, heads * size), and what `gradients` needs.
     """
     size = query.shape[1] // heads
     context = torch.empty(query.shape, dtype=query.dtype)
-    context[_used(query, key_value, blocks) :] = 0.0
+    context[_used(blocks, first_only) :] = 0.0
     kept = []
     for block in blocks:
-        asking = block.rows if len(query) == len(key_value) else block.numbers
+        asking = block.numbers if first_only else block.rows
         batch = block.pairs * heads
         q = query[asking].view(block.pairs, -1, heads, size).transpose(1, 2)
         q = torch.mul(q, size**-0.5).reshape(batch, -1, size)
@@ -105,25 +106,25 @@ def attend(
     return context, kept
 
 
-def _used(query: torch.Tensor, key_value: torch.Tensor, blocks: list[Block]) -> int:
+def _used(blocks: list[Block], first_only: bool) -> int:
     """Rows that ask; behind them is padding."""
     last = blocks[-1]
-    return last.row + last.pairs * last.width if len(query) == len(key_value) else last.pair + last.pairs
+    return last.pair + last.pairs if first_only else last.row + last.pairs * last.width
 
 
 def gradients(
     gradient: torch.Tensor, kept: list[Kept], blocks: list[Block], *, heads: int, rate: float,
-    query: torch.Tensor, key_value: torch.Tensor,
+    first_only: bool, query: torch.Tensor, key_value: torch.Tensor,
 ) -> None:  # fmt: skip
     """Gradients of `attend`, written to `query` and `key_value`, shaped as its arguments.
 
     `gradient` is the context's.
     """
     size = gradient.shape[1] // heads
-    query[_used(query, key_value, blocks) :] = 0.0
+    query[_used(blocks, first_only) :] = 0.0
     key_value[blocks[-1].rows.stop :] = 0.0
     for block, found in zip(blocks, kept, strict=True):
-        asking = block.rows if len(query) == len(key_value) else block.numbers
+        asking = block.numbers if first_only else block.rows
         batch = block.pairs * heads
         g = gradient[asking].view(block.pairs, -1, heads, size).transpose(1, 2).reshape(batch, -1, size)
         seen = found.weights

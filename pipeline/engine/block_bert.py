@@ -1,8 +1,8 @@
 """A BERT cross-encoder on a CPU, its gradient written out: the same sums as transformers' under autocast, fewer passes.
 
-Rows are tokens, pairs of like length in blocks (`block_attention`). Against automatic differentiation this saves the
-casts of every weight and activation in each micro-batch, the dense gradient of the embedding table, fused attention's
-slow gradient and dropout's slow random numbers; the last layer computes each pair's first token alone.
+Rows are tokens, pairs of like length in blocks (`block_attention`). Against automatic differentiation this saves casts
+of activations and of their gradients, the dense gradient of the embedding table, fused attention's slow gradient and
+dropout's slow random numbers; the last layer computes each pair's first token alone.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def logits(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
     """
     bert = model.bert
     blocks = blocks_of(batch)
-    dropout = Dropout() if model.training and _drops(model.config) else None
+    dropout = Dropout() if model.training else None
     x = block_embeddings.embed(bert.embeddings, batch, dropout)
     layers = bert.encoder.layer
     for layer in layers:
@@ -42,10 +42,6 @@ def logits(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
     pooled = bert.pooler.activation(bert.pooler.dense(x))
     result: torch.Tensor = model.classifier(model.dropout(pooled))
     return result[: len(batch["lengths"])]
-
-
-def _drops(config: Any) -> bool:
-    return bool(config.hidden_dropout_prob or config.attention_probs_dropout_prob)
 
 
 @dataclass(slots=True)
@@ -88,7 +84,6 @@ class _Work:
         self.layer, self.blocks, self.dropout, self.firsts = layer, blocks, dropout, firsts
         self.heads = layer.attention.self.num_attention_heads
         self.attention_rate = layer.attention.self.dropout.p
-        self.rate = layer.output.dropout.p
         wide = layer.output.LayerNorm.weight.dtype
         self.dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else wide
         self.weights = _weights(layer, self.dtype)
@@ -148,7 +143,13 @@ def _forward(x: torch.Tensor, work: _Work) -> tuple[torch.Tensor, _Saved]:
         asking = narrow
         query, key_value = F.linear(narrow, weights.into, weights.into_bias).tensor_split([width], dim=1)
     context, kept = attend(
-        query, key_value, work.blocks, heads=work.heads, dropout=work.dropout, rate=work.attention_rate
+        query,
+        key_value,
+        work.blocks,
+        heads=work.heads,
+        dropout=work.dropout,
+        rate=work.attention_rate,
+        first_only=work.firsts is not None,
     )
     x1, attended = _add_norm(x, F.linear(context, weights.out, weights.out_bias), work, layer.attention.output)
     narrow1 = x1.to(work.dtype)
@@ -160,10 +161,10 @@ def _forward(x: torch.Tensor, work: _Work) -> tuple[torch.Tensor, _Saved]:
 
 def _add_norm(x: torch.Tensor, y: torch.Tensor, work: _Work, output: Any) -> tuple[torch.Tensor, _Residual]:
     """LayerNorm of x plus y after dropout; y is overwritten."""
-    mask = None
-    if work.dropout is not None and work.rate > 0.0:
-        mask = work.dropout.mask(tuple(y.shape), work.rate)
-        total = torch.add(x, drop_(y, mask), alpha=scale(work.rate))
+    mask, rate = None, output.dropout.p
+    if work.dropout is not None and rate > 0.0:
+        mask = work.dropout.mask(tuple(y.shape), rate)
+        total = torch.add(x, drop_(y, mask), alpha=scale(rate))
     else:
         total = x + y
     norm = output.LayerNorm
@@ -190,7 +191,7 @@ def _backward(gradient: torch.Tensor, work: _Work, saved: _Saved) -> tuple[torch
         to_query, to_key_value = to_into.tensor_split([width], dim=1)
     gradients(
         to_context, saved.attention, work.blocks, heads=work.heads, rate=work.attention_rate,
-        query=to_query, key_value=to_key_value,
+        first_only=work.firsts is not None, query=to_query, key_value=to_key_value,
     )  # fmt: skip
     if work.firsts is not None:
         asked, told = (
@@ -219,7 +220,7 @@ def _add_norm_gradient(
     )  # fmt: skip
     if saved.mask is None:
         return to_total, to_total.to(work.dtype, copy=True), (to_weight, to_bias)
-    to_y = drop_(torch.mul(to_total, scale(work.rate)).to(work.dtype), saved.mask)
+    to_y = drop_(torch.mul(to_total, scale(output.dropout.p)).to(work.dtype), saved.mask)
     return to_total, to_y, (to_weight, to_bias)
 
 

@@ -18,7 +18,8 @@ from pipeline.engine.dropout import Dropout, drop_, scale
 def embed(embeddings: Any, batch: dict[str, torch.Tensor], dropout: Dropout | None) -> torch.Tensor:
     """Words, positions and token types of a BertEmbeddings, their sum normalised, (rows, width).
 
-    The backward pass adds the word table's gradient to its `.grad` by itself.
+    The backward pass adds the word table's gradient to its `.grad` by itself, in a buffer kept between steps: no other
+    code may add to that `.grad`, and hooks on the table's gradient (as of a distributed wrapper) do not run.
 
     Args:
         embeddings: the module.
@@ -96,7 +97,7 @@ def _add_rows(words: torch.nn.Embedding, ids: torch.Tensor, gradient: torch.Tens
     if words.padding_idx is not None:
         rows[seen == words.padding_idx] = 0.0
     table = _TABLES.get(words)
-    if table is None:
+    if table is None or table.gradient.dtype != words.weight.dtype or table.gradient.shape != words.weight.shape:
         table = _TABLES[words] = _Table(torch.zeros_like(words.weight))
     if words.weight.grad is None:
         for touched in table.touched:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from functools import cache, cached_property
 
 import numpy as np
 import torch
@@ -21,30 +21,31 @@ STEPS = 2**15
 
 
 class Dropout:
-    """The masks of one forward pass; `keep` is their inverse rate, by which what is left is scaled."""
+    """The masks of one forward pass; torch's generator is asked for their seed with the first of them."""
 
-    def __init__(self) -> None:
+    @cached_property
+    def _streams(self) -> list[np.random.Generator]:
         seed = int(torch.randint(2**62, ()))
-        self._streams = [np.random.Generator(np.random.SFC64([seed, stream])) for stream in range(STREAMS)]
+        return [np.random.Generator(np.random.SFC64([seed, stream])) for stream in range(STREAMS)]
 
     def mask(self, shape: tuple[int, ...], rate: float) -> torch.Tensor:
         """Words of 16 set bits where an element stays and of none where it is dropped, int16."""
         count = math.prod(shape)
         part = -(-count // (4 * STREAMS))
-        words = np.empty((STREAMS, part), np.uint64)
+        words, streams = np.empty((STREAMS, part), np.uint64), self._streams
 
-        def draw(stream: int) -> None:
-            words[stream] = self._streams[stream].integers(0, 2**64, part, np.uint64)
+        def draw(place: int) -> None:
+            words[place] = streams[place].integers(0, 2**64, part, np.uint64)
 
-        list(_pool().map(draw, range(STREAMS)))
+        list(_pool(min(STREAMS, torch.get_num_threads())).map(draw, range(STREAMS)))
         bits = torch.from_numpy(words.reshape(-1).view(np.int16))[:count].view(shape)
         # -1 where the 15 bits make at least the threshold: their difference's sign, spread over the word.
         return bits.bitwise_and_(STEPS - 1).neg_().add_(round(rate * STEPS) - 1).bitwise_right_shift_(15)
 
 
 @cache
-def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(STREAMS, thread_name_prefix="dropout")
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, thread_name_prefix="dropout")
 
 
 def drop_(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

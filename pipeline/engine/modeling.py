@@ -65,10 +65,10 @@ class Reranker:
     layers: int
     head_was_saved: bool
     packed: bool
-    """Whether it runs on packed batches (no padding); `collate` makes the kind of batch it takes."""
+    """Whether it runs on packed batches (no padding) or, on a CPU, in blocks (little); `collate` makes them."""
 
     def collate(self, table: TokenTable, template: PairTemplate, first: Ints, second: Ints) -> Batch:
-        """Tensors of pairs of a table's texts, in the form this model takes.
+        """Tensors of pairs of a table's texts, longest pair first, in the form this model takes.
 
         In memory the GPU reads by itself where the model is on one: a copy from elsewhere may wait for its turn there.
         """

@@ -25,6 +25,9 @@ Ints = npt.NDArray[np.integer]
 BLOCK_OVERHEAD = 32
 """Tokens of a linear layer that cost as much as attention over one block more."""
 
+BLOCK_TOKENS = 2048
+"""Tokens of a block at most: its attention weights stay in the cache."""
+
 CHUNK = 4096
 """Texts handed to the tokenizer at once: enough for its threads, little enough to keep memory flat."""
 
@@ -259,7 +262,7 @@ class TokenTable:
         }
 
     def blocks(self, template: PairTemplate, first: Ints, second: Ints) -> dict[str, torch.Tensor]:
-        """The same pairs, in order of falling length, in blocks of like length.
+        """The same pairs in blocks of like length; they must come in order of falling length, as micro-batches do.
 
         Returns:
             `input_ids`, `token_type_ids`, `position_ids` (rows,) int64: pair after pair, each as wide as its
@@ -269,7 +272,8 @@ class TokenTable:
             `firsts` (queries,) int64: the row of each pair's first token, then 0 up to a number that repeats.
         """
         flat = self._flat(template, first, second)
-        shapes = blocks(flat.lengths, BLOCK_OVERHEAD)
+        assert (np.diff(flat.lengths) <= 0).all()
+        shapes = blocks(flat.lengths, BLOCK_OVERHEAD, BLOCK_TOKENS)
         widths = np.repeat([width for _, width in shapes], [pairs for pairs, _ in shapes])
         starts = np.cumsum(widths) - widths
         rows = rounded(int(widths.sum()), 64)
