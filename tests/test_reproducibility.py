@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
 import io
 import random
@@ -21,6 +22,7 @@ from pipeline.core.reproducibility import (
     resolve_attention,
     resolve_device,
     resolve_precision,
+    reuse_memory,
     rng_state,
     scope,
     seed_everything,
@@ -112,7 +114,9 @@ def test_attention_is_without_padding_unless_chosen() -> None:
 
 def test_the_token_budget_is_configured_or_a_function_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     assert micro_batch_tokens(RuntimeConfig(micro_batch_tokens=77), CPU, 384, 6) == 77
-    assert micro_batch_tokens(RuntimeConfig(), CPU, 384, 6) == reproducibility.CPU_TOKENS
+    for amx, tokens in ((True, reproducibility.CPU_TOKENS), (False, reproducibility.CPU_TOKENS // 2)):
+        monkeypatch.setattr(reproducibility, "has_amx", lambda amx=amx: amx)
+        assert micro_batch_tokens(RuntimeConfig(), CPU, 384, 6) == tokens
     memory = {"bytes": 24 * 2**30}
 
     @dataclasses.dataclass
@@ -150,3 +154,25 @@ def test_scopes_say_what_differs() -> None:
     assert differences({"torch": "1", "threads": 2}, {"torch": "1", "threads": 4}) == "threads 2 → 4"
     assert differences({"torch": "1"}, {"torch": "1", "new": 3}) == "new None → 3"
     assert differences(None, {"torch": "1"}) == "" == differences({"torch": "1"}, None)
+
+
+def test_memory_is_kept_where_glibc_can_be_told_to_and_nothing_happens_elsewhere(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told: list[tuple[int, int]] = []
+
+    class Library:
+        def __init__(self, name: None) -> None:
+            self.mallopt = lambda parameter, value: told.append((parameter, value))
+
+    monkeypatch.setattr(ctypes, "CDLL", Library)
+    reuse_memory()
+    # Blocks from 32 MiB on, the most glibc takes, are still given back; so is what is free beyond half a gibibyte.
+    assert dict(told) == {-3: 32 * 2**20, -1: 512 * 2**20, -2: 64 * 2**20}
+    for missing in (OSError, TypeError, AttributeError):
+
+        def refuse(name: None, error: type[Exception] = missing) -> None:
+            raise error
+
+        monkeypatch.setattr(ctypes, "CDLL", refuse)
+        reuse_memory()
