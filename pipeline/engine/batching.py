@@ -112,8 +112,9 @@ def blocks(lengths: npt.NDArray[np.integer], overhead: int, most: int) -> list[t
     while j:
         i = int(cut[j])
         width, pairs = int(widths[i]), int(ends[j] - ends[i])
-        whole, rest = divmod(pairs, max(1, most // width))
-        found += [(rest, width)] * (rest > 0) + [(max(1, most // width), width)] * whole
+        full = max(1, most // width)
+        whole, rest = divmod(pairs, full)
+        found += [(rest, width)] * (rest > 0) + [(full, width)] * whole
         j = i
     return found[::-1]
 

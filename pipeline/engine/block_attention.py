@@ -122,7 +122,7 @@ def gradients(
     """
     size = gradient.shape[1] // heads
     query[_used(blocks, first_only) :] = 0.0
-    key_value[blocks[-1].rows.stop :] = 0.0
+    key_value[_used(blocks, first_only=False) :] = 0.0
     for block, found in zip(blocks, kept, strict=True):
         asking = block.numbers if first_only else block.rows
         batch = block.pairs * heads
