@@ -24,7 +24,7 @@ class RuntimeConfig:
     micro_batch_tokens: int | None = None
     """Tokens a forward pass, padding included; None is computed from machine facts. Halve it when memory runs out."""
     attention: Attention = Attention.auto
-    """auto is varlen: no or little padding for models that allow it (BERT, ModernBERT), else SDPA. eager and sdpa pad."""
+    """auto is varlen: little or no padding where models allow it (BERT, ModernBERT), else SDPA. eager and sdpa pad."""
     workers: int | None = None
     """Processes for extraction and tokenisation; None uses the cores."""
 
