@@ -20,7 +20,7 @@ LAYERS = [
     "engine.packed_attention engine.dropout",
     "core.artifacts core.provenance core.reproducibility config.compose hub.download mining.negatives data.tables "
     "engine.packed_bert engine.packed_modernbert engine.block_attention engine.block_embeddings",
-    "engine.block_bert",
+    "engine.block_bert engine.block_scoring",
     "engine.checkpoints engine.tokens engine.packed hub.cache data.trec data.storage config.composed "  # files, machine
     "benchmark.processes",
     # One outside library or format each; they know nothing of each other.

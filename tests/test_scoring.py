@@ -14,7 +14,7 @@ from small_models import BUDGET, CPU, lively, tiny
 from pipeline.config.learning import Precision
 from pipeline.config.machine import Attention
 from pipeline.core.errors import NumericsError, ResourceError
-from pipeline.engine import modeling
+from pipeline.engine.modeling import Reranker
 from pipeline.engine.scoring import PairScorer
 from pipeline.engine.tokens import TokenTable
 
@@ -56,12 +56,17 @@ def test_scores_are_the_plain_models_logits(base: Path) -> None:
 
 def test_equal_pairs_are_scored_once_and_tokens_kept(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     counted = {"pairs": 0, "texts": 0}
-    forward, build = modeling.logits, TokenTable.build.__func__  # type: ignore[attr-defined]
+    frozen, build = Reranker.frozen, TokenTable.build.__func__  # type: ignore[attr-defined]
 
-    def counting_logits(model: Any, batch: Any, precision: Precision) -> torch.Tensor:
-        found = forward(model, batch, precision)
-        counted["pairs"] += len(found)
-        return found
+    def counting(self: Reranker, precision: Precision) -> Any:
+        logits = frozen(self, precision)
+
+        def counted_logits(batch: Any) -> torch.Tensor:
+            found = logits(batch)
+            counted["pairs"] += len(found)
+            return found
+
+        return counted_logits
 
     def counting_build(cls: type[TokenTable], texts: Any, *rest: Any) -> TokenTable:
         counted["texts"] += len(texts)
@@ -69,7 +74,7 @@ def test_equal_pairs_are_scored_once_and_tokens_kept(base: Path, monkeypatch: py
         return table
 
     subject = scorer(base)
-    monkeypatch.setattr(modeling, "logits", counting_logits)
+    monkeypatch.setattr(Reranker, "frozen", counting)
     monkeypatch.setattr(TokenTable, "build", classmethod(counting_build))
     (a, b), (c, d) = PAIRS[:2]
     first = subject.score([(a, b), (c, d), (a, b), (a, d), (a, b)])
@@ -88,6 +93,19 @@ def test_the_models_mode_is_given_back_and_dropout_is_off(base: Path) -> None:
     reranker.model.train()
     assert np.array_equal(subject.score(PAIRS), expected) and reranker.model.training
     assert all(parameter.requires_grad and parameter.grad is None for parameter in reranker.model.parameters())
+
+
+@pytest.mark.parametrize("attention", ["varlen", "eager"])
+def test_weights_that_changed_are_seen(base: Path, attention: str) -> None:
+    subject, fresh = scorer(base, attention=Attention[attention]), scorer(base, attention=Attention[attention])
+    before = subject.score(PAIRS)
+    for one in (subject, fresh):
+        with torch.no_grad():
+            for name, weight in one.reranker.model.named_parameters():
+                if "encoder" in name:
+                    weight.mul_(1.5)
+    after = subject.score(PAIRS)
+    assert np.array_equal(after, fresh.score(PAIRS)) and np.abs(after - before).max() > 1e-3
 
 
 def test_a_score_that_is_no_number_is_refused(base: Path) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +29,7 @@ from transformers.utils import logging as transformers_logging
 from pipeline.config.learning import Activation, ModelConfig, Precision
 from pipeline.config.machine import Attention
 from pipeline.core.errors import ModelError, must
-from pipeline.engine import packed
+from pipeline.engine import block_scoring, packed
 from pipeline.engine.tokens import Ints, PairTemplate, TokenTable
 
 log = logging.getLogger(__name__)
@@ -72,12 +72,23 @@ class Reranker:
 
         In memory the GPU reads by itself where the model is on one: a copy from elsewhere may wait for its turn there.
         """
-        if self.packed and packed.runs_in_blocks(self.model):
+        if self._in_blocks():
             return table.blocks(template, first, second)
         batch = (table.pack if self.packed else table.collate)(template, first, second)
         if next(self.model.parameters()).is_cuda:
             batch = {name: tensor.pin_memory() for name, tensor in batch.items()}
         return batch
+
+    def frozen(self, precision: Precision) -> Callable[[Batch], torch.Tensor]:
+        """`logits` of many batches while the weights stay as they are; the model must be in evaluation mode."""
+        if not self._in_blocks():
+            return lambda batch: logits(self.model, batch, precision)
+        dtype = torch.bfloat16 if precision is Precision.bf16 else next(self.model.parameters()).dtype
+        model = block_scoring.Frozen(self.model, dtype)
+        return lambda batch: model(batch).float().squeeze(-1)
+
+    def _in_blocks(self) -> bool:
+        return self.packed and packed.runs_in_blocks(self.model)
 
 
 def load(folder: Path, config: ModelConfig, *, seed: int, attention: Attention = Attention.eager) -> Reranker:

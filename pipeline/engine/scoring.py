@@ -17,7 +17,6 @@ from pipeline.config.learning import Precision
 from pipeline.core.errors import NumericsError, must
 from pipeline.core.progress import bar
 from pipeline.core.reproducibility import reuse_memory
-from pipeline.engine import modeling
 from pipeline.engine.batching import Indices, halved, micro_batches
 from pipeline.engine.modeling import Reranker
 from pipeline.engine.tokens import PairTemplate, TokenTable
@@ -99,11 +98,12 @@ class PairScorer:
         model.eval()
         found: list[torch.Tensor] = []
         try:
+            logits = self.reranker.frozen(self.precision)
             with bar(what, len(first)) as progress:
                 for group in groups:
                     batch = self.reranker.collate(self._table, self._template, first[group], second[group])
                     batch = {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
-                    found.append(modeling.logits(model, batch, self.precision))
+                    found.append(logits(batch))
                     progress.advance(len(group))
         finally:
             model.train(was_training)

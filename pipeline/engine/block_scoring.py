@@ -1,0 +1,123 @@
+"""A BERT cross-encoder on a CPU whose weights stand still: matrices packed once, nothing kept for a gradient.
+
+The same blocks of pairs as `block_bert`. Forwards, torch's fused attention is the faster one and takes views of the
+rows as they are; the activation is applied by the product itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+from pipeline.engine import block_embeddings
+from pipeline.engine.block_attention import Block, blocks_of
+
+
+@dataclass(slots=True)
+class _Layer:
+    """One encoder layer's products; the last asks for each pair's first token only, so its queries stand alone."""
+
+    query: _Linear | None
+    into: _Linear
+    """Queries, keys and values; without queries where `query` has them."""
+    out: _Linear
+    up: _Linear
+    down: _Linear
+    norms: tuple[torch.nn.LayerNorm, torch.nn.LayerNorm]
+
+
+class Frozen:
+    """Logits of one model for batches made by `TokenTable.blocks`, until its weights change: then make another."""
+
+    def __init__(self, model: Any, dtype: torch.dtype) -> None:
+        """Take the weights as they are.
+
+        Args:
+            model: a BertForSequenceClassification that `block_bert.supports`, in evaluation mode.
+            dtype: in which its layers multiply; sums, norms and the head stay in the weights' own type.
+        """
+        self._bert, self._head, self._dtype = model.bert, model.classifier, dtype
+        self._heads = model.config.num_attention_heads
+        layers = model.bert.encoder.layer
+        with torch.inference_mode():
+            self._layers = [_layer(layer, dtype, last=layer is layers[-1]) for layer in layers]
+            self._pool = _linear([model.bert.pooler.dense], dtype)
+
+    @torch.inference_mode()
+    def __call__(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Logits (pairs, labels)."""
+        blocks, firsts = blocks_of(batch), batch["firsts"]
+        masks = [None if block.hidden is None else block.hidden.to(self._dtype) for block in blocks]
+        x = block_embeddings.embed(self._bert.embeddings, batch, None)
+        for layer in self._layers:
+            narrow = x.to(self._dtype)
+            if layer.query is None:
+                query, key_value = layer.into(narrow).tensor_split([x.shape[1]], dim=1)
+            else:
+                key_value, query, x = layer.into(narrow), layer.query(narrow[firsts]), x[firsts]
+            context = self._attend(query, key_value, blocks, masks, first_only=layer.query is not None)
+            x = _add_norm(x, layer.out(context), layer.norms[0])
+            x = _add_norm(x, layer.down(layer.up(x.to(self._dtype))), layer.norms[1])
+        pooled = self._bert.pooler.activation(self._pool(x.to(self._dtype)))
+        found: torch.Tensor = self._head(pooled.to(self._head.weight.dtype))
+        return found[: len(batch["lengths"])]
+
+    def _attend(
+        self, query: torch.Tensor, key_value: torch.Tensor, blocks: list[Block],
+        masks: list[torch.Tensor | None], *, first_only: bool,
+    ) -> torch.Tensor:  # fmt: skip
+        """`block_attention.attend` without a gradient."""
+        heads, size = self._heads, query.shape[1] // self._heads
+        context = torch.zeros_like(query, memory_format=torch.contiguous_format)
+        for block, mask in zip(blocks, masks, strict=True):
+            asking = block.numbers if first_only else block.rows
+            q = query[asking].view(block.pairs, -1, heads, size).transpose(1, 2)
+            k, v = key_value[block.rows].view(block.pairs, block.width, 2, heads, size).permute(2, 0, 3, 1, 4)
+            found = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+            context[asking].view(block.pairs, -1, heads, size).copy_(found.transpose(1, 2))
+        return context
+
+
+def _layer(layer: Any, dtype: torch.dtype, *, last: bool) -> _Layer:
+    attention, output = layer.attention.self, layer.attention.output
+    into = [attention.query, attention.key, attention.value]
+    return _Layer(
+        query=_linear(into[:1], dtype) if last else None,
+        into=_linear(into[1:] if last else into, dtype),
+        out=_linear([output.dense], dtype),
+        up=_linear([layer.intermediate.dense], dtype, gelu=True),
+        down=_linear([layer.output.dense], dtype),
+        norms=(output.LayerNorm, layer.output.LayerNorm),
+    )
+
+
+def _add_norm(x: torch.Tensor, y: torch.Tensor, norm: torch.nn.LayerNorm) -> torch.Tensor:
+    """LayerNorm of x plus y; x is overwritten."""
+    return F.layer_norm(x.add_(y), norm.normalized_shape, norm.weight, norm.bias, norm.eps)
+
+
+_Linear = Callable[[torch.Tensor], torch.Tensor]
+
+
+def _linear(modules: list[Any], dtype: torch.dtype, *, gelu: bool = False) -> _Linear:
+    """Linear layers of one input as one product, then GELU or nothing."""
+    weight = torch.cat([module.weight.to(dtype) for module in modules])
+    bias = torch.cat([module.bias.to(dtype) for module in modules])
+    if not _packs(dtype):
+        return lambda x: F.gelu(F.linear(x, weight, bias)) if gelu else F.linear(x, weight, bias)
+    # What torch.compile calls for a frozen linear layer: otherwise oneDNN rearranges the weights at every product.
+    one = torch.ops.mkldnn
+    kept = one._reorder_linear_weight(weight)
+    activation, algorithm = ("gelu", "none") if gelu else ("none", "")  # "none": by erf, as BERT's
+    return lambda x: one._linear_pointwise(x, kept, bias, activation, [], algorithm)
+
+
+def _packs(dtype: torch.dtype) -> bool:
+    """Whether oneDNN multiplies this type on this processor."""
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return False
+    return dtype is torch.float32 or (dtype is torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())

@@ -1,0 +1,39 @@
+"""Scoring with weights that stand still, against transformers' own padded forward."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from packed_models import bert, padded
+from test_block_bert import batch_of, falling
+
+from pipeline.engine import block_scoring
+from pipeline.engine.block_scoring import Frozen
+
+
+@pytest.fixture(params=["packed", "plain"])
+def onednn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param == "plain":
+        monkeypatch.setattr(block_scoring, "_packs", lambda dtype: False)
+
+
+@pytest.mark.usefixtures("onednn")
+@pytest.mark.parametrize("layers", [1, 2, 3])
+@pytest.mark.parametrize(("dtype", "apart"), [(torch.float64, 1e-11), (torch.float32, 2e-6)])
+def test_logits_equal_the_padded_model(layers: int, dtype: torch.dtype, apart: float) -> None:
+    model, pairs = bert(layers).to(dtype).eval(), falling()
+    batch = batch_of(pairs)
+    assert len(batch["shapes"]) > 1 and int((batch["shapes"].prod(1)).sum()) < len(batch["input_ids"])
+    expected = padded(model, pairs)
+    assert float(expected.detach().std()) > 0.01
+    torch.testing.assert_close(Frozen(model, dtype)(batch), expected, rtol=apart, atol=apart)
+
+
+@pytest.mark.usefixtures("onednn")
+def test_bf16_is_as_near_to_the_padded_fp32_model_as_padded_bf16() -> None:
+    model, pairs = bert(3).eval(), falling()
+    exact = padded(model, pairs)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rounded = padded(model, pairs).float()
+    found = Frozen(model, torch.bfloat16)(batch_of(pairs))
+    assert 0 < float((found - exact).abs().max()) <= 1.2 * float((rounded - exact).abs().max())
