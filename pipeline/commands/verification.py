@@ -216,11 +216,11 @@ def _stretch(verdict: Verdict, run: Run, mined: Path, place: Path) -> None:
     shutil.copytree(checkpoints.folder_of(root, start), checkpoints.folder_of(place / "checkpoints", start))
     reranker = load_saved(run, verdict.run / "model")
     (place / "tokens").mkdir()
-    TokenTable.write(storage.texts(mined), reranker.tokenizer, reranker.max_length, place / "tokens")
+    TokenTable.write(storage.texts(mined), reranker.tokenizer, run.config.training_length, place / "tokens")
     budget = run.token_budget(reranker.hidden_size, reranker.layers)
     identity = {"scope": _scope(run, reranker)}
     trainer = Trainer(
-        reranker, rows_of(mined, place / "tokens", reranker),
+        reranker, rows_of(mined, place / "tokens", reranker, run.config.training_length),
         dataclasses.replace(config, eval_sets=[], keep_best=False, selection_set=None),
         seed=run.config.seed, device=run.device, precision=config.precision, token_budget=budget,
         folder=place / "checkpoints", identity=identity,

@@ -76,6 +76,8 @@ class TrainingConfig:
 
     batch_size: int
     """Pairs an optimizer step; never cut to fit memory (micro-batches do that)."""
+    max_length: int | None = None
+    """Tokens of a training pair, where fewer than `model.max_length` will do: a step costs what its tokens cost."""
     learning_rate: float
     """Peak of the linear schedule."""
     epochs: int = 1
@@ -133,6 +135,13 @@ class TrainingConfig:
             "be at least 0",
             self.max_steps,
             "Use null to train every epoch.",
+        )
+        check(
+            self.max_length is None or self.max_length >= 8,
+            "training.max_length",
+            "be at least 8 tokens",
+            self.max_length,
+            "Use null for model.max_length.",
         )
         for key in ("warmup_ratio", "adam_beta1", "adam_beta2"):
             value = getattr(self, key)

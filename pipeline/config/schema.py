@@ -75,6 +75,18 @@ class Config:
             self.data.validation_queries,
             "Use data.validation_queries=100.",
         )
+        check(
+            self.training_length <= self.model.max_length,
+            "training.max_length",
+            f"be at most model.max_length={self.model.max_length}",
+            self.training.max_length,
+            "Use null to train on pairs as long as those that are scored.",
+        )
+
+    @property
+    def training_length(self) -> int:
+        """Most tokens of a training pair."""
+        return self.model.max_length if self.training.max_length is None else self.training.max_length
 
 
 def register() -> None:

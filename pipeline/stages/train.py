@@ -37,7 +37,7 @@ PROBE_PAIRS = 64
 """Pairs scored before saving and after reloading; every score must be equal."""
 
 NOTABLE_CUT = 0.05
-"""Share of rows cut at `model.max_length` from which a run says so."""
+"""Share of rows cut in training from which a run says so."""
 
 
 def train(run: Run) -> Path:
@@ -87,34 +87,36 @@ def training_rows(run: Run, reranker: Reranker) -> TrainingRows:
         "stage": "tokens",
         "version": VERSIONS["tokens"],
         "tokenizer": identity(reranker.tokenizer),
-        "max_length": reranker.max_length,
+        "max_length": run.config.training_length,
         "mine": fingerprint(run.mine_key),
     }
     folder = run.outputs / "tokens" / f"{slug(run.config.data.name)}-{fingerprint(key)}"
     with artifacts.locked(folder):
         if not artifacts.is_complete(folder):
             with artifacts.publish(folder, {"artifact": "tokens", "fingerprint": fingerprint(key), "key": key}) as work:
-                TokenTable.write(storage.texts(run.mined_folder), reranker.tokenizer, reranker.max_length, work)
-    return rows_of(run.mined_folder, folder, reranker)
+                texts = storage.texts(run.mined_folder)
+                TokenTable.write(texts, reranker.tokenizer, run.config.training_length, work)
+    return rows_of(run.mined_folder, folder, reranker, run.config.training_length)
 
 
 def _say_cut(run: Run, rows: TrainingRows) -> float:
-    """The share of rows longer than `model.max_length`, said where it is worth a thought."""
+    """The share of rows longer than training takes, said where it is worth a thought."""
     share = rows.table.cut_share(rows.template, rows.first, rows.second)
     if share >= NOTABLE_CUT:
         log.info(
-            "%-9s %.0f %% of the rows are longer than model.max_length=%d tokens and are cut there",
-            "train", 100 * share, run.config.model.max_length,
+            "%-9s %.0f %% of the rows are longer than %s.max_length=%d tokens and are cut there",
+            "train", 100 * share, "model" if run.config.training.max_length is None else "training",
+            run.config.training_length,
         )  # fmt: skip
     return share
 
 
-def rows_of(mined: Path, tokens: Path, reranker: Reranker) -> TrainingRows:
-    """Mined rows beside their token table."""
+def rows_of(mined: Path, tokens: Path, reranker: Reranker, max_length: int) -> TrainingRows:
+    """Mined rows beside their token table; pairs of at most so many tokens."""
     pairs = storage.read_indices(mined)
     return TrainingRows(
         table=TokenTable.open(tokens),
-        template=PairTemplate.of(reranker.tokenizer, reranker.max_length),
+        template=PairTemplate.of(reranker.tokenizer, max_length),
         first=pairs.question,
         second=pairs.passage.astype(np.int64) + storage.count_questions(mined),
         label=pairs.label,
