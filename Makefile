@@ -110,6 +110,7 @@ clean: ## Remove caches; never outputs/, never .venv
 	@rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis build reranker_pipeline.egg-info
 	@find conf pipeline scripts tests -name __pycache__ -prune -exec rm -rf {} +
 
+# Without --no-compile pip compiles every module, which takes as long as the rest; Python compiles what it imports.
 $(STAMP):
 	@$(RUN) -c 'import sys, pip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 	  $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
@@ -121,7 +122,7 @@ $(STAMP):
 	@echo "Setting up .venv: about 0.5 GB to download with a CPU build of torch, about 3 GB with the CUDA build" \
 	  "that the default index serves on Linux (choose: make setup TORCH_INDEX=<address of CPU builds>)."
 	@test -t 1 || quiet=--quiet; set -e; \
-	  install() { $(RUN) -m pip install $$quiet --disable-pip-version-check --constraint conf/constraints.txt "$$@"; }; \
+	  install() { $(RUN) -m pip install --no-compile $$quiet --disable-pip-version-check --constraint conf/constraints.txt "$$@"; }; \
 	  install setuptools; \
 	  $(if $(TORCH_INDEX),install --no-deps --index-url '$(TORCH_INDEX)' torch;) \
 	  install --no-build-isolation --editable '.[$(EXTRAS)]'

@@ -42,8 +42,8 @@ CONFIG: dict[str, Any] = {
     "mining": {"negatives": 5, "dev_depth": 30},
     "training": {
         "batch_size": 2048, "max_length": None, "learning_rate": 5e-4, "epochs": 1, "max_steps": None,
-        "warmup_ratio": 0.1, "pos_weight": 5.0, "precision": "auto", "weight_decay": 0.0, "selection_measure": "ndcg@10",
-        "selection_set": None, "keep_best": False,
+        "warmup_ratio": 0.1, "pos_weight": 5.0, "precision": "auto", "weight_decay": 0.0,
+        "selection_measure": "ndcg@10", "selection_set": None, "keep_best": False,
     },
     "evaluation": {"depth": 100, "nano_beir": ["msmarco", "nq"], "rivals": []},
 }  # fmt: skip

@@ -64,6 +64,7 @@ def test_an_entry_is_used_again_only_for_the_same_model_prompt_and_texts(model: 
         (Embedder(model, cache, passage_prompt="w7 "), TEXTS, "passage"),
         (Embedder(model, cache), TEXTS[1:], "passage"),
         (Embedder(model, cache), TEXTS, "query"),
+        (Embedder(model, cache, bf16=True), TEXTS, "passage"),
     ):
         other.vectors(texts, side)
         assert loads(other)
@@ -140,6 +141,9 @@ def test_a_dense_model_embeds_as_sentence_transformers_does(tmp_path: Path) -> N
 
     expected = SentenceTransformer(str(candidates[0]), device="cpu").encode(texts, normalize_embeddings=True)
     np.testing.assert_allclose(found, expected, atol=1e-5)
+    fast = Embedder(candidates[0], tmp_path, bf16=True).vectors(texts, "passage").take(slice(None))
+    assert fast.dtype == np.float32 and 1e-6 < np.abs(fast - expected).max() < 0.01
+    np.testing.assert_allclose((fast * fast).sum(axis=1), 1.0, atol=1e-5)
 
 
 SEARCH = """

@@ -169,6 +169,11 @@ def test_every_value_has_a_documented_field() -> None:
         ("training.batch_size=abc", "training.batch_size must be a whole number, got 'abc'. Pass training.batch_size="),
         ("training.batch_size=", "training.batch_size must be a whole number, got ''. "),
         ("training.batch_size=0", "training.batch_size must be greater than 0, got 0. See "),
+        (
+            "training.max_length=7",
+            "training.max_length must be at least 8 tokens, got 7. Use null for model.max_length.",
+        ),
+        ("training.max_length=513", "training.max_length must be at most model.max_length=512, got 513. Use null to "),
         ("training.learning_rate=nan", "training.learning_rate must be greater than 0, got nan. "),
         ("model.activation=tan", "model.activation must be one of identity, sigmoid, tanh, got 'tan'. "),
         ("model.dropout=1", r"model.dropout must be in \[0, 1\), got 1.0. Use 0 or 0.1."),

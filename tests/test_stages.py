@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,13 @@ from huggingface_hub import ModelCard
 from hydra import compose, initialize_config_dir
 from safetensors.torch import load_file
 
+from pipeline.commands.verification import verify
+from pipeline.config.asked import Verification
 from pipeline.config.schema import parse, register
 from pipeline.core import artifacts
 from pipeline.core.errors import ModelError
 from pipeline.engine import checkpoints
+from pipeline.engine.modeling import own_max_length
 from pipeline.stages.logs import MetricsLog
 from pipeline.stages.plan import rival_name
 from pipeline.stages.run import run
@@ -175,6 +179,22 @@ def test_no_step_at_all_measures_a_model_as_it_is(outputs: Path, first: Path, ca
     for words in ("trained by this command", "### Training Dataset", "### Training Logs", "0.0 pairs/s", "finetuned"):
         assert words not in card
     assert "saved and measured by this command" in card and "- `training.max_steps`: 0" in card
+
+
+def test_training_may_take_shorter_pairs_than_are_scored(
+    outputs: Path, first: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, "pipeline"):
+        short = ran(outputs, "training.max_length=16")
+    (logged,) = [row for row in map(json.loads, (short / "metrics.jsonl").open()) if row["kind"] == "train"][-1:]
+    assert logged["tokens"] <= 16 * logged["pairs"]
+    assert re.search(r"\d+ % of the rows are longer than training\.max_length=16 tokens and are cut there", caplog.text)
+    assert own_max_length(short / "model") == own_max_length(first / "model") == 128
+    assert "tokens, 16 in training (" in (short / "README.md").read_text()
+    untrained = [summary(run)["measures"]["dev"]["as_retrieved"]["untrained"] for run in (first, short)]
+    assert untrained[0] == untrained[1], "scoring sees the whole pair"
+    verdict = verify(Verification(run=str(short), outputs_dir=str(outputs)))
+    assert verdict.verified, verdict
 
 
 def test_a_sweep_over_the_seed_mines_once(outputs: Path, first: Path) -> None:

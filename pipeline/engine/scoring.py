@@ -114,10 +114,13 @@ class PairScorer:
 
 
 class BiEncoderScorer:
-    """Cosine of a sentence-transformers model's embeddings of query and passage: the rival that needs no training."""
+    """Cosine of a sentence-transformers model's embeddings of query and passage: the rival that needs no training.
 
-    def __init__(self, folder: Path, cache: Path, device: torch.device) -> None:
-        self._embedder = Embedder(folder, cache, device=device.type)
+    In the precision of every other score of an evaluation.
+    """
+
+    def __init__(self, folder: Path, cache: Path, *, device: torch.device, precision: Precision) -> None:
+        self._embedder = Embedder(folder, cache, device=device.type, bf16=precision is Precision.bf16)
 
     def score(self, pairs: Sequence[tuple[str, str]]) -> npt.NDArray[np.float32]:
         """Cosine of each pair, shape (pairs,); each distinct text is embedded once."""

@@ -69,13 +69,25 @@ class Embedder:
     """Normalised embeddings by a sentence-transformers model in a local folder, kept on disk in `cache`.
 
     An entry is named by the content of the model's folder (weights, tokenizer, configuration), the prompt, the
-    side and the texts; it is complete or absent, and verified before use. The model is loaded only when one is missing.
+    side, the precision and the texts; it is complete or absent, and verified before use. The model is loaded only when
+    one is missing.
     """
 
     def __init__(
-        self, folder: Path, cache: Path, *, query_prompt: str = "", passage_prompt: str = "", device: str = "cpu"
-    ) -> None:
-        self._folder, self._cache, self._device = folder, cache, device
+        self, folder: Path, cache: Path, *, query_prompt: str = "", passage_prompt: str = "", device: str = "cpu",
+        bf16: bool = False,
+    ) -> None:  # fmt: skip
+        """Take a model.
+
+        Args:
+            folder: a sentence-transformers model.
+            cache: where embeddings are kept.
+            query_prompt: what stands before each query; empty: the model's own.
+            passage_prompt: what stands before each passage.
+            device: "cpu" or "cuda".
+            bf16: run the model under bf16 autocast; the embeddings are float32 either way.
+        """
+        self._folder, self._cache, self._device, self._bf16 = folder, cache, device, bf16
         self._prompts = {"query": query_prompt, "passage": passage_prompt}
         self._model: Any = None
         self._verified: dict[Path, Vectors] = {}
@@ -92,7 +104,7 @@ class Embedder:
             "model": self._identity,
             "side": side,
             "prompt": self._prompts[side],
-            "dtype": "float32",
+            "dtype": "bfloat16 autocast" if self._bf16 else "float32",
             "texts": text_digest(texts),
             "count": len(texts),
         }
@@ -115,7 +127,8 @@ class Embedder:
         encode = model.encode_query if side == "query" else model.encode_document
         header = {"descr": "<f4", "fortran_order": False}
         size = STATIC_BATCH if type(model[0]).__name__ == "StaticEmbedding" else DENSE_BATCH[self._device]
-        with path.open("wb") as stream, bar(f"embedding {side} texts", len(texts)) as moving:
+        autocast = torch.autocast(self._device, torch.bfloat16, enabled=self._bf16)
+        with path.open("wb") as stream, bar(f"embedding {side} texts", len(texts)) as moving, autocast:
             shape = (len(texts), int(model.get_embedding_dimension()))
             np.lib.format.write_array_header_1_0(stream, {**header, "shape": shape})
             for start in range(0, len(texts), CHUNK):

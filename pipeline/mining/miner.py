@@ -88,8 +88,9 @@ def _first_stage(
     if config.retriever is Retriever.bm25:
         return lambda positions: Bm25([searched[p] for p in positions])
     if config.retriever is Retriever.embedding:
-        prompts = {"query_prompt": config.query_prompt, "passage_prompt": config.passage_prompt}
-        embedder = Embedder(located, cache, **prompts, device=device)
+        embedder = Embedder(
+            located, cache, query_prompt=config.query_prompt, passage_prompt=config.passage_prompt, device=device
+        )
         return lambda positions: embedder.searcher(searched, positions)
     return _imported(located, corpus, parts)
 

@@ -89,9 +89,10 @@ def _systems(run: Run, reranking_set: RerankingSet) -> Iterator[tuple[str, reran
     yield UNTRAINED, reranking.rerank(reranking_set, scorer_of(run, untrained))
     del untrained
     if config.evaluation.bi_encoder:
-        bi_encoder = reranking.rerank(
-            reranking_set, BiEncoderScorer(run.base.folder, run.cache / "embeddings", run.device)
+        scorer = BiEncoderScorer(
+            run.base.folder, run.cache / "embeddings", device=run.device, precision=config.evaluation.precision
         )
+        bi_encoder = reranking.rerank(reranking_set, scorer)
         yield BI_ENCODER, bi_encoder
         if config.evaluation.fusion:
             yield FUSION, reranking.fuse(reranking.first_stage(reranking_set), bi_encoder)
