@@ -34,6 +34,7 @@ TEMPLATE = "card_template.md.j2"
 
 REFERENCE_DEFAULTS: Json = {
     "batch_size": 8,
+    "max_length": None,
     "learning_rate": 5e-5,
     "epochs": 3,
     "max_steps": None,
