@@ -19,12 +19,12 @@ def test_fewer_rows_shorten_data_sets_and_steps_in_proportion(tmp_path: Path) ->
     whole = quickstart.configuration([], tmp_path)
     assert CASES[Case.quickstart].rows == (whole.training.max_steps or 0) * whole.training.batch_size
     assert CASES[Case.quickstart].batch_size == whole.training.batch_size
-    steps, evaluations, rows, dev, validation = quickstart.scaled(whole, 2_560, 18_745)
-    assert (steps, evaluations) == ("training.max_steps=320", "training.eval_steps=160")
+    steps, evaluations, rows, dev, validation = quickstart.scaled(whole, 2_304, 18_745)
+    assert (steps, evaluations) == ("training.max_steps=72", "training.eval_steps=36")
     assert rows == f"data.limit={round(18_745 / 10)}"
     assert dev == f"data.dev_queries={whole.data.dev_queries // 10}"
     assert validation == f"data.validation_queries={whole.data.validation_queries // 10}"
-    same = quickstart.configuration(quickstart.scaled(whole, 25_600, 18_745), tmp_path)
+    same = quickstart.configuration(quickstart.scaled(whole, 23_040, 18_745), tmp_path)
     assert (same.training, same.mining, same.evaluation) == (whole.training, whole.mining, whole.evaluation)
     assert (same.data.dev_queries, same.data.validation_queries) == (
         whole.data.dev_queries,

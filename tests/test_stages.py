@@ -182,10 +182,10 @@ def test_no_step_at_all_measures_a_model_as_it_is(outputs: Path, first: Path, ca
 
 
 def test_training_may_take_shorter_pairs_than_are_scored(
-    outputs: Path, first: Path, caplog: pytest.LogCaptureFixture
+    first: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO, "pipeline"):
-        short = ran(outputs, "training.max_length=16")
+        short = ran(tmp_path, "training.max_length=16")
     (logged,) = [row for row in map(json.loads, (short / "metrics.jsonl").open()) if row["kind"] == "train"][-1:]
     assert logged["tokens"] <= 16 * logged["pairs"]
     assert re.search(r"\d+ % of the rows are longer than training\.max_length=16 tokens and are cut there", caplog.text)
@@ -193,7 +193,7 @@ def test_training_may_take_shorter_pairs_than_are_scored(
     assert "tokens, 16 in training (" in (short / "README.md").read_text()
     untrained = [summary(run)["measures"]["dev"]["as_retrieved"]["untrained"] for run in (first, short)]
     assert untrained[0] == untrained[1], "scoring sees the whole pair"
-    verdict = verify(Verification(run=str(short), outputs_dir=str(outputs)))
+    verdict = verify(Verification(run=str(short), outputs_dir=str(tmp_path)))
     assert verdict.verified, verdict
 
 

@@ -171,17 +171,30 @@ def reference(
         found[TRAINED] = dev(
             _in_precision(load(model.parent / "reference" / "model", setting, device), device, precision)
         )
-        found[BI_ENCODER] = _bi_encoder(rows["dev"], str(texts["base"]), setting["batch_size"], device)
+        with _autocast(device, precision):
+            found[BI_ENCODER] = _bi_encoder(rows["dev"], str(texts["base"]), setting["batch_size"], device)
     seconds = clock.read()
     same = {f"measures_{system}": {name: float(found[system][name]) for name in MEASURES} for system in SYSTEMS}
     return Done(seconds, pairs, None, None, {"rows": len(rows["train"]["label"]), **same}, phases.figures)
 
 
 def _in_precision(encoder: Any, device: torch.device, precision: Precision) -> Any:
-    """The encoder scoring under the one evaluation precision, inside its trainer too."""
-    autocast = torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision is Precision.bf16)
-    encoder.predict = autocast(encoder.predict)
+    """The encoder scoring under the one evaluation precision and its whole length, inside its trainer too."""
+    plain, length = _autocast(device, precision)(encoder.predict), encoder.max_seq_length
+
+    def predict(*arguments: Any, **options: Any) -> Any:
+        trained_at, encoder.max_seq_length = encoder.max_seq_length, length
+        try:
+            return plain(*arguments, **options)
+        finally:
+            encoder.max_seq_length = trained_at
+
+    encoder.predict = predict
     return encoder
+
+
+def _autocast(device: torch.device, precision: Precision) -> torch.autocast:
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision is Precision.bf16)
 
 
 def _evaluator(samples: Samples, setting: dict[str, Any]) -> Any:
@@ -214,9 +227,11 @@ def _train(
     loss = BinaryCrossEntropyLoss(encoder, pos_weight=torch.tensor(wanted.pos_weight, device=device))
     validation = _evaluator(rows["validation"], setting)
     validation(encoder)  # before the first step, as ours
+    length, encoder.max_seq_length = encoder.max_seq_length, config.training_length
     CrossEncoderTrainer(
         model=encoder, args=arguments, train_dataset=Dataset.from_dict(rows["train"]), loss=loss, evaluator=validation
     ).train()
+    encoder.max_seq_length = length
     encoder.save_pretrained(str(folder / "model"))
     return plan.steps * wanted.batch_size
 
