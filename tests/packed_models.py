@@ -16,6 +16,7 @@ from transformers import (
     ModernBertForSequenceClassification,
 )
 
+from pipeline.engine.batching import micro_batches
 from pipeline.engine.tokens import PairTemplate, TokenTable
 
 Pairs = tuple[TokenTable, npt.NDArray[np.int64], npt.NDArray[np.int64]]
@@ -116,3 +117,14 @@ def _plain(
         weights = products.masked_fill(hidden.to(products.device), float("-inf")).softmax(-1)
         found.append(torch.einsum("hqk,khd->qhd", weights, v))
     return torch.cat(found)
+
+
+def falling(count: int = 60) -> Pairs:
+    """Pairs of 3 to 24 tokens in order of falling length, as micro-batches are."""
+    table, first, second = random_pairs(count)
+    (order,) = micro_batches(table.pair_lengths(template(), first, second), 10**6)
+    return table, first[order], second[order]
+
+
+def batch_of(pairs: Pairs) -> dict[str, torch.Tensor]:
+    return pairs[0].blocks(template(), *pairs[1:])

@@ -9,23 +9,22 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from packed_models import Pairs, apart, bert, gradients, modernbert, padded, random_pairs, template
+from packed_models import (
+    apart,
+    batch_of,
+    bert,
+    falling,
+    gradients,
+    modernbert,
+    padded,
+    random_pairs,
+    template,
+)  # fmt: skip
 
 from pipeline.config.learning import Precision
 from pipeline.engine import block_attention, block_bert, block_embeddings, modeling, packed
 from pipeline.engine.batching import micro_batches
 from pipeline.engine.dropout import Dropout
-
-
-def falling(count: int = 60) -> Pairs:
-    """Pairs of 3 to 24 tokens in order of falling length, as micro-batches are."""
-    table, first, second = random_pairs(count)
-    (order,) = micro_batches(table.pair_lengths(template(), first, second), 10**6)
-    return table, first[order], second[order]
-
-
-def batch_of(pairs: Pairs) -> dict[str, torch.Tensor]:
-    return pairs[0].blocks(template(), *pairs[1:])
 
 
 @pytest.mark.parametrize("layers", [1, 2, 3])

@@ -187,6 +187,9 @@ def test_the_share_of_pairs_that_were_cut_is_said(card: str, tmp_path: Path) -> 
     cut = render(run_facts.write(tmp_path, training={**run_facts.TRAINING, "cut_share": 0.254}))
     assert "tokens (25.4 % of the training pairs are longer and were cut)\n- **Number" in cut
     assert "were cut" not in card
+    training = {**run_facts.TRAINING, "cut_share": 0.254, "steps": 0}
+    untrained = render(run_facts.write(tmp_path / "untrained", training=training))
+    assert "were cut" not in untrained
 
 
 def test_an_unset_country_is_said(tmp_path: Path) -> None:

@@ -82,6 +82,16 @@ def test_a_time_of_days_warns(config: Config) -> None:
     assert found.status == WARN and "size=tiny" in found.said
 
 
+def test_training_on_shorter_pairs_takes_less_time(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    training = 6 * TINY.encoder * preflight.PAIR_TOKENS * 600_000
+    twice_too_long = training / (preflight.EFFICIENCY * 2 * preflight.LONG_HOURS * 3600)
+    monkeypatch.setattr(preflight, "_rate", lambda device, precision: twice_too_long)
+    for length, status in ((None, WARN), (75, WARN), (16, OK)):
+        training_alone = replace(config.training, max_length=length, eval_sets=[], keep_best=False, selection_set=None)
+        shorter = replace(config, training=training_alone, evaluation=replace(config.evaluation, nano_beir=[]))
+        assert _expected_time(shorter, TINY, CPU).status == status
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
 def test_a_gpu_asked_for_and_not_there_fails(config: Config) -> None:
     _, found = _device(replace(config, runtime=RuntimeConfig(device=Device.cuda)))

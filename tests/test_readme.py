@@ -44,6 +44,14 @@ def test_its_quickstart_figures_are_the_records(root: Path, readme: str) -> None
         )[:3]
     gain = measures["difference"]["ndcg@10"]
     assert f"{gain['mean']:+.4f} [{gain['low']:+.4f}, {gain['high']:+.4f}]" in readme
+    assert readme.count(f"{measures['first_stage']['ndcg@10']:.4f} → {measures['trained']['ndcg@10']:.4f}") == 2
+    assert readme.count(f"{gain['low']:+.3f} to {gain['high']:+.3f}") >= 2
+    assert f"({measures['trained_minus']['bi_encoder']['ndcg@10']['mean']:+.4f})" in readme
+
+
+def test_nothing_is_left_to_fill_in(root: Path, readme: str) -> None:
+    assert re.findall(r"@[A-Z0-9]+@", readme) == []
+    assert "minutes" in record(root, "quickstart.json")["conditions"]
 
 
 def test_its_figures_on_own_data_are_the_records(root: Path, readme: str) -> None:

@@ -14,6 +14,7 @@ from small_models import BUDGET, CPU, lively, tiny
 from pipeline.config.learning import Precision
 from pipeline.config.machine import Attention
 from pipeline.core.errors import NumericsError, ResourceError
+from pipeline.engine import block_scoring
 from pipeline.engine.modeling import Reranker
 from pipeline.engine.scoring import PairScorer
 from pipeline.engine.tokens import TokenTable
@@ -84,6 +85,23 @@ def test_equal_pairs_are_scored_once_and_tokens_kept(base: Path, monkeypatch: py
     assert counted == {"pairs": 6, "texts": 4}, "no text is tokenised again"
     assert np.abs(again[1:] - first[[1, 0]]).max() <= 1e-6
     assert subject.score([]).shape == (0,) and counted["pairs"] == 6
+
+
+@pytest.mark.parametrize(("attention", "times"), [("varlen", 1), ("eager", 0)])
+def test_weights_are_packed_once_a_call(
+    base: Path, attention: str, times: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = []
+
+    class Counted(block_scoring.Frozen):
+        def __init__(self, model: Any, dtype: torch.dtype) -> None:
+            super().__init__(model, dtype)
+            made.append(dtype)
+
+    monkeypatch.setattr(block_scoring, "Frozen", Counted)
+    subject = scorer(base, 100, Attention[attention])
+    subject.score(PAIRS)
+    assert made == [torch.float32] * times
 
 
 def test_the_models_mode_is_given_back_and_dropout_is_off(base: Path) -> None:

@@ -271,7 +271,8 @@ def _expected_time(config: Config, size: _Size, device: torch.device) -> Finding
     steps = -(-pairs // training.batch_size)
     rounds = (steps // training.eval_steps if training.eval_steps else 0) + 4 if training.eval_sets else 2
     precision, _ = reproducibility.resolve_precision(training.precision, device)
-    operations = size.encoder * PAIR_TOKENS * (6 * pairs + 2 * scored * rounds)
+    trained, seen = (min(PAIR_TOKENS, length) for length in (config.training_length, config.model.max_length))
+    operations = size.encoder * (6 * trained * pairs + 2 * seen * scored * rounds)
     hours = operations / (EFFICIENCY * _rate(device, precision)) / 3600
     said = f"about {duration(3600 * hours)} of training and scoring for {pairs:,} pairs (right to a factor of two)"
     if hours > LONG_HOURS:

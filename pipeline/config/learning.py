@@ -77,7 +77,7 @@ class TrainingConfig:
     batch_size: int
     """Pairs an optimizer step; never cut to fit memory (micro-batches do that)."""
     max_length: int | None = None
-    """Tokens of a training pair, where fewer than `model.max_length` will do: a step costs what its tokens cost."""
+    """Tokens of a training pair: a step costs what its tokens cost. None takes `model.max_length`."""
     learning_rate: float
     """Peak of the linear schedule."""
     epochs: int = 1
@@ -171,7 +171,7 @@ class EvaluationConfig:
     """The final measurement: which sets, against which systems, in which precision."""
 
     precision: Precision = Precision.auto
-    """The one precision of every score: untrained, fixed steps, final, reloaded."""
+    """The one precision of every score: untrained, fixed steps, final, reloaded, bi-encoder."""
     collections: list[str] = field(default_factory=list)
     """BEIR-layout folders to rerank besides the dev set, with BM25 candidates (or their own run.trec)."""
     depth: int = 100

@@ -16,6 +16,8 @@ from torch.nn import functional as F
 from pipeline.engine import block_embeddings
 from pipeline.engine.block_attention import Block, blocks_of
 
+_Linear = Callable[[torch.Tensor], torch.Tensor]
+
 
 @dataclass(slots=True)
 class _Layer:
@@ -98,9 +100,6 @@ def _layer(layer: Any, dtype: torch.dtype, *, last: bool) -> _Layer:
 def _add_norm(x: torch.Tensor, y: torch.Tensor, norm: torch.nn.LayerNorm) -> torch.Tensor:
     """LayerNorm of x plus y; x is overwritten."""
     return F.layer_norm(x.add_(y), norm.normalized_shape, norm.weight, norm.bias, norm.eps)
-
-
-_Linear = Callable[[torch.Tensor], torch.Tensor]
 
 
 def _linear(modules: list[Any], dtype: torch.dtype, *, gelu: bool = False) -> _Linear:

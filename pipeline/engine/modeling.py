@@ -84,6 +84,7 @@ class Reranker:
         if not self._in_blocks():
             return lambda batch: logits(self.model, batch, precision)
         dtype = torch.bfloat16 if precision is Precision.bf16 else next(self.model.parameters()).dtype
+        assert not self.model.training, "it leaves dropout out"
         model = block_scoring.Frozen(self.model, dtype)
         return lambda batch: model(batch).float().squeeze(-1)
 

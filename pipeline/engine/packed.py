@@ -1,6 +1,6 @@
 """Cross-encoders without padding: linear layers, norms and activations see real tokens only, attention its own pair.
 
-BERT on a CPU goes another way, with little padding: `block_bert`.
+BERT on a CPU goes another way, with little padding: `block_bert`, and `block_scoring` where it is not trained.
 
 The weights are the model's own and the result is its logits to rounding (tests/test_packed.py); the saved folder knows
 nothing of this.

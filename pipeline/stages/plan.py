@@ -164,7 +164,12 @@ class Run:
 
     def scope(self, precision: Precision, budget: int) -> dict[str, Any]:
         """What must be equal on another machine for equal bits."""
-        return {**reproducibility.scope(self.device, precision, budget), "attention": self.attention().name}
+        code = f"train {VERSIONS['train']}, evaluate {VERSIONS['evaluate']}"
+        return {
+            **reproducibility.scope(self.device, precision, budget),
+            "attention": self.attention().name,
+            "code": code,
+        }
 
     def attention(self) -> Attention:
         """The attention backend of the loaded model."""
