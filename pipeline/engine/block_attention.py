@@ -79,7 +79,7 @@ def attend(
     """
     size = query.shape[1] // heads
     context = torch.empty(query.shape, dtype=query.dtype)
-    context[_used(blocks, first_only) :] = 0.0
+    context[rows_used(blocks, first_only) :] = 0.0
     kept = []
     for block in blocks:
         asking = block.numbers if first_only else block.rows
@@ -106,8 +106,8 @@ def attend(
     return context, kept
 
 
-def _used(blocks: list[Block], first_only: bool) -> int:
-    """Rows that ask; behind them is padding."""
+def rows_used(blocks: list[Block], first_only: bool) -> int:
+    """Rows that ask, of all tokens or of each pair's first; behind them is padding."""
     last = blocks[-1]
     return last.pair + last.pairs if first_only else last.row + last.pairs * last.width
 
@@ -121,8 +121,8 @@ def gradients(
     `gradient` is the context's.
     """
     size = gradient.shape[1] // heads
-    query[_used(blocks, first_only) :] = 0.0
-    key_value[_used(blocks, first_only=False) :] = 0.0
+    query[rows_used(blocks, first_only) :] = 0.0
+    key_value[rows_used(blocks, first_only=False) :] = 0.0
     for block, found in zip(blocks, kept, strict=True):
         asking = block.numbers if first_only else block.rows
         batch = block.pairs * heads

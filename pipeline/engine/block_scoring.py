@@ -14,7 +14,7 @@ import torch
 from torch.nn import functional as F
 
 from pipeline.engine import block_embeddings
-from pipeline.engine.block_attention import Block, blocks_of
+from pipeline.engine.block_attention import Block, blocks_of, rows_used
 
 _Linear = Callable[[torch.Tensor], torch.Tensor]
 
@@ -74,7 +74,8 @@ class Frozen:
     ) -> torch.Tensor:  # fmt: skip
         """`block_attention.attend` without a gradient."""
         heads, size = self._heads, query.shape[1] // self._heads
-        context = torch.zeros_like(query, memory_format=torch.contiguous_format)
+        context = torch.empty(query.shape, dtype=query.dtype)
+        context[rows_used(blocks, first_only) :] = 0.0
         for block, mask in zip(blocks, masks, strict=True):
             asking = block.numbers if first_only else block.rows
             q = query[asking].view(block.pairs, -1, heads, size).transpose(1, 2)
