@@ -154,7 +154,9 @@ def main(name: str, work: Path) -> dict[str, Any]:
         "step_changed_scores": bool((before != after).any()),
         "reloaded_scores_are_equal": bool((after == again).all()),
         "threads": torch.get_num_threads(),
-        "machine": {key: hardware[key] for key in ("cpu_model", "cpu_cores", "ram_gib", "instruction_set", "amx")},
+        "machine": {
+            key: hardware[key] for key in ("cpu_model", "cpu_cores", "ram_gib", "instruction_set", "bf16_unit")
+        },
         "versions": {key: value for key, value in provenance.versions().items() if key in ("torch", "transformers")},
     }
 

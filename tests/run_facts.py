@@ -79,7 +79,7 @@ PROVENANCE: dict[str, Any] = {
     },
     "hardware": {
         "cpu_model": "13th Gen Intel(R) Core(TM) i7-13700K", "cpu_cores": 24, "ram_gib": 31.78,
-        "gpus": ["NVIDIA GeForce RTX 3090"], "instruction_set": "AVX2", "amx": False,
+        "gpus": ["NVIDIA GeForce RTX 3090"], "instruction_set": "AVX2", "bf16_unit": None,
     },
     "threads": {"intra_op": 8, "inter_op": 8},
 }  # fmt: skip

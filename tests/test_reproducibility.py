@@ -16,8 +16,8 @@ from pipeline.config.machine import Attention, Device, RuntimeConfig
 from pipeline.core import reproducibility
 from pipeline.core.errors import ResourceError
 from pipeline.core.reproducibility import (
+    bf16_unit,
     differences,
-    has_amx,
     micro_batch_tokens,
     resolve_attention,
     resolve_device,
@@ -58,32 +58,40 @@ def test_generators_go_on_after_a_trip_through_a_file() -> None:
 
 
 @pytest.mark.parametrize(
-    ("tiles", "allowed", "amx"),
+    ("tiles", "dot_products", "allowed", "unit"),
     [
-        (True, None, True),
-        (True, "ALL", True),
-        (True, "default", True),
-        (True, "AVX512_CORE_AMX", True),
-        (True, "avx512_core_amx_fp16", True),
-        (True, "AVX512_CORE", False),
-        (True, "AVX512_CORE_BF16", False),
-        (True, "AVX2", False),
-        (False, None, False),
-        (False, "AVX512_CORE_AMX", False),
+        (True, True, None, "AMX"),
+        (True, True, "ALL", "AMX"),
+        (True, True, "default", "AMX"),
+        (True, True, "AVX512_CORE_AMX", "AMX"),
+        (True, False, "avx512_core_amx_fp16", "AMX"),
+        (True, True, "AVX512_CORE_BF16", "AVX512_BF16"),
+        (True, False, "AVX512_CORE_BF16", None),
+        (True, True, "AVX10_1_512", "AVX512_BF16"),
+        (True, True, "AVX512_CORE", None),
+        (True, True, "AVX512_CORE_VNNI", None),
+        (True, True, "AVX2", None),
+        (False, True, None, "AVX512_BF16"),
+        (False, True, "AVX512_CORE_AMX", "AVX512_BF16"),
+        (False, True, "AVX512_CORE", None),
+        (False, False, None, None),
+        (False, False, "AVX512_CORE_AMX", None),
     ],
 )
-def test_auto_is_bf16_only_where_amx_is_there_and_allowed(
-    monkeypatch: pytest.MonkeyPatch, tiles: bool, allowed: str | None, amx: bool
+def test_auto_is_bf16_only_where_a_unit_for_it_is_there_and_allowed(
+    monkeypatch: pytest.MonkeyPatch, tiles: bool, dot_products: bool, allowed: str | None, unit: str | None
 ) -> None:
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: tiles)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: dot_products)
     if allowed is None:
         monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
     else:
         monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", allowed)
-    assert has_amx() is amx
+    assert bf16_unit() == unit
     resolved, reason = resolve_precision(Precision.auto, CPU)
-    assert resolved is (Precision.bf16 if amx else Precision.fp32)
-    assert reason == ("the CPU has AMX" if amx else "the CPU has no AMX")
+    assert resolved is (Precision.bf16 if unit else Precision.fp32)
+    assert reason == f"the CPU has {unit or 'neither AMX nor AVX512_BF16'}"
+    assert scope(CPU, resolved, 1)["bf16_unit"] == unit
     for chosen in (Precision.bf16, Precision.fp32):
         assert resolve_precision(chosen, CPU) == (chosen, "as configured")
 
@@ -114,8 +122,8 @@ def test_attention_is_without_padding_unless_chosen() -> None:
 
 def test_the_token_budget_is_configured_or_a_function_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     assert micro_batch_tokens(RuntimeConfig(micro_batch_tokens=77), CPU, 384, 6) == 77
-    for amx, tokens in ((True, reproducibility.CPU_TOKENS), (False, reproducibility.CPU_TOKENS // 2)):
-        monkeypatch.setattr(reproducibility, "has_amx", lambda amx=amx: amx)
+    for unit, tokens in (("AMX", reproducibility.CPU_TOKENS), (None, reproducibility.CPU_TOKENS // 2)):
+        monkeypatch.setattr(reproducibility, "bf16_unit", lambda unit=unit: unit)
         assert micro_batch_tokens(RuntimeConfig(), CPU, 384, 6) == tokens
     memory = {"bytes": 24 * 2**30}
 

@@ -190,9 +190,8 @@ def _precision(config: Config, device: torch.device) -> Finding:
     if precision is Precision.bf16:
         fast, _ = reproducibility.resolve_precision(Precision.auto, device)
         if fast is not Precision.bf16:
-            where = (
-                "GPU has no bf16 units (compute capability below 8.0)" if device.type == "cuda" else "CPU has no AMX"
-            )
+            on_gpu = "GPU has no bf16 units (compute capability below 8.0)"
+            where = on_gpu if device.type == "cuda" else f"CPU has {reproducibility.NO_BF16_UNIT}"
             return Finding(WARN, "precision", f"bf16, but this {where}: slow. Pass training.precision=fp32 "
                            "evaluation.precision=fp32, which is another recipe")  # fmt: skip
     return Finding(OK, "precision", f"{precision.name} ({reason})")

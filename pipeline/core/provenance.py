@@ -139,20 +139,21 @@ def _cores() -> int:
 
 
 def hardware() -> dict[str, Any]:
-    """CPU model, usable logical cores, RAM in GiB, GPU names (None without one), instruction set, AMX."""
+    """CPU model, usable logical cores, RAM in GiB, GPU names (None without one), instruction set, unit for bf16."""
     import torch
+
+    from pipeline.core.reproducibility import bf16_unit
 
     gpus = None
     if torch.cuda.is_available():
         gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-    amx = getattr(torch.cpu, "_is_amx_tile_supported", None)
     return {
         "cpu_model": _cpu_model(),
         "cpu_cores": _cores(),
         "ram_gib": round(psutil.virtual_memory().total / 2**30, 2),
         "gpus": gpus,
         "instruction_set": torch.backends.cpu.get_cpu_capability(),
-        "amx": bool(amx()) if amx is not None else None,
+        "bf16_unit": bf16_unit(),
         "platform": platform.platform(),
     }
 

@@ -6,6 +6,7 @@ import ctypes
 import os
 import platform
 import random
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,7 +18,10 @@ from pipeline.config.machine import Attention, Device, RuntimeConfig
 from pipeline.core.errors import ResourceError, must
 
 CPU_TOKENS = 8192
-"""Tokens of a micro-batch on a CPU with AMX: enough for full-rate matrix products, few enough for the cache."""
+"""Tokens of a micro-batch on a CPU that multiplies bf16: enough for full-rate products, few enough for the cache."""
+
+NO_BF16_UNIT = "neither AMX nor AVX512_BF16"
+"""What a CPU has that trains in fp32."""
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
 """Parameters of glibc's mallopt, by its malloc.h."""
@@ -93,25 +97,31 @@ def resolve_attention(runtime: RuntimeConfig) -> Attention:
     return Attention.varlen if runtime.attention is Attention.auto else runtime.attention
 
 
-def has_amx() -> bool:
-    """Whether oneDNN may use AMX tiles, so that bf16 is fast on this CPU."""
+def bf16_unit() -> str | None:
+    """What multiplies bf16 on this CPU as far as oneDNN may use it, `AMX` or `AVX512_BF16`; None: nothing does."""
     allowed = os.environ.get("ONEDNN_MAX_CPU_ISA", "ALL").upper()
-    if allowed not in ("ALL", "DEFAULT") and "AMX" not in allowed:
-        return False
-    return bool(torch.cpu._is_amx_tile_supported())
+    free = allowed in ("ALL", "DEFAULT")
+    if torch.cpu._is_amx_tile_supported() and (free or "AMX" in allowed):
+        return "AMX"
+    # oneDNN's names above AVX512_CORE_BF16 are those of AMX and of the 16-bit floats that came after it.
+    if torch.cpu._is_avx512_bf16_supported() and (free or re.search("BF16|FP16|AMX|AVX10", allowed)):
+        return "AVX512_BF16"
+    return None
 
 
 def resolve_precision(precision: Precision, device: torch.device) -> tuple[Precision, str]:
     """`auto` as bf16 or fp32, with the reason.
 
-    bf16 needs compute capability 8.0 on a GPU; a CPU without AMX runs it several times slower than fp32.
+    bf16 needs compute capability 8.0 on a GPU. A CPU multiplies it several times as fast as fp32 with AMX, about twice
+    with AVX512_BF16, and several times slower with neither.
     """
     if precision is not Precision.auto:
         return precision, "as configured"
     if device.type == "cuda":
         fast = torch.cuda.get_device_capability(device)[0] >= 8
         return (Precision.bf16, "the GPU is fast in it") if fast else (Precision.fp32, "the GPU has no bf16 units")
-    return (Precision.bf16, "the CPU has AMX") if has_amx() else (Precision.fp32, "the CPU has no AMX")
+    unit = bf16_unit()
+    return (Precision.bf16, f"the CPU has {unit}") if unit else (Precision.fp32, f"the CPU has {NO_BF16_UNIT}")
 
 
 def micro_batch_tokens(runtime: RuntimeConfig, device: torch.device, hidden_size: int, layers: int) -> int:
@@ -122,8 +132,8 @@ def micro_batch_tokens(runtime: RuntimeConfig, device: torch.device, hidden_size
     if runtime.micro_batch_tokens is not None:
         return runtime.micro_batch_tokens
     if device.type == "cpu":
-        # Twice as wide in fp32, which CPUs without AMX train in.
-        return CPU_TOKENS if has_amx() else CPU_TOKENS // 2
+        # Twice as wide in fp32, which CPUs without units for bf16 train in.
+        return CPU_TOKENS if bf16_unit() else CPU_TOKENS // 2
     return gpu_tokens(torch.cuda.get_device_properties(device).total_memory, hidden_size, layers)
 
 
@@ -141,6 +151,7 @@ def scope(device: torch.device, precision: Precision, budget: int) -> dict[str, 
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "machine": platform.machine(),
         "instruction_set": str(torch.backends.cpu.get_cpu_capability()),
+        "bf16_unit": bf16_unit(),
         "onednn_max_isa": os.environ.get("ONEDNN_MAX_CPU_ISA", "default"),
         "threads": torch.get_num_threads(),
         "precision": precision.name,
