@@ -17,8 +17,8 @@ LAYERS = [
     "config.schema config.asked engine.batching evaluation.measures benchmark.cases "
     "benchmark.figures benchmark.curves",  # pure
     "data.docstrings data.near_duplicates data.splitting mining.judged reporting.samples "  # pure
-    "engine.packed_attention engine.dropout",
-    "core.artifacts core.provenance core.reproducibility config.compose hub.download mining.negatives data.tables "
+    "engine.packed_attention engine.dropout core.reproducibility",
+    "core.artifacts core.provenance config.compose hub.download mining.negatives data.tables "
     "engine.packed_bert engine.packed_modernbert engine.block_attention engine.block_embeddings",
     "engine.block_bert engine.block_scoring",
     "engine.checkpoints engine.tokens engine.packed hub.cache data.trec data.storage config.composed "  # files, machine

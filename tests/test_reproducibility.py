@@ -145,6 +145,7 @@ def test_the_token_budget_is_configured_or_a_function_of_the_machine(monkeypatch
 
 def test_the_scope_names_whatever_moves_bits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
+    monkeypatch.setattr(reproducibility, "bf16_unit", lambda: "AMX")
     here = scope(CPU, Precision.fp32, 8192)
     assert here == scope(CPU, Precision.fp32, 8192)
     assert here["torch"] == str(torch.__version__) and here["threads"] == torch.get_num_threads()
@@ -154,6 +155,8 @@ def test_the_scope_names_whatever_moves_bits(monkeypatch: pytest.MonkeyPatch) ->
         "precision": {**scope(CPU, Precision.bf16, 8192), "onednn_max_isa": "default"},
         "micro_batch_tokens": {**scope(CPU, Precision.fp32, 4096), "onednn_max_isa": "default"},
     }
+    monkeypatch.setattr(reproducibility, "bf16_unit", lambda: "AVX512_BF16")
+    changed["bf16_unit"] = {**scope(CPU, Precision.fp32, 8192), "onednn_max_isa": "default"}
     for name, other in changed.items():
         assert {key for key in here if here[key] != other[key]} == {name}
 
