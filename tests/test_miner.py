@@ -17,6 +17,8 @@ from hypothesis import strategies as st
 from pipeline.config.data import Match, MiningConfig, Retriever, Sampling
 from pipeline.core.errors import DataError
 from pipeline.core.records import LabelledPairs, PairRows, Split, fold
+from pipeline.mining import embeddings
+from pipeline.mining.exact_search import Plain, Rounded
 from pipeline.mining.miner import mine
 from tests.static_model import static_model
 
@@ -86,11 +88,15 @@ def random_pairs(seed: int, count: int) -> list[tuple[str, str]]:
     ],
     ids=["recipe", "absolute", "relative", "no-margin"],
 )
-def test_mined_rows_are_those_of_mine_hard_negatives(tmp_path: Path, keys: dict[str, object]) -> None:
+@pytest.mark.parametrize("search", [Plain, Rounded])
+def test_mined_rows_are_those_of_mine_hard_negatives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keys: dict[str, object], search: type[Plain] | type[Rounded]
+) -> None:
     from datasets import Dataset
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.util import mine_hard_negatives
 
+    monkeypatch.setattr(embeddings, "prepared", search)
     folder = static_model(tmp_path / "model", WORDS)
     pairs = random_pairs(12, 400)
     settings = recipe(folder)

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import faiss
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -20,7 +19,8 @@ from pipeline.core import artifacts
 from pipeline.core.errors import ModelError, NumericsError, must
 from pipeline.core.fingerprint import file_digest, fingerprint, text_digest
 from pipeline.core.progress import bar
-from pipeline.mining.topk import Positions, Ranking, RunningTop, best_columns, stacked, tied_at_cut
+from pipeline.mining.exact_search import inner, prepared
+from pipeline.mining.topk import Positions, Ranking, RunningTop, stacked
 
 log = logging.getLogger(__name__)
 
@@ -29,9 +29,6 @@ QUERY_BLOCK = 4_096
 
 PASSAGE_BLOCK_BYTES = 1 << 29
 """Embeddings of the passages searched at once. Each block's best are found from nothing and merged: few are cheap."""
-
-TIED_CELLS = 1 << 22
-"""Scores held at once for queries with ties at the cut, whose whole rows of a block are sorted (16 MiB)."""
 
 CHUNK = 16_384
 """Texts embedded between two writes, and pairs scored at once."""
@@ -181,7 +178,7 @@ def folder_digest(folder: Path) -> str:
 
 
 class Nearest:
-    """Exact cosine search over embeddings by faiss, block against block, the best kept as blocks pass."""
+    """Exact cosine search over embeddings, block against block, the best kept as blocks pass."""
 
     def __init__(self, embedder: Embedder, passages: Vectors, subset: Positions | None) -> None:
         self._embedder, self._passages = embedder, passages
@@ -196,9 +193,9 @@ class Nearest:
         blocks = range(0, len(self._subset), size)
         with bar("nearest passages", len(blocks) * len(starts)) as moving:
             for offset in blocks:
-                block = self._passages.take(self._subset[offset : offset + size])
+                block = prepared(self._passages.take(self._subset[offset : offset + size]))
                 for start, top in zip(starts, tops, strict=True):
-                    top.add(*_nearest(vectors.take(slice(start, start + QUERY_BLOCK)), block, depth), offset)
+                    top.add(*block.best(vectors.take(slice(start, start + QUERY_BLOCK)), depth), offset)
                     moving.advance()
         return stacked([top.ranking() for top in tops], depth)
 
@@ -208,20 +205,7 @@ class Nearest:
         scores = np.empty(len(query), np.float32)
         for start in range(0, len(query), CHUNK):
             part = slice(start, start + CHUNK)
-            scores[part] = (vectors.take(query[part]) * self._passages.take(self._subset[passage[part]])).sum(axis=1)
+            left, right = vectors.take(query[part]), self._passages.take(self._subset[passage[part]])
+            rows = np.arange(len(left))
+            scores[part] = inner(left, rows, right, rows)
         return scores
-
-
-def _nearest(
-    queries: npt.NDArray[np.float32], block: npt.NDArray[np.float32], depth: int
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-    """`best_columns` of queries x block without the matrix: faiss keeps the best of tiles that fit the cache."""
-    scores, columns = faiss.knn(queries, block, min(depth + 1, len(block)), metric=faiss.METRIC_INNER_PRODUCT)
-    tied = tied_at_cut(scores, depth)
-    scores, columns = scores[:, :depth], columns[:, :depth]
-    held = max(1, TIED_CELLS // len(block))
-    for start in range(0, len(tied), held):
-        # faiss keeps any of equal scores; these few rows are sorted in full.
-        rows = tied[start : start + held]
-        scores[rows], columns[rows] = best_columns(torch.from_numpy(queries[rows] @ block.T), depth)
-    return scores, columns

@@ -1,0 +1,116 @@
+"""Both ways of searching against a full sort in exact arithmetic."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.mining import exact_search
+from pipeline.mining.exact_search import Block, Plain, Rounded, inner, prepared
+from pipeline.mining.topk import RunningTop
+
+KINDS = [Plain, Rounded]
+
+
+def ranked(block: Block, queries: np.ndarray, depth: int) -> tuple[list[list[int]], list[list[float]]]:
+    top = RunningTop(len(queries), depth)
+    top.add(*block.best(queries, depth), 0)
+    found = top.ranking()
+    return found.indices.tolist(), found.scores.tolist()
+
+
+def sorted_in_full(scores: np.ndarray, depth: int) -> tuple[list[list[int]], list[list[float]]]:
+    missing = depth - min(depth, scores.shape[1])
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :depth]
+    values = np.take_along_axis(scores, order, axis=1).astype(np.float32)
+    return [[*row, *[-1] * missing] for row in order.tolist()], [
+        [*row, *[-np.inf] * missing] for row in values.tolist()
+    ]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=60, deadline=None)
+@given(
+    queries=st.integers(1, 40), passages=st.integers(1, 300), depth=st.integers(1, 30),
+    largest=st.sampled_from([1, 300, 2000]), spread=st.sampled_from([1, 5, 300, 2000]), seed=st.integers(0, 99),
+)  # fmt: skip
+def test_the_best_are_those_of_a_full_sort(
+    kind: type[Plain] | type[Rounded], queries: int, passages: int, depth: int, largest: int, spread: int, seed: int
+) -> None:
+    # Whole numbers: exact in fp32 (4 * 2000² < 2²⁴), not in bf16 beyond 256; a small spread makes ties and near ties.
+    draw = np.random.default_rng(seed)
+    base = draw.integers(-largest, largest + 1, 4)
+    corpus = np.clip(base + draw.integers(-spread, spread + 1, (passages, 4)), -2000, 2000)
+    asked = np.clip(base + draw.integers(-spread, spread + 1, (queries, 4)), -2000, 2000)
+    asked *= draw.choice([-1, 1], 4)  # sums that cancel keep the error of what was rounded before
+    found = ranked(kind(corpus.astype(np.float32)), asked.astype(np.float32), depth)
+    assert found == sorted_in_full(asked @ corpus.T, depth)
+
+
+@pytest.mark.parametrize("largest", [260, 300, 600, 2000])
+def test_no_query_of_many_loses_a_passage_to_rounding(largest: int) -> None:
+    draw = np.random.default_rng(largest)
+    corpus, asked = (draw.integers(-largest, largest + 1, (rows, 4)) for rows in (400, 8_000))
+    found = Rounded(corpus.astype(np.float32)).best(asked.astype(np.float32), 10)
+    expected = np.array(sorted_in_full(asked @ corpus.T, 10)[0])
+    np.testing.assert_array_equal(np.sort(found[1], axis=1), np.sort(expected, axis=1))
+
+
+@pytest.mark.parametrize(
+    ("query", "first_in_bf16", "first"),
+    [
+        # 257.0078 becomes 258 and 257 becomes 256, but the latter is ahead by the query's 2^-10, which is lost too.
+        ([1.0, 1 + 2**-10], [256.0, 1 + 2**-7], [129.0, 128.0]),
+        # Rounding the query moves one up and the other down, each by less than the bound but both by more than it.
+        ([1.0, 1 + 2**-9, 1.0], [200.0, -199.0, 0.0], [-199.0, 199.0, 0.3125]),
+    ],
+    ids=["sum", "query"],
+)
+def test_each_part_of_the_bound_is_needed(query: list[float], first_in_bf16: list[float], first: list[float]) -> None:
+    asked, corpus = np.array([query], np.float32), np.array([first_in_bf16, first], np.float32)
+    assert ranked(Rounded(corpus), asked, 1)[0] == sorted_in_full(asked @ corpus.T, 1)[0] == [[1]]
+
+
+def test_scores_closer_than_bf16_can_tell_are_told_apart() -> None:
+    draw = np.random.default_rng(0)
+    corpus = draw.standard_normal(64) + 1e-4 * draw.standard_normal((3_000, 64))
+    corpus = (corpus / np.linalg.norm(corpus, axis=1, keepdims=True)).astype(np.float32)
+    asked = corpus[::100] + np.float32(0.01) * draw.standard_normal((30, 64), dtype=np.float32)
+    exact = asked.astype(np.float64) @ corpus.T.astype(np.float64)
+    indices, scores = ranked(Rounded(corpus), asked, 10)
+    np.testing.assert_allclose(scores, -np.sort(-exact, axis=1)[:, :10], rtol=0, atol=5e-7)
+    np.testing.assert_allclose(scores, np.take_along_axis(exact, np.array(indices), axis=1), rtol=0, atol=5e-7)
+    rough = np.take_along_axis(exact, (-(asked @ corpus.T)).argsort(axis=1)[:, 400:401], axis=1)
+    assert (np.array(scores)[:, :1] - rough < 2**-9).all(), "hundreds of passages must be one score in bf16"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_tiles_do_not_show(kind: type[Plain] | type[Rounded], monkeypatch: pytest.MonkeyPatch) -> None:
+    draw = np.random.default_rng(1)
+    corpus = draw.integers(-9, 10, (200, 8)).astype(np.float32)
+    asked = draw.integers(-9, 10, (50, 8)).astype(np.float32)
+    whole = ranked(kind(corpus), asked, 12)
+    for name, value in (("TILE", 7), ("PRODUCTS", 24), ("TIED_CELLS", 400)):
+        monkeypatch.setattr(exact_search, name, value)
+    assert ranked(kind(corpus), asked, 12) == whole
+
+
+def test_a_pair_scores_the_same_wherever_it_stands() -> None:
+    draw = np.random.default_rng(2)
+    left, right = (draw.standard_normal((1, 1024), dtype=np.float32) for _ in range(2))
+    corpus = draw.standard_normal((999, 1024), dtype=np.float32)
+    corpus[[0, 7, 500, 998]] = right
+    places = np.array([500, 3, 0, 998, 5, 7])
+    scores = inner(left, np.zeros(6, np.int64), corpus, places)
+    assert scores[0] == scores[2] == scores[3] == scores[5]
+    np.testing.assert_allclose(scores, corpus[places].astype(np.float64) @ left[0].astype(np.float64), atol=1e-4)
+
+
+@pytest.mark.parametrize(("unit", "kind"), [("AMX", Rounded), ("AVX512_BF16", Rounded), (None, Plain)])
+def test_bf16_only_where_the_cpu_multiplies_it(
+    monkeypatch: pytest.MonkeyPatch, unit: str | None, kind: type[Plain] | type[Rounded]
+) -> None:
+    monkeypatch.setattr(exact_search, "bf16_unit", lambda: unit)
+    assert type(prepared(np.ones((2, 3), np.float32))) is kind
