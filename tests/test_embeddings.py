@@ -12,6 +12,7 @@ import pytest
 from pipeline.core.errors import ModelError, NumericsError
 from pipeline.mining import embeddings
 from pipeline.mining.embeddings import VECTORS, Embedder, Vectors, folder_digest
+from pipeline.mining.exact_search import Plain, Rounded
 from tests.static_model import static_model
 
 WORDS = [f"w{number}" for number in range(50)]
@@ -27,7 +28,11 @@ def loads(embedder: Embedder) -> bool:
     return embedder._model is not None
 
 
-def test_search_is_exact_and_blocks_do_not_show(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("search", [Plain, Rounded])
+def test_search_is_exact_and_blocks_do_not_show(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, search: type[Plain] | type[Rounded]
+) -> None:
+    monkeypatch.setattr(embeddings, "prepared", search)
     monkeypatch.setattr(embeddings, "QUERY_BLOCK", 7)
     monkeypatch.setattr(embeddings, "PASSAGE_BLOCK_BYTES", 64 * 4 * 32)  # 64 passages
     monkeypatch.setattr(embeddings, "CHUNK", 10)
@@ -47,7 +52,11 @@ def test_search_is_exact_and_blocks_do_not_show(model: Path, tmp_path: Path, mon
     np.testing.assert_allclose(scores, cosines[query, passage], atol=1e-6)
 
 
-def test_equal_passages_stand_in_order(model: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("search", [Plain, Rounded])
+def test_equal_passages_stand_in_order(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, search: type[Plain] | type[Rounded]
+) -> None:
+    monkeypatch.setattr(embeddings, "prepared", search)
     found = Embedder(model, tmp_path).searcher(["w1", "w2", "W1", "w1  "]).search(["w1"], 3)
     assert found.indices.tolist() == [[0, 2, 3]]
 

@@ -58,19 +58,51 @@ def test_no_query_of_many_loses_a_passage_to_rounding(largest: int) -> None:
     np.testing.assert_array_equal(np.sort(found[1], axis=1), np.sort(expected, axis=1))
 
 
-@pytest.mark.parametrize(
-    ("query", "first_in_bf16", "first"),
-    [
-        # 257.0078 becomes 258 and 257 becomes 256, but the latter is ahead by the query's 2^-10, which is lost too.
-        ([1.0, 1 + 2**-10], [256.0, 1 + 2**-7], [129.0, 128.0]),
-        # Rounding the query moves one up and the other down, each by less than the bound but both by more than it.
-        ([1.0, 1 + 2**-9, 1.0], [200.0, -199.0, 0.0], [-199.0, 199.0, 0.3125]),
-    ],
-    ids=["sum", "query"],
-)
-def test_each_part_of_the_bound_is_needed(query: list[float], first_in_bf16: list[float], first: list[float]) -> None:
-    asked, corpus = np.array([query], np.float32), np.array([first_in_bf16, first], np.float32)
-    assert ranked(Rounded(corpus), asked, 1)[0] == sorted_in_full(asked @ corpus.T, 1)[0] == [[1]]
+ALMOST_LOST = {
+    # Rounding the query moves one up and the other down: each by almost the bound, both by over 1.6 times as much.
+    "query": ([1 + 2**-9, 64.0, 1.0], [-200.0, 3.125, 0.75], [200.0, -3.125, 0.0]),
+    # The same for the passages.
+    "passages": ([200.0, -200.0, 1.0], [1 + 3 * 2**-9, 1.0, 0.0], [1 + 2**-9, 1.0, 0.8125]),
+    # 257.0078 becomes 258 and 257 becomes 256, but the second is ahead by the query's 2^-14, which is lost too.
+    "sum": ([1.0, 2**-4 * (1 + 2**-10)], [256.0, 16.125], [245.0, 192.0]),
+}
+"""Query, the passage that bf16 puts first, and the one that is first."""
+
+
+@pytest.mark.parametrize("case", ALMOST_LOST)
+@pytest.mark.parametrize("rows", [exact_search.ROWS, 2])
+def test_no_part_of_the_bound_can_be_left_out(case: str, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exact_search, "ROWS", rows)
+    query, *passages = (np.array([values], np.float32) for values in ALMOST_LOST[case])
+    nothing = np.zeros((2, query.shape[1]), np.float32)
+    corpus = np.concatenate([nothing, *passages, *(-one for one in passages)])
+    assert not corpus.mean(axis=0).any(), "the mean is taken off, and these are to stand as they are written"
+    assert ranked(Rounded(corpus), query, 1)[0] == sorted_in_full(query @ corpus.T, 1)[0] == [[3]]
+
+
+def test_what_only_summing_in_fp32_may_misplace_is_a_candidate() -> None:
+    # 4096 * 4096 + 3 - 4096 * 4096 may come out as anything from 0 to 4.
+    large = [4096.0, 1.0, 1.0, 1.0, 1.0, -4096.0]
+    corpus = np.array([large, [0, 0, 0, 0, 3, 0], [-x for x in large], [0, 0, 0, 0, -3, 0]], np.float32)
+    _, column = Rounded(corpus)._candidates(np.array([[4096, 1, 1, 1, 1, 4096]], np.float32), 1)
+    assert {0, 1} <= set(column.tolist())
+
+
+@pytest.mark.parametrize("shared", [0.0, 2.0])
+def test_few_are_scored_twice(shared: float) -> None:
+    """Also where all passages are alike: cosines of 0.8 with each other."""
+    draw = np.random.default_rng(3)
+    corpus = draw.standard_normal((5_000, 384), np.float32) + shared * draw.standard_normal(384, np.float32)
+    corpus /= np.linalg.norm(corpus, axis=1, keepdims=True)
+    query, _ = Rounded(corpus)._candidates(corpus[:20], 50)
+    assert np.bincount(query).min() >= 50 and len(query) < 20 * 3 * 50
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_query_of_nothing_and_passages_that_are_all_one(kind: type[Plain] | type[Rounded]) -> None:
+    same = np.full((3_000, 16), 0.25, np.float32)
+    asked = np.concatenate([np.zeros((1, 16), np.float32), same[:1]])
+    assert ranked(kind(same), asked, 5) == ([[0, 1, 2, 3, 4]] * 2, [[0.0] * 5, [1.0] * 5])
 
 
 def test_scores_closer_than_bf16_can_tell_are_told_apart() -> None:
@@ -89,10 +121,11 @@ def test_scores_closer_than_bf16_can_tell_are_told_apart() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_tiles_do_not_show(kind: type[Plain] | type[Rounded], monkeypatch: pytest.MonkeyPatch) -> None:
     draw = np.random.default_rng(1)
-    corpus = draw.integers(-9, 10, (200, 8)).astype(np.float32)
-    asked = draw.integers(-9, 10, (50, 8)).astype(np.float32)
+    corpus = draw.integers(-2000, 2001, (200, 4)).astype(np.float32)
+    asked = draw.integers(-2000, 2001, (50, 4)).astype(np.float32)
     whole = ranked(kind(corpus), asked, 12)
-    for name, value in (("TILE", 7), ("PRODUCTS", 24), ("TIED_CELLS", 400)):
+    small = {"ROUGH_CELLS": 1_500, "CANDIDATES": 50, "PRODUCTS": 24, "TIED_CELLS": 400, "ROWS": 70}
+    for name, value in small.items():
         monkeypatch.setattr(exact_search, name, value)
     assert ranked(kind(corpus), asked, 12) == whole
 
@@ -103,7 +136,7 @@ def test_a_pair_scores_the_same_wherever_it_stands() -> None:
     corpus = draw.standard_normal((999, 1024), dtype=np.float32)
     corpus[[0, 7, 500, 998]] = right
     places = np.array([500, 3, 0, 998, 5, 7])
-    scores = inner(left, np.zeros(6, np.int64), corpus, places)
+    scores = inner(left.repeat(6, axis=0), corpus[places])
     assert scores[0] == scores[2] == scores[3] == scores[5]
     np.testing.assert_allclose(scores, corpus[places].astype(np.float64) @ left[0].astype(np.float64), atol=1e-4)
 

@@ -68,6 +68,12 @@ def test_generators_go_on_after_a_trip_through_a_file() -> None:
         (True, True, "AVX512_CORE_BF16", "AVX512_BF16"),
         (True, False, "AVX512_CORE_BF16", None),
         (True, True, "AVX10_1_512", "AVX512_BF16"),
+        (True, True, "AVX512_CORE_FP16", "AVX512_BF16"),
+        (True, True, "AVX10_2", "AVX512_BF16"),
+        (True, True, "AVX10_1_512_AMX", "AMX"),
+        (True, True, "", "AMX"),
+        (True, True, "no such set", "AMX"),
+        (True, True, "AVX2_VNNI_2", None),
         (True, True, "AVX512_CORE", None),
         (True, True, "AVX512_CORE_VNNI", None),
         (True, True, "AVX2", None),
@@ -83,6 +89,7 @@ def test_auto_is_bf16_only_where_a_unit_for_it_is_there_and_allowed(
 ) -> None:
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: tiles)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: dot_products)
+    monkeypatch.delenv("DNNL_MAX_CPU_ISA", raising=False)
     if allowed is None:
         monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
     else:
@@ -92,6 +99,8 @@ def test_auto_is_bf16_only_where_a_unit_for_it_is_there_and_allowed(
     assert resolved is (Precision.bf16 if unit else Precision.fp32)
     assert reason == f"the CPU has {unit or 'neither AMX nor AVX512_BF16'}"
     assert scope(CPU, resolved, 1)["bf16_unit"] == unit
+    monkeypatch.setenv("DNNL_MAX_CPU_ISA", "AVX2")  # its older name, which counts where the other is not set
+    assert bf16_unit() == (unit if allowed else None)
     for chosen in (Precision.bf16, Precision.fp32):
         assert resolve_precision(chosen, CPU) == (chosen, "as configured")
 
@@ -144,7 +153,8 @@ def test_the_token_budget_is_configured_or_a_function_of_the_machine(monkeypatch
 
 
 def test_the_scope_names_whatever_moves_bits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
+    for name in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(reproducibility, "bf16_unit", lambda: "AMX")
     here = scope(CPU, Precision.fp32, 8192)
     assert here == scope(CPU, Precision.fp32, 8192)
@@ -152,11 +162,11 @@ def test_the_scope_names_whatever_moves_bits(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
     changed = {
         "onednn_max_isa": scope(CPU, Precision.fp32, 8192),
-        "precision": {**scope(CPU, Precision.bf16, 8192), "onednn_max_isa": "default"},
-        "micro_batch_tokens": {**scope(CPU, Precision.fp32, 4096), "onednn_max_isa": "default"},
+        "precision": {**scope(CPU, Precision.bf16, 8192), "onednn_max_isa": "ALL"},
+        "micro_batch_tokens": {**scope(CPU, Precision.fp32, 4096), "onednn_max_isa": "ALL"},
     }
     monkeypatch.setattr(reproducibility, "bf16_unit", lambda: "AVX512_BF16")
-    changed["bf16_unit"] = {**scope(CPU, Precision.fp32, 8192), "onednn_max_isa": "default"}
+    changed["bf16_unit"] = {**scope(CPU, Precision.fp32, 8192), "onednn_max_isa": "ALL"}
     for name, other in changed.items():
         assert {key for key in here if here[key] != other[key]} == {name}
 

@@ -25,8 +25,8 @@ from pipeline.config.learning import Precision
 from pipeline.config.schema import Config
 from pipeline.core import upkeep
 from pipeline.core.artifacts import read_json, write_json
+from pipeline.core.errors import ConfigError, must
 from pipeline.core.records import AS_RETRIEVED, TRAINED, UNTRAINED, RerankingSet
-from pipeline.core.reproducibility import resolve_precision
 from pipeline.data import storage
 from pipeline.data.packaged_docs import extract
 from pipeline.engine import modeling
@@ -77,6 +77,15 @@ def prepare(rows: int, work: Path, overrides: Sequence[str] = ()) -> None:
 def configuration(overrides: Sequence[str], outputs: Path) -> Config:
     """The quickstart without energy measurement, which the reference does not do."""
     return composed(["experiment=quickstart", "emissions=off", f"outputs_dir='{outputs}'", *overrides])
+
+
+def precision_of(work: Path) -> Precision:
+    """The precision our command names, in which both sides train and evaluate."""
+    config = configuration(read_json(work / "texts.json")["command"], work / "outputs")
+    if config.training.precision is not config.evaluation.precision:
+        raise ConfigError(must("evaluation.precision", "be training.precision's", config.evaluation.precision.name,
+                               "Both sides of case=quickstart use one precision."))  # fmt: skip
+    return config.training.precision
 
 
 def scaled(whole: Config, rows: int, pairs: int) -> list[str]:
@@ -154,17 +163,12 @@ def ours(settings: Settings, texts: Columns, model: Path, device: torch.device, 
 def reference(
     settings: Settings, setting: dict[str, Any], texts: Columns, model: Path, device: torch.device, precision: Precision
 ) -> Done:
-    """The same rows, steps, fixed evaluations and checkpoints by sentence-transformers; it does not mine.
-
-    Precisions are those of our command, which may name others than the machine's: figures are compared.
-    """
+    """The same rows, steps, fixed evaluations and checkpoints by sentence-transformers; it does not mine."""
     import sentence_transformers  # noqa: F401  # as ours: libraries are loaded before the clock starts
     from sentence_transformers.cross_encoder import CrossEncoderTrainer  # noqa: F401
 
     rows = read_json(model.parent / ROWS)
     config = configuration(texts["command"], model.parent / "outputs")
-    training, _ = resolve_precision(config.training.precision, device)
-    precision, _ = resolve_precision(config.evaluation.precision, device)
     phases, clock = _Phases(), Clock()
     phases.figures["mine_seconds"] = 0.0
     dev = _evaluator(rows["dev"], setting)
@@ -172,7 +176,7 @@ def reference(
         encoder = _in_precision(load(model, setting, device), device, precision)
         found = {UNTRAINED: dev(encoder)}
     with phases.of("train"):
-        pairs = _train(encoder, rows, config, setting, device, training, model.parent / "reference")
+        pairs = _train(encoder, rows, config, setting, device, precision, model.parent / "reference")
     with phases.of("evaluate"):
         found[TRAINED] = dev(
             _in_precision(load(model.parent / "reference" / "model", setting, device), device, precision)

@@ -115,7 +115,8 @@ def run(case: Case, setting: dict[str, Any] | None, work: Path, energy: bool) ->
     """
     settings = CASES[case]
     device = resolve_device(RuntimeConfig())
-    precision, reason = resolve_precision(Precision.auto, device)
+    asked = quickstart.precision_of(work) if settings.job == "quickstart" else Precision.auto
+    precision, reason = resolve_precision(asked, device)
     texts = read_json(work / "texts.json")
     with measured(energy, None, f"benchmark {case.name}") as meter:
         if setting is None:

@@ -6,7 +6,6 @@ import ctypes
 import os
 import platform
 import random
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,6 +18,10 @@ from pipeline.core.errors import ResourceError, must
 
 CPU_TOKENS = 8192
 """Tokens of a micro-batch on a CPU that multiplies bf16: enough for full-rate products, few enough for the cache."""
+
+WITHOUT_BF16 = frozenset({"SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE", "AVX512_CORE_VNNI"})
+WITHOUT_AMX = frozenset({"AVX512_CORE_BF16", "AVX512_CORE_FP16", "AVX10_1_512", "AVX10_2", "AVX10_2_512"})
+"""oneDNN's names of instruction sets that leave those units out; a name it does not know is no limit to it."""
 
 NO_BF16_UNIT = "neither AMX nor AVX512_BF16"
 """What a CPU has that trains in fp32."""
@@ -99,14 +102,17 @@ def resolve_attention(runtime: RuntimeConfig) -> Attention:
 
 def bf16_unit() -> str | None:
     """What multiplies bf16 on this CPU as far as oneDNN may use it, `AMX` or `AVX512_BF16`; None: nothing does."""
-    allowed = os.environ.get("ONEDNN_MAX_CPU_ISA", "ALL").upper()
-    free = allowed in ("ALL", "DEFAULT")
-    if torch.cpu._is_amx_tile_supported() and (free or "AMX" in allowed):
+    limit = onednn_limit()
+    if limit in WITHOUT_BF16:
+        return None
+    if torch.cpu._is_amx_tile_supported() and limit not in WITHOUT_AMX:
         return "AMX"
-    # oneDNN's names above AVX512_CORE_BF16 are those of AMX and of the 16-bit floats that came after it.
-    if torch.cpu._is_avx512_bf16_supported() and (free or re.search("BF16|FP16|AMX|AVX10", allowed)):
-        return "AVX512_BF16"
-    return None
+    return "AVX512_BF16" if torch.cpu._is_avx512_bf16_supported() else None
+
+
+def onednn_limit() -> str:
+    """The instruction set oneDNN was told to stay within, `ALL` for none, read as it reads it."""
+    return (os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA") or "ALL").upper()
 
 
 def resolve_precision(precision: Precision, device: torch.device) -> tuple[Precision, str]:
@@ -152,7 +158,7 @@ def scope(device: torch.device, precision: Precision, budget: int) -> dict[str, 
         "machine": platform.machine(),
         "instruction_set": str(torch.backends.cpu.get_cpu_capability()),
         "bf16_unit": bf16_unit(),
-        "onednn_max_isa": os.environ.get("ONEDNN_MAX_CPU_ISA", "default"),
+        "onednn_max_isa": onednn_limit(),
         "threads": torch.get_num_threads(),
         "precision": precision.name,
         "micro_batch_tokens": budget,

@@ -197,6 +197,7 @@ class Nearest:
                 for start, top in zip(starts, tops, strict=True):
                     top.add(*block.best(vectors.take(slice(start, start + QUERY_BLOCK)), depth), offset)
                     moving.advance()
+                del block  # before the next one is read
         return stacked([top.ranking() for top in tops], depth)
 
     def score(self, queries: Sequence[str], query: Positions, passage: Positions) -> npt.NDArray[np.float32]:
@@ -205,7 +206,5 @@ class Nearest:
         scores = np.empty(len(query), np.float32)
         for start in range(0, len(query), CHUNK):
             part = slice(start, start + CHUNK)
-            left, right = vectors.take(query[part]), self._passages.take(self._subset[passage[part]])
-            rows = np.arange(len(left))
-            scores[part] = inner(left, rows, right, rows)
+            scores[part] = inner(vectors.take(query[part]), self._passages.take(self._subset[passage[part]]))
         return scores

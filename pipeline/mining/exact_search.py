@@ -1,6 +1,7 @@
 """The best passages by inner product, exactly: in fp32 by faiss, or in bf16 and what that may have misplaced again.
 
-Knows nothing of texts or models, and holds one block of passages at a time.
+Knows nothing of texts or models. Embeddings are (rows, dimension) float32 arrays, rows of about unit length or zero,
+and a block of them and the queries asked of it are never empty.
 """
 
 from __future__ import annotations
@@ -15,8 +16,16 @@ import torch
 from pipeline.core.reproducibility import bf16_unit
 from pipeline.mining.topk import Positions, best_columns, tied_at_cut
 
-TILE = 512
-"""Queries whose rough scores are held at once: 128 MiB against half a gigabyte of passages of 1,024 dimensions."""
+Floats = npt.NDArray[np.float32]
+
+Best = tuple[Floats, npt.NDArray[np.int64]]
+"""Scores and columns (queries, at most depth) in any order; of equal scores at the cut, the lower columns."""
+
+ROUGH_CELLS = 1 << 26
+"""Rough scores held at once (128 MiB)."""
+
+CANDIDATES = 1 << 20
+"""Passages scored exactly before the best are kept, unless one query alone has more."""
 
 PRODUCTS = 1 << 20
 """Numbers multiplied at once where pairs are scored one by one: two such arrays of 4 MiB stay in the cache."""
@@ -24,47 +33,43 @@ PRODUCTS = 1 << 20
 TIED_CELLS = 1 << 22
 """Scores held at once for queries with ties at the cut, whose whole rows of a block are sorted (16 MiB)."""
 
+ROWS = 4_096
+"""Passages rounded at once."""
+
 HALF_ULP_BF16, HALF_ULP_FP32 = 2.0**-8, 2.0**-24
 """Most that rounding to nearest moves a number, as a share of it."""
-
-Vectors = npt.NDArray[np.float32]
-"""(rows, dimension)."""
-
-Best = tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]
-"""Scores and columns (queries, at most depth) in any order, lower columns first chosen among equal scores."""
 
 
 class Block(Protocol):
     """Some passages, ready to be searched."""
 
-    def best(self, queries: Vectors, depth: int) -> Best:
-        """The `depth` best passages of each query; those of score -inf are none."""
+    def best(self, queries: Floats, depth: int) -> Best:
+        """The `depth` best passages of each query."""
 
 
-def prepared(passages: Vectors) -> Block:
-    """The block by which this CPU searches fastest. Both find the same, scores but for fp32's rounding."""
+def prepared(passages: Floats) -> Block:
+    """The block by which this CPU searches fastest. Where scores differ by more than fp32's rounding, both agree."""
     return Rounded(passages) if bf16_unit() else Plain(passages)
 
 
-def inner(queries: Vectors, query: Positions, passages: Vectors, passage: Positions) -> npt.NDArray[np.float32]:
-    """Inner products (pairs,) of `queries[query[i]]` and `passages[passage[i]]`, the same wherever a pair stands."""
-    left, right = torch.from_numpy(queries), torch.from_numpy(passages)
-    scores = torch.empty(len(query))
+def inner(left: Floats, right: Floats) -> Floats:
+    """Inner products (rows,) of equally many rows, the same wherever a pair of rows stands."""
+    scores = np.empty(len(left), np.float32)
     size = max(1, PRODUCTS // max(1, left.shape[1]))
-    for start in range(0, len(query), size):
+    for start in range(0, len(left), size):
         part = slice(start, start + size)
-        factors = left[torch.from_numpy(query[part])].mul_(right[torch.from_numpy(passage[part])])
-        torch.sum(factors, dim=1, out=scores[part])
-    return scores.numpy()
+        factors = torch.from_numpy(left[part]) * torch.from_numpy(right[part])
+        scores[part] = factors.sum(dim=1).numpy()
+    return scores
 
 
 class Plain:
     """All of it in fp32. faiss keeps the best of tiles that fit the cache; the matrix is never there."""
 
-    def __init__(self, passages: Vectors) -> None:
+    def __init__(self, passages: Floats) -> None:
         self._passages = passages
 
-    def best(self, queries: Vectors, depth: int) -> Best:
+    def best(self, queries: Floats, depth: int) -> Best:
         """See `Block`."""
         block = self._passages
         scores, columns = faiss.knn(queries, block, min(depth + 1, len(block)), metric=faiss.METRIC_INNER_PRODUCT)
@@ -81,43 +86,70 @@ class Plain:
 class Rounded:
     """Rough scores in bf16 for all, exact ones in fp32 for every passage that may be among the best.
 
+    Rough scores are of passages less their mean, which changes no query's order and leaves less to round.
+
     How far a rough score may lie from the exact one is bounded, not guessed: rounding moved query q by dq and passage
     p by dp, so that q·p and the product of the rounded ones differ by at most |dq| |p| + |q + dq| |dp|
     (Cauchy-Schwarz), besides what summing in fp32 and rounding the sum to bf16 add.
     """
 
-    def __init__(self, passages: Vectors) -> None:
+    def __init__(self, passages: Floats) -> None:
         self._passages = passages
-        whole = torch.from_numpy(passages)
-        self._rough = whole.bfloat16()
-        self._longest = self._moved = 0.0
-        for start in range(0, len(whole), TILE):
-            part, rough = whole[start : start + TILE], self._rough[start : start + TILE]
-            self._longest = max(self._longest, float(part.norm(dim=1).max()))
-            self._moved = max(self._moved, float((part - rough).norm(dim=1).max()))
+        mean = torch.from_numpy(passages.mean(axis=0))
+        self._rough = torch.empty(passages.shape, dtype=torch.bfloat16)
+        self._longest = self._centred = self._moved = 0.0
+        for start in range(0, len(passages), ROWS):
+            part = torch.from_numpy(passages[start : start + ROWS])
+            centred = part - mean
+            rough = self._rough[start : start + ROWS].copy_(centred)
+            self._longest = max(self._longest, _longest(part))
+            self._centred = max(self._centred, _longest(centred))
+            self._moved = max(self._moved, _longest(centred - rough))
 
-    def best(self, queries: Vectors, depth: int) -> Best:
+    def best(self, queries: Floats, depth: int) -> Best:
         """See `Block`."""
-        parts = [self._tile(queries[start : start + TILE], depth) for start in range(0, len(queries), TILE)]
+        depth, size = min(depth, len(self._passages)), max(1, ROUGH_CELLS // len(self._passages))
+        parts = []
+        for start in range(0, len(queries), size):
+            asked = queries[start : start + size]
+            query, column = self._candidates(asked, depth)
+            ends = np.bincount(query, minlength=len(asked)).cumsum()
+            row = 0
+            while row < len(asked):
+                first = int(ends[row - 1]) if row else 0
+                after = max(row + 1, int(np.searchsorted(ends, first + CANDIDATES, side="right")))
+                part = slice(first, int(ends[after - 1]))
+                parts.append(self._exact(asked[row:after], query[part] - row, column[part], depth))
+                row = after
         return np.concatenate([scores for scores, _ in parts]), np.concatenate([columns for _, columns in parts])
 
-    def _tile(self, queries: Vectors, depth: int) -> Best:
-        depth = min(depth, len(self._passages))
-        whole = torch.from_numpy(queries)
-        rounded = whole.bfloat16()
+    def _candidates(self, queries: Floats, depth: int) -> tuple[Positions, Positions]:
+        """Query and column of every passage that may be among the `depth` best, by query, then column."""
+        asked = torch.from_numpy(queries)
+        rounded = asked.bfloat16()
         rough = rounded @ self._rough.T
-        summing = 2 * whole.shape[1] * HALF_ULP_FP32 * whole.norm(dim=1) * self._longest
-        apart = (whole - rounded).norm(dim=1) * self._longest + rounded.float().norm(dim=1) * self._moved + summing
+        # Dimension x half a unit for the rough sum and for the exact one, and as much for the rounding in these lines.
+        summing = 3 * asked.shape[1] * HALF_ULP_FP32 * asked.norm(dim=1) * (self._longest + self._centred)
+        moved = (asked - rounded).norm(dim=1) * self._centred + rounded.float().norm(dim=1) * self._moved
         # `depth` passages are exactly at least this good, so those that must be worse are not among the best. Rounding
         # keeps order: what reached the floor before its sum was rounded reaches the rounded floor after.
         last = rough.topk(depth, dim=1, sorted=False).values.amin(1).float()
-        floor = last - last.abs() * HALF_ULP_BF16 - 2 * apart
+        floor = last - last.abs() * HALF_ULP_BF16 - 2 * (moved + summing)
         query, column = (rough >= floor.bfloat16()[:, None]).nonzero(as_tuple=True)
-        found = inner(queries, query.numpy(), self._passages, column.numpy())
-        held = torch.bincount(query, minlength=len(queries))
-        place = torch.arange(len(query)) - (held.cumsum(0) - held)[query]
-        shape = (len(queries), int(held.max()))
-        scores = torch.full(shape, -torch.inf).index_put_((query, place), torch.from_numpy(found))
-        columns = torch.zeros(shape, dtype=torch.int64).index_put_((query, place), column)
-        best, places = best_columns(scores, depth)
-        return best, columns.gather(1, torch.from_numpy(places)).numpy()
+        return query.numpy(), column.numpy()
+
+    def _exact(self, queries: Floats, query: Positions, column: Positions, depth: int) -> Best:
+        """The best of candidates in order of query and column; every query has `depth` of them or more."""
+        scores = np.empty(len(query), np.float32)
+        size = max(1, PRODUCTS // max(1, queries.shape[1]))
+        for start in range(0, len(query), size):
+            part = slice(start, start + size)
+            scores[part] = inner(queries[query[part]], self._passages[column[part]])
+        order = np.lexsort((-scores, query))  # stable: of equal scores the lower column comes first
+        counts = np.bincount(query, minlength=len(queries))
+        chosen = order[(counts.cumsum() - counts)[:, None] + np.arange(depth)]
+        return scores[chosen], column[chosen]
+
+
+def _longest(rows: torch.Tensor) -> float:
+    return float(rows.norm(dim=1).max())

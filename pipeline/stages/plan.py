@@ -32,7 +32,7 @@ from pipeline.telemetry.pieces import Pieces, counted
 
 log = logging.getLogger(__name__)
 
-VERSIONS = {"mine": 2, "tokens": 1, "train": 3, "evaluate": 3, "card": 2}
+VERSIONS = {"mine": 1, "search": 1, "tokens": 1, "train": 3, "evaluate": 3, "card": 2}
 """Raised when the code would write something else for the same configuration."""
 
 
@@ -128,7 +128,7 @@ class Run:
             "data": plain(config.data),
             "mining": plain(config.mining),
             "content": {**content, **({} if self.source is None else self.source.identity)},
-            "retriever": None if self.retriever is None else self.retriever.identity,
+            "retriever": None if self.retriever is None else {**self.retriever.identity, "search": VERSIONS["search"]},
         }
 
     @cached_property
