@@ -27,8 +27,9 @@ from pipeline.core import provenance
 from pipeline.core.reproducibility import gpu_tokens
 from pipeline.engine import modeling
 from pipeline.engine.scoring import PairScorer
+from pipeline.engine.steps import TrainingRows
 from pipeline.engine.tokens import PairTemplate, TokenTable
-from pipeline.engine.training import Hooks, Trainer, TrainingRows
+from pipeline.engine.training import Hooks, Trainer
 
 MODERNBERT_LARGE = {
     "vocab_size": 50368,

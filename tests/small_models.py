@@ -14,8 +14,9 @@ from pipeline.config.learning import ModelConfig, Precision, TrainingConfig
 from pipeline.config.machine import Attention
 from pipeline.engine import modeling
 from pipeline.engine.modeling import Reranker
+from pipeline.engine.steps import TrainingRows
 from pipeline.engine.tokens import PairTemplate, TokenTable
-from pipeline.engine.training import Hooks, Trainer, TrainingRows
+from pipeline.engine.training import Hooks, Trainer
 
 CPU = torch.device("cpu")
 BUDGET = 256

@@ -16,7 +16,7 @@ LAYERS = [
     "config.machine hub.repo_files mining.topk",
     "config.schema config.asked engine.batching evaluation.measures benchmark.cases "
     "benchmark.figures benchmark.curves",  # pure
-    "data.docstrings data.near_duplicates data.splitting mining.judged reporting.samples "  # pure
+    "data.docstrings data.near_duplicates data.splitting mining.judged reporting.samples engine.training_state "  # pure
     "engine.packed_attention engine.dropout core.reproducibility",
     "core.artifacts core.provenance config.compose hub.download mining.negatives data.tables "
     "mining.exact_search "
@@ -27,7 +27,8 @@ LAYERS = [
     # One outside library or format each; they know nothing of each other.
     "hub.location data.packaged_docs data.nano_beir data.readers mining.embeddings mining.retrieval engine.modeling "
     "telemetry.emissions telemetry.tracking",
-    "data.source telemetry.pieces engine.scoring evaluation.reranking reporting.facts reporting.run_figures",
+    "data.source telemetry.pieces engine.steps engine.scoring evaluation.reranking reporting.facts "
+    "reporting.run_figures",
     # One job each.
     "mining.miner evaluation.evaluator engine.training reporting.model_card reporting.report commands.prediction "
     "reporting.comparison",

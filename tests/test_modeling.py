@@ -23,7 +23,7 @@ from pipeline.core.errors import ModelError
 from pipeline.engine import modeling
 from pipeline.engine.modeling import Reranker, load, own_max_length, save
 from pipeline.engine.scoring import PairScorer
-from pipeline.engine.training import backward, prepare
+from pipeline.engine.steps import backward, prepare
 
 PAIRS = [(question, answer) for question, answer in sentences(12)] + [("", "river"), ("river " * 90, "stone " * 90)]
 

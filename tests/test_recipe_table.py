@@ -18,7 +18,7 @@ from pipeline.core.errors import ConfigError
 from pipeline.core.fingerprint import plain
 from pipeline.engine.batching import Plan, linear_schedule, warmup_steps
 from pipeline.engine.modeling import ACTIVATIONS
-from pipeline.engine.training import optimizer_of
+from pipeline.engine.steps import optimizer_of
 from pipeline.stages.sets import NANO_MEAN, fixed_sets, nano_names
 
 ROOT = Path(__file__).resolve().parents[1]

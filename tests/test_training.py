@@ -14,13 +14,12 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
+from mutated_steps import MUTATIONS
 from small_models import BUDGET, labelled, model_config, tiny, trainer_of, training_config, training_rows, weights
-from torch.nn import functional as F
 
 from pipeline.config.learning import Precision, TrainingConfig
-from pipeline.config.machine import Attention
 from pipeline.core.errors import Interrupted, NumericsError, ResourceError
-from pipeline.engine import checkpoints, modeling, training
+from pipeline.engine import checkpoints, modeling, steps, training
 from pipeline.engine.batching import Plan
 from pipeline.engine.training import Hooks
 
@@ -121,32 +120,6 @@ def test_fifty_steps_have_the_reference_trainers_losses(
     assert apart <= 1e-3 * path, f"final weights {apart:.3g} apart, {path:.3g} from the start"
 
 
-def mean_per_micro_batch(
-    model: torch.nn.Module, step: training.Step, *, pos_weight: float, precision: Precision, accelerator: Accelerator
-) -> torch.Tensor:
-    """What gradient accumulation without counting does: the mean of the micro-batches' means."""
-    total = torch.zeros((), dtype=torch.float64)
-    for batch, labels in step.batches:
-        logits = modeling.logits(model, batch, precision)
-        loss = training.loss_sum(logits, labels, pos_weight) / len(labels) / len(step.batches)
-        accelerator.backward(loss)
-        total += loss.detach()
-    return total
-
-
-def without_pos_weight(logits: torch.Tensor, labels: torch.Tensor, pos_weight: float) -> torch.Tensor:
-    return F.binary_cross_entropy_with_logits(logits, labels, reduction="sum")
-
-
-MUTATIONS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
-    "mean per micro-batch": lambda patch: patch.setattr(training, "backward", mean_per_micro_batch),
-    "pos_weight missing": lambda patch: patch.setattr(training, "loss_sum", without_pos_weight),
-    "last batch dropped": lambda patch: patch.setattr(
-        Plan, "steps_per_epoch", property(lambda plan: plan.rows // plan.batch_size)
-    ),
-}
-
-
 @pytest.mark.parametrize("mutation", MUTATIONS)
 def test_a_mutated_step_does_not_pass_for_the_reference(
     fifty: tuple[Path, list[float], dict[str, torch.Tensor]], tmp_path: Path, mutation: str,
@@ -156,69 +129,6 @@ def test_a_mutated_step_does_not_pass_for_the_reference(
     ours, _ = our_losses(fifty[0], tmp_path)
     with pytest.raises(AssertionError):
         assert_losses_agree(ours, fifty[1])
-
-
-# --- one batch's gradient ---------------------------------------------------------------------------------------------
-
-
-def plain_gradients(base: Path, rows: list[tuple[str, str, float]]) -> dict[str, torch.Tensor]:
-    """The gradient of one padded batch by transformers and torch alone, tokenised by the tokenizer itself."""
-    from transformers import AutoModelForSequenceClassification
-
-    start = base.parent / f"{base.name}-plain"
-    reranker = tiny(base)
-    if not start.exists():
-        modeling.save(reranker, start, model_config(base))
-    model = AutoModelForSequenceClassification.from_pretrained(start, attn_implementation="eager")
-    batch = reranker.tokenizer(
-        [q for q, _, _ in rows], [p for _, p, _ in rows], truncation="longest_first", max_length=64, padding=True,
-        return_tensors="pt",
-    )  # fmt: skip
-    labels = torch.tensor([label for _, _, label in rows])
-    logits = model.eval()(**batch).logits.squeeze(-1)
-    F.binary_cross_entropy_with_logits(logits, labels, pos_weight=torch.tensor(5.0)).backward()
-    return {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
-
-
-def our_gradients(base: Path, rows: list[tuple[str, str, float]], budget: int, attention: Attention) -> Any:
-    reranker = tiny(base, attention=attention)
-    step = training.prepare(reranker, training_rows(reranker, rows), np.arange(len(rows)), budget)
-    training.backward(reranker.model, step, pos_weight=5.0, precision=Precision.fp32, accelerator=Accelerator(cpu=True))
-    return {name: p.grad for name, p in reranker.model.named_parameters() if p.grad is not None}, len(step.batches)
-
-
-def assert_gradients_agree(ours: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
-    assert ours.keys() == expected.keys()
-    norm = math.sqrt(sum(float(g.double().square().sum()) for g in expected.values()))
-    # Summed over all parameters: a tensor whose true gradient is 0 (a key bias) counts by its share of the whole.
-    apart = math.sqrt(sum(float((ours[n].double() - g.double()).square().sum()) for n, g in expected.items()))
-    assert apart / norm <= 1e-6, f"relative difference {apart / norm:.3g}"
-
-
-@pytest.mark.parametrize("attention", ["varlen", "eager", "sdpa"])
-@pytest.mark.parametrize(("budget", "pieces"), [(10**6, 1), (640, 2), (200, 6), (1, 33)])
-def test_gradients_are_those_of_one_padded_batch_however_it_is_cut(
-    base: Path, budget: int, pieces: int, attention: str
-) -> None:
-    rows = labelled(33)
-    ours, batches = our_gradients(base, rows, budget, Attention[attention])
-    assert batches == pieces
-    assert_gradients_agree(ours, plain_gradients(base, rows))
-
-
-@pytest.mark.parametrize("mutation", ["mean per micro-batch", "pos_weight missing"])
-def test_a_mutated_gradient_does_not_pass(base: Path, mutation: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    expected = plain_gradients(base, labelled(33))
-    MUTATIONS[mutation](monkeypatch)
-    ours, _ = our_gradients(base, labelled(33), 200, Attention.varlen)
-    with pytest.raises(AssertionError):
-        assert_gradients_agree(ours, expected)
-
-
-def test_a_row_lost_from_a_batch_does_not_pass(base: Path) -> None:
-    ours, _ = our_gradients(base, labelled(33)[:-1], 200, Attention.varlen)
-    with pytest.raises(AssertionError):
-        assert_gradients_agree(ours, plain_gradients(base, labelled(33)))
 
 
 # --- kill and resume --------------------------------------------------------------------------------------------------
@@ -345,7 +255,7 @@ def test_non_finite_numbers_stop_before_the_update(
     good, sums = weights(reranker), [0]
     healthy = training.backward
 
-    def poisoned(model: torch.nn.Module, step: training.Step, **rest: Any) -> torch.Tensor:
+    def poisoned(model: torch.nn.Module, step: steps.Step, **rest: Any) -> torch.Tensor:
         sums[0] += 1
         good.update(weights(reranker))
         loss = healthy(model, step, **rest)
@@ -421,16 +331,6 @@ def test_a_logged_loss_is_the_mean_since_the_row_before(base: Path, tmp_path: Pa
         assert row["learning_rate"] == each[end - 1]["learning_rate"]
     assert [row["pairs"] for row in each] == [8, 8, 8, 8, 8, 8, 2] * 2
     assert each[0]["learning_rate"] == 0.0 and each[-1]["epoch"] == 2.0
-
-
-def test_biases_and_norms_are_not_decayed(base: Path) -> None:
-    reranker = tiny(base)
-    decayed, exempt = training.optimizer_of(reranker.model, training_config(weight_decay=0.1)).param_groups
-    by_id = {id(parameter): name for name, parameter in reranker.model.named_parameters()}
-    names = [{by_id[id(parameter)] for parameter in group["params"]} for group in (decayed, exempt)]
-    assert decayed["weight_decay"] == 0.1 and exempt["weight_decay"] == 0.0
-    assert names[0] | names[1] == set(by_id.values()) and not names[0] & names[1]
-    assert names[1] == {name for name in by_id.values() if "LayerNorm" in name or name.endswith(".bias")}
 
 
 @pytest.mark.parametrize(
@@ -547,7 +447,7 @@ def test_clipping_inside_the_update_is_clipping_before_it(base: Path, tmp_path: 
     plan = Plan(len(data.label), 8, config.epochs, 12, 3)
     for step, picked in enumerate(plan.batches()):
         optimizer.param_groups[0]["lr"] = config.learning_rate * (3 - step) / 3
-        batch = training.prepare(plain, data, picked, BUDGET)
+        batch = steps.prepare(plain, data, picked, BUDGET)
         training.backward(plain.model, batch, pos_weight=config.pos_weight, precision=Precision.fp32,
                           accelerator=Accelerator(cpu=True))  # fmt: skip
         torch.nn.utils.clip_grad_norm_(plain.model.parameters(), 1e-3)

@@ -25,8 +25,9 @@ from pipeline.engine import modeling
 from pipeline.engine.batching import micro_batches
 from pipeline.engine.modeling import Reranker
 from pipeline.engine.scoring import PairScorer
+from pipeline.engine.steps import TrainingRows
 from pipeline.engine.tokens import PairTemplate, TokenTable
-from pipeline.engine.training import Hooks, Trainer, TrainingRows
+from pipeline.engine.training import Hooks, Trainer
 from pipeline.evaluation import reranking
 from pipeline.mining.miner import mine
 

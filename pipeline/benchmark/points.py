@@ -25,8 +25,9 @@ from pipeline.core.records import PairRows, Split
 from pipeline.core.reproducibility import resolve_device, resolve_precision
 from pipeline.data.storage import CHUNK
 from pipeline.engine.scoring import PairScorer
+from pipeline.engine.steps import TrainingRows
 from pipeline.engine.tokens import PairTemplate, TokenTable
-from pipeline.engine.training import Hooks, Trainer, TrainingRows
+from pipeline.engine.training import Hooks, Trainer
 from pipeline.evaluation import reranking
 from pipeline.mining.miner import mine
 

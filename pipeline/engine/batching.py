@@ -41,6 +41,15 @@ class Plan:
         steps = self.steps_per_epoch * self.epochs
         return steps if self.max_steps is None else min(steps, self.max_steps)
 
+    def pairs(self, start: int, end: int) -> int:
+        """Rows of steps start..end-1 (counted from 0): each epoch's last batch may be smaller."""
+
+        def until(step: int) -> int:
+            epoch, position = divmod(step, self.steps_per_epoch)
+            return epoch * self.rows + min(position * self.batch_size, self.rows)
+
+        return until(end) - until(start)
+
     def permutation(self, epoch: int) -> Indices:
         """The order of the rows in an epoch (counted from 0): a pure function of seed and epoch."""
         return np.random.Generator(np.random.PCG64([self.seed, epoch])).permutation(self.rows)

@@ -7,46 +7,29 @@ with logits (`pos_weight` inside) divided by their number. Micro-batches, device
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
-from torch.nn import functional as F
 
 from pipeline.config.learning import Precision, TrainingConfig
 from pipeline.core.errors import Interrupted, NumericsError
 from pipeline.core.progress import bar
 from pipeline.core.reproducibility import differences, reuse_memory, rng_state, seed_everything, set_rng_state
-from pipeline.engine import checkpoints, modeling
-from pipeline.engine.batching import Plan, halved, linear_schedule, micro_batches, warmup_steps
+from pipeline.engine import checkpoints
+from pipeline.engine.batching import Plan, halved, linear_schedule, warmup_steps
 from pipeline.engine.checkpoints import Checkpoint
 from pipeline.engine.modeling import Reranker
-from pipeline.engine.tokens import PairTemplate, TokenTable
+from pipeline.engine.steps import Step, TrainingRows, backward, optimizer_of, prepare
+from pipeline.engine.training_state import Measures, State
 
 log = logging.getLogger(__name__)
-
-Measures = dict[str, dict[str, float]]
-"""set → measure → value, of one fixed-step evaluation."""
-
-
-@dataclass(slots=True)
-class TrainingRows:
-    """Rows as positions in a token table: `first`, `second` (rows,) int; `label` (rows,) float32 in [0, 1]."""
-
-    table: TokenTable
-    template: PairTemplate
-    first: npt.NDArray[np.integer]
-    second: npt.NDArray[np.integer]
-    label: npt.NDArray[np.float32]
 
 
 @dataclass(slots=True)
@@ -59,86 +42,6 @@ class Hooks:
     interrupted: Callable[[], bool] = lambda: False
     selection_set: str | None = None
     """The selection set under the name `evaluate` gives it, where that is another than the configuration's."""
-
-
-@dataclass(slots=True)
-class State:
-    """What a resumed run must still know; travels in every checkpoint."""
-
-    step: int = 0
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    loss_sum: float = 0.0
-    since_log: int = 0
-    seconds: float = 0.0
-    tokens: int = 0
-    padded: int = 0
-    train_seconds: float = 0.0
-    best: float | None = None
-    best_step: int | None = None
-    budget: int = 0
-    """Tokens of a micro-batch, halved each time memory ran out."""
-    asked_budget: int = 0
-    """What it was before any halving."""
-    resumed_at: list[int] = field(default_factory=list)
-
-
-@dataclass(slots=True)
-class Step:
-    """One step, ready to run: micro-batches with their labels, and the rows they came from."""
-
-    rows: npt.NDArray[np.int64]
-    batches: list[tuple[dict[str, torch.Tensor], torch.Tensor]]
-    tokens: int
-    padded: int
-    budget: int
-    """Tokens of a micro-batch that it was composed under."""
-
-
-def prepare(reranker: Reranker, data: TrainingRows, rows: npt.NDArray[np.int64], budget: int) -> Step:
-    """Compose a step's micro-batches: sorted by tokens, cut under the budget; every row once."""
-    first, second, label = data.first[rows], data.second[rows], data.label[rows]
-    lengths = data.table.pair_lengths(data.template, first, second)
-    batches, padded = [], 0
-    for group in micro_batches(lengths, budget):
-        batch = reranker.collate(data.table, data.template, first[group], second[group])
-        padded += batch["input_ids"].numel()
-        batches.append((batch, torch.from_numpy(np.ascontiguousarray(label[group]))))
-    return Step(rows, batches, int(lengths.sum()), padded, budget)
-
-
-def loss_sum(logits: torch.Tensor, labels: torch.Tensor, pos_weight: float) -> torch.Tensor:
-    """Sum over pairs of binary cross-entropy with logits, positives weighted; the caller divides by the batch."""
-    weight = torch.full((), pos_weight, dtype=torch.float32, device=logits.device)  # a copy would wait for a GPU
-    return F.binary_cross_entropy_with_logits(logits.float(), labels, pos_weight=weight, reduction="sum")
-
-
-def backward(
-    model: torch.nn.Module, step: Step, *, pos_weight: float, precision: Precision, accelerator: Accelerator
-) -> torch.Tensor:
-    """Accumulate the gradient of a step's loss and return the loss (0-d, on the device, detached)."""
-    kind = torch.float64 if accelerator.device.type == "cpu" else torch.float32
-    total = torch.zeros((), dtype=kind, device=accelerator.device)
-    for batch, labels in step.batches:
-        on_device = {name: tensor.to(accelerator.device, non_blocking=True) for name, tensor in batch.items()}
-        logits = modeling.logits(model, on_device, precision)
-        loss = loss_sum(logits, labels.to(accelerator.device, non_blocking=True), pos_weight) / len(step.rows)
-        accelerator.backward(loss)
-        total += loss.detach()
-    return total
-
-
-def optimizer_of(model: torch.nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
-    """Fused AdamW; biases and norm weights are not decayed, as in the reference trainer."""
-    decayed: list[torch.nn.Parameter] = []
-    exempt: list[torch.nn.Parameter] = []
-    for name, parameter in model.named_parameters():
-        (exempt if parameter.ndim < 2 or name.endswith("bias") else decayed).append(parameter)
-    groups = [
-        {"params": decayed, "weight_decay": config.weight_decay},
-        {"params": exempt, "weight_decay": 0.0},
-    ]
-    betas = (config.adam_beta1, config.adam_beta2)
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas, eps=config.adam_epsilon, fused=True)
 
 
 class Trainer:
@@ -292,43 +195,13 @@ class Trainer:
         return first or self.state.step % self.config.logging_steps == 0 or self.state.step == self.plan.steps
 
     def _log(self, norm: float, rate: float) -> None:
-        state = self.state
         self._fetch_losses()
-        pairs = self._pairs_between(state.step - state.since_log, state.step)
-        seconds = max(state.train_seconds, 1e-9)
-        state.rows.append(
-            {
-                "kind": "train",
-                "step": state.step,
-                "epoch": round(state.step / self.plan.steps_per_epoch, 6),
-                "loss": state.loss_sum / state.since_log,
-                "learning_rate": rate,
-                "grad_norm": norm,
-                "pairs_per_second": pairs / seconds,
-                "tokens_per_second": state.tokens / seconds,
-                "padding_share": 1 - state.tokens / state.padded,
-                "pairs": pairs,
-                "tokens": state.tokens,
-                "train_seconds": state.train_seconds,
-                "seconds": state.seconds,
-            }
-        )
-        state.loss_sum, state.since_log, state.tokens, state.padded, state.train_seconds = 0.0, 0, 0, 0, 0.0
-        self.hooks.on_row(state.rows)
+        self.state.log_steps(self.plan, norm, rate)
+        self.hooks.on_row(self.state.rows)
 
     def _fetch_losses(self) -> None:
         self.state.loss_sum += float(self.pending)
         self.pending.zero_()
-
-    def _pairs_between(self, start: int, end: int) -> int:
-        """Rows of steps start..end-1: each epoch's last batch may be smaller."""
-        per_epoch, size, rows = self.plan.steps_per_epoch, self.plan.batch_size, self.plan.rows
-
-        def until(step: int) -> int:
-            epoch, position = divmod(step, per_epoch)
-            return epoch * rows + min(position * size, rows)
-
-        return until(end) - until(start)
 
     def _after_step(self) -> None:
         every = self.config.eval_steps
@@ -348,21 +221,13 @@ class Trainer:
     def _evaluate(self) -> None:
         measures = self.hooks.evaluate()
         self.model.train()
-        row: dict[str, Any] = {
-            "kind": "evaluation",
-            "step": self.state.step,
-            "epoch": round(self.state.step / self.plan.steps_per_epoch, 6),
-            "evaluation": measures,
-            "seconds": self.state.seconds,
-        }
         config = self.config
         fixed = config.eval_steps > 0 and self.state.step > 0 and self.state.step % config.eval_steps == 0
         if config.keep_best and config.selection_set is not None and fixed:
             chosen = self.hooks.selection_set or config.selection_set
             value = measures[chosen][config.selection_measure]
-            if self.state.best is None or value > self.state.best:
-                self.state.best, self.state.best_step = value, self.state.step
-        self.state.rows.append(row)
+            self.state.keep_better(value)
+        self.state.log_evaluation(self.plan, measures)
         self.hooks.on_row(self.state.rows)
 
     def _checkpoint(self) -> None:
@@ -372,7 +237,7 @@ class Trainer:
                 raise NumericsError(f"weights must be finite, got {name} with NaN or infinity after step "
                                     f"{self.state.step}. Lower training.learning_rate.")  # fmt: skip
         self._fetch_losses()
-        facts = {**_plain(self.state), "energy": [*self.energy_before, *self.hooks.energy()]}
+        facts = {**self.state.facts(), "energy": [*self.energy_before, *self.hooks.energy()]}
         checkpoint = Checkpoint(self.state.step, weights, self.optimizer.state_dict(), rng_state(), facts)
         checkpoints.write(self.folder, checkpoint, self.identity)
         checkpoints.prune(self.folder, self.config.keep_checkpoints, self.state.best_step)
@@ -384,9 +249,8 @@ class Trainer:
         self.model.load_state_dict(found.weights)
         self.optimizer.load_state_dict(found.optimizer)
         set_rng_state(found.generators)
-        known = {name: value for name, value in found.facts.items() if name in State.__slots__}
         asked = self.state.asked_budget
-        self.state = State(step=found.step, **known)
+        self.state = State.of(found.step, found.facts)
         # What memory allowed holds for this machine only: one that is asked for another budget starts with that.
         self._plan(self.state.budget if self.state.asked_budget == asked else asked)
         self.state.asked_budget = asked
@@ -408,33 +272,18 @@ class Trainer:
             best = checkpoints.read(checkpoints.folder_of(self.folder, chosen))
             self.model.load_state_dict(best.weights)
         self.model.eval()
-        logged = [row for row in state.rows if row["kind"] == "train"]
-        seconds = sum(row["train_seconds"] for row in logged)
-        pairs, tokens = sum(row["pairs"] for row in logged), sum(row["tokens"] for row in logged)
-        padded = sum(row["tokens"] / (1 - row["padding_share"]) for row in logged)
         return {
             "steps": state.step,
             "epochs": config.epochs,
             "rows": self.plan.rows,
             "batch_size": config.batch_size,
             "warmup_steps": self.warmup,
-            "first_loss": logged[0]["loss"] if logged else None,
-            "last_loss": logged[-1]["loss"] if logged else None,
             "best_step": state.best_step if config.keep_best else None,
             "saved_step": chosen,
             "selection_set": (self.hooks.selection_set or config.selection_set) if config.keep_best else None,
-            "pairs_per_second": pairs / max(seconds, 1e-9),
-            "tokens_per_second": tokens / max(seconds, 1e-9),
-            "padding_share": 1 - tokens / padded if padded else 0.0,
-            "train_seconds": seconds,
-            "seconds": state.seconds,
+            **state.totals(),
             "precision": self.precision.name,
             "micro_batch_tokens": state.budget,
             "device": str(self.accelerator.device),
             "resumed_at": state.resumed_at,
         }
-
-
-def _plain(state: State) -> dict[str, Any]:
-    facts = {name: getattr(state, name) for name in State.__slots__ if name != "step"}
-    return {k: (None if isinstance(v, float) and not math.isfinite(v) else v) for k, v in facts.items()}

@@ -21,8 +21,10 @@ from pipeline.core.records import AS_RETRIEVED
 from pipeline.data import storage
 from pipeline.engine import modeling
 from pipeline.engine.modeling import Reranker
+from pipeline.engine.steps import TrainingRows
 from pipeline.engine.tokens import PairTemplate, TokenTable, identity
-from pipeline.engine.training import Hooks, Measures, Trainer, TrainingRows
+from pipeline.engine.training import Hooks, Trainer
+from pipeline.engine.training_state import Measures
 from pipeline.evaluation import evaluator, reranking
 from pipeline.reporting.facts import fixed_step_protocol
 from pipeline.stages.logs import MetricsLog

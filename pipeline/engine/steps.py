@@ -1,0 +1,90 @@
+"""One training step: its micro-batches, its loss and its gradient, and the optimizer that takes them.
+
+Knows nothing of the steps before and after it, of files or logs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from accelerate import Accelerator
+from torch.nn import functional as F
+
+from pipeline.config.learning import Precision, TrainingConfig
+from pipeline.engine import modeling
+from pipeline.engine.batching import micro_batches
+from pipeline.engine.modeling import Reranker
+from pipeline.engine.tokens import PairTemplate, TokenTable
+
+
+@dataclass(slots=True)
+class TrainingRows:
+    """Rows as positions in a token table: `first`, `second` (rows,) int; `label` (rows,) float32 in [0, 1]."""
+
+    table: TokenTable
+    template: PairTemplate
+    first: npt.NDArray[np.integer]
+    second: npt.NDArray[np.integer]
+    label: npt.NDArray[np.float32]
+
+
+@dataclass(slots=True)
+class Step:
+    """One step, ready to run: micro-batches with their labels, and the rows they came from."""
+
+    rows: npt.NDArray[np.int64]
+    batches: list[tuple[dict[str, torch.Tensor], torch.Tensor]]
+    tokens: int
+    padded: int
+    budget: int
+    """Tokens of a micro-batch that it was composed under."""
+
+
+def prepare(reranker: Reranker, data: TrainingRows, rows: npt.NDArray[np.int64], budget: int) -> Step:
+    """Compose a step's micro-batches: sorted by tokens, cut under the budget; every row once."""
+    first, second, label = data.first[rows], data.second[rows], data.label[rows]
+    lengths = data.table.pair_lengths(data.template, first, second)
+    batches, padded = [], 0
+    for group in micro_batches(lengths, budget):
+        batch = reranker.collate(data.table, data.template, first[group], second[group])
+        padded += batch["input_ids"].numel()
+        batches.append((batch, torch.from_numpy(np.ascontiguousarray(label[group]))))
+    return Step(rows, batches, int(lengths.sum()), padded, budget)
+
+
+def loss_sum(logits: torch.Tensor, labels: torch.Tensor, pos_weight: float) -> torch.Tensor:
+    """Sum over pairs of binary cross-entropy with logits, positives weighted; the caller divides by the batch."""
+    weight = torch.full((), pos_weight, dtype=torch.float32, device=logits.device)  # a copy would wait for a GPU
+    return F.binary_cross_entropy_with_logits(logits.float(), labels, pos_weight=weight, reduction="sum")
+
+
+def backward(
+    model: torch.nn.Module, step: Step, *, pos_weight: float, precision: Precision, accelerator: Accelerator
+) -> torch.Tensor:
+    """Accumulate the gradient of a step's loss and return the loss (0-d, on the device, detached)."""
+    kind = torch.float64 if accelerator.device.type == "cpu" else torch.float32
+    total = torch.zeros((), dtype=kind, device=accelerator.device)
+    for batch, labels in step.batches:
+        on_device = {name: tensor.to(accelerator.device, non_blocking=True) for name, tensor in batch.items()}
+        logits = modeling.logits(model, on_device, precision)
+        loss = loss_sum(logits, labels.to(accelerator.device, non_blocking=True), pos_weight) / len(step.rows)
+        accelerator.backward(loss)
+        total += loss.detach()
+    return total
+
+
+def optimizer_of(model: torch.nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
+    """Fused AdamW; biases and norm weights are not decayed, as in the reference trainer."""
+    decayed: list[torch.nn.Parameter] = []
+    exempt: list[torch.nn.Parameter] = []
+    for name, parameter in model.named_parameters():
+        (exempt if parameter.ndim < 2 or name.endswith("bias") else decayed).append(parameter)
+    groups = [
+        {"params": decayed, "weight_decay": config.weight_decay},
+        {"params": exempt, "weight_decay": 0.0},
+    ]
+    betas = (config.adam_beta1, config.adam_beta2)
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas, eps=config.adam_epsilon, fused=True)

@@ -1,0 +1,107 @@
+"""What a run of steps has come to: where it stands, its log, its totals. Plain data; knows nothing of tensors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from pipeline.engine.batching import Plan
+
+Measures = dict[str, dict[str, float]]
+"""set → measure → value, of one fixed-step evaluation."""
+
+
+@dataclass(slots=True)
+class State:
+    """What a resumed run must still know; travels in every checkpoint."""
+
+    step: int = 0
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    """The log so far: a row each `logging_steps` and a row an evaluation, as in metrics.jsonl."""
+    loss_sum: float = 0.0
+    """Of the steps since the last row, as are `since_log`, `tokens`, `padded` and `train_seconds`."""
+    since_log: int = 0
+    seconds: float = 0.0
+    """Wall time of the run, evaluations included."""
+    tokens: int = 0
+    padded: int = 0
+    train_seconds: float = 0.0
+    best: float | None = None
+    best_step: int | None = None
+    budget: int = 0
+    """Tokens of a micro-batch, halved each time memory ran out."""
+    asked_budget: int = 0
+    """What it was before any halving."""
+    resumed_at: list[int] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, step: int, facts: Mapping[str, Any]) -> State:
+        """The state a checkpoint of that step holds; facts of other names are left."""
+        names = {known.name for known in fields(cls)}
+        return cls(step=step, **{name: value for name, value in facts.items() if name in names})
+
+    def facts(self) -> dict[str, Any]:
+        """Plain data for a checkpoint, which names its step itself; numbers that are not finite become None."""
+        values = {known.name: getattr(self, known.name) for known in fields(self) if known.name != "step"}
+        return {k: (None if isinstance(v, float) and not math.isfinite(v) else v) for k, v in values.items()}
+
+    def log_steps(self, plan: Plan, norm: float, rate: float) -> None:
+        """A row of the steps since the last one: mean loss, rates, and the last step's gradient norm."""
+        pairs = plan.pairs(self.step - self.since_log, self.step)
+        seconds = max(self.train_seconds, 1e-9)
+        self.rows.append(
+            {
+                "kind": "train",
+                "step": self.step,
+                "epoch": self._epoch(plan),
+                "loss": self.loss_sum / self.since_log,
+                "learning_rate": rate,
+                "grad_norm": norm,
+                "pairs_per_second": pairs / seconds,
+                "tokens_per_second": self.tokens / seconds,
+                "padding_share": 1 - self.tokens / self.padded,
+                "pairs": pairs,
+                "tokens": self.tokens,
+                "train_seconds": self.train_seconds,
+                "seconds": self.seconds,
+            }
+        )
+        self.loss_sum, self.since_log, self.tokens, self.padded, self.train_seconds = 0.0, 0, 0, 0, 0.0
+
+    def log_evaluation(self, plan: Plan, measures: Measures) -> None:
+        """A row of one evaluation."""
+        self.rows.append(
+            {
+                "kind": "evaluation",
+                "step": self.step,
+                "epoch": self._epoch(plan),
+                "evaluation": measures,
+                "seconds": self.seconds,
+            }
+        )
+
+    def _epoch(self, plan: Plan) -> float:
+        return round(self.step / plan.steps_per_epoch, 6)
+
+    def keep_better(self, value: float) -> None:
+        """Note this step as the best where its value is higher than every earlier one."""
+        if self.best is None or value > self.best:
+            self.best, self.best_step = value, self.step
+
+    def totals(self) -> dict[str, Any]:
+        """First and last loss, rates and padding over all logged steps, for training.json."""
+        logged = [row for row in self.rows if row["kind"] == "train"]
+        seconds = sum(row["train_seconds"] for row in logged)
+        pairs, tokens = sum(row["pairs"] for row in logged), sum(row["tokens"] for row in logged)
+        padded = sum(row["tokens"] / (1 - row["padding_share"]) for row in logged)
+        return {
+            "first_loss": logged[0]["loss"] if logged else None,
+            "last_loss": logged[-1]["loss"] if logged else None,
+            "pairs_per_second": pairs / max(seconds, 1e-9),
+            "tokens_per_second": tokens / max(seconds, 1e-9),
+            "padding_share": 1 - tokens / padded if padded else 0.0,
+            "train_seconds": seconds,
+            "seconds": self.seconds,
+        }

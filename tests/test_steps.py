@@ -1,0 +1,96 @@
+"""One step alone: the gradient of one padded batch, however it is cut."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from mutated_steps import MUTATIONS
+from small_models import labelled, model_config, tiny, training_config, training_rows
+from torch.nn import functional as F
+
+from pipeline.config.learning import Precision
+from pipeline.config.machine import Attention
+from pipeline.engine import modeling, steps
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("base")
+    tiny(folder)
+    return folder
+
+
+def plain_gradients(base: Path, rows: list[tuple[str, str, float]]) -> dict[str, torch.Tensor]:
+    """The gradient of one padded batch by transformers and torch alone, tokenised by the tokenizer itself."""
+    from transformers import AutoModelForSequenceClassification
+
+    start = base.parent / f"{base.name}-plain"
+    reranker = tiny(base)
+    if not start.exists():
+        modeling.save(reranker, start, model_config(base))
+    model = AutoModelForSequenceClassification.from_pretrained(start, attn_implementation="eager")
+    batch = reranker.tokenizer(
+        [q for q, _, _ in rows], [p for _, p, _ in rows], truncation="longest_first", max_length=64, padding=True,
+        return_tensors="pt",
+    )  # fmt: skip
+    labels = torch.tensor([label for _, _, label in rows])
+    logits = model.eval()(**batch).logits.squeeze(-1)
+    F.binary_cross_entropy_with_logits(logits, labels, pos_weight=torch.tensor(5.0)).backward()
+    return {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
+
+
+def our_gradients(base: Path, rows: list[tuple[str, str, float]], budget: int, attention: Attention) -> Any:
+    reranker = tiny(base, attention=attention)
+    step = steps.prepare(reranker, training_rows(reranker, rows), np.arange(len(rows)), budget)
+    steps.backward(reranker.model, step, pos_weight=5.0, precision=Precision.fp32, accelerator=Accelerator(cpu=True))
+    return {name: p.grad for name, p in reranker.model.named_parameters() if p.grad is not None}, len(step.batches)
+
+
+def assert_gradients_agree(ours: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    assert ours.keys() == expected.keys()
+    norm = math.sqrt(sum(float(g.double().square().sum()) for g in expected.values()))
+    # Summed over all parameters: a tensor whose true gradient is 0 (a key bias) counts by its share of the whole.
+    apart = math.sqrt(sum(float((ours[n].double() - g.double()).square().sum()) for n, g in expected.items()))
+    assert apart / norm <= 1e-6, f"relative difference {apart / norm:.3g}"
+
+
+@pytest.mark.parametrize("attention", ["varlen", "eager", "sdpa"])
+@pytest.mark.parametrize(("budget", "pieces"), [(10**6, 1), (640, 2), (200, 6), (1, 33)])
+def test_gradients_are_those_of_one_padded_batch_however_it_is_cut(
+    base: Path, budget: int, pieces: int, attention: str
+) -> None:
+    rows = labelled(33)
+    ours, batches = our_gradients(base, rows, budget, Attention[attention])
+    assert batches == pieces
+    assert_gradients_agree(ours, plain_gradients(base, rows))
+
+
+@pytest.mark.parametrize("mutation", ["mean per micro-batch", "pos_weight missing"])
+def test_a_mutated_gradient_does_not_pass(base: Path, mutation: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = plain_gradients(base, labelled(33))
+    MUTATIONS[mutation](monkeypatch)
+    ours, _ = our_gradients(base, labelled(33), 200, Attention.varlen)
+    with pytest.raises(AssertionError):
+        assert_gradients_agree(ours, expected)
+
+
+def test_a_row_lost_from_a_batch_does_not_pass(base: Path) -> None:
+    ours, _ = our_gradients(base, labelled(33)[:-1], 200, Attention.varlen)
+    with pytest.raises(AssertionError):
+        assert_gradients_agree(ours, plain_gradients(base, labelled(33)))
+
+
+def test_biases_and_norms_are_not_decayed(base: Path) -> None:
+    reranker = tiny(base)
+    decayed, exempt = steps.optimizer_of(reranker.model, training_config(weight_decay=0.1)).param_groups
+    by_id = {id(parameter): name for name, parameter in reranker.model.named_parameters()}
+    names = [{by_id[id(parameter)] for parameter in group["params"]} for group in (decayed, exempt)]
+    assert decayed["weight_decay"] == 0.1 and exempt["weight_decay"] == 0.0
+    assert names[0] | names[1] == set(by_id.values()) and not names[0] & names[1]
+    assert names[1] == {name for name in by_id.values() if "LayerNorm" in name or name.endswith(".bias")}
