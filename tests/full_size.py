@@ -28,7 +28,7 @@ from pipeline.core.reproducibility import gpu_tokens
 from pipeline.engine import modeling
 from pipeline.engine.scoring import PairScorer
 from pipeline.engine.steps import TrainingRows
-from pipeline.engine.tokens import PairTemplate, TokenTable
+from pipeline.engine.tokens import TokenTable, proven
 from pipeline.engine.training import Hooks, Trainer
 
 MODERNBERT_LARGE = {
@@ -98,7 +98,7 @@ def rows(reranker: modeling.Reranker, texts: list[tuple[str, str]]) -> TrainingR
     everything = [question for question, _ in texts] + [answer for _, answer in texts]
     return TrainingRows(
         table=TokenTable.build(everything, reranker.tokenizer, reranker.max_length),
-        template=PairTemplate.of(reranker.tokenizer, reranker.max_length),
+        template=proven(reranker.tokenizer, reranker.max_length),
         first=np.arange(count),
         second=np.arange(count, 2 * count),
         label=(np.arange(count) % 6 == 0).astype(np.float32),

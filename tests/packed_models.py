@@ -17,7 +17,8 @@ from transformers import (
 )
 
 from pipeline.engine.batching import micro_batches
-from pipeline.engine.tokens import PairTemplate, TokenTable
+from pipeline.engine.pair_template import PairTemplate
+from pipeline.engine.tokens import TokenTable
 
 Pairs = tuple[TokenTable, npt.NDArray[np.int64], npt.NDArray[np.int64]]
 

@@ -15,7 +15,7 @@ from pipeline.config.machine import Attention
 from pipeline.engine import modeling
 from pipeline.engine.modeling import Reranker
 from pipeline.engine.steps import TrainingRows
-from pipeline.engine.tokens import PairTemplate, TokenTable
+from pipeline.engine.tokens import TokenTable, proven
 from pipeline.engine.training import Hooks, Trainer
 
 CPU = torch.device("cpu")
@@ -55,7 +55,7 @@ def training_rows(reranker: Reranker, rows: Sequence[tuple[str, str, float]]) ->
     texts = [question for question, _, _ in rows] + [passage for _, passage, _ in rows]
     return TrainingRows(
         table=TokenTable.build(texts, reranker.tokenizer, reranker.max_length),
-        template=PairTemplate.of(reranker.tokenizer, reranker.max_length),
+        template=proven(reranker.tokenizer, reranker.max_length),
         first=np.arange(len(rows)),
         second=np.arange(len(rows)) + len(rows),
         label=np.array([label for _, _, label in rows], np.float32),

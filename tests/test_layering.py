@@ -19,7 +19,7 @@ LAYERS = [
     "data.docstrings data.near_duplicates data.splitting mining.judged reporting.samples engine.training_state "  # pure
     "engine.packed_attention engine.dropout core.reproducibility",
     "core.artifacts core.provenance config.compose hub.download mining.negatives data.tables "
-    "mining.exact_search "
+    "mining.exact_search engine.pair_template "
     "engine.packed_bert engine.packed_modernbert engine.block_attention engine.block_embeddings",
     "engine.block_bert engine.block_scoring",
     "engine.checkpoints engine.tokens engine.packed hub.cache data.trec data.storage config.composed "  # files, machine

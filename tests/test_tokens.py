@@ -17,7 +17,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 
 from pipeline.core.errors import ModelError
 from pipeline.engine import tokens
-from pipeline.engine.tokens import PairTemplate, TokenTable, identity, truncated
+from pipeline.engine.pair_template import PairTemplate, identity, truncated
+from pipeline.engine.tokens import TokenTable, proven
 
 MAX = 24
 ODD = [
@@ -105,7 +106,7 @@ def tokenizer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
     name = request.param
     if name not in _made:
         made = MAKERS[name](tmp_path_factory.mktemp(name))
-        _made[name] = (made, PairTemplate.of(made, MAX))
+        _made[name] = (made, proven(made, MAX))
     return _made[name]
 
 
@@ -178,7 +179,7 @@ def test_a_table_of_nothing_can_be_written_and_extended(tokenizer: tuple[Any, Pa
 
 def test_padding_stands_on_the_tokenizers_side(tmp_path: Path) -> None:
     tokenizer = left_padded(tmp_path)
-    template = PairTemplate.of(tokenizer, MAX)
+    template = proven(tokenizer, MAX)
     table = TokenTable.build(["river", "the river number"], tokenizer, MAX)
     batch = table.collate(template, np.array([0, 1]), np.array([0, 1]))
     assert template.pad_left
@@ -210,20 +211,20 @@ def test_a_template_is_proven_once_for_a_tokenizer_and_a_length(
     from transformers import AutoTokenizer
 
     proofs: list[int] = []
-    prove = PairTemplate._prove
+    prove = tokens._prove
 
     def counted(template: PairTemplate, tokenizer: Any) -> None:
         proofs.append(template.max_length)
         prove(template, tokenizer)
 
-    monkeypatch.setattr(PairTemplate, "_prove", counted)
+    monkeypatch.setattr(tokens, "_prove", counted)
     monkeypatch.setattr(tokens, "_PROVEN", set())
     folder = modernbert(tmp_path)
     for length in (40, 40, 41):
-        PairTemplate.of(AutoTokenizer.from_pretrained(folder), length)
+        proven(AutoTokenizer.from_pretrained(folder), length)
     other = AutoTokenizer.from_pretrained(folder)
     other.padding_side = "left"
-    PairTemplate.of(other, 41)
+    proven(other, 41)
     assert proofs == [40, 41, 41]
 
 
@@ -231,14 +232,14 @@ def test_a_tokenizer_that_cannot_serve_is_refused_in_one_sentence(tmp_path: Path
     unpadded = roberta(tmp_path)
     unpadded.pad_token = None
     with pytest.raises(ModelError, match=r"^the model's tokenizer must have a padding token, got None\. Set "):
-        PairTemplate.of(unpadded, MAX)
+        proven(unpadded, MAX)
     swapped = roberta(tmp_path)
     # A pair in the other order is not two texts between special tokens.
     swapped.backend_tokenizer.post_processor = processors.TemplateProcessing(
         single="<s> $A </s>", pair="<s> $B </s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
     )
     with pytest.raises(ModelError, match=r"^the model's tokenizer must compose a pair from two texts, got "):
-        PairTemplate.of(swapped, MAX)
+        proven(swapped, MAX)
 
 
 def test_the_share_of_pairs_that_are_cut_counts_tokens_before_the_cut() -> None:

@@ -26,7 +26,7 @@ from pipeline.engine.batching import micro_batches
 from pipeline.engine.modeling import Reranker
 from pipeline.engine.scoring import PairScorer
 from pipeline.engine.steps import TrainingRows
-from pipeline.engine.tokens import PairTemplate, TokenTable
+from pipeline.engine.tokens import TokenTable, proven
 from pipeline.engine.training import Hooks, Trainer
 from pipeline.evaluation import reranking
 from pipeline.mining.miner import mine
@@ -105,7 +105,7 @@ def _rows(reranker: Reranker, texts: Columns) -> TrainingRows:
     answers = {text: number + len(questions) for number, text in enumerate(dict.fromkeys(texts["answer"]))}
     return TrainingRows(
         table=TokenTable.build([*questions, *answers], reranker.tokenizer, reranker.max_length),
-        template=PairTemplate.of(reranker.tokenizer, reranker.max_length),
+        template=proven(reranker.tokenizer, reranker.max_length),
         first=np.array([questions[text] for text in texts["question"]]),
         second=np.array([answers[text] for text in texts["answer"]]),
         label=np.array(texts["label"], np.float32),
@@ -151,7 +151,7 @@ def _cost(reranker: Reranker, texts: Columns, budget: int) -> tuple[int, int]:
     table = TokenTable.build([*texts["query"], *passages], reranker.tokenizer, reranker.max_length)
     queries = len(texts["query"])
     first, second = np.repeat(np.arange(queries), DEPTH), np.arange(len(passages)) + queries
-    template = PairTemplate.of(reranker.tokenizer, reranker.max_length)
+    template = proven(reranker.tokenizer, reranker.max_length)
     lengths = table.pair_lengths(template, first, second)
     computed = (
         reranker.collate(table, template, first[group], second[group])["input_ids"].numel()

@@ -30,7 +30,8 @@ from pipeline.config.learning import Activation, ModelConfig, Precision
 from pipeline.config.machine import Attention
 from pipeline.core.errors import ModelError, must
 from pipeline.engine import block_scoring, packed
-from pipeline.engine.tokens import Ints, PairTemplate, TokenTable
+from pipeline.engine.pair_template import Ints, PairTemplate
+from pipeline.engine.tokens import TokenTable
 
 log = logging.getLogger(__name__)
 

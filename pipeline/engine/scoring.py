@@ -19,7 +19,7 @@ from pipeline.core.progress import bar
 from pipeline.core.reproducibility import reuse_memory
 from pipeline.engine.batching import Indices, halved, micro_batches
 from pipeline.engine.modeling import Reranker
-from pipeline.engine.tokens import PairTemplate, TokenTable
+from pipeline.engine.tokens import TokenTable, proven
 from pipeline.mining.embeddings import Embedder
 
 log = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ class PairScorer:
         self.device = device
         self.precision = precision
         self.token_budget = token_budget
-        self._template = PairTemplate.of(reranker.tokenizer, reranker.max_length)
+        self._template = proven(reranker.tokenizer, reranker.max_length)
         self._position: dict[str, int] = {}
         self._table = TokenTable.build([], reranker.tokenizer, reranker.max_length)
 

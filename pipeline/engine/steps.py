@@ -17,7 +17,8 @@ from pipeline.config.learning import Precision, TrainingConfig
 from pipeline.engine import modeling
 from pipeline.engine.batching import micro_batches
 from pipeline.engine.modeling import Reranker
-from pipeline.engine.tokens import PairTemplate, TokenTable
+from pipeline.engine.pair_template import PairTemplate
+from pipeline.engine.tokens import TokenTable
 
 
 @dataclass(slots=True)

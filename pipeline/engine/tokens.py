@@ -1,12 +1,11 @@
 """Texts tokenised once, pairs composed from them. Wraps the tokenizers library; knows nothing of models or stages.
 
 A cross-encoder's pair is special tokens around two independently tokenised texts, so each distinct text is tokenised
-once (a question has many rows) and a pair costs two slices. `PairTemplate.of` proves that on the tokenizer at hand.
+once (a question has many rows) and a pair costs two slices. `proven` proves that on the tokenizer at hand.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,14 +13,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
-from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
 from pipeline.core.errors import ModelError, must
-from pipeline.core.fingerprint import fingerprint
 from pipeline.engine.batching import blocks, rounded
+from pipeline.engine.pair_template import Ints, PairTemplate, identity, plain, truncated
 
-Ints = npt.NDArray[np.integer]
 BLOCK_OVERHEAD = 32
 """Tokens of a linear layer that cost as much as attention over one block more."""
 
@@ -31,127 +28,37 @@ BLOCK_TOKENS = 2048
 CHUNK = 4096
 """Texts handed to the tokenizer at once: enough for its threads, little enough to keep memory flat."""
 
-
 _PROVEN: set[tuple[str, str, PairTemplate]] = set()
 """Tokenizers, by class and content, and the templates proven on them: a run builds a dozen scorers on one tokenizer."""
 
 
-def identity(tokenizer: PreTrainedTokenizerBase) -> str:
-    """A digest of everything that decides a text's tokens, truncation and padding state left out."""
-    state = json.loads(tokenizer.backend_tokenizer.to_str())
-    state.pop("truncation", None)
-    state.pop("padding", None)
-    return fingerprint(state)
+def proven(tokenizer: PreTrainedTokenizerBase, max_length: int) -> PairTemplate:
+    """A tokenizer's template, checked once on pairs that need no cut, one cut and two cuts.
 
-
-def truncated(first: Ints, second: Ints, room: int) -> tuple[Ints, Ints]:
-    """Lengths kept of two texts so that they fit `room` tokens together, as `longest_first` truncation keeps them.
-
-    The rule is the tokenizers library's: only the longer text is cut while the shorter one fits into half; else both
-    are cut to half, the odd token going to the longer one.
+    Raises:
+        ModelError: when the tokenizer has no padding token or does not compose pairs from independent texts.
     """
-    short, long = np.minimum(first, second), np.maximum(first, second)
-    cut_long = np.where(short > room, short, np.maximum(short, room - short))
-    cut_long = np.minimum(long, cut_long)
-    both = short + cut_long > room
-    kept_short = np.where(both, room // 2, short)
-    kept_long = np.where(both, room // 2 + room % 2, cut_long)
-    first_is_short = first <= second
-    return np.where(first_is_short, kept_short, kept_long), np.where(first_is_short, kept_long, kept_short)
+    template = PairTemplate.read(tokenizer, max_length)
+    known = (type(tokenizer).__name__, identity(tokenizer), template)
+    if known not in _PROVEN:
+        _prove(template, tokenizer)
+        _PROVEN.add(known)
+    return template
 
 
-@dataclass(frozen=True, slots=True)
-class PairTemplate:
-    """The special tokens around a pair: `prefix` first `middle` second `suffix`, and each part's token type."""
-
-    prefix: tuple[int, ...]
-    middle: tuple[int, ...]
-    suffix: tuple[int, ...]
-    types: tuple[int, int, int, int, int]
-    pad_id: int
-    pad_left: bool
-    has_types: bool
-    max_length: int
-
-    @property
-    def room(self) -> int:
-        """Tokens left for the two texts."""
-        return self.max_length - len(self.prefix) - len(self.middle) - len(self.suffix)
-
-    @classmethod
-    def of(cls, tokenizer: PreTrainedTokenizerBase, max_length: int) -> PairTemplate:
-        """Read the template off a tokenizer and check it on pairs that need no cut, one cut and two cuts.
-
-        Raises:
-            ModelError: when the tokenizer has no padding token or does not compose pairs from independent texts.
-        """
-        if not tokenizer.is_fast:
-            raise ModelError(must("the model's tokenizer", "be a fast one (tokenizer.json)", type(tokenizer).__name__,
-                                  "Convert it with transformers' AutoTokenizer and save it again."))  # fmt: skip
-        if tokenizer.pad_token_id is None:
-            raise ModelError(must("the model's tokenizer", "have a padding token", None,
-                                  "Set tokenizer.pad_token and save the folder again."))  # fmt: skip
-        encode = _plain(tokenizer)
-        one, two = (
-            encode.encode("one", add_special_tokens=False).ids,
-            encode.encode("two", add_special_tokens=False).ids,
-        )
-        pair = tokenizer("one", "two", return_token_type_ids=True)
-        ids, kinds = list(pair["input_ids"]), list(pair["token_type_ids"])
-        start = _find(ids, one, 0)
-        second = _find(ids, two, start + len(one))
-        end = second + len(two)
-        if min(start, second) < 0:
-            raise ModelError(must("the model's tokenizer", "compose a pair from two texts", type(tokenizer).__name__,
-                                  "This tokenizer cannot be used with a cross-encoder."))  # fmt: skip
-
-        def kind(position: int) -> int:
-            return int(kinds[position]) if 0 <= position < len(kinds) else 0
-
-        template = cls(
-            prefix=tuple(ids[:start]),
-            middle=tuple(ids[start + len(one) : second]),
-            suffix=tuple(ids[end:]),
-            types=(kind(0), kind(start), kind(start + len(one)), kind(second), kind(end)),
-            pad_id=int(tokenizer.pad_token_id),
-            pad_left=tokenizer.padding_side == "left",
-            has_types="token_type_ids" in tokenizer.model_input_names,
-            max_length=max_length,
-        )
-        proven = (type(tokenizer).__name__, identity(tokenizer), template)
-        if proven not in _PROVEN:
-            template._prove(tokenizer)
-            _PROVEN.add(proven)
-        return template
-
-    def _prove(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        words = "the quick brown fox jumps over a lazy dog "
-        texts = ["a question?", words * 3, words * (self.max_length // 6 + 1), "é — 漢字 x"]
-        table = TokenTable.build(texts, tokenizer, self.max_length)
-        first, second = np.divmod(np.arange(len(texts) ** 2), len(texts))
-        batch = table.collate(self, first, second)
-        expected = tokenizer(
-            [texts[i] for i in first], [texts[i] for i in second],
-            truncation="longest_first", max_length=self.max_length, padding=True, return_tensors="pt",
-        )  # fmt: skip
-        if not torch.equal(batch["input_ids"], expected["input_ids"]):
-            raise ModelError(must("the model's tokenizer", "encode a pair as its two texts between special tokens",
-                                  type(tokenizer).__name__, "Use a model with a BERT-like tokenizer."))  # fmt: skip
-
-
-def _find(ids: list[int], part: list[int], start: int) -> int:
-    for position in range(start, len(ids) - len(part) + 1):
-        if ids[position : position + len(part)] == part:
-            return position
-    return -1
-
-
-def _plain(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
-    """A private copy of the backend that neither cuts nor pads."""
-    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
-    backend.no_padding()
-    backend.no_truncation()
-    return backend
+def _prove(template: PairTemplate, tokenizer: PreTrainedTokenizerBase) -> None:
+    words = "the quick brown fox jumps over a lazy dog "
+    texts = ["a question?", words * 3, words * (template.max_length // 6 + 1), "é — 漢字 x"]
+    table = TokenTable.build(texts, tokenizer, template.max_length)
+    first, second = np.divmod(np.arange(len(texts) ** 2), len(texts))
+    batch = table.collate(template, first, second)
+    expected = tokenizer(
+        [texts[i] for i in first], [texts[i] for i in second],
+        truncation="longest_first", max_length=template.max_length, padding=True, return_tensors="pt",
+    )  # fmt: skip
+    if not torch.equal(batch["input_ids"], expected["input_ids"]):
+        raise ModelError(must("the model's tokenizer", "encode a pair as its two texts between special tokens",
+                              type(tokenizer).__name__, "Use a model with a BERT-like tokenizer."))  # fmt: skip
 
 
 class TokenTable:
@@ -334,7 +241,7 @@ def _encode(
     texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_length: int
 ) -> Iterator[tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]]:
     """Chunks of (flat ids, each text cut to `max_length`; true lengths); the backend's own threads do the work."""
-    backend = _plain(tokenizer)
+    backend = plain(tokenizer)
     for start in range(0, len(texts), CHUNK):
         encodings = backend.encode_batch_fast(list(texts[start : start + CHUNK]), add_special_tokens=False)
         rows = [encoding.ids for encoding in encodings]

@@ -1,0 +1,118 @@
+"""What stands around two texts that are one pair, and where they are cut. Wraps the tokenizers library.
+
+Knows nothing of token tables, models or stages.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerBase
+
+from pipeline.core.errors import ModelError, must
+from pipeline.core.fingerprint import fingerprint
+
+Ints = npt.NDArray[np.integer]
+
+
+def identity(tokenizer: PreTrainedTokenizerBase) -> str:
+    """A digest of everything that decides a text's tokens, truncation and padding state left out."""
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    state.pop("truncation", None)
+    state.pop("padding", None)
+    return fingerprint(state)
+
+
+def truncated(first: Ints, second: Ints, room: int) -> tuple[Ints, Ints]:
+    """Lengths kept of two texts so that they fit `room` tokens together, as `longest_first` truncation keeps them.
+
+    The rule is the tokenizers library's: only the longer text is cut while the shorter one fits into half; else both
+    are cut to half, the odd token going to the longer one.
+    """
+    short, long = np.minimum(first, second), np.maximum(first, second)
+    cut_long = np.where(short > room, short, np.maximum(short, room - short))
+    cut_long = np.minimum(long, cut_long)
+    both = short + cut_long > room
+    kept_short = np.where(both, room // 2, short)
+    kept_long = np.where(both, room // 2 + room % 2, cut_long)
+    first_is_short = first <= second
+    return np.where(first_is_short, kept_short, kept_long), np.where(first_is_short, kept_long, kept_short)
+
+
+@dataclass(frozen=True, slots=True)
+class PairTemplate:
+    """The special tokens around a pair: `prefix` first `middle` second `suffix`, and each part's token type."""
+
+    prefix: tuple[int, ...]
+    middle: tuple[int, ...]
+    suffix: tuple[int, ...]
+    types: tuple[int, int, int, int, int]
+    pad_id: int
+    pad_left: bool
+    has_types: bool
+    max_length: int
+
+    @property
+    def room(self) -> int:
+        """Tokens left for the two texts."""
+        return self.max_length - len(self.prefix) - len(self.middle) - len(self.suffix)
+
+    @classmethod
+    def read(cls, tokenizer: PreTrainedTokenizerBase, max_length: int) -> PairTemplate:
+        """Read the template off a tokenizer; `tokens.proven` checks that it holds for other pairs too.
+
+        Raises:
+            ModelError: when the tokenizer has no padding token or does not compose pairs from independent texts.
+        """
+        if not tokenizer.is_fast:
+            raise ModelError(must("the model's tokenizer", "be a fast one (tokenizer.json)", type(tokenizer).__name__,
+                                  "Convert it with transformers' AutoTokenizer and save it again."))  # fmt: skip
+        if tokenizer.pad_token_id is None:
+            raise ModelError(must("the model's tokenizer", "have a padding token", None,
+                                  "Set tokenizer.pad_token and save the folder again."))  # fmt: skip
+        encode = plain(tokenizer)
+        one, two = (
+            encode.encode("one", add_special_tokens=False).ids,
+            encode.encode("two", add_special_tokens=False).ids,
+        )
+        pair = tokenizer("one", "two", return_token_type_ids=True)
+        ids, kinds = list(pair["input_ids"]), list(pair["token_type_ids"])
+        start = _find(ids, one, 0)
+        second = _find(ids, two, start + len(one))
+        end = second + len(two)
+        if min(start, second) < 0:
+            raise ModelError(must("the model's tokenizer", "compose a pair from two texts", type(tokenizer).__name__,
+                                  "This tokenizer cannot be used with a cross-encoder."))  # fmt: skip
+
+        def kind(position: int) -> int:
+            return int(kinds[position]) if 0 <= position < len(kinds) else 0
+
+        return cls(
+            prefix=tuple(ids[:start]),
+            middle=tuple(ids[start + len(one) : second]),
+            suffix=tuple(ids[end:]),
+            types=(kind(0), kind(start), kind(start + len(one)), kind(second), kind(end)),
+            pad_id=int(tokenizer.pad_token_id),
+            pad_left=tokenizer.padding_side == "left",
+            has_types="token_type_ids" in tokenizer.model_input_names,
+            max_length=max_length,
+        )
+
+
+def _find(ids: list[int], part: list[int], start: int) -> int:
+    for position in range(start, len(ids) - len(part) + 1):
+        if ids[position : position + len(part)] == part:
+            return position
+    return -1
+
+
+def plain(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
+    """A private copy of the backend that neither cuts nor pads."""
+    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    backend.no_padding()
+    backend.no_truncation()
+    return backend
