@@ -206,5 +206,6 @@ class Nearest:
         scores = np.empty(len(query), np.float32)
         for start in range(0, len(query), CHUNK):
             part = slice(start, start + CHUNK)
-            scores[part] = inner(vectors.take(query[part]), self._passages.take(self._subset[passage[part]]))
+            left, right = vectors.take(query[part]), self._passages.take(self._subset[passage[part]])
+            scores[part] = inner(left, np.arange(len(left)), right, np.arange(len(left)))
         return scores

@@ -52,13 +52,16 @@ def prepared(passages: Floats) -> Block:
     return Rounded(passages) if bf16_unit() else Plain(passages)
 
 
-def inner(left: Floats, right: Floats) -> Floats:
-    """Inner products (rows,) of equally many rows, the same wherever a pair of rows stands."""
-    scores = np.empty(len(left), np.float32)
-    size = max(1, PRODUCTS // max(1, left.shape[1]))
-    for start in range(0, len(left), size):
+def inner(left: Floats, left_rows: Positions, right: Floats, right_rows: Positions) -> Floats:
+    """Inner products (pairs,) of `left[left_rows[i]]` and `right[right_rows[i]]`, the same wherever a pair stands."""
+    one, other = torch.from_numpy(left), torch.from_numpy(right)
+    rows, columns = torch.from_numpy(left_rows), torch.from_numpy(right_rows)
+    scores = np.empty(len(rows), np.float32)
+    size = max(1, PRODUCTS // max(1, one.shape[1]))
+    for start in range(0, len(rows), size):
         part = slice(start, start + size)
-        factors = torch.from_numpy(left[part]) * torch.from_numpy(right[part])
+        # torch's gather takes every thread, numpy's one.
+        factors = one.index_select(0, rows[part]).mul_(other.index_select(0, columns[part]))
         scores[part] = factors.sum(dim=1).numpy()
     return scores
 
@@ -140,11 +143,7 @@ class Rounded:
 
     def _exact(self, queries: Floats, query: Positions, column: Positions, depth: int) -> Best:
         """The best of candidates in order of query and column; every query has `depth` of them or more."""
-        scores = np.empty(len(query), np.float32)
-        size = max(1, PRODUCTS // max(1, queries.shape[1]))
-        for start in range(0, len(query), size):
-            part = slice(start, start + size)
-            scores[part] = inner(queries[query[part]], self._passages[column[part]])
+        scores = inner(queries, query, self._passages, column)
         order = np.lexsort((-scores, query))  # stable: of equal scores the lower column comes first
         counts = np.bincount(query, minlength=len(queries))
         chosen = order[(counts.cumsum() - counts)[:, None] + np.arange(depth)]

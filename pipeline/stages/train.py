@@ -107,7 +107,8 @@ def _say_cut(run: Run, rows: TrainingRows) -> float:
     share = rows.table.cut_share(rows.template, rows.first, rows.second)
     if share >= NOTABLE_CUT:
         log.info(
-            "%-9s %.0f %% of the rows are longer than %s.max_length=%d tokens and are cut there",
+            "%-9s %.0f %% of the rows are longer than %s.max_length=%d tokens and are cut there "
+            "(training.max_length and model.max_length raise it, for more time)",
             "train", 100 * share, "model" if run.config.training.max_length is None else "training",
             run.config.training_length,
         )  # fmt: skip
