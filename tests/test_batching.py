@@ -38,6 +38,8 @@ def test_an_epoch_takes_each_row_once_and_keeps_the_last_batch(
 ) -> None:
     plan = Plan(rows, batch_size, epochs, seed)
     batches = list(plan.batches())
+    start = len(batches) // 3
+    assert plan.pairs(start, len(batches)) == sum(map(len, batches[start:]))
     assert len(batches) == plan.steps == plan.steps_per_epoch * epochs
     for epoch in range(epochs):
         of_epoch = batches[epoch * plan.steps_per_epoch : (epoch + 1) * plan.steps_per_epoch]

@@ -162,11 +162,11 @@ def test_the_scope_names_whatever_moves_bits(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
     changed = {
         "onednn_max_isa": scope(CPU, Precision.fp32, 8192),
-        "precision": {**scope(CPU, Precision.bf16, 8192), "onednn_max_isa": "ALL"},
-        "micro_batch_tokens": {**scope(CPU, Precision.fp32, 4096), "onednn_max_isa": "ALL"},
+        "precision": {**scope(CPU, Precision.bf16, 8192), "onednn_max_isa": "default"},
+        "micro_batch_tokens": {**scope(CPU, Precision.fp32, 4096), "onednn_max_isa": "default"},
     }
     monkeypatch.setattr(reproducibility, "bf16_unit", lambda: "AVX512_BF16")
-    changed["bf16_unit"] = {**scope(CPU, Precision.fp32, 8192), "onednn_max_isa": "ALL"}
+    changed["bf16_unit"] = {**scope(CPU, Precision.fp32, 8192), "onednn_max_isa": "default"}
     for name, other in changed.items():
         assert {key for key in here if here[key] != other[key]} == {name}
 

@@ -17,7 +17,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 
 from pipeline.core.errors import ModelError
 from pipeline.engine import tokens
-from pipeline.engine.pair_template import PairTemplate, identity, truncated
+from pipeline.engine.pair_template import PairTemplate, identity
 from pipeline.engine.tokens import TokenTable, proven
 
 MAX = 24
@@ -139,17 +139,6 @@ def test_every_pair_of_lengths_is_cut_as_the_tokenizer_cuts(tokenizer: tuple[Any
     lengths = [0, 1, 2, 8, 9, 10, 11, 12, 19, 20, 21, 22, 23, 24, 25, 40]
     texts = {n: " ".join(["the"] * n) for n in lengths}
     assert_as_the_tokenizer(*tokenizer, [(texts[n], texts[m]) for n in lengths for m in lengths])
-
-
-@given(first=st.integers(0, 900), second=st.integers(0, 900), room=st.integers(1, 300))
-def test_truncation_fills_the_room_and_cuts_the_longer_text(first: int, second: int, room: int) -> None:
-    a, b = (int(x) for x in truncated(np.array(first), np.array(second), room))
-    assert a + b == min(first + second, room)
-    assert a <= first and b <= second
-    if a < first:
-        assert a >= b - 1
-    if b < second:
-        assert b >= a - 1
 
 
 def test_what_is_written_and_opened_is_what_is_built(

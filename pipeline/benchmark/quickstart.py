@@ -25,7 +25,6 @@ from pipeline.config.learning import Precision
 from pipeline.config.schema import Config
 from pipeline.core import upkeep
 from pipeline.core.artifacts import read_json, write_json
-from pipeline.core.errors import ConfigError, must
 from pipeline.core.records import AS_RETRIEVED, TRAINED, UNTRAINED, RerankingSet
 from pipeline.data import storage
 from pipeline.data.packaged_docs import extract
@@ -80,11 +79,8 @@ def configuration(overrides: Sequence[str], outputs: Path) -> Config:
 
 
 def precision_of(work: Path) -> Precision:
-    """The precision our command names, in which both sides train and evaluate."""
+    """The precision our command trains in; the reference trains and evaluates in it."""
     config = configuration(read_json(work / "texts.json")["command"], work / "outputs")
-    if config.training.precision is not config.evaluation.precision:
-        raise ConfigError(must("evaluation.precision", "be training.precision's", config.evaluation.precision.name,
-                               "Both sides of case=quickstart use one precision."))  # fmt: skip
     return config.training.precision
 
 

@@ -111,8 +111,8 @@ def bf16_unit() -> str | None:
 
 
 def onednn_limit() -> str:
-    """The instruction set oneDNN was told to stay within, `ALL` for none, read as it reads it."""
-    return (os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA") or "ALL").upper()
+    """The instruction set oneDNN was told to stay within, empty for none, read as it reads it."""
+    return (os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA") or "").upper()
 
 
 def resolve_precision(precision: Precision, device: torch.device) -> tuple[Precision, str]:
@@ -158,7 +158,7 @@ def scope(device: torch.device, precision: Precision, budget: int) -> dict[str, 
         "machine": platform.machine(),
         "instruction_set": str(torch.backends.cpu.get_cpu_capability()),
         "bf16_unit": bf16_unit(),
-        "onednn_max_isa": onednn_limit(),
+        "onednn_max_isa": onednn_limit() or "default",
         "threads": torch.get_num_threads(),
         "precision": precision.name,
         "micro_batch_tokens": budget,

@@ -66,7 +66,8 @@ class PairTemplate:
         """Read the template off a tokenizer; `tokens.proven` checks that it holds for other pairs too.
 
         Raises:
-            ModelError: when the tokenizer has no padding token or does not compose pairs from independent texts.
+            ModelError: when the tokenizer is a slow one, has no padding token or does not compose pairs from
+                independent texts.
         """
         if not tokenizer.is_fast:
             raise ModelError(must("the model's tokenizer", "be a fast one (tokenizer.json)", type(tokenizer).__name__,

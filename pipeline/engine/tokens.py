@@ -1,4 +1,4 @@
-"""Texts tokenised once, pairs composed from them. Wraps the tokenizers library; knows nothing of models or stages.
+"""Texts tokenised once, pairs composed from them. Knows nothing of models or stages.
 
 A cross-encoder's pair is special tokens around two independently tokenised texts, so each distinct text is tokenised
 once (a question has many rows) and a pair costs two slices. `proven` proves that on the tokenizer at hand.

@@ -19,9 +19,9 @@ class State:
 
     step: int = 0
     rows: list[dict[str, Any]] = field(default_factory=list)
-    """The log so far: a row each `logging_steps` and a row an evaluation, as in metrics.jsonl."""
+    """The log so far, as in metrics.jsonl: a row of some steps, or of an evaluation."""
     loss_sum: float = 0.0
-    """Of the steps since the last row, as are `since_log`, `tokens`, `padded` and `train_seconds`."""
+    """Of the steps since the last row of steps, as are `since_log`, `tokens`, `padded` and `train_seconds`."""
     since_log: int = 0
     seconds: float = 0.0
     """Wall time of the run, evaluations included."""
@@ -48,7 +48,7 @@ class State:
         return {k: (None if isinstance(v, float) and not math.isfinite(v) else v) for k, v in values.items()}
 
     def log_steps(self, plan: Plan, norm: float, rate: float) -> None:
-        """A row of the steps since the last one: mean loss, rates, and the last step's gradient norm."""
+        """A row of the steps since the last such row: mean loss, rates, and the last step's gradient norm."""
         pairs = plan.pairs(self.step - self.since_log, self.step)
         seconds = max(self.train_seconds, 1e-9)
         self.rows.append(

@@ -25,7 +25,7 @@ from pipeline.mining.topk import Positions, Ranking, RunningTop, stacked
 log = logging.getLogger(__name__)
 
 QUERY_BLOCK = 4_096
-"""Queries searched at once: faiss's own block."""
+"""Queries whose best are merged at once: faiss's own block."""
 
 PASSAGE_BLOCK_BYTES = 1 << 29
 """Embeddings of the passages searched at once. Each block's best are found from nothing and merged: few are cheap."""

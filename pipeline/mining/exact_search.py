@@ -1,4 +1,4 @@
-"""The best passages by inner product, exactly: in fp32 by faiss, or in bf16 and what that may have misplaced again.
+"""The best passages by inner product, exactly: in fp32 by faiss, or in bf16 first and in fp32 what that may misplace.
 
 Knows nothing of texts or models. Embeddings are (rows, dimension) float32 arrays, rows of about unit length or zero,
 and a block of them and the queries asked of it are never empty.
@@ -24,8 +24,8 @@ Best = tuple[Floats, npt.NDArray[np.int64]]
 ROUGH_CELLS = 1 << 26
 """Rough scores held at once (128 MiB)."""
 
-CANDIDATES = 1 << 20
-"""Passages scored exactly before the best are kept, unless one query alone has more."""
+CANDIDATES = 1 << 22
+"""Passages that may be scored exactly before the best are kept, unless one query alone may have more."""
 
 PRODUCTS = 1 << 20
 """Numbers multiplied at once where pairs are scored one by one: two such arrays of 4 MiB stay in the cache."""
@@ -53,7 +53,10 @@ def prepared(passages: Floats) -> Block:
 
 
 def inner(left: Floats, left_rows: Positions, right: Floats, right_rows: Positions) -> Floats:
-    """Inner products (pairs,) of `left[left_rows[i]]` and `right[right_rows[i]]`, the same wherever a pair stands."""
+    """Inner products (pairs,) of `left[left_rows[i]]` and `right[right_rows[i]]`, the same wherever a pair stands.
+
+    (Up to 32,768 dimensions: torch sums a longer row that is alone in its call otherwise.)
+    """
     one, other = torch.from_numpy(left), torch.from_numpy(right)
     rows, columns = torch.from_numpy(left_rows), torch.from_numpy(right_rows)
     scores = np.empty(len(rows), np.float32)
@@ -111,23 +114,19 @@ class Rounded:
 
     def best(self, queries: Floats, depth: int) -> Best:
         """See `Block`."""
-        depth, size = min(depth, len(self._passages)), max(1, ROUGH_CELLS // len(self._passages))
+        depth = min(depth, len(self._passages))
+        tile, group = (max(1, cells // len(self._passages)) for cells in (ROUGH_CELLS, CANDIDATES))
         parts = []
-        for start in range(0, len(queries), size):
-            asked = queries[start : start + size]
-            query, column = self._candidates(asked, depth)
-            ends = np.bincount(query, minlength=len(asked)).cumsum()
-            row = 0
-            while row < len(asked):
-                first = int(ends[row - 1]) if row else 0
-                after = max(row + 1, int(np.searchsorted(ends, first + CANDIDATES, side="right")))
-                part = slice(first, int(ends[after - 1]))
-                parts.append(self._exact(asked[row:after], query[part] - row, column[part], depth))
-                row = after
+        for start in range(0, len(queries), tile):
+            asked = queries[start : start + tile]
+            candidates = self._candidates(asked, depth)
+            for row in range(0, len(asked), group):
+                query, column = candidates[row : row + group].nonzero(as_tuple=True)
+                parts.append(self._exact(asked[row : row + group], query.numpy(), column.numpy(), depth))
         return np.concatenate([scores for scores, _ in parts]), np.concatenate([columns for _, columns in parts])
 
-    def _candidates(self, queries: Floats, depth: int) -> tuple[Positions, Positions]:
-        """Query and column of every passage that may be among the `depth` best, by query, then column."""
+    def _candidates(self, queries: Floats, depth: int) -> torch.Tensor:
+        """Which passages may be among the `depth` best of each query: (queries, passages) bool."""
         asked = torch.from_numpy(queries)
         rounded = asked.bfloat16()
         rough = rounded @ self._rough.T
@@ -138,8 +137,7 @@ class Rounded:
         # keeps order: what reached the floor before its sum was rounded reaches the rounded floor after.
         last = rough.topk(depth, dim=1, sorted=False).values.amin(1).float()
         floor = last - last.abs() * HALF_ULP_BF16 - 2 * (moved + summing)
-        query, column = (rough >= floor.bfloat16()[:, None]).nonzero(as_tuple=True)
-        return query.numpy(), column.numpy()
+        return torch.ge(rough, floor.bfloat16()[:, None])
 
     def _exact(self, queries: Floats, query: Positions, column: Positions, depth: int) -> Best:
         """The best of candidates in order of query and column; every query has `depth` of them or more."""
