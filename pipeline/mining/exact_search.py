@@ -52,21 +52,12 @@ def prepared(passages: Floats) -> Block:
     return Rounded(passages) if bf16_unit() else Plain(passages)
 
 
-def inner(left: Floats, left_rows: Positions, right: Floats, right_rows: Positions) -> Floats:
-    """Inner products (pairs,) of `left[left_rows[i]]` and `right[right_rows[i]]`, the same wherever a pair stands.
+def inner(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """Inner products (rows,) of equally many rows, the same wherever a pair of rows stands.
 
     (Up to 32,768 dimensions: torch sums a longer row that is alone in its call otherwise.)
     """
-    one, other = torch.from_numpy(left), torch.from_numpy(right)
-    rows, columns = torch.from_numpy(left_rows), torch.from_numpy(right_rows)
-    scores = np.empty(len(rows), np.float32)
-    size = max(1, PRODUCTS // max(1, one.shape[1]))
-    for start in range(0, len(rows), size):
-        part = slice(start, start + size)
-        # torch's gather takes every thread, numpy's one.
-        factors = one.index_select(0, rows[part]).mul_(other.index_select(0, columns[part]))
-        scores[part] = factors.sum(dim=1).numpy()
-    return scores
+    return (left * right).sum(dim=1)
 
 
 class Plain:
@@ -141,7 +132,14 @@ class Rounded:
 
     def _exact(self, queries: Floats, query: Positions, column: Positions, depth: int) -> Best:
         """The best of candidates in order of query and column; every query has `depth` of them or more."""
-        scores = inner(queries, query, self._passages, column)
+        asked, passages = torch.from_numpy(queries), torch.from_numpy(self._passages)
+        rows, columns = torch.from_numpy(query), torch.from_numpy(column)
+        scores = np.empty(len(query), np.float32)
+        size = max(1, PRODUCTS // max(1, asked.shape[1]))
+        for start in range(0, len(query), size):
+            part = slice(start, start + size)
+            # torch's gather takes every thread, numpy's one.
+            scores[part] = inner(asked.index_select(0, rows[part]), passages.index_select(0, columns[part])).numpy()
         order = np.lexsort((-scores, query))  # stable: of equal scores the lower column comes first
         counts = np.bincount(query, minlength=len(queries))
         chosen = order[(counts.cumsum() - counts)[:, None] + np.arange(depth)]
