@@ -122,13 +122,14 @@ class Run:
         content = source.content_digest(
             config.data, source=self.data_path, cache=self.cache, workers=config.runtime.workers
         )
+        searched = {"search": VERSIONS["search"]} if config.mining.retriever is Retriever.embedding else {}
         return {
             "stage": "mine",
             "version": VERSIONS["mine"],
             "data": plain(config.data),
             "mining": plain(config.mining),
             "content": {**content, **({} if self.source is None else self.source.identity)},
-            "retriever": None if self.retriever is None else {**self.retriever.identity, "search": VERSIONS["search"]},
+            "retriever": None if self.retriever is None else {**self.retriever.identity, **searched},
         }
 
     @cached_property
