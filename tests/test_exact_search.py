@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.mining import exact_search
-from pipeline.mining.exact_search import Block, Plain, Rounded, inner, prepared
+from pipeline.mining.exact_search import Block, Plain, Rounded, prepared, products
 from pipeline.mining.topk import RunningTop
 
 KINDS = [Plain, Rounded]
@@ -20,6 +20,11 @@ def ranked(block: Block, queries: np.ndarray, depth: int) -> tuple[list[list[int
     top.add(*block.best(queries, depth), 0)
     found = top.ranking()
     return found.indices.tolist(), found.scores.tolist()
+
+
+def candidates(corpus: np.ndarray, queries: np.ndarray, depth: int) -> torch.Tensor:
+    rough, floor = Rounded(corpus)._rough_scores(queries, depth, torch.empty(len(queries), len(corpus)).bfloat16())
+    return rough >= floor
 
 
 def sorted_in_full(scores: np.ndarray, depth: int) -> tuple[list[list[int]], list[list[float]]]:
@@ -85,7 +90,7 @@ def test_what_only_summing_in_fp32_may_misplace_is_a_candidate() -> None:
     # 4096 * 4096 + 3 - 4096 * 4096 may come out as anything from 0 to 4.
     large = [4096.0, 1.0, 1.0, 1.0, 1.0, -4096.0]
     corpus = np.array([large, [0, 0, 0, 0, 3, 0], [-x for x in large], [0, 0, 0, 0, -3, 0]], np.float32)
-    found = Rounded(corpus)._candidates(np.array([[4096, 1, 1, 1, 1, 4096]], np.float32), 1)
+    found = candidates(corpus, np.array([[4096, 1, 1, 1, 1, 4096]], np.float32), 1)
     assert found[0, :2].all()
 
 
@@ -95,7 +100,7 @@ def test_few_are_scored_twice(shared: float) -> None:
     draw = np.random.default_rng(3)
     corpus = draw.standard_normal((5_000, 384), np.float32) + shared * draw.standard_normal(384, np.float32)
     corpus /= np.linalg.norm(corpus, axis=1, keepdims=True)
-    counts = Rounded(corpus)._candidates(corpus[:20], 50).sum(1)
+    counts = candidates(corpus, corpus[:20], 50).sum(1)
     assert counts.min() >= 50 and counts.sum() < 20 * 3 * 50
 
 
@@ -125,7 +130,7 @@ def test_tiles_do_not_show(kind: type[Plain] | type[Rounded], monkeypatch: pytes
     corpus = draw.integers(-2000, 2001, (200, 4)).astype(np.float32)
     asked = draw.integers(-2000, 2001, (50, 4)).astype(np.float32)
     whole = ranked(kind(corpus), asked, 12)
-    small = {"ROUGH_CELLS": 1_500, "CANDIDATES": 500, "PRODUCTS": 24, "TIED_CELLS": 400, "ROWS": 70}
+    small = {"ROUGH_CELLS": 1_500, "CANDIDATES": 500, "TIED_CELLS": 400, "ROWS": 70}
     for name, value in small.items():
         monkeypatch.setattr(exact_search, name, value)
     assert ranked(kind(corpus), asked, 12) == whole
@@ -136,10 +141,13 @@ def test_a_pair_scores_the_same_wherever_it_stands() -> None:
     left, right = (draw.standard_normal((1, 1024), dtype=np.float32) for _ in range(2))
     corpus = draw.standard_normal((999, 1024), dtype=np.float32)
     corpus[[0, 7, 500, 998]] = right
-    places = np.array([500, 3, 0, 998, 5, 7])
-    scores = inner(torch.from_numpy(left.repeat(6, axis=0)), torch.from_numpy(corpus[places])).numpy()
-    assert scores[0] == scores[2] == scores[3] == scores[5]
-    np.testing.assert_allclose(scores, corpus[places].astype(np.float64) @ left[0].astype(np.float64), atol=1e-4)
+    places = np.array([[500, 3, 0], [998, -1, 7]])
+    scores = products(left.repeat(2, axis=0), corpus, places)
+    assert scores[1, 1] == -np.inf
+    assert len({scores[0, 0], scores[0, 2], scores[1, 0], scores[1, 2]}) == 1
+    alone = products(left, np.asfortranarray(corpus[[3, 500]]), np.array([[1, 0]]))
+    assert alone.tolist() == [[scores[0, 0], scores[0, 1]]]
+    np.testing.assert_allclose(scores[0], corpus[places[0]].astype(np.float64) @ left[0].astype(np.float64), atol=1e-4)
 
 
 @pytest.mark.parametrize(("unit", "kind"), [("AMX", Rounded), ("AVX512_BF16", Rounded), (None, Plain)])

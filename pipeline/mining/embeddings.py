@@ -19,7 +19,7 @@ from pipeline.core import artifacts
 from pipeline.core.errors import ModelError, NumericsError, must
 from pipeline.core.fingerprint import file_digest, fingerprint, text_digest
 from pipeline.core.progress import bar
-from pipeline.mining.exact_search import inner, prepared
+from pipeline.mining.exact_search import prepared, products
 from pipeline.mining.topk import Positions, Ranking, RunningTop, stacked
 
 log = logging.getLogger(__name__)
@@ -207,5 +207,5 @@ class Nearest:
         for start in range(0, len(query), CHUNK):
             part = slice(start, start + CHUNK)
             left, right = vectors.take(query[part]), self._passages.take(self._subset[passage[part]])
-            scores[part] = inner(torch.from_numpy(left), torch.from_numpy(right)).numpy()
+            scores[part] = products(left, right, np.arange(len(left))[:, None])[:, 0]
         return scores

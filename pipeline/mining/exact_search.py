@@ -27,14 +27,11 @@ ROUGH_CELLS = 1 << 26
 CANDIDATES = 1 << 22
 """Passages that may be scored exactly before the best are kept, unless one query alone may have more."""
 
-PRODUCTS = 1 << 20
-"""Numbers multiplied at once where pairs are scored one by one: two such arrays of 4 MiB stay in the cache."""
-
 TIED_CELLS = 1 << 22
 """Scores held at once for queries with ties at the cut, whose whole rows of a block are sorted (16 MiB)."""
 
 ROWS = 4_096
-"""Passages rounded at once."""
+"""Passages rounded and multiplied at once."""
 
 HALF_ULP_BF16, HALF_ULP_FP32 = 2.0**-8, 2.0**-24
 """Most that rounding to nearest moves a number, as a share of it."""
@@ -52,12 +49,22 @@ def prepared(passages: Floats) -> Block:
     return Rounded(passages) if bf16_unit() else Plain(passages)
 
 
-def inner(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    """Inner products (rows,) of equally many rows, the same wherever a pair of rows stands.
+def products(queries: Floats, passages: Floats, columns: Positions) -> Floats:
+    """Inner products of each query with the passages at its columns; a pair's is the same wherever it stands.
 
-    (Up to 32,768 dimensions: torch sums a longer row that is alone in its call otherwise.)
+    Args:
+        queries: (queries, dimension).
+        passages: (passages, dimension).
+        columns: (queries, any) int64 into the passages, -1 for none.
+
+    Returns:
+        (queries, any) float32, -inf where there is none.
     """
-    return (left * right).sum(dim=1)
+    found = np.empty(columns.shape, np.float32)
+    arrays = [found, *map(np.ascontiguousarray, (queries, passages, columns))]
+    # Reads a passage where it lies: gathering them first takes twice as long.
+    faiss.fvec_inner_products_by_idx(*map(faiss.swig_ptr, arrays), queries.shape[1], *columns.shape)  # type: ignore[attr-defined]
+    return found
 
 
 class Plain:
@@ -106,21 +113,25 @@ class Rounded:
     def best(self, queries: Floats, depth: int) -> Best:
         """See `Block`."""
         depth = min(depth, len(self._passages))
-        tile, group = (max(1, cells // len(self._passages)) for cells in (ROUGH_CELLS, CANDIDATES))
+        most, group = (max(1, cells // len(self._passages)) for cells in (ROUGH_CELLS, CANDIDATES))
+        tile = -(-len(queries) // -(-len(queries) // most))  # all alike: few rows are multiplied at a worse rate
+        held = torch.empty(tile, len(self._passages), dtype=torch.bfloat16)  # its pages serve every tile
         parts = []
         for start in range(0, len(queries), tile):
             asked = queries[start : start + tile]
-            candidates = self._candidates(asked, depth)
+            rough, floor = self._rough_scores(asked, depth, held)
             for row in range(0, len(asked), group):
-                query, column = candidates[row : row + group].nonzero(as_tuple=True)
-                parts.append(self._exact(asked[row : row + group], query.numpy(), column.numpy(), depth))
+                rows = slice(row, row + group)
+                parts.append(self._exact(asked[rows], torch.ge(rough[rows], floor[rows]), depth))
         return np.concatenate([scores for scores, _ in parts]), np.concatenate([columns for _, columns in parts])
 
-    def _candidates(self, queries: Floats, depth: int) -> torch.Tensor:
-        """Which passages may be among the `depth` best of each query: (queries, passages) bool."""
+    def _rough_scores(self, queries: Floats, depth: int, held: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Rough scores (queries, passages), in `held`, and the least that any of the `depth` best has (queries, 1)."""
         asked = torch.from_numpy(queries)
-        rounded = asked.bfloat16()
-        rough = rounded @ self._rough.T
+        rounded, rough = asked.bfloat16(), held[: len(asked)]
+        for start in range(0, len(self._passages), ROWS):
+            part = slice(start, start + ROWS)
+            torch.mm(rounded, self._rough[part].T, out=rough[:, part])
         # Dimension x half a unit for the rough sum and for the exact one, and as much for the rounding in these lines.
         summing = 3 * asked.shape[1] * HALF_ULP_FP32 * asked.norm(dim=1) * (self._longest + self._centred)
         moved = (asked - rounded).norm(dim=1) * self._centred + rounded.float().norm(dim=1) * self._moved
@@ -128,22 +139,17 @@ class Rounded:
         # keeps order: what reached the floor before its sum was rounded reaches the rounded floor after.
         last = rough.topk(depth, dim=1, sorted=False).values.amin(1).float()
         floor = last - last.abs() * HALF_ULP_BF16 - 2 * (moved + summing)
-        return torch.ge(rough, floor.bfloat16()[:, None])
+        return rough, floor.bfloat16()[:, None]
 
-    def _exact(self, queries: Floats, query: Positions, column: Positions, depth: int) -> Best:
-        """The best of candidates in order of query and column; every query has `depth` of them or more."""
-        asked, passages = torch.from_numpy(queries), torch.from_numpy(self._passages)
-        rows, columns = torch.from_numpy(query), torch.from_numpy(column)
-        scores = np.empty(len(query), np.float32)
-        size = max(1, PRODUCTS // max(1, asked.shape[1]))
-        for start in range(0, len(query), size):
-            part = slice(start, start + size)
-            # torch's gather takes every thread, numpy's one.
-            scores[part] = inner(asked.index_select(0, rows[part]), passages.index_select(0, columns[part])).numpy()
-        order = np.lexsort((-scores, query))  # stable: of equal scores the lower column comes first
+    def _exact(self, queries: Floats, candidates: torch.Tensor, depth: int) -> Best:
+        """The best of candidates (queries, passages) bool; every query has `depth` of them or more."""
+        query, column = (found.numpy() for found in candidates.nonzero(as_tuple=True))
         counts = np.bincount(query, minlength=len(queries))
-        chosen = order[(counts.cumsum() - counts)[:, None] + np.arange(depth)]
-        return scores[chosen], column[chosen]
+        # One row a query, its candidates in order: of equal scores the lower column is the lower place.
+        columns = np.full((len(queries), counts.max()), -1, np.int64)
+        columns[query, np.arange(len(query)) - np.repeat(counts.cumsum() - counts, counts)] = column
+        scores, places = best_columns(torch.from_numpy(products(queries, self._passages, columns)), depth)
+        return scores, np.take_along_axis(columns, places, axis=1)
 
 
 def _longest(rows: torch.Tensor) -> float:
