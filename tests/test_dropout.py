@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -28,6 +30,19 @@ def test_masks_follow_torchs_state_alone() -> None:
     again = Dropout()
     assert all(torch.equal(again.mask((64, 33), 0.2), mask) for mask in masks)
     assert not torch.equal(masks[0], masks[1]) and not torch.equal(masks[0], following)
+
+
+def test_nothing_is_drawn_from_torch_before_the_first_mask_and_nothing_after_it() -> None:
+    states, dropout = [torch.get_rng_state()], Dropout()
+    for _ in range(2):
+        states.append(torch.get_rng_state())
+        dropout.mask((3, 5), 0.5)
+    states.append(torch.get_rng_state())
+    assert [torch.equal(one, two) for one, two in pairwise(states)] == [True, False, True]
+
+
+def test_a_rate_of_zero_drops_nothing() -> None:
+    assert (Dropout().mask((300, 300), 0.0) == -1).all()
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])

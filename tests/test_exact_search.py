@@ -136,18 +136,32 @@ def test_tiles_do_not_show(kind: type[Plain] | type[Rounded], monkeypatch: pytes
     assert ranked(kind(corpus), asked, 12) == whole
 
 
-def test_a_pair_scores_the_same_wherever_it_stands() -> None:
+def test_candidates_are_scored_in_bounded_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes, exact = list[int](), Rounded._exact
+
+    def seen(self: Rounded, queries: np.ndarray, candidates: torch.Tensor, depth: int) -> exact_search.Best:
+        sizes.append(candidates.numel())
+        return exact(self, queries, candidates, depth)
+
+    monkeypatch.setattr(exact_search, "CANDIDATES", 500)
+    monkeypatch.setattr(Rounded, "_exact", seen)
+    Rounded(np.ones((120, 8), np.float32)).best(np.ones((10, 8), np.float32), 3)
+    assert sizes == [480, 480, 240]
+
+
+@pytest.mark.parametrize("dimension", [1, 255, 1023, 1024])
+def test_a_pair_scores_the_same_wherever_it_stands(dimension: int) -> None:
     draw = np.random.default_rng(2)
-    left, right = (draw.standard_normal((1, 1024), dtype=np.float32) for _ in range(2))
-    corpus = draw.standard_normal((999, 1024), dtype=np.float32)
-    corpus[[0, 7, 500, 998]] = right
-    places = np.array([[500, 3, 0], [998, -1, 7]])
-    scores = products(left.repeat(2, axis=0), corpus, places)
-    assert scores[1, 1] == -np.inf
-    assert len({scores[0, 0], scores[0, 2], scores[1, 0], scores[1, 2]}) == 1
-    alone = products(left, np.asfortranarray(corpus[[3, 500]]), np.array([[1, 0]]))
-    assert alone.tolist() == [[scores[0, 0], scores[0, 1]]]
-    np.testing.assert_allclose(scores[0], corpus[places[0]].astype(np.float64) @ left[0].astype(np.float64), atol=1e-4)
+    left, right = draw.standard_normal((2, 1, dimension), dtype=np.float32)
+    corpus = draw.standard_normal((999, dimension), dtype=np.float32)
+    same = [0, 7, 33, 500, 998]
+    corpus[same] = right
+    places = draw.integers(0, 999, 100)
+    places[[1, 6, 50, 51, 99]] = same
+    scores = products(left.repeat(3, axis=0), np.arange(100) % 3, corpus, places)
+    alone = products(left, np.array([0]), right, np.array([0]))
+    assert set(scores[[1, 6, 50, 51, 99]].tolist()) == set(alone.tolist())
+    np.testing.assert_allclose(scores, corpus[places].astype(np.float64) @ left[0].astype(np.float64), atol=1e-4)
 
 
 @pytest.mark.parametrize(("unit", "kind"), [("AMX", Rounded), ("AVX512_BF16", Rounded), (None, Plain)])

@@ -207,5 +207,5 @@ class Nearest:
         for start in range(0, len(query), CHUNK):
             part = slice(start, start + CHUNK)
             left, right = vectors.take(query[part]), self._passages.take(self._subset[passage[part]])
-            scores[part] = products(left, right, np.arange(len(left))[:, None])[:, 0]
+            scores[part] = products(left, np.arange(len(left)), right, np.arange(len(right)))
         return scores

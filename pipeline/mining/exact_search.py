@@ -49,21 +49,16 @@ def prepared(passages: Floats) -> Block:
     return Rounded(passages) if bf16_unit() else Plain(passages)
 
 
-def products(queries: Floats, passages: Floats, columns: Positions) -> Floats:
-    """Inner products of each query with the passages at its columns; a pair's is the same wherever it stands.
+def products(queries: Floats, query: Positions, passages: Floats, passage: Positions) -> Floats:
+    """Inner products (pairs,) of `queries[query[i]]` and `passages[passage[i]]`, the same wherever a pair stands.
 
-    Args:
-        queries: (queries, dimension).
-        passages: (passages, dimension).
-        columns: (queries, any) int64 into the passages, -1 for none.
-
-    Returns:
-        (queries, any) float32, -inf where there is none.
+    Reads the rows where they lie: gathering them first takes twice as long.
     """
-    found = np.empty(columns.shape, np.float32)
-    arrays = [found, *map(np.ascontiguousarray, (queries, passages, columns))]
-    # Reads a passage where it lies: gathering them first takes twice as long.
-    faiss.fvec_inner_products_by_idx(*map(faiss.swig_ptr, arrays), queries.shape[1], *columns.shape)  # type: ignore[attr-defined]
+    found = np.empty(len(query), np.float32)
+    # faiss checks none of this, and reads on.
+    assert len(query) == len(passage) and queries.shape[1] == passages.shape[1]
+    rows = (faiss.swig_ptr(array) for array in (queries, query, passages, passage, found))
+    faiss.pairwise_indexed_inner_product(queries.shape[1], len(query), *rows)  # type: ignore[attr-defined]
     return found
 
 
@@ -114,7 +109,7 @@ class Rounded:
         """See `Block`."""
         depth = min(depth, len(self._passages))
         most, group = (max(1, cells // len(self._passages)) for cells in (ROUGH_CELLS, CANDIDATES))
-        tile = -(-len(queries) // -(-len(queries) // most))  # all alike: few rows are multiplied at a worse rate
+        tile = -(-len(queries) // -(-len(queries) // most))  # alike: few rows are multiplied at a worse rate
         held = torch.empty(tile, len(self._passages), dtype=torch.bfloat16)  # its pages serve every tile
         parts = []
         for start in range(0, len(queries), tile):
@@ -143,13 +138,15 @@ class Rounded:
 
     def _exact(self, queries: Floats, candidates: torch.Tensor, depth: int) -> Best:
         """The best of candidates (queries, passages) bool; every query has `depth` of them or more."""
-        query, column = (found.numpy() for found in candidates.nonzero(as_tuple=True))
+        query, column = np.divmod(np.flatnonzero(candidates.numpy()), len(self._passages))
         counts = np.bincount(query, minlength=len(queries))
         # One row a query, its candidates in order: of equal scores the lower column is the lower place.
-        columns = np.full((len(queries), counts.max()), -1, np.int64)
-        columns[query, np.arange(len(query)) - np.repeat(counts.cumsum() - counts, counts)] = column
-        scores, places = best_columns(torch.from_numpy(products(queries, self._passages, columns)), depth)
-        return scores, np.take_along_axis(columns, places, axis=1)
+        cells = query, np.arange(len(query)) - np.repeat(counts.cumsum() - counts, counts)
+        columns = np.zeros((len(queries), counts.max()), np.int64)
+        scores = np.full(columns.shape, -np.inf, np.float32)
+        columns[cells], scores[cells] = column, products(queries, query, self._passages, column)
+        best, places = best_columns(torch.from_numpy(scores), depth)
+        return best, np.take_along_axis(columns, places, axis=1)
 
 
 def _longest(rows: torch.Tensor) -> float:
