@@ -70,6 +70,11 @@ def test_micro_batches_are_a_partition_within_the_budget(lengths: list[int], bud
         assert len(group) == 1 or len(group) * max(lengths[i] for i in group) <= budget
 
 
+def test_no_micro_batch_has_more_pairs_than_a_gpu_can_count() -> None:
+    groups = micro_batches(np.ones(150_000, np.int64), 10**6)
+    assert [len(group) for group in groups] == [65_535, 65_535, 18_930]
+
+
 @given(lengths=st.lists(st.integers(1, 90), min_size=1, max_size=9), overhead=st.integers(0, 200))
 @settings(max_examples=150, deadline=None)
 def test_blocks_hold_every_pair_at_the_least_cost(lengths: list[int], overhead: int) -> None:

@@ -9,11 +9,12 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NoReturn
 
 import pytest
 
-from pipeline.telemetry.emissions import ESTIMATED, MEASURED, PARTLY, WORLD_AVERAGE, add, measured
+from pipeline.telemetry.emissions import ESTIMATED, MEASURED, PARTLY, WORLD_AVERAGE, _methods, add, measured
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -157,6 +158,21 @@ def _record(energy: float, g_per_kwh: float = 100.0, method: str = ESTIMATED, gr
         "ram_gib": 8.0,
         "codecarbon_version": "3",
     }
+
+
+@pytest.mark.parametrize(
+    ("counters", "how"),
+    [([True, True], "energy counter"), ([True, False], "power, sampled"), ([None], "energy counter")],
+)
+def test_a_gpu_without_an_energy_counter_is_not_said_to_have_one(counters: list[bool | None], how: str) -> None:
+    """By the attribute codecarbon keeps; a version without it has counters only."""
+
+    class GPU:
+        devices = SimpleNamespace(
+            devices=[SimpleNamespace(**({} if has is None else {"_has_counter": has})) for has in counters]
+        )
+
+    assert _methods([GPU()]) == {"gpu": f"{MEASURED} (driver's {how})"}
 
 
 def test_stages_add_up() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import dataclasses
 import io
+import os
 import random
 
 import numpy as np
@@ -119,7 +120,9 @@ def test_the_device_is_the_one_asked_for(monkeypatch: pytest.MonkeyPatch) -> Non
     with pytest.raises(ResourceError, match=r"^runtime\.device must be a device torch can see, got .*runtime=cpu"):
         resolve_device(RuntimeConfig(device=Device.cuda))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
     assert resolve_device(RuntimeConfig()).type == "cuda"
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8", "before anything is multiplied there"
     assert resolve_device(RuntimeConfig(device=Device.cpu)) == CPU
 
 

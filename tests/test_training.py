@@ -346,6 +346,52 @@ def test_rows_that_will_not_be_seen_are_told(
     assert [line for line in caplog.messages if "rows are seen" in line] == said
 
 
+# --- as on a GPU ------------------------------------------------------------------------------------------------------
+
+
+def test_a_bad_step_that_nothing_was_read_of_leaves_no_checkpoint(base: Path, tmp_path: Path) -> None:
+    reranker = tiny(base)
+
+    def interrupted() -> bool:
+        if trainer.state.step == 2:
+            trainer.failed.fill_(1.0)  # as an update between two logged steps leaves it on a GPU
+        return trainer.state.step == 2
+
+    config, data = training_config(eval_steps=0, max_steps=5), training_rows(reranker, labelled(45))
+    trainer = trainer_of(reranker, data, config, tmp_path, Hooks(interrupted=interrupted))
+    with pytest.raises(NumericsError, match=r"by step 2 .*no checkpoint had been written"):
+        trainer.run()
+    assert not checkpoints.steps(tmp_path)
+
+
+class Scatter(torch.nn.Module):
+    """Features as they are, by an operator that has no repeatable kernel, on a CPU too."""
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        copy = torch.empty_like(features.detach()).put_(torch.arange(features.numel()), features.detach())
+        return features + (copy - features.detach())
+
+
+def test_an_operator_without_a_repeatable_kernel_is_named_and_used(
+    base: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    found = []
+    for strict in (False, True):
+        reranker = tiny(base, dropout=0.1)
+        inner = reranker.model.classifier
+        reranker.model.classifier = torch.nn.Sequential(Scatter(), inner)
+        config = training_config(max_steps=3)
+        trainer = trainer_of(reranker, training_rows(reranker, labelled(45)), config, tmp_path / str(strict), Hooks())
+        torch.use_deterministic_algorithms(True, warn_only=not strict)
+        with caplog.at_level(logging.WARNING):
+            trainer.run()
+        found.append(weights(reranker))
+    assert [line.split(":")[0] for line in caplog.messages] == ["equal runs may differ in their last bits"]
+    assert "put_" in caplog.messages[0]
+    assert torch.is_deterministic_algorithms_warn_only_enabled()
+    assert all(torch.equal(found[0][name], found[1][name]) for name in found[0]), "the step was repeated as it was"
+
+
 # --- out of memory ----------------------------------------------------------------------------------------------------
 
 ENOUGH = 150

@@ -17,6 +17,9 @@ from pipeline.core.errors import ResourceError, must
 WIDTH_STEP = 8
 """Widths of blocks are multiples of this, so that shapes repeat; see `rounded`."""
 
+MOST_PAIRS = 65_535
+"""Pairs of a micro-batch: a GPU's attention kernels count them along an axis of so many."""
+
 Indices = npt.NDArray[np.int64]
 
 
@@ -70,7 +73,7 @@ def micro_batches(lengths: npt.NDArray[np.integer], token_budget: int) -> list[I
 
     Args:
         lengths: tokens of each pair, shape (pairs,).
-        token_budget: pairs x longest pair of a group; a single pair may exceed it.
+        token_budget: pairs x longest pair of a group; a single pair may exceed it, and none has over `MOST_PAIRS`.
 
     Returns:
         Positions into `lengths`, longest group first so that memory runs out at once or never; equal lengths keep
@@ -81,7 +84,7 @@ def micro_batches(lengths: npt.NDArray[np.integer], token_budget: int) -> list[I
     start = 0
     while start < order.size:
         longest = int(lengths[order[start]])
-        count = max(1, token_budget // max(1, longest))
+        count = min(MOST_PAIRS, max(1, token_budget // max(1, longest)))
         groups.append(order[start : start + count])
         start += count
     return groups

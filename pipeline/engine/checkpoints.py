@@ -74,8 +74,8 @@ def read(folder: Path) -> Checkpoint:
         return Checkpoint(
             step=int(facts.pop("step")),
             weights=load_file(folder / "model.safetensors"),
-            optimizer=torch.load(folder / "optimizer.pt", weights_only=True),
-            generators=torch.load(folder / "generators.pt", weights_only=True),
+            optimizer=torch.load(folder / "optimizer.pt", weights_only=True, map_location="cpu"),
+            generators=torch.load(folder / "generators.pt", weights_only=True, map_location="cpu"),
             facts=facts,
             identity=artifacts.manifest_of(folder) or {},
         )

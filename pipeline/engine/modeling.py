@@ -69,16 +69,15 @@ class Reranker:
     """Whether it runs on packed batches (no padding) or, on a CPU, in blocks (little); `collate` makes them."""
 
     def collate(self, table: TokenTable, template: PairTemplate, first: Ints, second: Ints) -> Batch:
-        """Tensors of pairs of a table's texts, longest pair first, in the form this model takes.
-
-        In memory the GPU reads by itself where the model is on one: a copy from elsewhere may wait for its turn there.
-        """
+        """Tensors of pairs of a table's texts, longest pair first, in the form this model takes, `staged`."""
         if self._in_blocks():
             return table.blocks(template, first, second)
         batch = (table.pack if self.packed else table.collate)(template, first, second)
-        if next(self.model.parameters()).is_cuda:
-            batch = {name: tensor.pin_memory() for name, tensor in batch.items()}
-        return batch
+        return {name: self.staged(tensor) for name, tensor in batch.items()}
+
+    def staged(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The tensor in memory that the GPU reads by itself, where the model is on one: other copies may wait there."""
+        return tensor.pin_memory() if next(self.model.parameters()).is_cuda else tensor
 
     def frozen(self, precision: Precision) -> Callable[[Batch], torch.Tensor]:
         """`logits` of many batches while the weights stay as they are; the model must be in evaluation mode."""

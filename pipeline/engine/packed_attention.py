@@ -45,8 +45,10 @@ class Layout:
         return self.slots[:, 0]
 
     def by_pair(self, rows: torch.Tensor) -> torch.Tensor:
-        """Rows (tokens, …) as (pairs, longest, …); places without a token repeat row 0."""
-        return rows.flatten(1)[self.slots.flatten()].view(*self.slots.shape, *rows.shape[1:])
+        """Rows (tokens, …) as (pairs, longest, …), zeros where there is no token."""
+        # Not rows[slots]: its gradient adds up all empty places in one row, on a GPU one after another.
+        spread = rows.new_zeros(self.slots.numel(), *rows.shape[1:]).index_copy_(0, self.places, rows)
+        return spread.view(*self.slots.shape, *rows.shape[1:])
 
     def mask(self, window: int) -> torch.Tensor:
         """What each place of a pair sees of it, (pairs, 1, 1 or longest, longest) bool."""
@@ -96,8 +98,8 @@ def attend(
 def runs_unpadded(query: torch.Tensor, dropout: float) -> bool:
     """Whether torch's variable-length kernel takes these queries: half precision on a GPU that has it, no dropout."""
     size = query.shape[-1]
-    # The kernel reads a head in pieces of 16 bytes, and is built for sizes up to 256.
-    fits = size % 8 == 0 and size <= 256 and query.dtype in (torch.bfloat16, torch.float16)
+    # The kernel reads a head in pieces of 16 bytes; its gradient of heads over 192 does not run on every GPU.
+    fits = size % 8 == 0 and size <= 192 and query.dtype in (torch.bfloat16, torch.float16)
     return fits and dropout == 0.0 and query.is_cuda and _has_kernel(query.device)
 
 

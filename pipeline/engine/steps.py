@@ -52,7 +52,7 @@ def prepare(reranker: Reranker, data: TrainingRows, rows: npt.NDArray[np.int64],
     for group in micro_batches(lengths, budget):
         batch = reranker.collate(data.table, data.template, first[group], second[group])
         padded += batch["input_ids"].numel()
-        batches.append((batch, torch.from_numpy(np.ascontiguousarray(label[group]))))
+        batches.append((batch, reranker.staged(torch.from_numpy(np.ascontiguousarray(label[group])))))
     return Step(rows, batches, int(lengths.sum()), padded, budget)
 
 

@@ -44,6 +44,16 @@ class Hooks:
     """The selection set under the name `evaluate` gives it, where that is another than the configuration's."""
 
 
+@dataclass(slots=True)
+class _Latest:
+    """What the newest step came to, for the message when it was not finite; on the device."""
+
+    loss: torch.Tensor
+    norm: torch.Tensor
+    rows: list[int]
+    rate: float
+
+
 class Trainer:
     """One run, from its first step or from a checkpoint to its last."""
 
@@ -71,6 +81,7 @@ class Trainer:
         self.failed = torch.zeros((), dtype=torch.float32, device=device)
         self.pending = torch.zeros((), dtype=torch.float32, device=device)
         """Losses not yet fetched from the device: fetching one waits for it."""
+        self.latest: _Latest | None = None
 
     def run(self) -> dict[str, Any]:
         """Train to the end and leave the chosen weights in the model.
@@ -96,11 +107,13 @@ class Trainer:
         self.model.train()
         with bar("training, steps", self.plan.steps) as progress, ThreadPoolExecutor(1) as ahead:
             progress.advance(self.state.step)
+            began = time.perf_counter()
             for step in self._prepared(ahead):
-                self._step(step)
+                self._step(step, began)
                 self.state.seconds = before + time.perf_counter() - started
                 self._after_step()
                 progress.advance(1)
+                began = time.perf_counter()
         self.state.seconds = before + time.perf_counter() - started
         return self._finish()
 
@@ -115,8 +128,8 @@ class Trainer:
         if coming is not None:
             yield coming.result()
 
-    def _step(self, step: Step) -> None:
-        began = time.perf_counter()
+    def _step(self, step: Step, began: float) -> None:
+        """One update; its time counts from `began`, so that waiting for its composition does too."""
         rate = self.config.learning_rate * linear_schedule(self.state.step, self.plan.steps, self.warmup)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -134,9 +147,10 @@ class Trainer:
         self.state.since_log += 1
         self.state.tokens += step.tokens
         self.state.padded += step.padded
+        self.latest = _Latest(loss, norm, step.rows[:4].tolist(), rate)
         logs = self._logs_now()
-        if logs or self.accelerator.device.type == "cpu":
-            self._refuse_bad_numbers(loss, norm, step, rate)
+        if logs or self._fixed_now() or self.accelerator.device.type == "cpu":
+            self._refuse_bad_numbers()
             self.state.loss_sum += float(loss)
         else:
             self.pending += loss
@@ -145,7 +159,9 @@ class Trainer:
             self._log(float(norm), rate)
 
     def _backward_within_memory(self, step: Step) -> torch.Tensor:
-        """A step's gradient; when the GPU runs out of memory: RNG restored, budget halved, step repeated."""
+        """A step's gradient, repeated with RNG restored: under half the budget when the GPU runs out of memory, without
+        repeatable kernels when an operator of the model has none.
+        """
         generators = rng_state()
         while True:
             if step.budget != self.state.budget:  # halved since, or just now: the next step is composed ahead
@@ -157,8 +173,17 @@ class Trainer:
                     accelerator=self.accelerator,
                 )  # fmt: skip
             except torch.cuda.OutOfMemoryError:
-                pass  # the exception holds the step's activations: nothing can be given back before it is gone
-            self._halve(step)
+                full = True  # the exception holds the step's activations: nothing can be given back before it is gone
+            except RuntimeError as error:
+                if "does not have a deterministic implementation" not in str(error):
+                    raise
+                full = False
+                log.warning("equal runs may differ in their last bits: %s", str(error).split(", but")[0])
+            self.optimizer.zero_grad(set_to_none=True)
+            if full:
+                self._halve(step)
+            else:
+                torch.use_deterministic_algorithms(True, warn_only=True)
             set_rng_state(generators)
 
     def _halve(self, step: Step) -> None:
@@ -167,7 +192,6 @@ class Trainer:
         Raises:
             ResourceError: when the longest pair of the step is alone in its micro-batch already.
         """
-        self.optimizer.zero_grad(set_to_none=True)
         torch.cuda.empty_cache()
         first, second = self.data.first[step.rows], self.data.second[step.rows]
         longest = int(self.data.table.pair_lengths(self.data.template, first, second).max())
@@ -180,19 +204,23 @@ class Trainer:
         if "scope" in self.identity:
             self.identity = {**self.identity, "scope": {**self.identity["scope"], "micro_batch_tokens": budget}}
 
-    def _refuse_bad_numbers(self, loss: torch.Tensor, norm: torch.Tensor, step: Step, rate: float) -> None:
-        if float(self.failed):
+    def _refuse_bad_numbers(self) -> None:
+        """Waits for the device."""
+        if float(self.failed) and (latest := self.latest):
             last = checkpoints.steps(self.folder)
             kept = f"the checkpoint of step {last[-1]} is kept" if last else "no checkpoint had been written"
             raise NumericsError(
-                f"loss and gradient must be finite, got loss {float(loss)} and gradient norm {float(norm)} by step "
-                f"{self.state.step} (batch rows {step.rows[:4].tolist()}…, learning rate {rate:.3g}). "
-                f"The update was not applied; {kept}. Lower training.learning_rate."
+                f"loss and gradient must be finite, got loss {float(latest.loss)} and gradient norm "
+                f"{float(latest.norm)} by step {self.state.step} (batch rows {latest.rows}…, learning rate "
+                f"{latest.rate:.3g}). The update was not applied; {kept}. Lower training.learning_rate."
             )
 
     def _logs_now(self) -> bool:
         first = self.config.logging_first_step and self.state.step == 1
         return first or self.state.step % self.config.logging_steps == 0 or self.state.step == self.plan.steps
+
+    def _fixed_now(self) -> bool:
+        return self.config.eval_steps > 0 and self.state.step % self.config.eval_steps == 0
 
     def _log(self, norm: float, rate: float) -> None:
         self._fetch_losses()
@@ -204,8 +232,7 @@ class Trainer:
         self.pending.zero_()
 
     def _after_step(self) -> None:
-        every = self.config.eval_steps
-        fixed = every > 0 and self.state.step % every == 0
+        fixed = self._fixed_now()
         last = self.state.step == self.plan.steps
         if (fixed or last) and self.config.eval_sets:
             self._evaluate()
@@ -222,8 +249,7 @@ class Trainer:
         measures = self.hooks.evaluate()
         self.model.train()
         config = self.config
-        fixed = config.eval_steps > 0 and self.state.step > 0 and self.state.step % config.eval_steps == 0
-        if config.keep_best and config.selection_set is not None and fixed:
+        if config.keep_best and config.selection_set is not None and self.state.step > 0 and self._fixed_now():
             chosen = self.hooks.selection_set or config.selection_set
             value = measures[chosen][config.selection_measure]
             self.state.keep_better(value)
@@ -231,6 +257,7 @@ class Trainer:
         self.hooks.on_row(self.state.rows)
 
     def _checkpoint(self) -> None:
+        self._refuse_bad_numbers()  # an interrupt may come at a step nothing else was read of
         weights = {name: tensor.detach() for name, tensor in self.model.state_dict().items()}
         for name, tensor in weights.items():
             if tensor.is_floating_point() and not torch.isfinite(tensor).all():

@@ -70,7 +70,8 @@ def _methods(hardware: Sequence[Any]) -> dict[str, str]:
             counter = _COUNTERS.get(mode)
             found["cpu"] = f"{MEASURED} ({counter})" if counter else f"{ESTIMATED} (TDP constant, {mode})"
         elif kind == "GPU":
-            found["gpu"] = f"{MEASURED} (driver's energy counter)"
+            counters = [getattr(gpu, "_has_counter", True) for gpu in part.devices.devices]
+            found["gpu"] = f"{MEASURED} (driver's {'energy counter' if all(counters) else 'power, sampled'})"
         elif kind == "RAM":
             found["ram"] = f"{ESTIMATED} (constant power a memory slot)"
         else:
