@@ -43,6 +43,7 @@ def test_a_layout_says_where_each_token_lies() -> None:
     assert found.first.tolist() == [0, 6, 9]
     values = torch.arange(21.0)[:, None]
     assert torch.equal(found.by_pair(values).flatten(0, 1)[found.places], values)
+    assert not found.by_pair(values)[~found.present].any()
 
 
 def test_places_are_those_of_the_tokens_present_in_order() -> None:
@@ -132,7 +133,7 @@ def test_a_gpu_runs_the_unpadded_kernel_in_half_precision_without_dropout() -> N
     assert runs(torch.bfloat16) == runs(torch.float16) == capable
     assert not runs(torch.float32)
     assert not runs(torch.bfloat16, dropout=0.1)
-    assert not runs(torch.bfloat16, size=20) and not runs(torch.bfloat16, size=264)
+    assert not runs(torch.bfloat16, size=20) and not runs(torch.bfloat16, size=200)
 
 
 @pytest.mark.gpu

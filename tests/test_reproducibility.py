@@ -20,6 +20,7 @@ from pipeline.core.reproducibility import (
     bf16_unit,
     differences,
     micro_batch_tokens,
+    repeatable,
     resolve_attention,
     resolve_device,
     resolve_precision,
@@ -45,6 +46,18 @@ def test_one_seed_decides_every_generator() -> None:
     seed_everything(13)
     assert not set(draws()) & set(first)
     assert torch.are_deterministic_algorithms_enabled()
+
+
+def test_what_has_no_repeatable_kernel_is_refused_only_within(recwarn: pytest.WarningsRecorder) -> None:
+    def put() -> torch.Tensor:
+        return torch.zeros(2).put_(torch.arange(2), torch.ones(2))
+
+    with pytest.raises(RuntimeError, match="put_ does not have a deterministic implementation"), repeatable(True):
+        put()
+    with repeatable(False):
+        put()
+    put()
+    assert torch.are_deterministic_algorithms_enabled() and torch.is_deterministic_algorithms_warn_only_enabled()
 
 
 def test_generators_go_on_after_a_trip_through_a_file() -> None:
@@ -120,7 +133,8 @@ def test_the_device_is_the_one_asked_for(monkeypatch: pytest.MonkeyPatch) -> Non
     with pytest.raises(ResourceError, match=r"^runtime\.device must be a device torch can see, got .*runtime=cpu"):
         resolve_device(RuntimeConfig(device=Device.cuda))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")  # so that it is put back
+    del os.environ["CUBLAS_WORKSPACE_CONFIG"]
     assert resolve_device(RuntimeConfig()).type == "cuda"
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8", "before anything is multiplied there"
     assert resolve_device(RuntimeConfig(device=Device.cpu)) == CPU

@@ -6,7 +6,8 @@ import ctypes
 import os
 import platform
 import random
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -37,14 +38,30 @@ GPU_BYTES_PER_TOKEN_LAYER = 36
 
 
 def seed_everything(seed: int) -> None:
-    """Seed Python, numpy and torch, and ask torch for deterministic kernels."""
+    """Seed Python, numpy and torch, and ask torch for deterministic kernels where it has them."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # see `resolve_device`
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
-    # Where torch only warns, attention's gradient on a GPU stays the fast one, whose sums come in any order.
-    torch.use_deterministic_algorithms(True, warn_only=not torch.cuda.is_available())
+    torch.use_deterministic_algorithms(True, warn_only=True)
     # Else every empty tensor is filled with NaN first, a pass over memory that no result of ours depends on.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+
+
+@contextmanager
+def repeatable(strict: bool) -> Iterator[None]:
+    """Within it, sums come in one order or, with `strict`, are refused.
+
+    Where torch only warns, attention's gradient on a GPU stays the fast one, whose sums come in any order.
+
+    Raises:
+        RuntimeError: from within, naming an operator that has no such kernel.
+    """
+    torch.use_deterministic_algorithms(True, warn_only=not strict)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(True, warn_only=True)
 
 
 def reuse_memory() -> None:

@@ -70,5 +70,4 @@ def _turned(rows: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.T
 
 def _mean(x: torch.Tensor, layout: Layout) -> torch.Tensor:
     """Mean of each pair's rows, (pairs, width): sums of the rows by pair, which repeat to the bit also on a GPU."""
-    present = layout.present[..., None]
-    return (layout.by_pair(x) * present).sum(dim=1) / present.sum(dim=1)
+    return layout.by_pair(x).sum(dim=1) / layout.present.sum(dim=1, keepdim=True)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
@@ -21,7 +22,14 @@ from accelerate.state import AcceleratorState, GradientState
 from pipeline.config.learning import Precision, TrainingConfig
 from pipeline.core.errors import Interrupted, NumericsError
 from pipeline.core.progress import bar
-from pipeline.core.reproducibility import differences, reuse_memory, rng_state, seed_everything, set_rng_state
+from pipeline.core.reproducibility import (
+    differences,
+    repeatable,
+    reuse_memory,
+    rng_state,
+    seed_everything,
+    set_rng_state,
+)  # fmt: skip
 from pipeline.engine import checkpoints
 from pipeline.engine.batching import Plan, halved, linear_schedule, warmup_steps
 from pipeline.engine.checkpoints import Checkpoint
@@ -42,16 +50,6 @@ class Hooks:
     interrupted: Callable[[], bool] = lambda: False
     selection_set: str | None = None
     """The selection set under the name `evaluate` gives it, where that is another than the configuration's."""
-
-
-@dataclass(slots=True)
-class _Latest:
-    """What the newest step came to, for the message when it was not finite; on the device."""
-
-    loss: torch.Tensor
-    norm: torch.Tensor
-    rows: list[int]
-    rate: float
 
 
 class Trainer:
@@ -81,7 +79,12 @@ class Trainer:
         self.failed = torch.zeros((), dtype=torch.float32, device=device)
         self.pending = torch.zeros((), dtype=torch.float32, device=device)
         """Losses not yet fetched from the device: fetching one waits for it."""
-        self.latest: _Latest | None = None
+        self.bad = torch.zeros(2, dtype=torch.float32, device=device)
+        """Loss and gradient norm of the newest step, or of the first that was not finite."""
+        self.rows = np.zeros(0, np.int64)
+        """The newest step's."""
+        self.strict = device.type == "cuda"
+        """Whether operators without a repeatable kernel are refused."""
 
     def run(self) -> dict[str, Any]:
         """Train to the end and leave the chosen weights in the model.
@@ -138,6 +141,7 @@ class Trainer:
         # Clipped inside the fused update, which divides by it: a pass over all gradients less.
         self.optimizer.grad_scale = ((norm + 1e-6) / self.config.max_grad_norm).clamp(min=1.0)  # type: ignore[attr-defined]
         finite = torch.isfinite(norm) & torch.isfinite(loss)
+        self.bad = torch.where(self.failed > 0, self.bad, torch.stack([loss.float(), norm.float()]))
         # Fused AdamW skips its update on the device while found_inf is set: no host sync, and no bad update either.
         self.failed = torch.maximum(self.failed, (~finite).float())
         self.optimizer.found_inf = self.failed  # type: ignore[attr-defined]
@@ -147,7 +151,7 @@ class Trainer:
         self.state.since_log += 1
         self.state.tokens += step.tokens
         self.state.padded += step.padded
-        self.latest = _Latest(loss, norm, step.rows[:4].tolist(), rate)
+        self.rows = step.rows
         logs = self._logs_now()
         if logs or self._fixed_now() or self.accelerator.device.type == "cpu":
             self._refuse_bad_numbers()
@@ -159,8 +163,8 @@ class Trainer:
             self._log(float(norm), rate)
 
     def _backward_within_memory(self, step: Step) -> torch.Tensor:
-        """A step's gradient, repeated with RNG restored: under half the budget when the GPU runs out of memory, without
-        repeatable kernels when an operator of the model has none.
+        """A step's gradient, repeated with RNG restored: under half the budget when the GPU runs out of memory; with
+        kernels whose sums come in any order, from then on, when an operator has no other.
         """
         generators = rng_state()
         while True:
@@ -168,22 +172,21 @@ class Trainer:
                 again = prepare(self.reranker, self.data, step.rows, self.state.budget)
                 step.batches, step.padded, step.budget = again.batches, again.padded, again.budget
             try:
-                return backward(
-                    self.model, step, pos_weight=self.config.pos_weight, precision=self.precision,
-                    accelerator=self.accelerator,
-                )  # fmt: skip
+                with repeatable(self.strict):
+                    return backward(
+                        self.model, step, pos_weight=self.config.pos_weight, precision=self.precision,
+                        accelerator=self.accelerator,
+                    )  # fmt: skip
             except torch.cuda.OutOfMemoryError:
                 full = True  # the exception holds the step's activations: nothing can be given back before it is gone
             except RuntimeError as error:
                 if "does not have a deterministic implementation" not in str(error):
                     raise
-                full = False
+                full = self.strict = False
                 log.warning("equal runs may differ in their last bits: %s", str(error).split(", but")[0])
             self.optimizer.zero_grad(set_to_none=True)
             if full:
                 self._halve(step)
-            else:
-                torch.use_deterministic_algorithms(True, warn_only=True)
             set_rng_state(generators)
 
     def _halve(self, step: Step) -> None:
@@ -206,13 +209,15 @@ class Trainer:
 
     def _refuse_bad_numbers(self) -> None:
         """Waits for the device."""
-        if float(self.failed) and (latest := self.latest):
+        if float(self.failed):
             last = checkpoints.steps(self.folder)
             kept = f"the checkpoint of step {last[-1]} is kept" if last else "no checkpoint had been written"
+            loss, norm = self.bad.tolist()
             raise NumericsError(
-                f"loss and gradient must be finite, got loss {float(latest.loss)} and gradient norm "
-                f"{float(latest.norm)} by step {self.state.step} (batch rows {latest.rows}…, learning rate "
-                f"{latest.rate:.3g}). The update was not applied; {kept}. Lower training.learning_rate."
+                f"loss and gradient must be finite, got loss {loss} and gradient norm {norm} by step "
+                f"{self.state.step} (batch rows {self.rows[:4].tolist()}…, learning rate "
+                f"{self.optimizer.param_groups[0]['lr']:.3g}). The update was not applied; {kept}. "
+                "Lower training.learning_rate."
             )
 
     def _logs_now(self) -> bool:
