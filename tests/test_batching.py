@@ -75,18 +75,21 @@ def test_no_micro_batch_has_more_pairs_than_a_gpu_can_count() -> None:
     assert [len(group) for group in groups] == [65_535, 65_535, 18_930]
 
 
-@given(lengths=st.lists(st.integers(1, 90), min_size=1, max_size=9), overhead=st.integers(0, 200))
-@settings(max_examples=150, deadline=None)
-def test_blocks_hold_every_pair_at_the_least_cost(lengths: list[int], overhead: int) -> None:
+@given(
+    lengths=st.lists(st.integers(1, 90), min_size=1, max_size=9), overhead=st.integers(0, 200),
+    step=st.sampled_from([1, WIDTH_STEP]),
+)  # fmt: skip
+@settings(max_examples=200, deadline=None)
+def test_blocks_hold_every_pair_at_the_least_cost(lengths: list[int], overhead: int, step: int) -> None:
     falling = sorted(lengths, reverse=True)
-    wide = [-(-length // WIDTH_STEP) * WIDTH_STEP for length in falling]
+    wide = [-(-length // step) * step for length in falling]
 
     def cost(cuts: tuple[int, ...]) -> int:
         edges = [0, *cuts, len(wide)]
         return sum((end - start) * wide[start] + overhead for start, end in itertools.pairwise(edges))
 
     every = (cuts for k in range(len(wide)) for cuts in itertools.combinations(range(1, len(wide)), k))
-    found = blocks(np.array(falling), overhead, 10**6)
+    found = blocks(np.array(falling), overhead, 10**6, step)
     assert sum(pairs for pairs, _ in found) == len(falling)
     start = 0
     for pairs, width in found:
@@ -97,8 +100,8 @@ def test_blocks_hold_every_pair_at_the_least_cost(lengths: list[int], overhead: 
 
 def test_blocks_of_one_width_are_equal_but_for_a_rest() -> None:
     lengths = np.repeat([64, 16, 8], [5, 9, 1])
-    assert blocks(lengths, 0, 128) == [(2, 64), (2, 64), (1, 64), (8, 16), (1, 16), (1, 8)]
-    assert blocks(np.array([300, 8]), 0, 128) == [(1, 304), (1, 8)], "a single pair may exceed it"
+    assert blocks(lengths, 0, 128, 8) == [(2, 64), (2, 64), (1, 64), (8, 16), (1, 16), (1, 8)]
+    assert blocks(np.array([300, 8]), 0, 128, 8) == [(1, 304), (1, 8)], "a single pair may exceed it"
 
 
 def test_rows_are_raised_to_few_sizes() -> None:

@@ -72,10 +72,15 @@ def test_its_ratios_are_the_records(root: Path, readme: str) -> None:
         row = next((line for line in readme.splitlines() if path.name in line), None)
         assert row is not None, f"{path.name} has no row"
         assert result["pairs"] == len(result["ratio"]["pairs"]) == 5, path.name
-        assert f"{result['ratio']['median']:.2f} times" in row
-        assert f"{result['ratio']['min']:.2f} to {result['ratio']['max']:.2f}" in row
-        assert f"{result['ratio_recipe']['median']:.2f}" in row
-        assert f"{result['work']['rows']:,}" in row
+        cells = [cell.strip() for cell in row.split("|")]
+        ratio, recipe = result["ratio"], result["ratio_recipe"]
+        assert cells[3].startswith(f"{ratio['median']:.2f} ({ratio['min']:.2f} to {ratio['max']:.2f}), ")
+        assert cells[4] == f"{recipe['median']:.2f}"
+        assert cells[6] == f"{result['peak_rss_ratio']:.2f}"
+        shares = [result[side].get("share_of_attainable") for side in ("ours", "reference")]
+        assert cells[7] == ("–" if None in shares else " / ".join(f"{share:.0%}" for share in shares))
+        assert cells[8].startswith(f"{result['work']['rows']:,} ")
+        assert ("fp32" in cells[2]) == (result["precision"] == "fp32") or result["case"] == "mine"
 
 
 @pytest.mark.parametrize("name", ["faults_quickstart.json", "faults_quickstart_cut.json"])

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from pipeline.core.errors import ResourceError, must
 
 WIDTH_STEP = 8
-"""Widths of blocks are multiples of this, so that shapes repeat; see `rounded`."""
+"""Widths of a training step's blocks are multiples of this, so that shapes repeat; see `rounded`."""
 
 MOST_PAIRS = 65_535
 """Pairs of a micro-batch: a GPU's attention kernels count them along an axis of so many."""
@@ -99,19 +99,20 @@ def rounded(rows: int, least: int) -> int:
     return -(-rows // step) * step
 
 
-def blocks(lengths: npt.NDArray[np.integer], overhead: int, most: int) -> list[tuple[int, int]]:
-    """Cut pairs in order of falling length into blocks a little wider than their longest, at the least cost.
+def blocks(lengths: npt.NDArray[np.integer], overhead: int, most: int, step: int) -> list[tuple[int, int]]:
+    """Cut pairs in order of falling length into blocks as wide as their longest or a little wider, at the least cost.
 
     Args:
         lengths: tokens of each pair, shape (pairs,), falling.
         overhead: what a width costs besides its pairs times itself, in tokens.
         most: pairs times width of a block; a single pair may exceed it. Pairs of one width are cut into equal blocks
             and a rest.
+        step: widths are multiples of it.
 
     Returns:
-        (pairs, width) of each block; widths are multiples of `WIDTH_STEP`.
+        (pairs, width) of each block.
     """
-    widths, starts = np.unique(lengths.astype(np.int64) // -WIDTH_STEP * WIDTH_STEP, return_index=True)
+    widths, starts = np.unique(lengths.astype(np.int64) // -step * step, return_index=True)
     widths, ends = -widths, np.append(starts, lengths.size)
     # least[j]: cost of the first j distinct lengths; a block from the i-th to the j-th is as wide as the i-th.
     least, cut = np.zeros(len(widths) + 1, np.int64), np.zeros(len(widths) + 1, np.int64)

@@ -24,6 +24,9 @@ from pipeline.mining.embeddings import Embedder
 
 log = logging.getLogger(__name__)
 
+WIDTH_STEP = 1
+"""Of blocks: as wide as their longest pair. Forwards, attention is compiled for no shape, and has no pads to mask."""
+
 
 class PairScorer:
     """Logits of (query, passage) pairs under one precision.
@@ -101,7 +104,7 @@ class PairScorer:
             logits = self.reranker.frozen(self.precision)
             with bar(what, len(first)) as progress:
                 for group in groups:
-                    batch = self.reranker.collate(self._table, self._template, first[group], second[group])
+                    batch = self.reranker.collate(self._table, self._template, first[group], second[group], WIDTH_STEP)
                     batch = {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
                     found.append(logits(batch))
                     progress.advance(len(group))

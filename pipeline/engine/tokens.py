@@ -168,8 +168,10 @@ class TokenTable:
             "starts": torch.from_numpy(starts.astype(np.int32)),
         }
 
-    def blocks(self, template: PairTemplate, first: Ints, second: Ints) -> dict[str, torch.Tensor]:
+    def blocks(self, template: PairTemplate, first: Ints, second: Ints, width_step: int) -> dict[str, torch.Tensor]:
         """The same pairs in blocks of like length; they must come in order of falling length, as micro-batches do.
+
+        A block's width is a multiple of `width_step`.
 
         Returns:
             `input_ids`, `token_type_ids`, `position_ids` (rows,) int64: pair after pair, each as wide as its
@@ -180,7 +182,7 @@ class TokenTable:
         """
         flat = self._flat(template, first, second)
         assert (np.diff(flat.lengths) <= 0).all()
-        shapes = blocks(flat.lengths, BLOCK_OVERHEAD, BLOCK_TOKENS)
+        shapes = blocks(flat.lengths, BLOCK_OVERHEAD, BLOCK_TOKENS, width_step)
         widths = np.repeat([width for _, width in shapes], [pairs for pairs, _ in shapes])
         starts = np.cumsum(widths) - widths
         rows = rounded(int(widths.sum()), 64)
