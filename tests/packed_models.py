@@ -16,7 +16,7 @@ from transformers import (
     ModernBertForSequenceClassification,
 )
 
-from pipeline.engine.batching import WIDTH_STEP, micro_batches
+from pipeline.engine.batching import TRAINING_WIDTH_STEP, micro_batches
 from pipeline.engine.pair_template import PairTemplate
 from pipeline.engine.tokens import TokenTable
 
@@ -127,5 +127,5 @@ def falling(count: int = 60) -> Pairs:
     return table, first[order], second[order]
 
 
-def batch_of(pairs: Pairs, width_step: int = WIDTH_STEP) -> dict[str, torch.Tensor]:
+def batch_of(pairs: Pairs, width_step: int = TRAINING_WIDTH_STEP) -> dict[str, torch.Tensor]:
     return pairs[0].blocks(template(), *pairs[1:], width_step)

@@ -10,7 +10,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.engine.batching import WIDTH_STEP, Plan, blocks, linear_schedule, micro_batches, rounded, warmup_steps
+from pipeline.engine.batching import (
+    SCORING_WIDTH_STEP,
+    TRAINING_WIDTH_STEP,
+    Plan,
+    blocks,
+    linear_schedule,
+    micro_batches,
+    rounded,
+    warmup_steps,
+)
 
 
 @pytest.mark.parametrize(("batch_size", "steps", "warmup"), [(2048, 283, 29), (64, 9038, 904)])
@@ -77,7 +86,7 @@ def test_no_micro_batch_has_more_pairs_than_a_gpu_can_count() -> None:
 
 @given(
     lengths=st.lists(st.integers(1, 90), min_size=1, max_size=9), overhead=st.integers(0, 200),
-    step=st.sampled_from([1, WIDTH_STEP]),
+    step=st.sampled_from([SCORING_WIDTH_STEP, TRAINING_WIDTH_STEP]),
 )  # fmt: skip
 @settings(max_examples=200, deadline=None)
 def test_blocks_hold_every_pair_at_the_least_cost(lengths: list[int], overhead: int, step: int) -> None:

@@ -6,8 +6,8 @@ import pytest
 import torch
 from packed_models import batch_of, bert, falling, padded
 
-from pipeline.engine import block_scoring, scoring
-from pipeline.engine.batching import WIDTH_STEP
+from pipeline.engine import block_scoring
+from pipeline.engine.batching import SCORING_WIDTH_STEP, TRAINING_WIDTH_STEP
 from pipeline.engine.block_scoring import Frozen
 from pipeline.engine.modeling import keep_head_in_fp32
 
@@ -21,7 +21,7 @@ def onednn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.usefixtures("onednn")
-@pytest.mark.parametrize("width_step", [scoring.WIDTH_STEP, WIDTH_STEP])
+@pytest.mark.parametrize("width_step", [SCORING_WIDTH_STEP, TRAINING_WIDTH_STEP])
 @pytest.mark.parametrize("layers", [1, 2, 3])
 @pytest.mark.parametrize(("dtype", "apart"), [(torch.float64, 1e-11), (torch.float32, 2e-6)])
 def test_logits_equal_the_padded_model(layers: int, dtype: torch.dtype, apart: float, width_step: int) -> None:
@@ -40,5 +40,5 @@ def test_bf16_is_as_near_to_the_padded_fp32_model_as_padded_bf16() -> None:
     exact = padded(model, pairs).detach()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         rounded = padded(model, pairs).detach().float()
-    found = Frozen(model, torch.bfloat16)(batch_of(pairs, scoring.WIDTH_STEP))
+    found = Frozen(model, torch.bfloat16)(batch_of(pairs, SCORING_WIDTH_STEP))
     assert 0 < float((found - exact).abs().max()) <= 1.2 * float((rounded - exact).abs().max())

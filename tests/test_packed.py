@@ -227,6 +227,6 @@ def test_on_a_gpu_nothing_waits_for_the_device(name: str, precision: Precision, 
 def test_on_a_gpu_a_batch_is_where_the_device_can_fetch_it(tmp_path: Path) -> None:
     table, first, second = random_pairs()
     reranker = tiny(tmp_path)
-    assert not any(tensor.is_pinned() for tensor in reranker.collate(table, template(), first, second).values())
+    assert not any(tensor.is_pinned() for tensor in reranker.collate(table, template(), first, second, 8).values())
     reranker.model.to("cuda")
-    assert all(tensor.is_pinned() for tensor in reranker.collate(table, template(), first, second).values())
+    assert all(tensor.is_pinned() for tensor in reranker.collate(table, template(), first, second, 8).values())

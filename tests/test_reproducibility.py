@@ -54,6 +54,7 @@ def test_what_has_no_repeatable_kernel_is_refused_only_within(recwarn: pytest.Wa
 
     with pytest.raises(RuntimeError, match="put_ does not have a deterministic implementation"), repeatable(True):
         put()
+    put()
     with repeatable(False):
         put()
     put()

@@ -104,6 +104,23 @@ def test_weights_are_packed_once_a_call(
     assert made == [torch.float32] * times
 
 
+def test_its_blocks_are_as_wide_as_their_longest_pair(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, blocks = list[dict[str, torch.Tensor]](), TokenTable.blocks
+
+    def seen(*arguments: Any) -> dict[str, torch.Tensor]:
+        made.append(blocks(*arguments))
+        return made[-1]
+
+    monkeypatch.setattr(TokenTable, "blocks", seen)
+    scorer(base).score(PAIRS)
+    assert any(width % 8 for batch in made for _, width in batch["shapes"].tolist())
+    for batch in made:
+        pair = 0
+        for pairs, width in batch["shapes"].tolist():
+            assert width == int(batch["lengths"][pair : pair + pairs].max())
+            pair += pairs
+
+
 def test_the_models_mode_is_given_back_and_dropout_is_off(base: Path) -> None:
     reranker = tiny(base, dropout=0.5)
     subject = PairScorer(reranker, device=CPU, precision=Precision.fp32, token_budget=BUDGET)

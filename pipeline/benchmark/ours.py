@@ -22,9 +22,9 @@ from pipeline.config.machine import Device, RuntimeConfig
 from pipeline.core.records import PairRows, RerankingSet, Split
 from pipeline.core.reproducibility import micro_batch_tokens, resolve_attention
 from pipeline.engine import modeling
-from pipeline.engine.batching import micro_batches
+from pipeline.engine.batching import SCORING_WIDTH_STEP, micro_batches
 from pipeline.engine.modeling import Reranker
-from pipeline.engine.scoring import WIDTH_STEP, PairScorer
+from pipeline.engine.scoring import PairScorer
 from pipeline.engine.steps import TrainingRows
 from pipeline.engine.tokens import TokenTable, proven
 from pipeline.engine.training import Hooks, Trainer
@@ -154,7 +154,7 @@ def _cost(reranker: Reranker, texts: Columns, budget: int) -> tuple[int, int]:
     template = proven(reranker.tokenizer, reranker.max_length)
     lengths = table.pair_lengths(template, first, second)
     computed = (
-        reranker.collate(table, template, first[group], second[group], WIDTH_STEP)["input_ids"].numel()
+        reranker.collate(table, template, first[group], second[group], SCORING_WIDTH_STEP)["input_ids"].numel()
         for group in micro_batches(lengths, budget)
     )
     return int(lengths.sum()), sum(computed)

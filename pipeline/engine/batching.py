@@ -14,8 +14,11 @@ import numpy.typing as npt
 
 from pipeline.core.errors import ResourceError, must
 
-WIDTH_STEP = 8
+TRAINING_WIDTH_STEP = 8
 """Widths of a training step's blocks are multiples of this, so that shapes repeat; see `rounded`."""
+
+SCORING_WIDTH_STEP = 1
+"""Forwards, where no product of attention is oneDNN's, a block is as wide as its longest pair: fewer pads to mask."""
 
 MOST_PAIRS = 65_535
 """Pairs of a micro-batch: a GPU's attention kernels count them along an axis of so many."""

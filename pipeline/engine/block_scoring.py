@@ -1,7 +1,7 @@
 """A BERT cross-encoder on a CPU whose weights stand still: matrices packed once, nothing kept for a gradient.
 
-The same blocks of pairs as `block_bert`. Forwards, torch's fused attention is the faster one and takes views of the
-rows as they are; the activation is applied by the product itself.
+Blocks of pairs as in `block_bert`, none wider than its longest. Forwards, torch's fused attention is the faster one
+and takes views of the rows as they are; the activation is applied by the product itself.
 """
 
 from __future__ import annotations

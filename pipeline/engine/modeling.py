@@ -30,7 +30,6 @@ from pipeline.config.learning import Activation, ModelConfig, Precision
 from pipeline.config.machine import Attention
 from pipeline.core.errors import ModelError, must
 from pipeline.engine import block_scoring, packed
-from pipeline.engine.batching import WIDTH_STEP
 from pipeline.engine.pair_template import Ints, PairTemplate
 from pipeline.engine.tokens import TokenTable
 
@@ -69,9 +68,7 @@ class Reranker:
     packed: bool
     """Whether it runs on packed batches (no padding) or, on a CPU, in blocks (little); `collate` makes them."""
 
-    def collate(
-        self, table: TokenTable, template: PairTemplate, first: Ints, second: Ints, width_step: int = WIDTH_STEP
-    ) -> Batch:
+    def collate(self, table: TokenTable, template: PairTemplate, first: Ints, second: Ints, width_step: int) -> Batch:
         """Tensors of pairs of a table's texts, longest pair first, in the form this model takes, `staged`.
 
         Blocks, where it takes them, are multiples of `width_step` wide.

@@ -17,15 +17,12 @@ from pipeline.config.learning import Precision
 from pipeline.core.errors import NumericsError, must
 from pipeline.core.progress import bar
 from pipeline.core.reproducibility import reuse_memory
-from pipeline.engine.batching import Indices, halved, micro_batches
+from pipeline.engine.batching import SCORING_WIDTH_STEP, Indices, halved, micro_batches
 from pipeline.engine.modeling import Reranker
 from pipeline.engine.tokens import TokenTable, proven
 from pipeline.mining.embeddings import Embedder
 
 log = logging.getLogger(__name__)
-
-WIDTH_STEP = 1
-"""Of blocks: as wide as their longest pair. Forwards, attention is compiled for no shape, and has no pads to mask."""
 
 
 class PairScorer:
@@ -104,7 +101,9 @@ class PairScorer:
             logits = self.reranker.frozen(self.precision)
             with bar(what, len(first)) as progress:
                 for group in groups:
-                    batch = self.reranker.collate(self._table, self._template, first[group], second[group], WIDTH_STEP)
+                    batch = self.reranker.collate(
+                        self._table, self._template, first[group], second[group], SCORING_WIDTH_STEP
+                    )
                     batch = {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
                     found.append(logits(batch))
                     progress.advance(len(group))

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from pipeline.config.learning import Precision, TrainingConfig
 from pipeline.engine import modeling
-from pipeline.engine.batching import micro_batches
+from pipeline.engine.batching import TRAINING_WIDTH_STEP, micro_batches
 from pipeline.engine.modeling import Reranker
 from pipeline.engine.pair_template import PairTemplate
 from pipeline.engine.tokens import TokenTable
@@ -50,7 +50,7 @@ def prepare(reranker: Reranker, data: TrainingRows, rows: npt.NDArray[np.int64],
     lengths = data.table.pair_lengths(data.template, first, second)
     batches, padded = [], 0
     for group in micro_batches(lengths, budget):
-        batch = reranker.collate(data.table, data.template, first[group], second[group])
+        batch = reranker.collate(data.table, data.template, first[group], second[group], TRAINING_WIDTH_STEP)
         padded += batch["input_ids"].numel()
         batches.append((batch, reranker.staged(torch.from_numpy(np.ascontiguousarray(label[group])))))
     return Step(rows, batches, int(lengths.sum()), padded, budget)

@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from pipeline.core.errors import ModelError, must
 from pipeline.engine.batching import blocks, rounded
-from pipeline.engine.pair_template import Ints, PairTemplate, identity, plain, truncated
+from pipeline.engine.pair_template import Ints, PairTemplate, plain, truncated
 
 BLOCK_OVERHEAD = 32
 """Tokens of a linear layer that cost as much as attention over one block more."""
@@ -29,7 +29,10 @@ CHUNK = 4096
 """Texts handed to the tokenizer at once: enough for its threads, little enough to keep memory flat."""
 
 _PROVEN: set[tuple[str, str, PairTemplate]] = set()
-"""Tokenizers, by class and content, and the templates proven on them: a run builds a dozen scorers on one tokenizer."""
+"""Tokenizers, by class and whole state, and the templates proven on them: a run builds a dozen scorers on one.
+
+A digest (`identity`) takes longer to make than the proof.
+"""
 
 
 def proven(tokenizer: PreTrainedTokenizerBase, max_length: int) -> PairTemplate:
@@ -39,7 +42,7 @@ def proven(tokenizer: PreTrainedTokenizerBase, max_length: int) -> PairTemplate:
         ModelError: when the tokenizer has no padding token or does not compose pairs from independent texts.
     """
     template = PairTemplate.read(tokenizer, max_length)
-    known = (type(tokenizer).__name__, identity(tokenizer), template)
+    known = (type(tokenizer).__name__, tokenizer.backend_tokenizer.to_str(), template)
     if known not in _PROVEN:
         _prove(template, tokenizer)
         _PROVEN.add(known)
