@@ -39,13 +39,18 @@ GPU_BYTES_PER_TOKEN_LAYER = 36
 
 def seed_everything(seed: int) -> None:
     """Seed Python, numpy and torch, and ask torch for deterministic kernels where it has them."""
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # see `resolve_device`
+    _fix_cublas_workspace()  # for a trainer whose device was not resolved here
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
     torch.use_deterministic_algorithms(True, warn_only=True)
     # Else every empty tensor is filled with NaN first, a pass over memory that no result of ours depends on.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+
+
+def _fix_cublas_workspace() -> None:
+    """What cuBLAS needs to be repeatable, before its first call (its own documentation)."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
 @contextmanager
@@ -106,8 +111,7 @@ def resolve_device(runtime: RuntimeConfig) -> torch.device:
         )  # fmt: skip
     if runtime.device is Device.cpu or not torch.cuda.is_available():
         return torch.device("cpu")
-    # cuBLAS needs its workspace fixed before its first call to be repeatable (its own documentation).
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    _fix_cublas_workspace()
     return torch.device("cuda")
 
 

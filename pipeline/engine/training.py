@@ -29,7 +29,7 @@ from pipeline.core.reproducibility import (
     rng_state,
     seed_everything,
     set_rng_state,
-)  # fmt: skip
+)
 from pipeline.engine import checkpoints
 from pipeline.engine.batching import Plan, halved, linear_schedule, warmup_steps
 from pipeline.engine.checkpoints import Checkpoint
