@@ -24,6 +24,9 @@ def _mean(
         loss = steps.loss_sum(logits, labels, pos_weight) / len(labels) / len(step.batches)
         accelerator.backward(loss)
         total += loss.detach()
+    for parameter in model.parameters():
+        if parameter.grad is not None:
+            parameter.grad = parameter.grad.to_dense()
     return total
 
 

@@ -71,7 +71,7 @@ def gradients(model: torch.nn.Module, logits: torch.Tensor) -> dict[str, torch.T
     model.zero_grad(set_to_none=True)
     weights = torch.linspace(-1, 1, len(logits), dtype=logits.dtype, device=logits.device)
     (logits.flatten() * weights).sum().backward()
-    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    return {name: p.grad.to_dense().clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
 def apart(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> float:

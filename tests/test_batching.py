@@ -79,6 +79,25 @@ def test_micro_batches_are_a_partition_within_the_budget(lengths: list[int], bud
         assert len(group) == 1 or len(group) * max(lengths[i] for i in group) <= budget
 
 
+@given(
+    lengths=st.lists(st.integers(1, 600), max_size=80), budget=st.integers(1, 4000), lanes=st.integers(2, 5)
+)  # fmt: skip
+@settings(max_examples=200, deadline=None)
+def test_micro_batches_for_lanes_are_alike_and_leave_none_idle(lengths: list[int], budget: int, lanes: int) -> None:
+    groups = micro_batches(np.array(lengths, np.int64), budget, lanes)
+    flat = [int(position) for group in groups for position in group]
+    assert flat == sorted(range(len(lengths)), key=lambda position: (-lengths[position], position))
+    tokens = [sum(lengths[i] for i in group) for group in groups]
+    longest = max(lengths, default=0)
+    rounds = -(-sum(lengths) // (lanes * budget))
+    share = sum(lengths) / max(1, lanes * rounds)
+    assert all(abs(found - share) <= longest for found in tokens) or len(groups) == len(lengths)
+    assert all(found <= budget + longest for found in tokens)
+    assert len(groups) <= lanes * rounds
+    if share >= longest:
+        assert len(groups) == lanes * rounds
+
+
 def test_no_micro_batch_has_more_pairs_than_a_gpu_can_count() -> None:
     groups = micro_batches(np.ones(150_000, np.int64), 10**6)
     assert [len(group) for group in groups] == [65_535, 65_535, 18_930]

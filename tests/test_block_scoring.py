@@ -6,7 +6,7 @@ import pytest
 import torch
 from packed_models import batch_of, bert, falling, padded
 
-from pipeline.engine import block_scoring
+from pipeline.engine import block_linear
 from pipeline.engine.batching import SCORING_WIDTH_STEP, TRAINING_WIDTH_STEP
 from pipeline.engine.block_scoring import Frozen
 from pipeline.engine.modeling import keep_head_in_fp32
@@ -15,8 +15,8 @@ from pipeline.engine.modeling import keep_head_in_fp32
 @pytest.fixture(params=["packed", "plain"])
 def onednn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.param == "plain":
-        monkeypatch.setattr(block_scoring, "_packs", lambda dtype: False)
-    elif not block_scoring._packs(torch.bfloat16):
+        monkeypatch.setattr(block_linear, "_packs", lambda dtype: False)
+    elif not block_linear._packs(torch.bfloat16):
         pytest.skip("oneDNN does not multiply bf16 on this processor")
 
 

@@ -7,13 +7,13 @@ from itertools import pairwise
 import pytest
 import torch
 
-from pipeline.engine.dropout import Dropout, drop_, scale
+from pipeline.engine.dropout import Dropout, drawn_seed, drop_, scale
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
 def test_a_mask_drops_its_rate(rate: float) -> None:
     torch.manual_seed(0)
-    kept = Dropout().mask((1000, 1001), rate)
+    kept = Dropout(drawn_seed()).mask((1000, 1001), rate)
     assert set(kept.unique().tolist()) == {-1, 0}
     # Five standard errors of a million draws.
     assert float((kept == 0).double().mean()) == pytest.approx(rate, abs=5 * (rate * (1 - rate) / 1_001_000) ** 0.5)
@@ -23,32 +23,32 @@ def test_a_mask_drops_its_rate(rate: float) -> None:
 
 def test_masks_follow_torchs_state_alone() -> None:
     torch.manual_seed(3)
-    first = Dropout()
+    first = Dropout(drawn_seed())
     masks = [first.mask((64, 33), 0.2), first.mask((64, 33), 0.2)]
-    following = Dropout().mask((64, 33), 0.2)
+    following = Dropout(drawn_seed()).mask((64, 33), 0.2)
     torch.manual_seed(3)
-    again = Dropout()
+    again = Dropout(drawn_seed())
     assert all(torch.equal(again.mask((64, 33), 0.2), mask) for mask in masks)
     assert not torch.equal(masks[0], masks[1]) and not torch.equal(masks[0], following)
 
 
-def test_nothing_is_drawn_from_torch_before_the_first_mask_and_nothing_after_it() -> None:
-    states, dropout = [torch.get_rng_state()], Dropout()
-    for _ in range(2):
-        states.append(torch.get_rng_state())
-        dropout.mask((3, 5), 0.5)
+def test_torchs_generator_is_asked_for_the_seed_alone() -> None:
+    states, seed = [torch.get_rng_state()], drawn_seed()
     states.append(torch.get_rng_state())
-    assert [torch.equal(one, two) for one, two in pairwise(states)] == [True, False, True]
+    for _ in range(2):
+        assert torch.equal(Dropout(seed).mask((3, 5), 0.5), Dropout(seed).mask((3, 5), 0.5))
+    states.append(torch.get_rng_state())
+    assert [torch.equal(one, two) for one, two in pairwise(states)] == [False, True]
 
 
 def test_a_rate_of_zero_drops_nothing() -> None:
-    assert (Dropout().mask((300, 300), 0.0) == -1).all()
+    assert (Dropout(drawn_seed()).mask((300, 300), 0.0) == -1).all()
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
 def test_what_stays_is_unchanged_and_what_is_dropped_is_zero(dtype: torch.dtype) -> None:
     torch.manual_seed(1)
-    values, mask = torch.randn(50, 7, dtype=dtype), Dropout().mask((50, 7), 0.3)
+    values, mask = torch.randn(50, 7, dtype=dtype), Dropout(drawn_seed()).mask((50, 7), 0.3)
     found = drop_(values.clone(), mask)
     assert torch.equal(found, torch.where(mask == -1, values, torch.zeros((), dtype=dtype)))
 

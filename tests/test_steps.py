@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+import time
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +47,14 @@ def plain_gradients(base: Path, rows: list[tuple[str, str, float]]) -> dict[str,
     return {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
 
 
-def our_gradients(base: Path, rows: list[tuple[str, str, float]], budget: int, attention: Attention) -> Any:
-    reranker = tiny(base, attention=attention)
-    step = steps.prepare(reranker, training_rows(reranker, rows), np.arange(len(rows)), budget)
+def our_gradients(
+    base: Path, rows: list[tuple[str, str, float]], budget: int, attention: Attention, lanes: int = 1,
+    dropout: float = 0.0,
+) -> Any:  # fmt: skip
+    reranker = tiny(base, attention=attention, dropout=dropout)
+    reranker.model.train(dropout > 0.0)
+    torch.manual_seed(3)
+    step = steps.prepare(reranker, training_rows(reranker, rows), np.arange(len(rows)), budget, lanes)
     steps.backward(reranker.model, step, pos_weight=5.0, precision=Precision.fp32, accelerator=Accelerator(cpu=True))
     return {name: p.grad for name, p in reranker.model.named_parameters() if p.grad is not None}, len(step.batches)
 
@@ -69,6 +76,37 @@ def test_gradients_are_those_of_one_padded_batch_however_it_is_cut(
     ours, batches = our_gradients(base, rows, budget, Attention[attention])
     assert batches == pieces
     assert_gradients_agree(ours, plain_gradients(base, rows))
+
+
+@pytest.mark.parametrize(("budget", "lanes", "pieces"), [(10**6, 2, 2), (200, 2, 6), (10**6, 3, 3), (1, 2, 33)])
+def test_gradients_are_those_of_one_padded_batch_on_any_number_of_lanes(
+    base: Path, budget: int, lanes: int, pieces: int
+) -> None:
+    ours, batches = our_gradients(base, labelled(33), budget, Attention.varlen, lanes)
+    assert batches == pieces
+    assert_gradients_agree(ours, plain_gradients(base, labelled(33)))
+
+
+def test_gradients_on_lanes_repeat_to_the_bit_whichever_lane_is_late(
+    base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found, of_step, late = list[dict[str, torch.Tensor]](), modeling.of_step, [0.0, 0.02]
+
+    def uneven(model: torch.nn.Module, precision: Precision) -> Any:
+        logits, calls = of_step(model, precision), itertools.count()
+
+        def slow(batch: Any, seed: int) -> torch.Tensor:
+            time.sleep(late[next(calls) % 2])
+            return logits(batch, seed)
+
+        return slow
+
+    monkeypatch.setattr(modeling, "of_step", uneven)
+    for _ in range(2):
+        found.append(our_gradients(base, labelled(33), 200, Attention.varlen, 2, dropout=0.2)[0])
+        late.reverse()
+    assert found[0].keys() == found[1].keys()
+    assert [name for name in found[0] if not torch.equal(found[0][name], found[1][name])] == []
 
 
 @pytest.mark.parametrize("mutation", ["mean per micro-batch", "pos_weight missing"])

@@ -71,18 +71,28 @@ class Plan:
             yield order[position * self.batch_size : (position + 1) * self.batch_size]
 
 
-def micro_batches(lengths: npt.NDArray[np.integer], token_budget: int) -> list[Indices]:
-    """Cut pairs into groups of like length whose padded size stays within a token budget.
+def micro_batches(lengths: npt.NDArray[np.integer], token_budget: int, lanes: int = 1) -> list[Indices]:
+    """Cut pairs into groups of like length: padded, each within a token budget; or for `lanes` side by side.
 
     Args:
         lengths: tokens of each pair, shape (pairs,).
         token_budget: pairs x longest pair of a group; a single pair may exceed it, and none has over `MOST_PAIRS`.
+        lanes: how many groups are computed at once, see `engine.lanes`. With more than one, groups have about equal
+            tokens and their number is a multiple of it (where pairs are enough), so that no lane waits for another;
+            the budget then counts tokens without padding, and the last pair of a group may exceed it.
 
     Returns:
         Positions into `lengths`, longest group first so that memory runs out at once or never; equal lengths keep
         their order.
     """
     order = np.argsort(-lengths.astype(np.int64), kind="stable")
+    if lanes > 1:
+        ends = np.cumsum(lengths[order], dtype=np.int64)
+        total = int(ends[-1]) if len(ends) else 0
+        count = lanes * -(-total // (lanes * token_budget))
+        # A pair belongs to the share in which its first token lies.
+        cuts = np.searchsorted(ends, [total * k // count for k in range(1, count)], side="left") + 1
+        return [group for group in np.split(order, cuts) if group.size]
     groups: list[Indices] = []
     start = 0
     while start < order.size:

@@ -15,7 +15,8 @@ from torch.nn import functional as F
 
 from pipeline.engine import block_embeddings, packed_bert
 from pipeline.engine.block_attention import Block, Kept, attend, blocks_of, gradients
-from pipeline.engine.dropout import Dropout, drop_, scale
+from pipeline.engine.block_linear import Linear
+from pipeline.engine.dropout import Dropout, drawn_seed, drop_, scale
 
 Tensors = tuple[torch.Tensor, ...]
 
@@ -25,48 +26,59 @@ def supports(config: Any) -> bool:
     return packed_bert.supports(config) and config.hidden_act == "gelu"
 
 
-def logits(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+def logits(
+    model: Any, batch: dict[str, torch.Tensor], weights: list[Weights] | None = None, seed: int | None = None
+) -> torch.Tensor:
     """Logits (pairs, labels) of a BertForSequenceClassification for a batch made by `TokenTable.blocks`.
 
-    Runs in autocast's type where that is on, in the weights' own elsewhere. The word embeddings' gradient is added to
-    their `.grad` by the backward pass itself.
+    Runs in autocast's type where that is on, in the weights' own elsewhere. The word table's gradient is sparse.
+
+    Args:
+        model: in training or evaluation mode.
+        batch: the pairs.
+        weights: the layers' `narrowed`, where micro-batches share them.
+        seed: of dropout's masks; None asks torch's generator for one. With a seed nothing global is drawn from.
     """
     bert = model.bert
     blocks = blocks_of(batch)
-    dropout = Dropout() if model.training else None
+    dropout = Dropout(drawn_seed() if seed is None else seed) if model.training else None
     x = block_embeddings.embed(bert.embeddings, batch, dropout)
     layers = bert.encoder.layer
-    for layer in layers:
-        work = _Work(layer, blocks, dropout, batch["firsts"] if layer is layers[-1] else None)
+    for layer, cast in zip(layers, weights or narrowed(model), strict=True):
+        work = _Work(layer, cast, blocks, dropout, batch["firsts"] if layer is layers[-1] else None)
         x = _Layer.apply(x, work, *_parameters(layer))  # type: ignore[no-untyped-call]
     pooled = bert.pooler.activation(bert.pooler.dense(x))
-    result: torch.Tensor = model.classifier(model.dropout(pooled))
+    if dropout is not None and (rate := model.dropout.p) > 0.0:
+        pooled = pooled * drop_(torch.full(pooled.shape, scale(rate)), dropout.mask(tuple(pooled.shape), rate))
+    result: torch.Tensor = model.classifier(pooled)
     return result[: len(batch["lengths"])]
 
 
+def narrowed(model: Any) -> list[Weights]:
+    """Each layer's matrices in autocast's type where that is on, in their own elsewhere; no gradient goes through."""
+    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None
+    layers = model.bert.encoder.layer
+    return [_weights(layer, dtype or layer.output.LayerNorm.weight.dtype, last=layer is layers[-1]) for layer in layers]
+
+
 @dataclass(slots=True)
-class _Weights:
-    """A layer's matrices in the type they are multiplied in; queries, keys and values as one."""
+class Weights:
+    """A layer's products; the last layer asks for each pair's first token only, so its queries stand alone."""
 
-    into: torch.Tensor
-    into_bias: torch.Tensor
-    out: torch.Tensor
-    out_bias: torch.Tensor
-    up: torch.Tensor
-    up_bias: torch.Tensor
-    down: torch.Tensor
-    down_bias: torch.Tensor
+    into: list[Linear]
+    """Queries, keys and values as one; or queries, then keys and values."""
+    out: Linear
+    up: Linear
+    down: Linear
 
 
-def _weights(layer: Any, dtype: torch.dtype) -> _Weights:
-    attention = (layer.attention.self.query, layer.attention.self.key, layer.attention.self.value)
-    dense = (layer.attention.output.dense, layer.intermediate.dense, layer.output.dense)
-    with torch.no_grad():
-        return _Weights(
-            torch.cat([part.weight.to(dtype) for part in attention]),
-            torch.cat([part.bias.to(dtype) for part in attention]),
-            *(parameter.to(dtype) for part in dense for parameter in (part.weight, part.bias)),
-        )
+def _weights(layer: Any, dtype: torch.dtype, *, last: bool) -> Weights:
+    attention, output = layer.attention.self, layer.attention.output
+    into = [attention.query, attention.key, attention.value]
+    return Weights(
+        [Linear(part, dtype) for part in ((into[:1], into[1:]) if last else (into,))],
+        *(Linear([part], dtype) for part in (output.dense, layer.intermediate.dense, layer.output.dense)),
+    )
 
 
 def _parameters(layer: Any) -> list[torch.nn.Parameter]:
@@ -80,13 +92,13 @@ def _parameters(layer: Any) -> list[torch.nn.Parameter]:
 class _Work:
     """One layer's pass over one micro-batch."""
 
-    def __init__(self, layer: Any, blocks: list[Block], dropout: Dropout | None, firsts: torch.Tensor | None) -> None:
-        self.layer, self.blocks, self.dropout, self.firsts = layer, blocks, dropout, firsts
+    def __init__(
+        self, layer: Any, weights: Weights, blocks: list[Block], dropout: Dropout | None, firsts: torch.Tensor | None
+    ) -> None:
+        self.layer, self.weights, self.blocks, self.dropout, self.firsts = layer, weights, blocks, dropout, firsts
         self.heads = layer.attention.self.num_attention_heads
         self.attention_rate = layer.attention.self.dropout.p
-        wide = layer.output.LayerNorm.weight.dtype
-        self.dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else wide
-        self.weights = _weights(layer, self.dtype)
+        self.dtype = weights.out.weight.dtype
 
 
 @dataclass(slots=True)
@@ -137,11 +149,10 @@ def _forward(x: torch.Tensor, work: _Work) -> tuple[torch.Tensor, _Saved]:
     narrow = x.to(work.dtype)
     if work.firsts is not None:
         x, asking = x[work.firsts], narrow[work.firsts]
-        query = F.linear(asking, weights.into[:width], weights.into_bias[:width])
-        key_value = F.linear(narrow, weights.into[width:], weights.into_bias[width:])
+        query, key_value = weights.into[0](asking), weights.into[1](narrow)
     else:
         asking = narrow
-        query, key_value = F.linear(narrow, weights.into, weights.into_bias).tensor_split([width], dim=1)
+        query, key_value = weights.into[0](narrow).tensor_split([width], dim=1)
     context, kept = attend(
         query,
         key_value,
@@ -151,11 +162,11 @@ def _forward(x: torch.Tensor, work: _Work) -> tuple[torch.Tensor, _Saved]:
         rate=work.attention_rate,
         first_only=work.firsts is not None,
     )
-    x1, attended = _add_norm(x, F.linear(context, weights.out, weights.out_bias), work, layer.attention.output)
+    x1, attended = _add_norm(x, weights.out(context), work, layer.attention.output)
     narrow1 = x1.to(work.dtype)
-    up = F.linear(narrow1, weights.up, weights.up_bias)
+    up = weights.up(narrow1)
     activated = F.gelu(up)
-    x2, fed = _add_norm(x1, F.linear(activated, weights.down, weights.down_bias), work, layer.output)
+    x2, fed = _add_norm(x1, weights.down(activated), work, layer.output)
     return x2, _Saved(narrow, asking, kept, context, attended, narrow1, up, activated, fed)
 
 
@@ -177,12 +188,12 @@ def _backward(gradient: torch.Tensor, work: _Work, saved: _Saved) -> tuple[torch
     wide = gradient.dtype
     to_x1, to_down, norm2 = _add_norm_gradient(gradient, saved.fed, work, layer.output)
     down = _linear_gradient(to_down, saved.activated, wide)
-    to_up = torch.ops.aten.gelu_backward(torch.mm(to_down, weights.down), saved.up)
+    to_up = torch.ops.aten.gelu_backward(torch.mm(to_down, weights.down.weight), saved.up)
     up = _linear_gradient(to_up, saved.x1, wide)
-    to_x1 += torch.mm(to_up, weights.up)
+    to_x1 += torch.mm(to_up, weights.up.weight)
     to_x, to_out, norm1 = _add_norm_gradient(to_x1, saved.attended, work, layer.attention.output)
     out = _linear_gradient(to_out, saved.context, wide)
-    to_context = torch.mm(to_out, weights.out)
+    to_context = torch.mm(to_out, weights.out.weight)
     width = gradient.shape[1]
     if work.firsts is not None:
         to_query, to_key_value = torch.empty_like(saved.asking), saved.x.new_empty(len(saved.x), 2 * width)
@@ -199,12 +210,12 @@ def _backward(gradient: torch.Tensor, work: _Work, saved: _Saved) -> tuple[torch
             _linear_gradient(to_key_value, saved.x, wide),
         )
         of_into = [torch.cat(parts) for parts in zip(asked, told, strict=True)]
-        to_x += torch.mm(to_query, weights.into[:width])
-        whole = torch.mm(to_key_value, weights.into[width:]).to(wide)
+        to_x += torch.mm(to_query, weights.into[0].weight)
+        whole = torch.mm(to_key_value, weights.into[1].weight).to(wide)
         to_x = whole.index_add_(0, work.firsts, to_x)
     else:
         of_into = list(_linear_gradient(to_into, saved.x, wide))
-        to_x += torch.mm(to_into, weights.into)
+        to_x += torch.mm(to_into, weights.into[0].weight)
     parts = [part for both in zip(*(found.tensor_split(3) for found in of_into), strict=True) for part in both]
     return to_x, [*parts, *out, *norm1, *up, *down, *norm2]
 

@@ -5,8 +5,6 @@ A dense gradient of the table, made, added and cleared anew for every micro-batc
 
 from __future__ import annotations
 
-import weakref
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -18,8 +16,7 @@ from pipeline.engine.dropout import Dropout, drop_, scale
 def embed(embeddings: Any, batch: dict[str, torch.Tensor], dropout: Dropout | None) -> torch.Tensor:
     """Words, positions and token types of a BertEmbeddings, their sum normalised, (rows, width).
 
-    The backward pass adds the word table's gradient to its `.grad` by itself, in a buffer kept between steps: no other
-    code may add to that `.grad`, and hooks on the table's gradient (as of a distributed wrapper) do not run.
+    The gradient of the word table is a sparse tensor of the rows that were seen.
 
     Args:
         embeddings: the module.
@@ -62,14 +59,14 @@ class _Embeddings(torch.autograd.Function):
         gradient, to_weight, to_bias = torch.ops.aten.native_layer_norm_backward(
             gradient, total, norm.normalized_shape, mean, inverse, norm.weight, norm.bias, [True, True, True]
         )
-        _add_rows(embeddings.word_embeddings, batch["input_ids"], gradient)
+        words = _rows_seen(embeddings.word_embeddings, batch["input_ids"], gradient) if ctx.needs_input_grad[0] else None
         small = [
             _by_row(gradient, batch[ids], len(table.weight))
             for ids, table in (
                 ("position_ids", embeddings.position_embeddings), ("token_type_ids", embeddings.token_type_embeddings)
             )
         ]  # fmt: skip
-        return None, None, None, None, *small, to_weight, to_bias
+        return words, None, None, None, *small, to_weight, to_bias
 
 
 def _by_row(gradient: torch.Tensor, ids: torch.Tensor, rows: int) -> torch.Tensor:
@@ -77,33 +74,12 @@ def _by_row(gradient: torch.Tensor, ids: torch.Tensor, rows: int) -> torch.Tenso
     return torch.ops.aten.embedding_dense_backward(gradient, ids, rows, -1, False)  # type: ignore[no-any-return]
 
 
-@dataclass(slots=True)
-class _Table:
-    """A word table's gradient, kept between steps, and the rows that are not zero in it."""
-
-    gradient: torch.Tensor
-    touched: list[torch.Tensor] = field(default_factory=list)
-
-
-_TABLES: weakref.WeakKeyDictionary[torch.nn.Embedding, _Table] = weakref.WeakKeyDictionary()
-
-
-def _add_rows(words: torch.nn.Embedding, ids: torch.Tensor, gradient: torch.Tensor) -> None:
-    """Add rows' gradients to the table's; where it has none yet, the last step's is cleared row by row."""
-    if not words.weight.requires_grad:
-        return
+def _rows_seen(words: torch.nn.Embedding, ids: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
+    """The table's gradient, sparse, its rows in order and each once."""
     seen, where = torch.unique(ids, return_inverse=True)
     rows = _by_row(gradient, where, len(seen))
     if words.padding_idx is not None:
         rows[seen == words.padding_idx] = 0.0
-    table = _TABLES.get(words)
-    if table is None or table.gradient.dtype != words.weight.dtype or table.gradient.shape != words.weight.shape:
-        table = _TABLES[words] = _Table(torch.zeros_like(words.weight))
-    if words.weight.grad is None:
-        for touched in table.touched:
-            table.gradient[touched] = 0.0
-        table.touched = []
-        words.weight.grad = table.gradient
-    if words.weight.grad is table.gradient:
-        table.touched.append(seen)
-    words.weight.grad.index_add_(0, seen, rows)
+    return torch.sparse_coo_tensor(
+        seen[None], rows, words.weight.shape, is_coalesced=True, check_invariants=False
+    )  # fmt: skip

@@ -6,7 +6,6 @@ and takes views of the rows as they are; the activation is applied by the produc
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,20 +14,18 @@ from torch.nn import functional as F
 
 from pipeline.engine import block_embeddings
 from pipeline.engine.block_attention import Block, blocks_of, rows_used
-
-_Linear = Callable[[torch.Tensor], torch.Tensor]
-
+from pipeline.engine.block_linear import Linear
 
 @dataclass(slots=True)
 class _Layer:
     """One encoder layer's products; the last asks for each pair's first token only, so its queries stand alone."""
 
-    query: _Linear | None
-    into: _Linear
+    query: Linear | None
+    into: Linear
     """Queries, keys and values; without queries where `query` has them."""
-    out: _Linear
-    up: _Linear
-    down: _Linear
+    out: Linear
+    up: Linear
+    down: Linear
     norms: tuple[torch.nn.LayerNorm, torch.nn.LayerNorm]
 
 
@@ -47,7 +44,7 @@ class Frozen:
         layers = model.bert.encoder.layer
         with torch.inference_mode():
             self._layers = [_layer(layer, dtype, last=layer is layers[-1]) for layer in layers]
-            self._pool = _linear([model.bert.pooler.dense], dtype)
+            self._pool = Linear([model.bert.pooler.dense], dtype)
 
     @torch.inference_mode()
     def __call__(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -63,7 +60,7 @@ class Frozen:
                 key_value, query, x = layer.into(narrow), layer.query(narrow[firsts]), x[firsts]
             context = self._attend(query, key_value, blocks, masks, first_only=layer.query is not None)
             x = _add_norm(x, layer.out(context), layer.norms[0])
-            x = _add_norm(x, layer.down(layer.up(x.to(self._dtype))), layer.norms[1])
+            x = _add_norm(x, layer.down(layer.up(x.to(self._dtype), gelu=True)), layer.norms[1])
         pooled = self._bert.pooler.activation(self._pool(x.to(self._dtype)))
         found: torch.Tensor = self._head(pooled.to(self._head.weight.dtype))
         return found[: len(batch["lengths"])]
@@ -89,11 +86,11 @@ def _layer(layer: Any, dtype: torch.dtype, *, last: bool) -> _Layer:
     attention, output = layer.attention.self, layer.attention.output
     into = [attention.query, attention.key, attention.value]
     return _Layer(
-        query=_linear(into[:1], dtype) if last else None,
-        into=_linear(into[1:] if last else into, dtype),
-        out=_linear([output.dense], dtype),
-        up=_linear([layer.intermediate.dense], dtype, gelu=True),
-        down=_linear([layer.output.dense], dtype),
+        query=Linear(into[:1], dtype) if last else None,
+        into=Linear(into[1:] if last else into, dtype),
+        out=Linear([output.dense], dtype),
+        up=Linear([layer.intermediate.dense], dtype),
+        down=Linear([layer.output.dense], dtype),
         norms=(output.LayerNorm, layer.output.LayerNorm),
     )
 
@@ -101,23 +98,3 @@ def _layer(layer: Any, dtype: torch.dtype, *, last: bool) -> _Layer:
 def _add_norm(x: torch.Tensor, y: torch.Tensor, norm: torch.nn.LayerNorm) -> torch.Tensor:
     """LayerNorm of x plus y; x is overwritten."""
     return F.layer_norm(x.add_(y), norm.normalized_shape, norm.weight, norm.bias, norm.eps)
-
-
-def _linear(modules: list[Any], dtype: torch.dtype, *, gelu: bool = False) -> _Linear:
-    """Linear layers of one input as one product, then GELU or nothing."""
-    weight = torch.cat([module.weight.to(dtype) for module in modules])
-    bias = torch.cat([module.bias.to(dtype) for module in modules])
-    if not _packs(dtype):
-        return lambda x: F.gelu(F.linear(x, weight, bias)) if gelu else F.linear(x, weight, bias)
-    # What torch.compile calls for a frozen linear layer: otherwise oneDNN rearranges the weights at every product.
-    one = torch.ops.mkldnn
-    kept = one._reorder_linear_weight(weight)
-    activation, algorithm = ("gelu", "none") if gelu else ("none", "")  # "none": by erf, as BERT's
-    return lambda x: one._linear_pointwise(x, kept, bias, activation, [], algorithm)
-
-
-def _packs(dtype: torch.dtype) -> bool:
-    """Whether oneDNN multiplies this type on this processor."""
-    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
-        return False
-    return dtype is torch.float32 or (dtype is torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())

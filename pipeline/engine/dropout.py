@@ -1,35 +1,38 @@
 """Dropout's random numbers on a CPU, where torch's own cost more than a layer's products.
 
-A mask is drawn as 15 random bits an element from one numpy stream, seeded from torch's generator: its state alone
-decides every mask. Drawing on several threads takes longer: torch's own wait for their next work without sleeping.
+A mask is drawn as 16 random bits an element from one numpy stream a micro-batch, seeded from torch's generator: its
+state alone decides every mask.
 """
 
 from __future__ import annotations
 
 import math
-from functools import cached_property
 
 import numpy as np
 import torch
 
-STEPS = 2**15
+STEPS = 2**16
 """A rate is rounded to a multiple of one part in so many."""
 
 
-class Dropout:
-    """The masks of one forward pass; torch's generator is asked for their seed with the first of them."""
+def drawn_seed() -> int:
+    """A seed for one forward pass, from torch's generator."""
+    return int(torch.randint(2**62, ()))
 
-    @cached_property
-    def _stream(self) -> np.random.SFC64:
-        return np.random.SFC64(int(torch.randint(2**62, ())))
+
+class Dropout:
+    """The masks of one forward pass."""
+
+    def __init__(self, seed: int) -> None:
+        self._stream = np.random.Generator(np.random.SFC64(seed))
 
     def mask(self, shape: tuple[int, ...], rate: float) -> torch.Tensor:
         """Words of 16 set bits where an element stays and of none where it is dropped, int16."""
         count = math.prod(shape)
-        words = self._stream.random_raw(-(-count // 4))
+        # Not `random_raw`: the same words, but other threads would wait for Python's lock meanwhile.
+        words = self._stream.integers(0, 2**64 - 1, size=-(-count // 4), dtype=np.uint64, endpoint=True)
         bits = torch.from_numpy(words.view(np.int16))[:count].view(shape)
-        # -1 where the 15 bits make at least the threshold: their difference's sign, spread over the word.
-        return bits.bitwise_and_(STEPS - 1).neg_().add_(round(rate * STEPS) - 1).bitwise_right_shift_(15)
+        return bits.ge_(round(rate * STEPS) - STEPS // 2).neg_()
 
 
 def drop_(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

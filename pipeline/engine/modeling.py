@@ -29,7 +29,7 @@ from transformers.utils import logging as transformers_logging
 from pipeline.config.learning import Activation, ModelConfig, Precision
 from pipeline.config.machine import Attention
 from pipeline.core.errors import ModelError, must
-from pipeline.engine import block_scoring, packed
+from pipeline.engine import block_bert, block_scoring, lanes, packed
 from pipeline.engine.pair_template import Ints, PairTemplate
 from pipeline.engine.tokens import TokenTable
 
@@ -90,6 +90,10 @@ class Reranker:
         assert not self.model.training, "it leaves dropout out"
         model = block_scoring.Frozen(self.model, dtype)
         return lambda batch: model(batch).float().squeeze(-1)
+
+    def lanes(self) -> int:
+        """Micro-batches it computes side by side; to be asked on the main thread."""
+        return lanes.available() if self._in_blocks() else 1
 
     def _in_blocks(self) -> bool:
         return self.packed and packed.runs_in_blocks(self.model)
@@ -247,10 +251,28 @@ def keep_head_in_fp32(model: nn.Module) -> None:
 def logits(model: nn.Module, batch: Batch, precision: Precision) -> torch.Tensor:
     """One fp32 logit a pair, shape (pairs,), under the declared precision; of a padded or a packed batch."""
     device = batch["input_ids"].device.type
-    with torch.autocast(device, dtype=torch.bfloat16, enabled=precision is Precision.bf16):
+    with _autocast(device, precision):
         padded = "attention_mask" in batch
         found: torch.Tensor = model(**batch).logits if padded else packed.logits(model, batch)
     return found.float().squeeze(-1)
+
+
+def of_step(model: nn.Module, precision: Precision) -> Callable[[Batch, int], torch.Tensor]:
+    """`logits` of one step's batches of blocks, on any thread: weights are cast once, a number seeds each dropout."""
+    with _autocast("cpu", precision):
+        weights = block_bert.narrowed(model)
+
+    def found(batch: Batch, seed: int) -> torch.Tensor:
+        with _autocast("cpu", precision):
+            return block_bert.logits(model, batch, weights, seed).float().squeeze(-1)
+
+    return found
+
+
+def _autocast(device: str, precision: Precision) -> torch.autocast:
+    # Its cache of cast weights belongs to all threads, and is of use only where a module runs twice.
+    bf16 = precision is Precision.bf16
+    return torch.autocast(device, dtype=torch.bfloat16, enabled=bf16, cache_enabled=False)
 
 
 def save(reranker: Reranker, folder: Path, config: ModelConfig) -> None:

@@ -17,6 +17,7 @@ from pipeline.config.learning import Precision
 from pipeline.core.errors import NumericsError, must
 from pipeline.core.progress import bar
 from pipeline.core.reproducibility import reuse_memory
+from pipeline.engine import lanes
 from pipeline.engine.batching import SCORING_WIDTH_STEP, Indices, halved, micro_batches
 from pipeline.engine.modeling import Reranker
 from pipeline.engine.tokens import TokenTable, proven
@@ -78,10 +79,11 @@ class PairScorer:
         Raises:
             ResourceError: when the longest pair is alone in its micro-batch already.
         """
-        lengths = self._table.pair_lengths(self._template, first, second)
+        lengths, side_by_side = self._table.pair_lengths(self._template, first, second), self.reranker.lanes()
         while True:
             try:
-                return self._forward_within(micro_batches(lengths, self.token_budget), first, second, what)
+                groups = micro_batches(lengths, self.token_budget, side_by_side)
+                return self._forward_within(groups, side_by_side, first, second, what)
             except torch.cuda.OutOfMemoryError:
                 pass  # the exception holds the activations: nothing can be given back before it is gone
             torch.cuda.empty_cache()
@@ -91,21 +93,25 @@ class PairScorer:
 
     @torch.inference_mode()
     def _forward_within(
-        self, groups: list[Indices], first: npt.NDArray[np.int64], second: npt.NDArray[np.int64], what: str
-    ) -> torch.Tensor:
+        self, groups: list[Indices], side_by_side: int, first: npt.NDArray[np.int64],
+        second: npt.NDArray[np.int64], what: str,
+    ) -> torch.Tensor:  # fmt: skip
         model = self.reranker.model
         was_training = model.training
         model.eval()
         found: list[torch.Tensor] = []
         try:
             logits = self.reranker.frozen(self.precision)
+
+            @torch.inference_mode()
+            def of(group: Indices) -> torch.Tensor:
+                table, template = self._table, self._template
+                batch = self.reranker.collate(table, template, first[group], second[group], SCORING_WIDTH_STEP)
+                return logits({name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()})
+
             with bar(what, len(first)) as progress:
-                for group in groups:
-                    batch = self.reranker.collate(
-                        self._table, self._template, first[group], second[group], SCORING_WIDTH_STEP
-                    )
-                    batch = {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
-                    found.append(logits(batch))
+                for group, part in zip(groups, lanes.in_order(of, groups, side_by_side), strict=True):
+                    found.append(part)
                     progress.advance(len(group))
         finally:
             model.train(was_training)

@@ -6,6 +6,7 @@ Knows nothing of the steps before and after it, of files or logs.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,8 +15,10 @@ from accelerate import Accelerator
 from torch.nn import functional as F
 
 from pipeline.config.learning import Precision, TrainingConfig
-from pipeline.engine import modeling
+from pipeline.engine import lanes, modeling
+from pipeline.engine.accumulation import accumulate
 from pipeline.engine.batching import TRAINING_WIDTH_STEP, micro_batches
+from pipeline.engine.dropout import drawn_seed
 from pipeline.engine.modeling import Reranker
 from pipeline.engine.pair_template import PairTemplate
 from pipeline.engine.tokens import TokenTable
@@ -42,18 +45,25 @@ class Step:
     padded: int
     budget: int
     """Tokens of a micro-batch that it was composed under."""
+    lanes: int
+    """How many micro-batches are computed side by side."""
 
 
-def prepare(reranker: Reranker, data: TrainingRows, rows: npt.NDArray[np.int64], budget: int) -> Step:
-    """Compose a step's micro-batches: sorted by tokens, cut under the budget; every row once."""
+def prepare(
+    reranker: Reranker, data: TrainingRows, rows: npt.NDArray[np.int64], budget: int, lanes: int = 1
+) -> Step:
+    """Compose a step's micro-batches: sorted by tokens, cut under the budget for so many lanes; every row once.
+
+    More than one lane is for models whose `Reranker.lanes` says so.
+    """
     first, second, label = data.first[rows], data.second[rows], data.label[rows]
     lengths = data.table.pair_lengths(data.template, first, second)
     batches, padded = [], 0
-    for group in micro_batches(lengths, budget):
+    for group in micro_batches(lengths, budget, lanes):
         batch = reranker.collate(data.table, data.template, first[group], second[group], TRAINING_WIDTH_STEP)
         padded += batch["input_ids"].numel()
         batches.append((batch, reranker.staged(torch.from_numpy(np.ascontiguousarray(label[group])))))
-    return Step(rows, batches, int(lengths.sum()), padded, budget)
+    return Step(rows, batches, int(lengths.sum()), padded, budget, lanes)
 
 
 def loss_sum(logits: torch.Tensor, labels: torch.Tensor, pos_weight: float) -> torch.Tensor:
@@ -66,6 +76,8 @@ def backward(
     model: torch.nn.Module, step: Step, *, pos_weight: float, precision: Precision, accelerator: Accelerator
 ) -> torch.Tensor:
     """Accumulate the gradient of a step's loss and return the loss (0-d, on the device, detached)."""
+    if "shapes" in step.batches[0][0]:
+        return _backward_in_lanes(model, step, pos_weight, precision)
     kind = torch.float64 if accelerator.device.type == "cpu" else torch.float32
     total = torch.zeros((), dtype=kind, device=accelerator.device)
     for batch, labels in step.batches:
@@ -74,6 +86,25 @@ def backward(
         loss = loss_sum(logits, labels.to(accelerator.device, non_blocking=True), pos_weight) / len(step.rows)
         accelerator.backward(loss)
         total += loss.detach()
+    return total
+
+
+def _backward_in_lanes(model: torch.nn.Module, step: Step, pos_weight: float, precision: Precision) -> torch.Tensor:
+    """`backward` of batches of blocks: their gradients are added in the batches' order, whichever ends first."""
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    logits = modeling.of_step(model, precision)
+
+    def gradients(work: tuple[dict[str, torch.Tensor], torch.Tensor, int]) -> tuple[torch.Tensor, list[Any]]:
+        batch, labels, seed = work
+        loss = loss_sum(logits(batch, seed), labels, pos_weight) / len(step.rows)
+        return loss.detach(), list(torch.autograd.grad(loss, parameters, allow_unused=True))
+
+    total = torch.zeros((), dtype=torch.float64)
+    seeded = [(batch, labels, drawn_seed()) for batch, labels in step.batches]
+    for loss, found in lanes.in_order(gradients, seeded, step.lanes):
+        total += loss
+        for parameter, gradient in zip(parameters, found, strict=True):
+            accumulate(parameter, gradient)
     return total
 
 

@@ -73,6 +73,7 @@ class Trainer:
         self.reranker = reranker
         self.model = self.accelerator.prepare_model(reranker.model)
         self.optimizer = optimizer_of(self.model, config)
+        self.lanes = reranker.lanes()
         self.state = State(budget=token_budget, asked_budget=token_budget)
         self.energy_before: list[dict[str, Any]] = []
         """Energy of earlier pieces of a resumed run, as its checkpoint recorded them."""
@@ -124,7 +125,7 @@ class Trainer:
         """Steps, the next one composed while the current one runs."""
         coming = None
         for rows in self.plan.batches(self.state.step):
-            following = ahead.submit(prepare, self.reranker, self.data, rows, self.state.budget)
+            following = ahead.submit(prepare, self.reranker, self.data, rows, self.state.budget, self.lanes)
             if coming is not None:
                 yield coming.result()
             coming = following
@@ -169,7 +170,7 @@ class Trainer:
         generators = rng_state()
         while True:
             if step.budget != self.state.budget:  # halved since, or just now: the next step is composed ahead
-                again = prepare(self.reranker, self.data, step.rows, self.state.budget)
+                again = prepare(self.reranker, self.data, step.rows, self.state.budget, self.lanes)
                 step.batches, step.padded, step.budget = again.batches, again.padded, again.budget
             try:
                 with repeatable(self.strict):

@@ -1,0 +1,41 @@
+"""Linear layers on a CPU whose weights stand still for a while: cast and packed once, then multiplied many times."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+
+class Linear:
+    """Linear layers of one input as one product, in a type of its own; no gradient goes through its making."""
+
+    def __init__(self, modules: list[Any], dtype: torch.dtype) -> None:
+        """Take the weights as they are.
+
+        Args:
+            modules: `torch.nn.Linear`s of one input; their outputs come side by side.
+            dtype: in which is multiplied.
+        """
+        with torch.no_grad():
+            self.weight = torch.cat([module.weight.to(dtype) for module in modules])
+            self._bias = torch.cat([module.bias.to(dtype) for module in modules])
+            # What torch.compile calls for a frozen linear layer: otherwise oneDNN rearranges the weights each time.
+            self._kept = torch.ops.mkldnn._reorder_linear_weight(self.weight) if _packs(dtype) else None
+
+    def __call__(self, x: torch.Tensor, *, gelu: bool = False) -> torch.Tensor:
+        """The product (rows, outputs) of x (rows, inputs), then GELU or nothing; outside a graph of gradients."""
+        if self._kept is None:
+            found = F.linear(x, self.weight, self._bias)
+            return F.gelu(found) if gelu else found
+        activation, algorithm = ("gelu", "none") if gelu else ("none", "")  # "none": by erf, as BERT's
+        product = torch.ops.mkldnn._linear_pointwise
+        return product(x, self._kept, self._bias, activation, [], algorithm)  # type: ignore[no-any-return]
+
+
+def _packs(dtype: torch.dtype) -> bool:
+    """Whether oneDNN multiplies this type on this processor."""
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return False
+    return dtype is torch.float32 or (dtype is torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())

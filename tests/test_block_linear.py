@@ -1,0 +1,38 @@
+"""Linear layers as one product, packed or not."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from pipeline.engine import block_linear
+from pipeline.engine.block_linear import Linear
+
+
+@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize("gelu", [False, True])
+@pytest.mark.parametrize(("dtype", "apart"), [(torch.float64, 1e-12), (torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
+def test_it_is_the_layers_side_by_side(
+    dtype: torch.dtype, apart: float, gelu: bool, packed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not packed:
+        monkeypatch.setattr(block_linear, "_packs", lambda dtype: False)
+    elif not block_linear._packs(dtype):
+        pytest.skip("oneDNN does not multiply this type on this processor")
+    torch.manual_seed(0)
+    modules, x = [torch.nn.Linear(24, width) for width in (8, 40)], torch.randn(33, 24)
+    expected = torch.cat([module.to(torch.float64)(x.double()) for module in modules], dim=1)
+    found = Linear(modules, dtype)(x.to(dtype), gelu=gelu)
+    assert found.dtype is dtype and not found.requires_grad
+    expected = F.gelu(expected) if gelu else expected
+    torch.testing.assert_close(found.double(), expected.detach(), rtol=apart, atol=apart)
+
+
+def test_its_weights_are_those_of_its_making() -> None:
+    module, x = torch.nn.Linear(16, 16), torch.randn(5, 16)
+    linear = Linear([module], torch.float32)
+    before = linear(x)
+    with torch.no_grad():
+        module.weight.mul_(2.0)
+    assert torch.equal(linear(x), before) and not torch.allclose(Linear([module], torch.float32)(x), before)

@@ -1,0 +1,81 @@
+"""Work side by side: its results in order, its threads its own, its failures the caller's."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from pipeline.engine import lanes
+
+
+@pytest.fixture(params=[1, 2, 5])
+def threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+def threads_of_a_new_thread() -> int:
+    found: list[int] = []
+    asked = threading.Thread(target=lambda: found.append(torch.get_num_threads()))
+    asked.start()
+    asked.join()
+    return found[0]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_results_come_in_order_whichever_ends_first(count: int) -> None:
+    def slow_first(item: int) -> int:
+        time.sleep(0.02 if item % count == 0 else 0.0)
+        return item * 10
+
+    assert list(lanes.in_order(slow_first, range(7), count)) == [item * 10 for item in range(7)]
+
+
+def test_items_run_at_once() -> None:
+    together = threading.Barrier(3, timeout=20)
+    assert len(list(lanes.in_order(lambda item: together.wait(), range(6), 3))) == 6
+
+
+def test_each_lane_has_its_share_of_threads_and_the_caller_one(threads: int) -> None:
+    seen, callers = [], []
+    for found in lanes.in_order(lambda item: torch.get_num_threads(), range(6), 2):
+        seen.append(found)
+        callers.append(torch.get_num_threads())
+    assert set(seen) == {max(1, threads // 2)} and set(callers) == {1}
+    assert torch.get_num_threads() == threads == threads_of_a_new_thread()
+
+
+def test_one_lane_is_the_caller_itself(threads: int) -> None:
+    def seen(item: int) -> tuple[int, int]:
+        return threading.get_ident(), torch.get_num_threads()
+
+    assert set(lanes.in_order(seen, range(3), 1)) == {(threading.get_ident(), threads)}
+
+
+def test_a_failure_comes_in_its_place_and_stops_what_has_not_begun(threads: int) -> None:
+    begun: list[int] = []
+
+    def failing(item: int) -> int:
+        begun.append(item)
+        if item == 1:
+            raise ValueError("of item 1")
+        time.sleep(0.01)
+        return item
+
+    found: list[int] = []
+    with pytest.raises(ValueError, match="of item 1"):
+        found.extend(lanes.in_order(failing, range(1000), 2))
+    assert len(begun) < 500
+    assert torch.get_num_threads() == threads and threading.active_count() < 50
+
+
+def test_lanes_are_as_many_as_threads_up_to_a_limit(threads: int) -> None:
+    assert lanes.available() == threads
+    torch.set_num_threads(64)
+    assert lanes.available() == lanes.MOST
