@@ -17,11 +17,12 @@ LAYERS = [
     "config.schema config.asked engine.batching evaluation.measures benchmark.cases "
     "benchmark.figures benchmark.curves",  # pure
     "data.docstrings data.near_duplicates data.splitting mining.judged reporting.samples engine.training_state "  # pure
-    "engine.packed_attention engine.dropout core.reproducibility",
+    "engine.packed_attention engine.dropout engine.block_linear engine.accumulation engine.lanes "
+    "core.reproducibility",
     "core.artifacts core.provenance config.compose hub.download mining.negatives data.tables "
     "mining.exact_search engine.pair_template "
     "engine.packed_bert engine.packed_modernbert engine.block_attention engine.block_embeddings",
-    "engine.block_bert engine.block_scoring",
+    "engine.block_bert engine.block_scoring engine.encoding",
     "engine.checkpoints engine.tokens engine.packed hub.cache data.trec data.storage config.composed "  # files, machine
     "benchmark.processes",
     # One outside library or format each; they know nothing of each other.

@@ -55,6 +55,20 @@ def test_scores_are_the_plain_models_logits(base: Path) -> None:
     assert np.abs(subject.score(PAIRS) - np.array(expected)).max() <= 1e-6
 
 
+@pytest.mark.parametrize("attention", ["varlen", "eager"])
+def test_scores_on_lanes_are_those_of_one_and_repeat_to_the_bit(base: Path, attention: str) -> None:
+    expected = scorer(base, 1, Attention.eager).score(PAIRS)
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        found = [scorer(base, 200, Attention[attention]).score(PAIRS) for _ in range(3)]
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+    assert np.abs(found[0] - expected).max() <= 1e-6
+    assert np.array_equal(found[0], found[1]) and np.array_equal(found[0], found[2])
+
+
 def test_equal_pairs_are_scored_once_and_tokens_kept(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     counted = {"pairs": 0, "texts": 0}
     frozen, build = Reranker.frozen, TokenTable.build.__func__  # type: ignore[attr-defined]

@@ -80,8 +80,9 @@ def test_gradients_are_those_of_one_padded_batch_however_it_is_cut(
 
 @pytest.mark.parametrize(("budget", "lanes", "pieces"), [(10**6, 2, 2), (200, 2, 6), (10**6, 3, 3), (1, 2, 33)])
 def test_gradients_are_those_of_one_padded_batch_on_any_number_of_lanes(
-    base: Path, budget: int, lanes: int, pieces: int
+    base: Path, budget: int, lanes: int, pieces: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(steps, "LANE_TOKENS", 1)
     ours, batches = our_gradients(base, labelled(33), budget, Attention.varlen, lanes)
     assert batches == pieces
     assert_gradients_agree(ours, plain_gradients(base, labelled(33)))
@@ -102,11 +103,22 @@ def test_gradients_on_lanes_repeat_to_the_bit_whichever_lane_is_late(
         return slow
 
     monkeypatch.setattr(modeling, "of_step", uneven)
+    monkeypatch.setattr(steps, "LANE_TOKENS", 1)
     for _ in range(2):
         found.append(our_gradients(base, labelled(33), 200, Attention.varlen, 2, dropout=0.2)[0])
         late.reverse()
     assert found[0].keys() == found[1].keys()
     assert [name for name in found[0] if not torch.equal(found[0][name], found[1][name])] == []
+
+
+def test_a_lane_has_work_enough(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reranker = tiny(base)
+    data = training_rows(reranker, labelled(33))
+    tokens = int(data.table.pair_lengths(data.template, data.first, data.second).sum())
+    for least, lanes in ((tokens // 3, 3), (tokens // 2, 2), (tokens, 1), (tokens + 1, 1), (1, 4)):
+        monkeypatch.setattr(steps, "LANE_TOKENS", least)
+        step = steps.prepare(reranker, data, np.arange(33), 10**6, 4)
+        assert step.lanes == len(step.batches) == lanes
 
 
 @pytest.mark.parametrize("mutation", ["mean per micro-batch", "pos_weight missing"])

@@ -209,6 +209,21 @@ def test_a_resumed_run_ends_with_the_same_bits(
     assert [row["step"] for row in rows if row["kind"] == "evaluation"] == [0, 4, 8, 12, 14]
 
 
+def test_a_resumed_run_ends_with_the_same_bits_on_lanes(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(steps, "LANE_TOKENS", 1)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        expected, whole, _ = run_through(base, tmp_path / "whole", [])
+        found, rows, _ = run_through(base, tmp_path / "pieces", [(6, 0), (12, 0)])
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert without_times(rows) == without_times(whole)
+
+
 def test_dropout_makes_the_bits_depend_on_the_generators(
     base: Path, tmp_path: Path, uninterrupted: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,4 +1,4 @@
-"""Gradients of micro-batches added up in `.grad`; those of a word table are sparse, and it has one buffer for all steps.
+"""Gradients of micro-batches added up in `.grad`; a word table's are sparse, and it has one buffer for all steps.
 
 A dense gradient of the table made, added and cleared anew each step costs more than a layer.
 """
@@ -41,7 +41,7 @@ def accumulate(parameter: torch.nn.Parameter, gradient: torch.Tensor | None) -> 
 
 def _add_rows(parameter: torch.nn.Parameter, gradient: torch.Tensor) -> None:
     (rows,), values = gradient.indices(), gradient.values()
-    table = _TABLES.get(parameter)
+    table = _TABLES.get(parameter)  # type: ignore[no-untyped-call]
     if table is None or table.gradient.dtype != parameter.dtype or table.gradient.shape != parameter.shape:
         table = _TABLES[parameter] = _Table(torch.zeros_like(parameter, requires_grad=False))
     if parameter.grad is None:

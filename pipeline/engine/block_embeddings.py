@@ -59,7 +59,8 @@ class _Embeddings(torch.autograd.Function):
         gradient, to_weight, to_bias = torch.ops.aten.native_layer_norm_backward(
             gradient, total, norm.normalized_shape, mean, inverse, norm.weight, norm.bias, [True, True, True]
         )
-        words = _rows_seen(embeddings.word_embeddings, batch["input_ids"], gradient) if ctx.needs_input_grad[0] else None
+        trained = ctx.needs_input_grad[0]
+        words = _rows_seen(embeddings.word_embeddings, batch["input_ids"], gradient) if trained else None
         small = [
             _by_row(gradient, batch[ids], len(table.weight))
             for ids, table in (
@@ -80,6 +81,4 @@ def _rows_seen(words: torch.nn.Embedding, ids: torch.Tensor, gradient: torch.Ten
     rows = _by_row(gradient, where, len(seen))
     if words.padding_idx is not None:
         rows[seen == words.padding_idx] = 0.0
-    return torch.sparse_coo_tensor(
-        seen[None], rows, words.weight.shape, is_coalesced=True, check_invariants=False
-    )  # fmt: skip
+    return torch.sparse_coo_tensor(seen[None], rows, words.weight.shape, is_coalesced=True, check_invariants=False)

@@ -16,6 +16,7 @@ from pipeline.engine import block_embeddings
 from pipeline.engine.block_attention import Block, blocks_of, rows_used
 from pipeline.engine.block_linear import Linear
 
+
 @dataclass(slots=True)
 class _Layer:
     """One encoder layer's products; the last asks for each pair's first token only, so its queries stand alone."""

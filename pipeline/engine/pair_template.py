@@ -75,7 +75,7 @@ class PairTemplate:
         if tokenizer.pad_token_id is None:
             raise ModelError(must("the model's tokenizer", "have a padding token", None,
                                   "Set tokenizer.pad_token and save the folder again."))  # fmt: skip
-        encode = plain(tokenizer)
+        encode = plain(tokenizer.backend_tokenizer.to_str())
         one, two = (
             encode.encode("one", add_special_tokens=False).ids,
             encode.encode("two", add_special_tokens=False).ids,
@@ -111,9 +111,9 @@ def _find(ids: list[int], part: list[int], start: int) -> int:
     return -1
 
 
-def plain(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
-    """A private copy of the backend that neither cuts nor pads."""
-    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+def plain(state: str) -> Tokenizer:
+    """A private copy of a backend, given as its JSON, that neither cuts nor pads."""
+    backend = Tokenizer.from_str(state)
     backend.no_padding()
     backend.no_truncation()
     return backend

@@ -17,7 +17,8 @@ from transformers import PreTrainedTokenizerBase
 
 from pipeline.core.errors import ModelError, must
 from pipeline.engine.batching import blocks, rounded
-from pipeline.engine.pair_template import Ints, PairTemplate, plain, truncated
+from pipeline.engine.encoding import encoder_of
+from pipeline.engine.pair_template import Ints, PairTemplate, truncated
 
 BLOCK_OVERHEAD = 32
 """Tokens of a linear layer that cost as much as attention over one block more."""
@@ -26,7 +27,7 @@ BLOCK_TOKENS = 2048
 """Tokens of a block at most: its attention weights stay in the cache."""
 
 CHUNK = 4096
-"""Texts handed to the tokenizer at once: enough for its threads, little enough to keep memory flat."""
+"""Texts tokenised at once: enough for the library's threads, little enough to keep memory flat."""
 
 _PROVEN: set[tuple[str, str, PairTemplate]] = set()
 """Tokenizers, by class and whole state, and the templates proven on them: a run builds a dozen scorers on one.
@@ -245,10 +246,10 @@ def _starts(lengths: Ints, max_length: int) -> npt.NDArray[np.int64]:
 def _encode(
     texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_length: int
 ) -> Iterator[tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]]:
-    """Chunks of (flat ids, each text cut to `max_length`; true lengths); the backend's own threads do the work."""
-    backend = plain(tokenizer)
+    """Chunks of (flat ids, each text cut to `max_length`; true lengths)."""
+    encode = encoder_of(tokenizer)
     for start in range(0, len(texts), CHUNK):
-        encodings = backend.encode_batch_fast(list(texts[start : start + CHUNK]), add_special_tokens=False)
-        rows = [encoding.ids for encoding in encodings]
-        flat = np.fromiter((token for row in rows for token in row[:max_length]), dtype=np.int32)
-        yield flat, np.array([len(row) for row in rows], dtype=np.int64)
+        ids, lengths = encode(texts[start : start + CHUNK])
+        if lengths.max(initial=0) > max_length:
+            ids = ids[np.arange(len(ids)) - np.repeat(np.cumsum(lengths) - lengths, lengths) < max_length]
+        yield ids, lengths

@@ -1,0 +1,117 @@
+"""Token ids of many texts. Wraps the tokenizers library; a word it has split once is looked up.
+
+Where a tokenizer splits at spaces before all else, a text's tokens are its words', and few words are most of all text.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import lru_cache
+from itertools import chain, islice
+
+import numpy as np
+import numpy.typing as npt
+from tokenizers import Encoding, Tokenizer
+from transformers import PreTrainedTokenizerBase
+
+from pipeline.engine.pair_template import plain
+
+MOST_WORDS, MOST_CHARACTERS = 2**17, 2**23
+"""What an encoder keeps before it forgets all: some 30 MB, and more words than most collections repeat."""
+
+JOINED = 128
+"""Words that are split for the first time in one text."""
+
+Flat = tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]
+
+
+def encoder_of(tokenizer: PreTrainedTokenizerBase) -> Encoder:
+    """The encoder of a tokenizer's present state, with the words it has seen for earlier callers."""
+    return _encoder(tokenizer.backend_tokenizer.to_str())
+
+
+@lru_cache(maxsize=2)
+def _encoder(state: str) -> Encoder:
+    return Encoder(plain(state))
+
+
+class _Numbers(dict[str, int]):
+    """Words counted in the order of their first lookup."""
+
+    def __missing__(self, word: str) -> int:
+        self[word] = number = len(self)
+        return number
+
+
+class Encoder:
+    """Texts to token ids without special tokens, neither cut nor padded: those of the tokenizer it is made of."""
+
+    def __init__(self, backend: Tokenizer) -> None:
+        self._backend = backend
+        self._by_words = splits_at_spaces(backend)
+        self._forget()
+
+    def _forget(self) -> None:
+        self._number = _Numbers()
+        self._characters = 0
+        self._ids, self._lengths = np.zeros(0, np.int32), np.zeros(0, np.int64)
+
+    def __call__(self, texts: Sequence[str]) -> Flat:
+        """Ids of all texts one after another, (tokens,), and how many each has, (texts,)."""
+        if not self._by_words:
+            return self._encoded(texts)
+        words = [text.split(" ") for text in texts]
+        counts = np.fromiter(map(len, words), np.int64, len(words))
+        numbers = np.fromiter(map(self._number.__getitem__, chain.from_iterable(words)), np.int64, int(counts.sum()))
+        self._learn(list(islice(self._number, len(self._lengths), None)))
+        lengths = self._lengths[numbers]
+        starts = _before(self._lengths)[numbers]
+        ids = self._ids[np.repeat(starts - _before(lengths), lengths) + np.arange(lengths.sum())]
+        # Every text has a word, be it empty.
+        of_texts = np.add.reduceat(lengths, _before(counts)) if len(words) else lengths
+        if len(self._number) > MOST_WORDS or self._characters > MOST_CHARACTERS:
+            self._forget()
+        return ids, of_texts
+
+    def _learn(self, words: list[str]) -> None:
+        # In long texts: the library takes several times as long for words one by one.
+        texts = [" ".join(words[start : start + JOINED]) for start in range(0, len(words), JOINED)]
+        encodings = self._backend.encode_batch(texts, add_special_tokens=False)
+        counts = np.fromiter(map(len, encodings), np.int64, len(encodings))
+        total = int(counts.sum())
+        offsets = (start for encoding in encodings for start, _ in encoding.offsets)
+        begins = np.fromiter(offsets, np.int64, total) + np.repeat(_before(np.fromiter(map(len, texts), np.int64) + 1), counts)
+        ends = np.cumsum(np.fromiter(map(len, words), np.int64, len(words)) + 1)
+        lengths = np.bincount(np.searchsorted(ends, begins, side="right"), minlength=len(words))
+        self._ids, self._lengths = np.append(self._ids, _ids(encodings, total)), np.append(self._lengths, lengths)
+        self._characters += int(ends[-1]) if len(words) else 0
+
+    def _encoded(self, texts: Sequence[str]) -> Flat:
+        """By the library, whose own threads do the work."""
+        encodings = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
+        lengths = np.fromiter(map(len, encodings), np.int64, len(encodings))
+        return _ids(encodings, int(lengths.sum())), lengths
+
+
+def _ids(encodings: list[Encoding], total: int) -> npt.NDArray[np.int32]:
+    # One list at a time: many at once set off Python's garbage collector, which takes longer than all this.
+    return np.fromiter(chain.from_iterable(encoding.ids for encoding in encodings), np.int32, total)
+
+
+def _before(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """The sum of all counts before each."""
+    sums: npt.NDArray[np.int64] = np.cumsum(counts)
+    return sums - counts
+
+
+def splits_at_spaces(backend: Tokenizer) -> bool:
+    """Whether what stands on the two sides of a space never changes the other side's tokens: BERT's tokenizers.
+
+    They change characters one by one, split at whitespace and split each word by itself. A token added later might
+    hold a space itself.
+    """
+    state = json.loads(backend.to_str())
+    kinds = [(state[part] or {}).get("type") for part in ("normalizer", "pre_tokenizer", "model")]
+    added = [token["content"] for token in state["added_tokens"]]
+    return kinds == ["BertNormalizer", "BertPreTokenizer", "WordPiece"] and not any(" " in token for token in added)
