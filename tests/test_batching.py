@@ -89,6 +89,7 @@ def test_micro_batches_for_lanes_are_alike_and_leave_none_idle(lengths: list[int
     assert flat == sorted(range(len(lengths)), key=lambda position: (-lengths[position], position))
     tokens = [sum(lengths[i] for i in group) for group in groups]
     longest = max(lengths, default=0)
+    budget = max(1, min(budget, 2 * budget // lanes))
     rounds = -(-sum(lengths) // (lanes * budget))
     share = sum(lengths) / max(1, lanes * rounds)
     assert all(abs(found - share) <= longest for found in tokens) or len(groups) == len(lengths)

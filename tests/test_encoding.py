@@ -85,6 +85,14 @@ def test_a_word_is_split_once(backend: Tokenizer, monkeypatch: pytest.MonkeyPatc
     assert encode([])[0].size == encode([])[1].size == 0
 
 
+def test_a_text_the_library_refuses_leaves_nothing_behind(backend: Tokenizer) -> None:
+    encode = Encoder(backend)
+    encode(["the river"])
+    with pytest.raises((TypeError, UnicodeError)):
+        encode(["of the", "half \ud800 a pair"])
+    assert_the_librarys(encode, backend, ["the river of half a pair"])
+
+
 @pytest.mark.parametrize("limit", ["MOST_WORDS", "MOST_CHARACTERS"])
 def test_what_is_kept_has_a_limit(backend: Tokenizer, monkeypatch: pytest.MonkeyPatch, limit: str) -> None:
     monkeypatch.setattr(encoding, limit, 5)

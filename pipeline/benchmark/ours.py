@@ -155,7 +155,7 @@ def _cost(reranker: Reranker, texts: Columns, budget: int) -> tuple[int, int]:
     lengths = table.pair_lengths(template, first, second)
     computed = (
         reranker.collate(table, template, first[group], second[group], SCORING_WIDTH_STEP)["input_ids"].numel()
-        for group in micro_batches(lengths, budget)
+        for group in micro_batches(lengths, budget, reranker.lanes())
     )
     return int(lengths.sum()), sum(computed)
 

@@ -38,6 +38,8 @@ BETWEEN = "(between operators)"
 def run_profile(asked: Profile, config: Config) -> Path:
     """Profile `asked.steps` steps of the configuration's training, after mining what is missing.
 
+    On a CPU micro-batches run one after another here, each on all threads.
+
     Returns:
         A folder with `trace.json` (for a trace viewer such as Perfetto), `profile.json` (every operator: calls, its
         own seconds on CPU and GPU, share) and `table.txt`.
@@ -66,6 +68,7 @@ def run_profile(asked: Profile, config: Config) -> Path:
                 token_budget=run.token_budget(reranker.hidden_size, reranker.layers), folder=Path(scratch),
                 identity={}, hooks=Hooks(on_row=lambda logged: profiler.step()),
             )  # fmt: skip
+            trainer.lanes = 1  # the profiler sees the thread it was started on
             facts = trainer.run()
         with artifacts.publish(folder, {"artifact": "profile", "provenance": made_by}) as work:
             operators = operators_of(profiler, gpu)

@@ -79,7 +79,8 @@ def micro_batches(lengths: npt.NDArray[np.integer], token_budget: int, lanes: in
         token_budget: pairs x longest pair of a group; a single pair may exceed it, and none has over `MOST_PAIRS`.
         lanes: how many groups are computed at once, see `engine.lanes`. With more than one, groups have about equal
             tokens and their number is a multiple of it (where pairs are enough), so that no lane waits for another;
-            the budget then counts tokens without padding, and the last pair of a group may exceed it.
+            the budget then counts tokens without padding, the last pair of a group may exceed it, and all lanes
+            together hold no more than two budgets.
 
     Returns:
         Positions into `lengths`, longest group first so that memory runs out at once or never; equal lengths keep
@@ -89,7 +90,7 @@ def micro_batches(lengths: npt.NDArray[np.integer], token_budget: int, lanes: in
     if lanes > 1:
         ends = np.cumsum(lengths[order], dtype=np.int64)
         total = int(ends[-1]) if len(ends) else 0
-        count = lanes * -(-total // (lanes * token_budget))
+        count = lanes * -(-total // (lanes * max(1, min(token_budget, 2 * token_budget // lanes))))
         # A pair belongs to the share in which its first token lies.
         cuts = np.searchsorted(ends, [total * k // count for k in range(1, count)], side="left") + 1
         return [group for group in np.split(order, cuts) if group.size]

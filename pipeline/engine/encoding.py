@@ -45,7 +45,10 @@ class _Numbers(dict[str, int]):
 
 
 class Encoder:
-    """Texts to token ids without special tokens, neither cut nor padded: those of the tokenizer it is made of."""
+    """Texts to token ids without special tokens, neither cut nor padded: those of the tokenizer it is made of.
+
+    For one thread at a time.
+    """
 
     def __init__(self, backend: Tokenizer) -> None:
         self._backend = backend
@@ -61,6 +64,13 @@ class Encoder:
         """Ids of all texts one after another, (tokens,), and how many each has, (texts,)."""
         if not self._by_words:
             return self._encoded(texts)
+        try:
+            return self._looked_up(texts)
+        except BaseException:
+            self._forget()  # words may be counted that have no tokens yet
+            raise
+
+    def _looked_up(self, texts: Sequence[str]) -> Flat:
         words = [text.split(" ") for text in texts]
         counts = np.fromiter(map(len, words), np.int64, len(words))
         numbers = np.fromiter(map(self._number.__getitem__, chain.from_iterable(words)), np.int64, int(counts.sum()))
