@@ -15,6 +15,7 @@ from pipeline.engine.batching import (
     TRAINING_WIDTH_STEP,
     Plan,
     blocks,
+    equal_shares,
     linear_schedule,
     micro_batches,
     rounded,
@@ -83,8 +84,8 @@ def test_micro_batches_are_a_partition_within_the_budget(lengths: list[int], bud
     lengths=st.lists(st.integers(1, 600), max_size=80), budget=st.integers(1, 4000), lanes=st.integers(2, 5)
 )  # fmt: skip
 @settings(max_examples=200, deadline=None)
-def test_micro_batches_for_lanes_are_alike_and_leave_none_idle(lengths: list[int], budget: int, lanes: int) -> None:
-    groups = micro_batches(np.array(lengths, np.int64), budget, lanes)
+def test_equal_shares_are_alike_and_leave_no_lane_idle(lengths: list[int], budget: int, lanes: int) -> None:
+    groups = equal_shares(np.array(lengths, np.int64), budget, lanes)
     flat = [int(position) for group in groups for position in group]
     assert flat == sorted(range(len(lengths)), key=lambda position: (-lengths[position], position))
     tokens = [sum(lengths[i] for i in group) for group in groups]

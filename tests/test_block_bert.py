@@ -70,13 +70,13 @@ def test_a_table_that_is_not_trained_gets_no_gradient() -> None:
     assert "bert.embeddings.word_embeddings.weight" not in gradients(model, packed.logits(model, batch_of(pairs)))
 
 
-RATES = {"hidden_dropout_prob": 0.3, "attention_probs_dropout_prob": 0.3}
+RATES = {"hidden_dropout_prob": 0.3, "attention_probs_dropout_prob": 0.3, "classifier_dropout": 0.3}
 
 
-@pytest.mark.parametrize("rate", [*RATES, "both"])
+@pytest.mark.parametrize("rate", [*RATES, "all"])
 def test_with_dropout_the_gradient_is_the_loss_derivative(rate: str) -> None:
-    rates = RATES if rate == "both" else {rate: RATES[rate]}
-    model, batch = bert(3, classifier_dropout=0.0, **rates).double().train(), batch_of(falling())
+    rates = RATES if rate == "all" else dict.fromkeys(RATES, 0.0) | {rate: RATES[rate]}
+    model, batch = bert(3, **rates).double().train(), batch_of(falling())
     weights = torch.linspace(-1, 1, 60, dtype=torch.float64)
 
     def loss() -> torch.Tensor:
@@ -125,7 +125,7 @@ def test_dropout_leaves_the_mean() -> None:
 
 
 def test_dropout_is_drawn_from_torchs_generator_in_training_only() -> None:
-    model, batch = bert(2, classifier_dropout=0.0, **RATES), batch_of(falling())
+    model, batch = bert(2, **RATES), batch_of(falling())
 
     def drawn(seed: int) -> torch.Tensor:
         torch.manual_seed(seed)
@@ -164,7 +164,7 @@ def test_shapes_repeat() -> None:
 
 def test_with_dropout_bf16_is_near_fp32() -> None:
     """The same masks in both: they do not depend on the numbers' type."""
-    model, batch = bert(3, classifier_dropout=0.0, **RATES).train(), batch_of(falling())
+    model, batch = bert(3, **RATES).train(), batch_of(falling())
     found = {}
     for precision in (Precision.fp32, Precision.bf16):
         torch.manual_seed(4)

@@ -28,7 +28,9 @@ def test_it_is_the_layers_side_by_side(
     torch.manual_seed(0)
     modules, x = [torch.nn.Linear(24, width) for width in (8, 40)], torch.randn(33, 24)
     expected = torch.cat([module.to(torch.float64)(x.double()) for module in modules], dim=1)
-    found = Linear(modules, dtype)(x.to(dtype), gelu=gelu)
+    linear = Linear(modules, dtype, keep_weight=True)
+    assert torch.equal(linear.weight, torch.cat([module.weight for module in modules]).to(dtype))
+    found = linear(x.to(dtype), gelu=gelu)
     assert found.dtype is dtype and not found.requires_grad
     expected = F.gelu(expected) if gelu else expected
     torch.testing.assert_close(found.double(), expected.detach(), rtol=apart, atol=apart)

@@ -75,7 +75,31 @@ def test_a_failure_comes_in_its_place_and_stops_what_has_not_begun(threads: int)
     assert torch.get_num_threads() == threads and threading.active_count() < 50
 
 
-def test_lanes_are_as_many_as_threads_up_to_a_limit(threads: int) -> None:
-    assert lanes.available() == threads
-    torch.set_num_threads(64)
-    assert lanes.available() == lanes.MOST
+def test_what_is_begun_waits_for_the_caller() -> None:
+    begun: list[int] = []
+    for place, _ in enumerate(lanes.in_order(begun.append, range(30), 3)):
+        time.sleep(0.005)
+        assert len(begun) <= place + 6
+
+
+def test_a_caller_that_leaves_stops_it_and_has_its_threads_again(threads: int) -> None:
+    begun: list[int] = []
+    found = lanes.in_order(begun.append, range(100), 2)
+    next(found)
+    found.close()  # type: ignore[attr-defined]
+    assert len(begun) < 10 and torch.get_num_threads() == threads
+
+
+def test_there_are_no_more_lanes_than_items(threads: int) -> None:
+    assert list(lanes.in_order(lambda item: torch.get_num_threads(), [1], 4)) == [threads]
+    assert set(lanes.in_order(lambda item: torch.get_num_threads(), [1, 2], 4)) == {max(1, threads // 2)}
+
+
+@pytest.mark.parametrize(("given", "count"), [(1, 1), (2, 2), (4, 4), (5, 2), (6, 3), (7, 3), (12, 4), (16, 4)])
+def test_lanes_are_as_many_as_threads_up_to_a_limit(given: int, count: int) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(given)
+    try:
+        assert lanes.available() == count <= lanes.MOST
+    finally:
+        torch.set_num_threads(before)

@@ -13,10 +13,14 @@ from pipeline.config.asked import Profile
 from pipeline.config.schema import parse, register
 from pipeline.core import artifacts
 from pipeline.core.errors import ConfigError
+from pipeline.engine import lanes, steps
 from tests.test_stages import CONF, SMALLER
 
 
-def test_a_profile_says_where_the_time_goes(tmp_path: Path) -> None:
+def test_a_profile_says_where_the_time_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Side by side where a run would: the profiler does not see what other threads do.
+    monkeypatch.setattr(steps, "LANE_TOKENS", 1)
+    monkeypatch.setattr(lanes, "available", lambda: 2)
     register()
     with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
         composed = compose("config", overrides=[*SMALLER, f"outputs_dir={tmp_path}"])
@@ -29,6 +33,7 @@ def test_a_profile_says_where_the_time_goes(tmp_path: Path) -> None:
     calls = {row["operator"]: row["calls"] for row in found["operators"]}
     # One update a profiled step, and none of the two steps before.
     assert (found["steps"], calls["Optimizer.step#AdamW.step"]) == (2, 2)
+    assert calls["_LayerBackward"] >= 2
     assert {event.get("name") for event in json.loads((folder / "trace.json").read_text())["traceEvents"]} >= set(
         calls
     ) - {BETWEEN}

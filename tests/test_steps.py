@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 import time
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from mutated_steps import MUTATIONS
+from packed_models import apart
 from small_models import labelled, model_config, tiny, training_config, training_rows
 from torch.nn import functional as F
 
@@ -49,22 +49,19 @@ def plain_gradients(base: Path, rows: list[tuple[str, str, float]]) -> dict[str,
 
 def our_gradients(
     base: Path, rows: list[tuple[str, str, float]], budget: int, attention: Attention, lanes: int = 1,
-    dropout: float = 0.0,
+    dropout: float = 0.0, precision: Precision = Precision.fp32,
 ) -> Any:  # fmt: skip
     reranker = tiny(base, attention=attention, dropout=dropout)
     reranker.model.train(dropout > 0.0)
     torch.manual_seed(3)
     step = steps.prepare(reranker, training_rows(reranker, rows), np.arange(len(rows)), budget, lanes)
-    steps.backward(reranker.model, step, pos_weight=5.0, precision=Precision.fp32, accelerator=Accelerator(cpu=True))
+    steps.backward(reranker.model, step, pos_weight=5.0, precision=precision, accelerator=Accelerator(cpu=True))
     return {name: p.grad for name, p in reranker.model.named_parameters() if p.grad is not None}, len(step.batches)
 
 
 def assert_gradients_agree(ours: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
-    assert ours.keys() == expected.keys()
-    norm = math.sqrt(sum(float(g.double().square().sum()) for g in expected.values()))
-    # Summed over all parameters: a tensor whose true gradient is 0 (a key bias) counts by its share of the whole.
-    apart = math.sqrt(sum(float((ours[n].double() - g.double()).square().sum()) for n, g in expected.items()))
-    assert apart / norm <= 1e-6, f"relative difference {apart / norm:.3g}"
+    # Over all parameters together: a tensor whose true gradient is 0 (a key bias) counts by its share of the whole.
+    assert (difference := apart(ours, expected)) <= 1e-6, f"relative difference {difference:.3g}"
 
 
 @pytest.mark.parametrize("attention", ["varlen", "eager", "sdpa"])
@@ -88,8 +85,9 @@ def test_gradients_are_those_of_one_padded_batch_on_any_number_of_lanes(
     assert_gradients_agree(ours, plain_gradients(base, labelled(33)))
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_gradients_on_lanes_repeat_to_the_bit_whichever_lane_is_late(
-    base: Path, monkeypatch: pytest.MonkeyPatch
+    base: Path, precision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found, of_step, late = list[dict[str, torch.Tensor]](), modeling.of_step, [0.0, 0.02]
 
@@ -105,10 +103,18 @@ def test_gradients_on_lanes_repeat_to_the_bit_whichever_lane_is_late(
     monkeypatch.setattr(modeling, "of_step", uneven)
     monkeypatch.setattr(steps, "LANE_TOKENS", 1)
     for _ in range(2):
-        found.append(our_gradients(base, labelled(33), 200, Attention.varlen, 2, dropout=0.2)[0])
+        found.append(our_gradients(base, labelled(33), 200, Attention.varlen, 2, 0.2, Precision[precision])[0])
         late.reverse()
     assert found[0].keys() == found[1].keys()
     assert [name for name in found[0] if not torch.equal(found[0][name], found[1][name])] == []
+
+
+def test_bf16_on_lanes_is_as_near_to_fp32_as_on_one(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(steps, "LANE_TOKENS", 1)
+    exact, _ = our_gradients(base, labelled(33), 10**6, Attention.varlen)
+    one, _ = our_gradients(base, labelled(33), 10**6, Attention.varlen, precision=Precision.bf16)
+    two, _ = our_gradients(base, labelled(33), 10**6, Attention.varlen, 2, precision=Precision.bf16)
+    assert 0 < apart(two, exact) <= 1.2 * apart(one, exact) < 0.1
 
 
 def test_a_lane_has_work_enough(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -213,6 +213,14 @@ def test_a_resumed_run_ends_with_the_same_bits_on_lanes(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(steps, "LANE_TOKENS", 1)
+    seen, prepare = list[int](), training.prepare
+
+    def prepared(*arguments: Any) -> steps.Step:
+        step = prepare(*arguments)
+        seen.append(step.lanes)
+        return step
+
+    monkeypatch.setattr(training, "prepare", prepared)
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
@@ -222,6 +230,7 @@ def test_a_resumed_run_ends_with_the_same_bits_on_lanes(
         torch.set_num_threads(before)
     assert all(torch.equal(found[name], expected[name]) for name in expected)
     assert without_times(rows) == without_times(whole)
+    assert set(seen) == {2}
 
 
 def test_dropout_makes_the_bits_depend_on_the_generators(

@@ -22,7 +22,7 @@ from pipeline.config.machine import Device, RuntimeConfig
 from pipeline.core.records import PairRows, RerankingSet, Split
 from pipeline.core.reproducibility import micro_batch_tokens, resolve_attention
 from pipeline.engine import modeling
-from pipeline.engine.batching import SCORING_WIDTH_STEP, micro_batches
+from pipeline.engine.batching import SCORING_WIDTH_STEP, cut
 from pipeline.engine.modeling import Reranker
 from pipeline.engine.scoring import PairScorer
 from pipeline.engine.steps import TrainingRows
@@ -155,7 +155,7 @@ def _cost(reranker: Reranker, texts: Columns, budget: int) -> tuple[int, int]:
     lengths = table.pair_lengths(template, first, second)
     computed = (
         reranker.collate(table, template, first[group], second[group], SCORING_WIDTH_STEP)["input_ids"].numel()
-        for group in micro_batches(lengths, budget, reranker.lanes())
+        for group in cut(lengths, budget, reranker.lanes())
     )
     return int(lengths.sum()), sum(computed)
 

@@ -18,7 +18,7 @@ from pipeline.config.machine import Attention, Device, RuntimeConfig
 from pipeline.core.errors import ResourceError, must
 
 CPU_TOKENS = 8192
-"""Tokens of a micro-batch on a CPU that multiplies bf16: enough for full-rate products, few enough for the cache."""
+"""Tokens of a micro-batch on a CPU that multiplies bf16: enough for full-rate products, and more is no faster."""
 
 WITHOUT_BF16 = frozenset({"SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE", "AVX512_CORE_VNNI"})
 WITHOUT_AMX = frozenset({"AVX512_CORE_BF16", "AVX512_CORE_FP16", "AVX10_1_512", "AVX10_2", "AVX10_2_512"})

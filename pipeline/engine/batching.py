@@ -18,7 +18,7 @@ TRAINING_WIDTH_STEP = 8
 """Widths of a training step's blocks are multiples of this, so that shapes repeat; see `rounded`."""
 
 SCORING_WIDTH_STEP = 1
-"""torch's fused attention, by which pairs are scored, takes any width: as wide as the longest pair, fewer pads."""
+"""Pairs are scored in blocks as wide as their longest: fewer pads cost less than shapes that repeat would save."""
 
 MOST_PAIRS = 65_535
 """Pairs of a micro-batch: a GPU's attention kernels count them along an axis of so many."""
@@ -71,29 +71,23 @@ class Plan:
             yield order[position * self.batch_size : (position + 1) * self.batch_size]
 
 
-def micro_batches(lengths: npt.NDArray[np.integer], token_budget: int, lanes: int = 1) -> list[Indices]:
-    """Cut pairs into groups of like length: padded, each within a token budget; or for `lanes` side by side.
+def cut(lengths: npt.NDArray[np.integer], token_budget: int, lanes: int) -> list[Indices]:
+    """Cut pairs into micro-batches for one lane or for several side by side (`engine.lanes`)."""
+    return micro_batches(lengths, token_budget) if lanes == 1 else equal_shares(lengths, token_budget, lanes)
+
+
+def micro_batches(lengths: npt.NDArray[np.integer], token_budget: int) -> list[Indices]:
+    """Cut pairs into groups of like length whose padded size stays within a token budget.
 
     Args:
         lengths: tokens of each pair, shape (pairs,).
         token_budget: pairs x longest pair of a group; a single pair may exceed it, and none has over `MOST_PAIRS`.
-        lanes: how many groups are computed at once, see `engine.lanes`. With more than one, groups have about equal
-            tokens and their number is a multiple of it (where pairs are enough), so that no lane waits for another;
-            the budget then counts tokens without padding, the last pair of a group may exceed it, and all lanes
-            together hold no more than two budgets.
 
     Returns:
         Positions into `lengths`, longest group first so that memory runs out at once or never; equal lengths keep
         their order.
     """
     order = np.argsort(-lengths.astype(np.int64), kind="stable")
-    if lanes > 1:
-        ends = np.cumsum(lengths[order], dtype=np.int64)
-        total = int(ends[-1]) if len(ends) else 0
-        count = lanes * -(-total // (lanes * max(1, min(token_budget, 2 * token_budget // lanes))))
-        # A pair belongs to the share in which its first token lies.
-        cuts = np.searchsorted(ends, [total * k // count for k in range(1, count)], side="left") + 1
-        return [group for group in np.split(order, cuts) if group.size]
     groups: list[Indices] = []
     start = 0
     while start < order.size:
@@ -102,6 +96,27 @@ def micro_batches(lengths: npt.NDArray[np.integer], token_budget: int, lanes: in
         groups.append(order[start : start + count])
         start += count
     return groups
+
+
+def equal_shares(lengths: npt.NDArray[np.integer], token_budget: int, lanes: int) -> list[Indices]:
+    """Cut pairs into groups of like length and about equal tokens, a multiple of `lanes`, so that no lane waits.
+
+    Args:
+        lengths: tokens of each pair, shape (pairs,).
+        token_budget: tokens of a group without padding, and of all lanes' groups together twice as many; a group may
+            exceed its share by a part of its last pair.
+        lanes: how many groups are computed at once; at least 2.
+
+    Returns:
+        Positions into `lengths`, longest pairs first, equal lengths in their order; fewer groups where pairs are few.
+    """
+    order = np.argsort(-lengths.astype(np.int64), kind="stable")
+    ends = np.cumsum(lengths[order], dtype=np.int64)
+    total = int(ends[-1]) if len(ends) else 0
+    count = lanes * -(-total // (lanes * max(1, min(token_budget, 2 * token_budget // lanes))))
+    # A pair belongs to the share in which its first token lies.
+    cuts = np.searchsorted(ends, [total * k // count for k in range(1, count)], side="left") + 1
+    return [group for group in np.split(order, cuts) if group.size]
 
 
 def rounded(rows: int, least: int) -> int:

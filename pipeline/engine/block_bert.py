@@ -76,8 +76,11 @@ def _weights(layer: Any, dtype: torch.dtype, *, last: bool) -> Weights:
     attention, output = layer.attention.self, layer.attention.output
     into = [attention.query, attention.key, attention.value]
     return Weights(
-        [Linear(part, dtype) for part in ((into[:1], into[1:]) if last else (into,))],
-        *(Linear([part], dtype) for part in (output.dense, layer.intermediate.dense, layer.output.dense)),
+        [Linear(part, dtype, keep_weight=True) for part in ((into[:1], into[1:]) if last else (into,))],
+        *(
+            Linear([part], dtype, keep_weight=True)
+            for part in (output.dense, layer.intermediate.dense, layer.output.dense)
+        ),
     )
 
 

@@ -11,27 +11,35 @@ from torch.nn import functional as F
 class Linear:
     """Linear layers of one input as one product, in a type of its own; no gradient goes through its making."""
 
-    def __init__(self, modules: list[Any], dtype: torch.dtype) -> None:
+    def __init__(self, modules: list[Any], dtype: torch.dtype, *, keep_weight: bool = False) -> None:
         """Take the weights as they are.
 
         Args:
             modules: `torch.nn.Linear`s of one input; their outputs come side by side.
             dtype: in which is multiplied.
+            keep_weight: whether the weight is wanted for a gradient, beside its packed form.
         """
         with torch.no_grad():
-            self.weight = torch.cat([module.weight.to(dtype) for module in modules])
+            weight = torch.cat([module.weight.to(dtype) for module in modules])
             self._bias = torch.cat([module.bias.to(dtype) for module in modules])
             # What torch.compile calls for a frozen linear layer: otherwise oneDNN rearranges the weights each time.
-            self._kept = torch.ops.mkldnn._reorder_linear_weight(self.weight) if _packs(dtype) else None
+            self._packed = torch.ops.mkldnn._reorder_linear_weight(weight) if _packs(dtype) else None
+            self._weight = weight if keep_weight or self._packed is None else None
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """(outputs, inputs), where it was kept."""
+        assert self._weight is not None
+        return self._weight
 
     def __call__(self, x: torch.Tensor, *, gelu: bool = False) -> torch.Tensor:
         """The product (rows, outputs) of x (rows, inputs), then GELU or nothing; outside a graph of gradients."""
-        if self._kept is None:
+        if self._packed is None:
             found = F.linear(x, self.weight, self._bias)
             return F.gelu(found) if gelu else found
         activation, algorithm = ("gelu", "none") if gelu else ("none", "")  # "none": by erf, as BERT's
         product = torch.ops.mkldnn._linear_pointwise
-        return product(x, self._kept, self._bias, activation, [], algorithm)  # type: ignore[no-any-return]
+        return product(x, self._packed, self._bias, activation, [], algorithm)  # type: ignore[no-any-return]
 
 
 def _packs(dtype: torch.dtype) -> bool:

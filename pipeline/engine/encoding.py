@@ -119,10 +119,13 @@ def _before(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
 def splits_at_spaces(backend: Tokenizer) -> bool:
     """Whether what stands on the two sides of a space never changes the other side's tokens: BERT's tokenizers.
 
-    They change characters one by one, split at whitespace and split each word by itself. A token added later might
-    hold a space itself.
+    They change characters one by one, split at whitespace and split each word by itself. A token that was added may
+    hold whitespace, or take what stands beside it.
     """
     state = json.loads(backend.to_str())
     kinds = [(state[part] or {}).get("type") for part in ("normalizer", "pre_tokenizer", "model")]
-    added = [token["content"] for token in state["added_tokens"]]
-    return kinds == ["BertNormalizer", "BertPreTokenizer", "WordPiece"] and not any(" " in token for token in added)
+    alone = all(
+        not (token["lstrip"] or token["rstrip"] or any(map(str.isspace, token["content"])))
+        for token in state["added_tokens"]
+    )
+    return alone and kinds == ["BertNormalizer", "BertPreTokenizer", "WordPiece"]

@@ -251,7 +251,7 @@ def keep_head_in_fp32(model: nn.Module) -> None:
 def logits(model: nn.Module, batch: Batch, precision: Precision) -> torch.Tensor:
     """One fp32 logit a pair, shape (pairs,), under the declared precision; of a padded or a packed batch."""
     device = batch["input_ids"].device.type
-    with _autocast(device, precision):
+    with torch.autocast(device, dtype=torch.bfloat16, enabled=precision is Precision.bf16):
         padded = "attention_mask" in batch
         found: torch.Tensor = model(**batch).logits if padded else packed.logits(model, batch)
     return found.float().squeeze(-1)
@@ -259,20 +259,20 @@ def logits(model: nn.Module, batch: Batch, precision: Precision) -> torch.Tensor
 
 def of_step(model: nn.Module, precision: Precision) -> Callable[[Batch, int], torch.Tensor]:
     """`logits` of one step's batches of blocks, on any thread: weights are cast once, a number seeds each dropout."""
-    with _autocast("cpu", precision):
+
+    def autocast() -> torch.autocast:
+        bf16 = precision is Precision.bf16
+        # Its cache of cast weights, parts of a graph, would be shared by all threads.
+        return torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16, cache_enabled=False)
+
+    with autocast():
         weights = block_bert.narrowed(model)
 
     def found(batch: Batch, seed: int) -> torch.Tensor:
-        with _autocast("cpu", precision):
+        with autocast():
             return block_bert.logits(model, batch, weights, seed).float().squeeze(-1)
 
     return found
-
-
-def _autocast(device: str, precision: Precision) -> torch.autocast:
-    # Its cache of cast weights belongs to all threads, and is of use only where a module runs twice.
-    bf16 = precision is Precision.bf16
-    return torch.autocast(device, dtype=torch.bfloat16, enabled=bf16, cache_enabled=False)
 
 
 def save(reranker: Reranker, folder: Path, config: ModelConfig) -> None:

@@ -18,7 +18,7 @@ from pipeline.core.errors import NumericsError, must
 from pipeline.core.progress import bar
 from pipeline.core.reproducibility import reuse_memory
 from pipeline.engine import lanes
-from pipeline.engine.batching import SCORING_WIDTH_STEP, Indices, halved, micro_batches
+from pipeline.engine.batching import SCORING_WIDTH_STEP, Indices, cut, halved
 from pipeline.engine.modeling import Reranker
 from pipeline.engine.tokens import TokenTable, proven
 from pipeline.mining.embeddings import Embedder
@@ -82,7 +82,7 @@ class PairScorer:
         lengths, side_by_side = self._table.pair_lengths(self._template, first, second), self.reranker.lanes()
         while True:
             try:
-                groups = micro_batches(lengths, self.token_budget, side_by_side)
+                groups = cut(lengths, self.token_budget, side_by_side)
                 return self._forward_within(groups, side_by_side, first, second, what)
             except torch.cuda.OutOfMemoryError:
                 pass  # the exception holds the activations: nothing can be given back before it is gone

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from pipeline.config.learning import Precision, TrainingConfig
 from pipeline.engine import lanes, modeling
 from pipeline.engine.accumulation import accumulate
-from pipeline.engine.batching import TRAINING_WIDTH_STEP, micro_batches
+from pipeline.engine.batching import TRAINING_WIDTH_STEP, cut
 from pipeline.engine.dropout import drawn_seed
 from pipeline.engine.modeling import Reranker
 from pipeline.engine.pair_template import PairTemplate
@@ -47,25 +47,27 @@ class Step:
     tokens: int
     padded: int
     budget: int
-    """Tokens of a micro-batch that it was composed under."""
+    """Tokens of a micro-batch, as `batching.cut` takes them, that it was composed under."""
     lanes: int
     """How many micro-batches are computed side by side."""
 
 
-def prepare(reranker: Reranker, data: TrainingRows, rows: npt.NDArray[np.int64], budget: int, lanes: int = 1) -> Step:
+def prepare(
+    reranker: Reranker, data: TrainingRows, rows: npt.NDArray[np.int64], budget: int, most_lanes: int = 1
+) -> Step:
     """Compose a step's micro-batches: sorted by tokens, cut under the budget for up to so many lanes; every row once.
 
     More than one lane is for models whose `Reranker.lanes` says so.
     """
     first, second, label = data.first[rows], data.second[rows], data.label[rows]
     lengths = data.table.pair_lengths(data.template, first, second)
-    lanes = min(lanes, max(1, int(lengths.sum()) // LANE_TOKENS))
+    side_by_side = min(most_lanes, max(1, int(lengths.sum()) // LANE_TOKENS))
     batches, padded = [], 0
-    for group in micro_batches(lengths, budget, lanes):
+    for group in cut(lengths, budget, side_by_side):
         batch = reranker.collate(data.table, data.template, first[group], second[group], TRAINING_WIDTH_STEP)
         padded += batch["input_ids"].numel()
         batches.append((batch, reranker.staged(torch.from_numpy(np.ascontiguousarray(label[group])))))
-    return Step(rows, batches, int(lengths.sum()), padded, budget, lanes)
+    return Step(rows, batches, int(lengths.sum()), padded, budget, side_by_side)
 
 
 def loss_sum(logits: torch.Tensor, labels: torch.Tensor, pos_weight: float) -> torch.Tensor:

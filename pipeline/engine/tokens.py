@@ -60,6 +60,8 @@ def _prove(template: PairTemplate, tokenizer: PreTrainedTokenizerBase) -> None:
         [texts[i] for i in first], [texts[i] for i in second],
         truncation="longest_first", max_length=template.max_length, padding=True, return_tensors="pt",
     )  # fmt: skip
+    tokenizer.backend_tokenizer.no_truncation()  # as it was
+    tokenizer.backend_tokenizer.no_padding()
     if not torch.equal(batch["input_ids"], expected["input_ids"]):
         raise ModelError(must("the model's tokenizer", "encode a pair as its two texts between special tokens",
                               type(tokenizer).__name__, "Use a model with a BERT-like tokenizer."))  # fmt: skip
