@@ -213,22 +213,21 @@ class TokenTable:
     def _flat(self, template: PairTemplate, first: Ints, second: Ints) -> _Flat:
         """Every token of every pair in order, each with its row and position in the pair."""
         a, b = truncated(self.lengths[first], self.lengths[second], template.room)
-        lengths = np.asarray(a + b + (template.max_length - template.room), np.int64)
-        # Where each of a pair's five parts ends, (pairs, 5).
-        widths = [np.full_like(a, len(template.prefix)), a, np.full_like(a, len(template.middle)), b]
-        ends = np.cumsum(np.stack([*widths, np.full_like(a, len(template.suffix))], axis=1), axis=1)
+        specials = (template.prefix, template.middle, template.suffix)
+        # Tokens of a pair's five parts, and where each begins, (pairs, 5).
+        widths = np.empty((len(a), 5), np.int64)
+        widths[:, 0::2], widths[:, 1], widths[:, 3] = [len(special) for special in specials], a, b
+        begins = (np.cumsum(widths) - widths.ravel()).reshape(-1, 5)
+        ids = np.empty(int(widths.sum()), np.int64)
+        for part, kept, texts in ((1, a, first), (3, b, second)):
+            ids[_spans(begins[:, part], kept)] = self.ids[_spans(self.starts[texts], kept)]
+        for part, special in zip((0, 2, 4), specials, strict=True):
+            ids[begins[:, part, None] + np.arange(len(special))] = special
+        lengths = widths.sum(axis=1)
         row = np.repeat(np.arange(len(lengths)), lengths)
-        position = np.arange(len(row)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-        part = (position[:, None] >= ends[row, :4]).sum(axis=1)
-        offset = position - np.where(part > 0, ends[row, part - 1], 0)
-        ids = np.empty(len(row), np.int64)
-        for number, special in ((0, template.prefix), (2, template.middle), (4, template.suffix)):
-            here = part == number
-            ids[here] = np.asarray(special, np.int64)[offset[here]]
-        for number, which in ((1, first), (3, second)):
-            here = part == number
-            ids[here] = self.ids[(self.starts[which])[row[here]] + offset[here]]
-        return _Flat(ids, np.asarray(template.types, np.int64)[part], row, position, lengths)
+        position = np.arange(len(row)) - np.repeat(begins[:, 0], lengths)
+        kinds = np.repeat(np.tile(np.asarray(template.types, np.int64), len(lengths)), widths.ravel())
+        return _Flat(ids, kinds, row, position, lengths)
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,6 +237,12 @@ class _Flat:
     row: npt.NDArray[np.int64]
     position: npt.NDArray[np.int64]
     lengths: npt.NDArray[np.int64]
+
+
+def _spans(starts: Ints, counts: Ints) -> Ints:
+    """Every index of the spans that begin at `starts`, one span after another."""
+    shift = starts - (np.cumsum(counts) - counts)
+    return np.asarray(np.repeat(shift, counts) + np.arange(counts.sum()), np.int64)
 
 
 def _starts(lengths: Ints, max_length: int) -> npt.NDArray[np.int64]:
