@@ -6,7 +6,7 @@ import pytest
 import torch
 from packed_models import batch_of, bert, falling, padded
 
-from pipeline.engine import block_linear, block_scoring
+from pipeline.engine import block_linear
 from pipeline.engine.batching import SCORING_WIDTH_STEP, TRAINING_WIDTH_STEP
 from pipeline.engine.block_scoring import Frozen
 from pipeline.engine.modeling import keep_head_in_fp32
@@ -20,12 +20,7 @@ def onednn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
         pytest.skip("oneDNN does not multiply bf16 on this processor")
 
 
-@pytest.fixture(params=["fused", "products"])
-def attention(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(block_scoring, "bf16_unit", lambda: "AMX" if request.param == "fused" else None)
-
-
-@pytest.mark.usefixtures("onednn", "attention")
+@pytest.mark.usefixtures("onednn")
 @pytest.mark.parametrize("width_step", [SCORING_WIDTH_STEP, TRAINING_WIDTH_STEP])
 @pytest.mark.parametrize("layers", [1, 2, 3])
 @pytest.mark.parametrize(("dtype", "apart"), [(torch.float64, 1e-11), (torch.float32, 2e-6)])
@@ -38,7 +33,7 @@ def test_logits_equal_the_padded_model(layers: int, dtype: torch.dtype, apart: f
     torch.testing.assert_close(Frozen(model, dtype)(batch), expected, rtol=apart, atol=apart)
 
 
-@pytest.mark.usefixtures("onednn", "attention")
+@pytest.mark.usefixtures("onednn")
 def test_bf16_is_as_near_to_the_padded_fp32_model_as_padded_bf16() -> None:
     model, pairs = bert(3).eval(), falling()
     keep_head_in_fp32(model)

@@ -18,7 +18,7 @@ TRAINING_WIDTH_STEP = 8
 """Widths of a training step's blocks are multiples of this, so that shapes repeat; see `rounded`."""
 
 SCORING_WIDTH_STEP = 1
-"""Pairs are scored in blocks as wide as their longest: fewer pads cost less than shapes that repeat would save."""
+"""torch's fused attention, by which pairs are scored, takes any width: as wide as the longest pair, fewer pads."""
 
 MOST_PAIRS = 65_535
 """Pairs of a micro-batch: a GPU's attention kernels count them along an axis of so many."""

@@ -1,6 +1,7 @@
 """A BERT cross-encoder on a CPU whose weights stand still: matrices packed once, nothing kept for a gradient.
 
-Blocks of pairs as in `block_bert`, none wider than its longest; the activation is applied by the product itself.
+Blocks of pairs as in `block_bert`, none wider than its longest. Forwards, torch's fused attention is the faster one
+and takes views of the rows as they are; the activation is applied by the product itself.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from pipeline.core.reproducibility import bf16_unit
 from pipeline.engine.block_attention import Block, blocks_of, rows_used
 from pipeline.engine.block_linear import Linear
 
@@ -41,8 +41,6 @@ class Frozen:
         """
         self._head, self._dtype = model.classifier, dtype
         self._heads = model.config.num_attention_heads
-        # torch's fused attention was the faster one in bf16 with AMX, two products with AVX512_BF16 and in fp32.
-        self._fused = dtype is torch.bfloat16 and bf16_unit() == "AMX"
         layers = model.bert.encoder.layer
         embeddings = model.bert.embeddings
         self._words, self._norm = embeddings.word_embeddings.weight, embeddings.LayerNorm
@@ -90,35 +88,10 @@ class Frozen:
         for block, mask in zip(blocks, masks, strict=True):
             asking = block.numbers if first_only else block.rows
             q = query[asking].view(block.pairs, -1, heads, size).transpose(1, 2)
-            key_values = key_value[block.rows].view(block.pairs, block.width, 2, heads, size).permute(2, 0, 3, 1, 4)
-            if self._fused:
-                found = F.scaled_dot_product_attention(q, key_values[0], key_values[1], attn_mask=mask)
-            else:
-                found = _attend_by_products(q, key_values, mask)
+            k, v = key_value[block.rows].view(block.pairs, block.width, 2, heads, size).permute(2, 0, 3, 1, 4)
+            found = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
             context[asking].view(block.pairs, -1, heads, size).copy_(found.transpose(1, 2))
         return context
-
-
-def _attend_by_products(query: torch.Tensor, key_values: torch.Tensor, hidden: torch.Tensor | None) -> torch.Tensor:
-    """Scaled dot-product attention as two batched products.
-
-    Args:
-        query: (pairs, heads, queries, size).
-        key_values: (2, pairs, heads, keys, size).
-        hidden: added to the products, (pairs, 1, 1, keys); None: nothing.
-
-    Returns:
-        Context, shaped as the queries.
-    """
-    pairs, heads, _, size = query.shape
-    key, value = key_values.reshape(2, pairs * heads, -1, size)
-    query, scale = query.reshape(pairs * heads, -1, size), size**-0.5
-    if hidden is None:
-        products = torch.bmm(query, key.transpose(1, 2)).mul_(scale)
-    else:
-        rows = hidden.expand(-1, heads, -1, -1).reshape(pairs * heads, 1, -1)
-        products = torch.baddbmm(rows, query, key.transpose(1, 2), alpha=scale)
-    return torch.bmm(torch.softmax(products, -1), value).view(pairs, heads, -1, size)
 
 
 def _layer(layer: Any, dtype: torch.dtype, *, last: bool) -> _Layer:
