@@ -36,6 +36,15 @@ def test_it_is_the_layers_side_by_side(
     torch.testing.assert_close(found.double(), expected.detach(), rtol=apart, atol=apart)
 
 
+def test_a_packed_weight_stands_alone_unless_the_other_is_kept() -> None:
+    if not block_linear._packs(torch.float32):
+        pytest.skip("oneDNN does not multiply this type on this processor")
+    module = torch.nn.Linear(16, 16)
+    assert torch.equal(Linear([module], torch.float32, keep_weight=True).weight, module.weight)
+    with pytest.raises(AssertionError):
+        _ = Linear([module], torch.float32).weight
+
+
 def test_its_weights_are_those_of_its_making() -> None:
     module, x = torch.nn.Linear(16, 16), torch.randn(5, 16)
     linear = Linear([module], torch.float32)

@@ -59,20 +59,25 @@ def test_one_lane_is_the_caller_itself(threads: int) -> None:
 
 
 def test_a_failure_comes_in_its_place_and_stops_what_has_not_begun(threads: int) -> None:
-    begun: list[int] = []
+    """Item 1 fails at once, item 0 and then 2 hold the lanes until the caller knows: 3 and 4 wait and never begin."""
+    begun, running = list[int](), threading.active_count()
+    failed = threading.Event()
 
     def failing(item: int) -> int:
         begun.append(item)
         if item == 1:
+            failed.set()
             raise ValueError("of item 1")
-        time.sleep(0.01)
+        assert failed.wait(20)
+        time.sleep(0.05 if item == 0 else 0.3)
         return item
 
     found: list[int] = []
     with pytest.raises(ValueError, match="of item 1"):
-        found.extend(lanes.in_order(failing, range(1000), 2))
-    assert len(begun) < 500
-    assert torch.get_num_threads() == threads and threading.active_count() < 50
+        for result in lanes.in_order(failing, range(1000), 2):
+            found.append(result)
+    assert found == [0] and set(begun) <= {0, 1, 2, 3}, "of the four that were submitted by then"
+    assert torch.get_num_threads() == threads and threading.active_count() == running
 
 
 def test_what_is_begun_waits_for_the_caller() -> None:

@@ -134,6 +134,19 @@ def test_pairs_are_the_tokenizers_own(tokenizer: tuple[Any, PairTemplate], pairs
     assert_as_the_tokenizer(*tokenizer, pairs)
 
 
+def test_a_model_that_is_not_given_token_types_has_the_first_everywhere(tmp_path: Path) -> None:
+    tokenizer = saved(bert_tiny)(tmp_path)
+    texts, first, second = ["the river", "a stone"], np.array([0]), np.array([1])
+    kinds = {}
+    for names in (["input_ids", "token_type_ids", "attention_mask"], ["input_ids", "attention_mask"]):
+        tokenizer.model_input_names = names
+        template = proven(tokenizer, MAX)
+        table = TokenTable.build(texts, tokenizer, MAX)
+        for batch in (table.pack(template, first, second), table.blocks(template, first, second, 1)):
+            kinds.setdefault(len(names), []).append(int(batch["token_type_ids"].max()))
+    assert kinds == {3: [1, 1], 2: [0, 0]}, "as transformers does with what `collate` leaves out"
+
+
 @pytest.mark.parametrize("tokenizer", ["bert", "roberta"], indirect=True)
 def test_every_pair_of_lengths_is_cut_as_the_tokenizer_cuts(tokenizer: tuple[Any, PairTemplate]) -> None:
     lengths = [0, 1, 2, 8, 9, 10, 11, 12, 19, 20, 21, 22, 23, 24, 25, 40]

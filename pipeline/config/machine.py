@@ -22,7 +22,7 @@ class RuntimeConfig:
     threads: int | None = None
     """CPU threads of torch; None leaves torch's own choice. Part of the bit-exactness scope."""
     micro_batch_tokens: int | None = None
-    """Tokens a forward pass, of which a CPU may run four at once; None is computed. Halve it when memory runs out."""
+    """Tokens of a micro-batch; a CPU may hold twice as many in all. None is computed. Halve it when memory runs out."""
     attention: Attention = Attention.auto
     """auto is varlen: little or no padding where models allow it (BERT, ModernBERT), else SDPA. eager and sdpa pad."""
     workers: int | None = None

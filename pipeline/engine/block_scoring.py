@@ -1,7 +1,7 @@
 """A BERT cross-encoder on a CPU whose weights stand still: matrices packed once, nothing kept for a gradient.
 
-Blocks of pairs as in `block_bert`, none wider than its longest. Forwards, torch's fused attention is the faster one
-and takes views of the rows as they are; the activation is applied by the product itself.
+Blocks of pairs as in `block_bert`, none wider than its longest. Attention is torch's fused one: it takes views of the
+rows as they are, and oneDNN has no kernel to compile for each shape; the activation is applied by the product itself.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
+from pipeline.engine import block_embeddings
 from pipeline.engine.block_attention import Block, blocks_of, rows_used
 from pipeline.engine.block_linear import Linear
 
@@ -39,15 +40,10 @@ class Frozen:
             model: a BertForSequenceClassification that `block_bert.supports`, in evaluation mode.
             dtype: in which its layers multiply; sums, norms and the head stay in the weights' own type.
         """
-        self._head, self._dtype = model.classifier, dtype
+        self._bert, self._head, self._dtype = model.bert, model.classifier, dtype
         self._heads = model.config.num_attention_heads
         layers = model.bert.encoder.layer
-        embeddings = model.bert.embeddings
-        self._words, self._norm = embeddings.word_embeddings.weight, embeddings.LayerNorm
-        self._kinds, self._activation = embeddings.token_type_embeddings.num_embeddings, model.bert.pooler.activation
         with torch.inference_mode():
-            places = embeddings.position_embeddings.weight[:, None] + embeddings.token_type_embeddings.weight
-            self._places = places.flatten(0, 1)  # a row for each position and token type
             self._layers = [_layer(layer, dtype, last=layer is layers[-1]) for layer in layers]
             self._pool = Linear([model.bert.pooler.dense], dtype)
 
@@ -56,7 +52,7 @@ class Frozen:
         """Logits (pairs, labels)."""
         blocks, firsts = blocks_of(batch), batch["firsts"]
         masks = [None if block.hidden is None else block.hidden.to(self._dtype) for block in blocks]
-        x = self._embed(batch)
+        x = block_embeddings.embed(self._bert.embeddings, batch, None)
         for layer in self._layers:
             narrow = x.to(self._dtype)
             if layer.query is None:
@@ -66,16 +62,9 @@ class Frozen:
             context = self._attend(query, key_value, blocks, masks, first_only=layer.query is not None)
             x = _add_norm(x, layer.out(context), layer.norms[0])
             x = _add_norm(x, layer.down(layer.up(x.to(self._dtype), gelu=True)), layer.norms[1])
-        pooled = self._activation(self._pool(x.to(self._dtype)))
+        pooled = self._bert.pooler.activation(self._pool(x.to(self._dtype)))
         found: torch.Tensor = self._head(pooled.to(self._head.weight.dtype))
         return found[: len(batch["lengths"])]
-
-    def _embed(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        """`block_embeddings.embed` without a gradient."""
-        words = F.embedding(batch["input_ids"], self._words)
-        return _add_norm(
-            words, F.embedding(batch["position_ids"] * self._kinds + batch["token_type_ids"], self._places), self._norm
-        )
 
     def _attend(
         self, query: torch.Tensor, key_value: torch.Tensor, blocks: list[Block],

@@ -14,7 +14,7 @@ from typing import TypeVar
 import torch
 
 MOST = 4
-"""Each holds its own activations and a gradient of every weight; only two have been measured."""
+"""Each holds its own activations and up to two gradients of every weight; only two lanes have been measured."""
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -30,7 +30,7 @@ def in_order(function: Callable[[T], R], items: Iterable[T], lanes: int) -> Iter
     """`function` of each item, in the items' order, `lanes` of them at a time; with one lane on the caller's thread.
 
     At most twice as many as there are lanes have begun or wait to be taken. While it runs, the caller's own operators
-    have one thread too. An exception of an item is raised in its place; what has not begun by then never does.
+    have one thread. An exception of an item is raised in its place; what has not begun by then never does.
 
     Args:
         function: must touch nothing that two threads may not: above all no global generator.

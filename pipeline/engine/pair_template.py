@@ -80,6 +80,7 @@ class PairTemplate:
             encode.encode("one", add_special_tokens=False).ids,
             encode.encode("two", add_special_tokens=False).ids,
         )
+        has_types = "token_type_ids" in tokenizer.model_input_names
         pair = tokenizer("one", "two", return_token_type_ids=True)
         ids, kinds = list(pair["input_ids"]), list(pair["token_type_ids"])
         start = _find(ids, one, 0)
@@ -96,10 +97,11 @@ class PairTemplate:
             prefix=tuple(ids[:start]),
             middle=tuple(ids[start + len(one) : second]),
             suffix=tuple(ids[end:]),
-            types=(kind(0), kind(start), kind(start + len(one)), kind(second), kind(end)),
+            # A model that is not given any takes the first.
+            types=(kind(0), kind(start), kind(start + len(one)), kind(second), kind(end)) if has_types else (0,) * 5,
             pad_id=int(tokenizer.pad_token_id),
             pad_left=tokenizer.padding_side == "left",
-            has_types="token_type_ids" in tokenizer.model_input_names,
+            has_types=has_types,
             max_length=max_length,
         )
 
