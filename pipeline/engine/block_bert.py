@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from pipeline.engine import block_embeddings, packed_bert
 from pipeline.engine.block_attention import Block, Kept, attend, blocks_of, gradients
-from pipeline.engine.block_linear import Linear
+from pipeline.engine.block_linear import Products, products_of
 from pipeline.engine.dropout import Dropout, drawn_seed, drop_, scale
 
 Tensors = tuple[torch.Tensor, ...]
@@ -27,7 +27,7 @@ def supports(config: Any) -> bool:
 
 
 def logits(
-    model: Any, batch: dict[str, torch.Tensor], weights: list[Weights] | None = None, seed: int | None = None
+    model: Any, batch: dict[str, torch.Tensor], weights: list[Products] | None = None, seed: int | None = None
 ) -> torch.Tensor:
     """Logits (pairs, labels) of a BertForSequenceClassification for a batch made by `TokenTable.blocks`.
 
@@ -54,34 +54,12 @@ def logits(
     return result[: len(batch["lengths"])]
 
 
-def narrowed(model: Any) -> list[Weights]:
-    """Each layer's matrices in autocast's type where that is on, in their own elsewhere; no gradient goes through."""
-    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None
+def narrowed(model: Any) -> list[Products]:
+    """Each layer's products in autocast's type where that is on, in the weights' own elsewhere."""
     layers = model.bert.encoder.layer
-    return [_weights(layer, dtype or layer.output.LayerNorm.weight.dtype, last=layer is layers[-1]) for layer in layers]
-
-
-@dataclass(slots=True)
-class Weights:
-    """A layer's products; the last layer asks for each pair's first token only, so its queries stand alone."""
-
-    into: list[Linear]
-    """Queries, keys and values as one; or queries, then keys and values."""
-    out: Linear
-    up: Linear
-    down: Linear
-
-
-def _weights(layer: Any, dtype: torch.dtype, *, last: bool) -> Weights:
-    attention, output = layer.attention.self, layer.attention.output
-    into = [attention.query, attention.key, attention.value]
-    return Weights(
-        [Linear(part, dtype, keep_weight=True) for part in ((into[:1], into[1:]) if last else (into,))],
-        *(
-            Linear([part], dtype, keep_weight=True)
-            for part in (output.dense, layer.intermediate.dense, layer.output.dense)
-        ),
-    )
+    on = torch.is_autocast_enabled("cpu")
+    dtype = torch.get_autocast_dtype("cpu") if on else layers[-1].output.LayerNorm.weight.dtype
+    return products_of(layers, dtype, keep_weight=True)
 
 
 def _parameters(layer: Any) -> list[torch.nn.Parameter]:
@@ -96,7 +74,7 @@ class _Work:
     """One layer's pass over one micro-batch."""
 
     def __init__(
-        self, layer: Any, weights: Weights, blocks: list[Block], dropout: Dropout | None, firsts: torch.Tensor | None
+        self, layer: Any, weights: Products, blocks: list[Block], dropout: Dropout | None, firsts: torch.Tensor | None
     ) -> None:
         self.layer, self.weights, self.blocks, self.dropout, self.firsts = layer, weights, blocks, dropout, firsts
         self.heads = layer.attention.self.num_attention_heads
@@ -152,10 +130,11 @@ def _forward(x: torch.Tensor, work: _Work) -> tuple[torch.Tensor, _Saved]:
     narrow = x.to(work.dtype)
     if work.firsts is not None:
         x, asking = x[work.firsts], narrow[work.firsts]
-        query, key_value = weights.into[0](asking), weights.into[1](narrow)
+        assert weights.query is not None
+        query, key_value = weights.query(asking), weights.into(narrow)
     else:
         asking = narrow
-        query, key_value = weights.into[0](narrow).tensor_split([width], dim=1)
+        query, key_value = weights.into(narrow).tensor_split([width], dim=1)
     context, kept = attend(
         query,
         key_value,
@@ -213,12 +192,13 @@ def _backward(gradient: torch.Tensor, work: _Work, saved: _Saved) -> tuple[torch
             _linear_gradient(to_key_value, saved.x, wide),
         )
         of_into = [torch.cat(parts) for parts in zip(asked, told, strict=True)]
-        to_x += torch.mm(to_query, weights.into[0].weight)
-        whole = torch.mm(to_key_value, weights.into[1].weight).to(wide)
+        assert weights.query is not None
+        to_x += torch.mm(to_query, weights.query.weight)
+        whole = torch.mm(to_key_value, weights.into.weight).to(wide)
         to_x = whole.index_add_(0, work.firsts, to_x)
     else:
         of_into = list(_linear_gradient(to_into, saved.x, wide))
-        to_x += torch.mm(to_into, weights.into[0].weight)
+        to_x += torch.mm(to_into, weights.into.weight)
     parts = [part for both in zip(*(found.tensor_split(3) for found in of_into), strict=True) for part in both]
     return to_x, [*parts, *out, *norm1, *up, *down, *norm2]
 

@@ -1,7 +1,8 @@
-"""Linear layers on a CPU whose weights stand still for a while: cast and packed once, then multiplied many times."""
+"""A BERT layer's products on a CPU while weights stand still: cast and packed once, then multiplied many times."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -40,6 +41,39 @@ class Linear:
         activation, algorithm = ("gelu", "none") if gelu else ("none", "")  # "none": by erf, as BERT's
         product = torch.ops.mkldnn._linear_pointwise
         return product(x, self._packed, self._bias, activation, [], algorithm)  # type: ignore[no-any-return]
+
+
+@dataclass(slots=True)
+class Products:
+    """One encoder layer's; the last asks for each pair's first token only, so its queries stand alone."""
+
+    query: Linear | None
+    into: Linear
+    """Queries, keys and values; without queries where `query` has them."""
+    out: Linear
+    up: Linear
+    down: Linear
+
+
+def products_of(layers: Any, dtype: torch.dtype, *, keep_weight: bool = False) -> list[Products]:
+    """The products of a BERT's encoder layers; see `Linear`."""
+
+    def linear(*modules: Any) -> Linear:
+        return Linear(list(modules), dtype, keep_weight=keep_weight)
+
+    found = []
+    for layer in layers:
+        own, last = layer.attention.self, layer is layers[-1]
+        found.append(
+            Products(
+                query=linear(own.query) if last else None,
+                into=linear(own.key, own.value) if last else linear(own.query, own.key, own.value),
+                out=linear(layer.attention.output.dense),
+                up=linear(layer.intermediate.dense),
+                down=linear(layer.output.dense),
+            )
+        )
+    return found
 
 
 def _packs(dtype: torch.dtype) -> bool:

@@ -1,12 +1,11 @@
 """A BERT cross-encoder on a CPU whose weights stand still: matrices packed once, nothing kept for a gradient.
 
 Blocks of pairs as in `block_bert`, none wider than its longest. Attention is torch's fused one: it takes views of the
-rows as they are, and oneDNN has no kernel to compile for each shape; the activation is applied by the product itself.
+rows as they are and, without AMX, compiles nothing for a shape; the activation is applied by the product itself.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,20 +13,7 @@ from torch.nn import functional as F
 
 from pipeline.engine import block_embeddings
 from pipeline.engine.block_attention import Block, blocks_of, rows_used
-from pipeline.engine.block_linear import Linear
-
-
-@dataclass(slots=True)
-class _Layer:
-    """One encoder layer's products; the last asks for each pair's first token only, so its queries stand alone."""
-
-    query: Linear | None
-    into: Linear
-    """Queries, keys and values; without queries where `query` has them."""
-    out: Linear
-    up: Linear
-    down: Linear
-    norms: tuple[torch.nn.LayerNorm, torch.nn.LayerNorm]
+from pipeline.engine.block_linear import Linear, products_of
 
 
 class Frozen:
@@ -43,8 +29,9 @@ class Frozen:
         self._bert, self._head, self._dtype = model.bert, model.classifier, dtype
         self._heads = model.config.num_attention_heads
         layers = model.bert.encoder.layer
+        self._norms = [(layer.attention.output.LayerNorm, layer.output.LayerNorm) for layer in layers]
         with torch.inference_mode():
-            self._layers = [_layer(layer, dtype, last=layer is layers[-1]) for layer in layers]
+            self._layers = products_of(layers, dtype)
             self._pool = Linear([model.bert.pooler.dense], dtype)
 
     @torch.inference_mode()
@@ -53,15 +40,15 @@ class Frozen:
         blocks, firsts = blocks_of(batch), batch["firsts"]
         masks = [None if block.hidden is None else block.hidden.to(self._dtype) for block in blocks]
         x = block_embeddings.embed(self._bert.embeddings, batch, None)
-        for layer in self._layers:
+        for layer, norms in zip(self._layers, self._norms, strict=True):
             narrow = x.to(self._dtype)
             if layer.query is None:
                 query, key_value = layer.into(narrow).tensor_split([x.shape[1]], dim=1)
             else:
                 key_value, query, x = layer.into(narrow), layer.query(narrow[firsts]), x[firsts]
             context = self._attend(query, key_value, blocks, masks, first_only=layer.query is not None)
-            x = _add_norm(x, layer.out(context), layer.norms[0])
-            x = _add_norm(x, layer.down(layer.up(x.to(self._dtype), gelu=True)), layer.norms[1])
+            x = _add_norm(x, layer.out(context), norms[0])
+            x = _add_norm(x, layer.down(layer.up(x.to(self._dtype), gelu=True)), norms[1])
         pooled = self._bert.pooler.activation(self._pool(x.to(self._dtype)))
         found: torch.Tensor = self._head(pooled.to(self._head.weight.dtype))
         return found[: len(batch["lengths"])]
@@ -81,19 +68,6 @@ class Frozen:
             found = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
             context[asking].view(block.pairs, -1, heads, size).copy_(found.transpose(1, 2))
         return context
-
-
-def _layer(layer: Any, dtype: torch.dtype, *, last: bool) -> _Layer:
-    attention, output = layer.attention.self, layer.attention.output
-    into = [attention.query, attention.key, attention.value]
-    return _Layer(
-        query=Linear(into[:1], dtype) if last else None,
-        into=Linear(into[1:] if last else into, dtype),
-        out=Linear([output.dense], dtype),
-        up=Linear([layer.intermediate.dense], dtype),
-        down=Linear([layer.output.dense], dtype),
-        norms=(output.LayerNorm, layer.output.LayerNorm),
-    )
 
 
 def _add_norm(x: torch.Tensor, y: torch.Tensor, norm: torch.nn.LayerNorm) -> torch.Tensor:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from tokenizers import Encoding, Tokenizer
 from transformers import PreTrainedTokenizerBase
 
-from pipeline.engine.pair_template import plain
+from pipeline.engine.pair_template import Ints, plain
 
 MOST_WORDS, MOST_CHARACTERS = 2**17, 2**23
 """What an encoder keeps before it forgets all: some 30 MB, and more words than most collections repeat."""
@@ -76,10 +76,9 @@ class Encoder:
         numbers = np.fromiter(map(self._number.__getitem__, chain.from_iterable(words)), np.int64, int(counts.sum()))
         self._learn(list(islice(self._number, len(self._lengths), None)))
         lengths = self._lengths[numbers]
-        starts = _before(self._lengths)[numbers]
-        ids = self._ids[np.repeat(starts - _before(lengths), lengths) + np.arange(lengths.sum())]
+        ids = self._ids[spans(before(self._lengths)[numbers], lengths)]
         # Every text has a word, be it empty.
-        of_texts = np.add.reduceat(lengths, _before(counts)) if len(words) else lengths
+        of_texts = np.add.reduceat(lengths, before(counts)) if len(words) else lengths
         if len(self._number) > MOST_WORDS or self._characters > MOST_CHARACTERS:
             self._forget()
         return ids, of_texts
@@ -91,7 +90,7 @@ class Encoder:
         counts = np.fromiter(map(len, encodings), np.int64, len(encodings))
         total = int(counts.sum())
         offsets = (start for encoding in encodings for start, _ in encoding.offsets)
-        texts_begin = _before(np.fromiter(map(len, texts), np.int64) + 1)
+        texts_begin = before(np.fromiter(map(len, texts), np.int64) + 1)
         begins = np.fromiter(offsets, np.int64, total) + np.repeat(texts_begin, counts)
         ends = np.cumsum(np.fromiter(map(len, words), np.int64, len(words)) + 1)
         lengths = np.bincount(np.searchsorted(ends, begins, side="right"), minlength=len(words))
@@ -110,10 +109,14 @@ def _ids(encodings: list[Encoding], total: int) -> npt.NDArray[np.int32]:
     return np.fromiter(chain.from_iterable(encoding.ids for encoding in encodings), np.int32, total)
 
 
-def _before(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+def before(counts: Ints) -> npt.NDArray[np.int64]:
     """The sum of all counts before each."""
-    sums: npt.NDArray[np.int64] = np.cumsum(counts)
-    return sums - counts
+    return np.asarray(np.cumsum(counts) - counts, np.int64)
+
+
+def spans(starts: Ints, counts: Ints) -> npt.NDArray[np.int64]:
+    """Every index of the spans that begin at `starts`, one span after another."""
+    return np.asarray(np.repeat(starts - before(counts), counts) + np.arange(counts.sum()), np.int64)
 
 
 def splits_at_spaces(backend: Tokenizer) -> bool:

@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from pipeline.core.errors import ModelError, must
 from pipeline.engine.batching import blocks, rounded
-from pipeline.engine.encoding import encoder_of
+from pipeline.engine.encoding import before, encoder_of, spans
 from pipeline.engine.pair_template import Ints, PairTemplate, truncated
 
 BLOCK_OVERHEAD = 32
@@ -220,7 +220,7 @@ class TokenTable:
         begins = (np.cumsum(widths) - widths.ravel()).reshape(-1, 5)
         ids = np.empty(int(widths.sum()), np.int64)
         for part, kept, texts in ((1, a, first), (3, b, second)):
-            ids[_spans(begins[:, part], kept)] = self.ids[_spans(self.starts[texts], kept)]
+            ids[spans(begins[:, part], kept)] = self.ids[spans(self.starts[texts], kept)]
         for part, special in zip((0, 2, 4), specials, strict=True):
             ids[begins[:, part, None] + np.arange(len(special))] = special
         lengths = widths.sum(axis=1)
@@ -239,15 +239,8 @@ class _Flat:
     lengths: npt.NDArray[np.int64]
 
 
-def _spans(starts: Ints, counts: Ints) -> Ints:
-    """Every index of the spans that begin at `starts`, one span after another."""
-    shift = starts - (np.cumsum(counts) - counts)
-    return np.asarray(np.repeat(shift, counts) + np.arange(counts.sum()), np.int64)
-
-
 def _starts(lengths: Ints, max_length: int) -> npt.NDArray[np.int64]:
-    kept = np.minimum(lengths, max_length)
-    return np.asarray(np.cumsum(kept) - kept, dtype=np.int64)
+    return before(np.minimum(lengths, max_length))
 
 
 def _encode(
@@ -258,5 +251,5 @@ def _encode(
     for start in range(0, len(texts), CHUNK):
         ids, lengths = encode(texts[start : start + CHUNK])
         if lengths.max(initial=0) > max_length:
-            ids = ids[np.arange(len(ids)) - np.repeat(np.cumsum(lengths) - lengths, lengths) < max_length]
+            ids = ids[spans(before(lengths), np.minimum(lengths, max_length))]
         yield ids, lengths
