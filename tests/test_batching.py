@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.engine.batching import (
+    BLOCK_TOKENS,
     SCORING_WIDTH_STEP,
     TRAINING_WIDTH_STEP,
     Plan,
@@ -18,6 +19,7 @@ from pipeline.engine.batching import (
     equal_shares,
     linear_schedule,
     micro_batches,
+    pairs_step,
     rounded,
     warmup_steps,
 )
@@ -132,6 +134,14 @@ def test_blocks_of_one_width_are_equal_but_for_a_rest() -> None:
     lengths = np.repeat([64, 16, 8], [5, 9, 1])
     assert blocks(lengths, 0, 128, 8) == [(2, 64), (2, 64), (1, 64), (8, 16), (1, 16), (1, 8)]
     assert blocks(np.array([300, 8]), 0, 128, 8) == [(1, 304), (1, 8)], "a single pair may exceed it"
+    assert blocks(np.repeat(64, 41), 0, 1200, 8) == [(16, 64), (16, 64), (9, 64)], "18 would fit, but 16 repeats"
+
+
+def test_blocks_of_one_width_have_few_numbers_of_pairs_when_raised() -> None:
+    for width in range(1, 700):
+        step, full = pairs_step(width), blocks(np.repeat(width, 5000), 0, BLOCK_TOKENS, 1)[0][0]
+        assert full % step == 0 and full // step <= 8
+        assert full == max(1, BLOCK_TOKENS // width) or full > 0.75 * (BLOCK_TOKENS // width)
 
 
 def test_rows_are_raised_to_few_sizes() -> None:

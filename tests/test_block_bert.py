@@ -111,7 +111,7 @@ def test_dropout_leaves_the_mean() -> None:
         return block_embeddings.embed(model.bert.embeddings, batch, dropout)
 
     def attended(dropout: Dropout | None) -> torch.Tensor:
-        return block_attention.attend(query, key_value, blocks, heads=2, dropout=dropout, rate=0.3, first_only=False)[0]
+        return block_attention.attend(query, key_value, blocks, heads=2, dropout=dropout, rate=0.3)[0]
 
     def summed(dropout: Dropout | None) -> torch.Tensor:
         work = block_bert._Work(layer, block_bert.narrowed(model)[0], blocks, dropout, None)

@@ -22,7 +22,8 @@ LAYERS = [
     "core.artifacts core.provenance config.compose hub.download mining.negatives data.tables "
     "mining.exact_search engine.pair_template "
     "engine.packed_bert engine.packed_modernbert engine.block_attention engine.block_embeddings",
-    "engine.block_bert engine.block_scoring engine.encoding",
+    "engine.block_first engine.encoding",
+    "engine.block_bert engine.block_scoring",
     "engine.checkpoints engine.tokens engine.packed hub.cache data.trec data.storage config.composed "  # files, machine
     "benchmark.processes",
     # One outside library or format each; they know nothing of each other.

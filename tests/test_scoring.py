@@ -130,7 +130,7 @@ def test_weights_are_packed_once_a_call(
     assert made == [torch.float32] * times
 
 
-def test_its_blocks_are_as_wide_as_their_longest_pair(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_its_blocks_are_hardly_wider_than_their_longest_pair(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made, blocks = list[dict[str, torch.Tensor]](), TokenTable.blocks
 
     def seen(*arguments: Any) -> dict[str, torch.Tensor]:
@@ -139,11 +139,12 @@ def test_its_blocks_are_as_wide_as_their_longest_pair(base: Path, monkeypatch: p
 
     monkeypatch.setattr(TokenTable, "blocks", seen)
     scorer(base).score(PAIRS)
+    assert {width % 4 for batch in made for _, width in batch["shapes"].tolist()} == {0}
     assert any(width % 8 for batch in made for _, width in batch["shapes"].tolist())
     for batch in made:
         pair = 0
         for pairs, width in batch["shapes"].tolist():
-            assert width == int(batch["lengths"][pair : pair + pairs].max())
+            assert 0 <= width - int(batch["lengths"][pair : pair + pairs].max()) < 4
             pair += pairs
 
 

@@ -17,8 +17,12 @@ from pipeline.core.errors import ResourceError, must
 TRAINING_WIDTH_STEP = 8
 """Widths of a training step's blocks are multiples of this, so that shapes repeat; see `rounded`."""
 
-SCORING_WIDTH_STEP = 1
-"""torch's fused attention, by which pairs are scored, takes any width: as wide as the longest pair, fewer pads."""
+SCORING_WIDTH_STEP = 4
+"""The same of scoring's blocks, fewer of whose tokens are then pads. With one there would be none, but hundreds of
+megabytes more to compile where attention is made of products; where it is not, in fp32, four costs 3 %."""
+
+BLOCK_TOKENS = 2048
+"""Tokens of a block at most, but for a longer pair: its attention weights stay in the cache."""
 
 MOST_PAIRS = 65_535
 """Pairs of a micro-batch: a GPU's attention kernels count them along an axis of so many."""
@@ -128,14 +132,22 @@ def rounded(rows: int, least: int) -> int:
     return -(-rows // step) * step
 
 
+def pairs_step(width: int, most: int = BLOCK_TOKENS) -> int:
+    """What numbers of pairs are raised to a multiple of where shapes must repeat: of one width there are eight at most.
+
+    A power of two, a quarter of the pairs that a block holds or less.
+    """
+    return 1 << max(0, (most // (4 * width)).bit_length() - 1)
+
+
 def blocks(lengths: npt.NDArray[np.integer], overhead: int, most: int, step: int) -> list[tuple[int, int]]:
     """Cut pairs in order of falling length into blocks as wide as their longest or a little wider, at the least cost.
 
     Args:
         lengths: tokens of each pair, shape (pairs,), falling.
         overhead: what a width costs besides its pairs times itself, in tokens.
-        most: pairs times width of a block; a single pair may exceed it. Pairs of one width are cut into equal blocks
-            and a rest.
+        most: pairs times width of a block; a single pair may exceed it. Pairs of one width are cut into equal blocks,
+            a multiple of `pairs_step`, and a rest.
         step: widths are multiples of it.
 
     Returns:
@@ -154,7 +166,8 @@ def blocks(lengths: npt.NDArray[np.integer], overhead: int, most: int, step: int
     while j:
         i = int(cut[j])
         width, pairs = int(widths[i]), int(ends[j] - ends[i])
-        full = max(1, most // width)
+        many = pairs_step(width, most)
+        full = max(1, most // width // many * many)
         whole, rest = divmod(pairs, full)
         found += [(rest, width)] * (rest > 0) + [(full, width)] * whole
         j = i

@@ -61,36 +61,34 @@ def blocks_of(batch: dict[str, torch.Tensor]) -> list[Block]:
 
 def attend(
     query: torch.Tensor, key_value: torch.Tensor, blocks: list[Block], *, heads: int, dropout: Dropout | None,
-    rate: float, first_only: bool,
+    rate: float,
 ) -> tuple[torch.Tensor, list[Kept]]:  # fmt: skip
     """Scaled dot-product attention of tokens over their own pair.
 
     Args:
-        query: (tokens, heads * size), or (pairs, heads * size) with `first_only`; rows behind the blocks' are padding.
+        query: (tokens, heads * size); rows behind the blocks' are padding.
         key_value: (tokens, 2 * heads * size), keys before values.
         blocks: where the pairs stand.
         heads: attention heads.
         dropout: masks for the weights, None outside training.
         rate: share of the weights that is dropped.
-        first_only: only each pair's first token asks.
 
     Returns:
-        Context (queries, heads * size), and what `gradients` needs.
+        Context (tokens, heads * size), and what `gradients` needs.
     """
     size = query.shape[1] // heads
     context = torch.empty(query.shape, dtype=query.dtype)
-    context[rows_used(blocks, first_only) :] = 0.0
+    context[blocks[-1].rows.stop :] = 0.0
     kept = []
     for block in blocks:
-        asking = block.numbers if first_only else block.rows
         batch = block.pairs * heads
-        q = query[asking].view(block.pairs, -1, heads, size).transpose(1, 2)
-        q = torch.mul(q, size**-0.5).reshape(batch, -1, size)
+        q = query[block.rows].view(block.pairs, block.width, heads, size).transpose(1, 2)
+        q = torch.mul(q, size**-0.5).reshape(batch, block.width, size)
         kv = key_value[block.rows].view(block.pairs, block.width, 2, heads, size).permute(2, 0, 3, 1, 4)
         kv = kv.reshape(2, batch, block.width, size)
         products = torch.bmm(q, kv[0].transpose(1, 2))
         if block.hidden is not None:
-            products.view(block.pairs, heads, -1, block.width).add_(block.hidden)
+            products.view(block.pairs, heads, block.width, block.width).add_(block.hidden)
         weights = torch.softmax(products, -1, dtype=torch.promote_types(products.dtype, torch.float32))
         weights = weights.to(query.dtype)
         mask, seen = None, weights
@@ -100,33 +98,27 @@ def attend(
         found = torch.bmm(seen, kv[1])
         if mask is not None:
             found.mul_(scale(rate))
-        rows = context[asking].view(block.pairs, -1, heads, size)
-        rows.copy_(found.view(block.pairs, heads, -1, size).transpose(1, 2))
+        rows = context[block.rows].view(block.pairs, block.width, heads, size)
+        rows.copy_(found.view(block.pairs, heads, block.width, size).transpose(1, 2))
         kept.append(Kept(q, kv, weights, mask))
     return context, kept
 
 
-def rows_used(blocks: list[Block], first_only: bool) -> int:
-    """Rows that ask, of all tokens or of each pair's first; behind them is padding."""
-    last = blocks[-1]
-    return last.pair + last.pairs if first_only else last.row + last.pairs * last.width
-
-
 def gradients(
-    gradient: torch.Tensor, kept: list[Kept], blocks: list[Block], *, heads: int, rate: float,
-    first_only: bool, query: torch.Tensor, key_value: torch.Tensor,
+    gradient: torch.Tensor, kept: list[Kept], blocks: list[Block], *, heads: int, rate: float, query: torch.Tensor,
+    key_value: torch.Tensor,
 ) -> None:  # fmt: skip
     """Gradients of `attend`, written to `query` and `key_value`, shaped as its arguments.
 
     `gradient` is the context's.
     """
     size = gradient.shape[1] // heads
-    query[rows_used(blocks, first_only) :] = 0.0
-    key_value[rows_used(blocks, first_only=False) :] = 0.0
+    query[blocks[-1].rows.stop :] = 0.0
+    key_value[blocks[-1].rows.stop :] = 0.0
     for block, found in zip(blocks, kept, strict=True):
-        asking = block.numbers if first_only else block.rows
         batch = block.pairs * heads
-        g = gradient[asking].view(block.pairs, -1, heads, size).transpose(1, 2).reshape(batch, -1, size)
+        g = gradient[block.rows].view(block.pairs, block.width, heads, size).transpose(1, 2)
+        g = g.reshape(batch, block.width, size)
         seen = found.weights
         if found.mask is not None:
             g = torch.mul(g, scale(rate))
@@ -139,7 +131,7 @@ def gradients(
         to_products = torch._softmax_backward_data(to_weights, found.weights, -1, to_weights.dtype)
         torch.bmm(to_products.transpose(1, 2), found.query, out=to_key_value[0])
         to_query = torch.bmm(to_products, found.key_value[0]).mul_(size**-0.5)
-        rows = query[asking].view(block.pairs, -1, heads, size)
-        rows.copy_(to_query.view(block.pairs, heads, -1, size).transpose(1, 2))
+        rows = query[block.rows].view(block.pairs, block.width, heads, size)
+        rows.copy_(to_query.view(block.pairs, heads, block.width, size).transpose(1, 2))
         rows = key_value[block.rows].view(block.pairs, block.width, 2, heads, size)
         rows.copy_(to_key_value.view(2, block.pairs, heads, block.width, size).permute(1, 3, 0, 2, 4))

@@ -1,8 +1,8 @@
-"""A BERT cross-encoder on a CPU, its gradient written out: the same sums as transformers' under autocast, fewer passes.
+"""A BERT cross-encoder on a CPU, its gradient written out: transformers' results under autocast, to rounding.
 
 Rows are tokens, pairs of like length in blocks (`block_attention`). Against automatic differentiation this saves casts
 of activations and of their gradients, the dense gradient of the embedding table, fused attention's slow gradient and
-dropout's slow random numbers; the last layer computes each pair's first token alone.
+dropout's slow random numbers; the last layer computes each pair's first token alone (`block_first`).
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from pipeline.engine import block_embeddings, packed_bert
+from pipeline.engine import block_embeddings, block_first, packed_bert
 from pipeline.engine.block_attention import Block, Kept, attend, blocks_of, gradients
-from pipeline.engine.block_linear import Products, products_of
+from pipeline.engine.block_linear import FirstProducts, Linear, Products, products_of
 from pipeline.engine.dropout import Dropout, drawn_seed, drop_, scale
 
 Tensors = tuple[torch.Tensor, ...]
@@ -87,8 +87,8 @@ class _Saved:
     """What a layer's forward pass leaves for its gradient."""
 
     x: torch.Tensor
-    asking: torch.Tensor
-    attention: list[Kept]
+    """What asks, in the products' type: all rows, or each pair's first."""
+    attention: list[Kept] | block_first.Kept
     context: torch.Tensor
     attended: _Residual
     x1: torch.Tensor
@@ -126,30 +126,36 @@ class _Layer(torch.autograd.Function):
 
 
 def _forward(x: torch.Tensor, work: _Work) -> tuple[torch.Tensor, _Saved]:
-    weights, layer, width = work.weights, work.layer, x.shape[1]
-    narrow = x.to(work.dtype)
-    if work.firsts is not None:
-        x, asking = x[work.firsts], narrow[work.firsts]
-        assert weights.query is not None
-        query, key_value = weights.query(asking), weights.into(narrow)
+    weights, layer = work.weights, work.layer
+    attention: list[Kept] | block_first.Kept
+    if isinstance(weights.into, FirstProducts):
+        x, narrow, context, attention = _attend_first(x, weights.into, work)
     else:
-        asking = narrow
-        query, key_value = weights.into(narrow).tensor_split([width], dim=1)
-    context, kept = attend(
-        query,
-        key_value,
-        work.blocks,
-        heads=work.heads,
-        dropout=work.dropout,
-        rate=work.attention_rate,
-        first_only=work.firsts is not None,
-    )
+        narrow = x.to(work.dtype)
+        context, attention = _attend(narrow, weights.into, work)
     x1, attended = _add_norm(x, weights.out(context), work, layer.attention.output)
     narrow1 = x1.to(work.dtype)
     up = weights.up(narrow1)
     activated = F.gelu(up)
     x2, fed = _add_norm(x1, weights.down(activated), work, layer.output)
-    return x2, _Saved(narrow, asking, kept, context, attended, narrow1, up, activated, fed)
+    return x2, _Saved(narrow, attention, context, attended, narrow1, up, activated, fed)
+
+
+def _attend(x: torch.Tensor, into: Linear, work: _Work) -> tuple[torch.Tensor, list[Kept]]:
+    query, key_value = into(x).tensor_split([x.shape[1]], dim=1)
+    return attend(query, key_value, work.blocks, heads=work.heads, dropout=work.dropout, rate=work.attention_rate)
+
+
+def _attend_first(
+    x: torch.Tensor, into: FirstProducts, work: _Work
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, block_first.Kept]:
+    """Rows of each pair's first token, the same in the products' type, their context, and what its gradient needs."""
+    assert work.firsts is not None
+    first = x[work.firsts]
+    asking = first.to(work.dtype)
+    query = into.query(asking).to(x.dtype)
+    context, kept = block_first.attend(query, x, into, work.blocks, dropout=work.dropout, rate=work.attention_rate)
+    return first, asking, context.to(work.dtype), kept
 
 
 def _add_norm(x: torch.Tensor, y: torch.Tensor, work: _Work, output: Any) -> tuple[torch.Tensor, _Residual]:
@@ -176,31 +182,43 @@ def _backward(gradient: torch.Tensor, work: _Work, saved: _Saved) -> tuple[torch
     to_x, to_out, norm1 = _add_norm_gradient(to_x1, saved.attended, work, layer.attention.output)
     out = _linear_gradient(to_out, saved.context, wide)
     to_context = torch.mm(to_out, weights.out.weight)
-    width = gradient.shape[1]
-    if work.firsts is not None:
-        to_query, to_key_value = torch.empty_like(saved.asking), saved.x.new_empty(len(saved.x), 2 * width)
-    else:
-        to_into = saved.x.new_empty(len(saved.x), 3 * width)
-        to_query, to_key_value = to_into.tensor_split([width], dim=1)
+    through = _first_gradient if isinstance(weights.into, FirstProducts) else _attention_gradient
+    to_x, into = through(to_x, to_context, work, saved)
+    return to_x, [*into, *out, *norm1, *up, *down, *norm2]
+
+
+def _attention_gradient(
+    to_x: torch.Tensor, to_context: torch.Tensor, work: _Work, saved: _Saved
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """Gradients of a layer's input and of its queries', keys' and values' weights and biases.
+
+    `to_x` is what of the first goes past the attention.
+    """
+    assert isinstance(work.weights.into, Linear) and isinstance(saved.attention, list)
+    to_into = saved.x.new_empty(len(saved.x), 3 * to_x.shape[1])
+    to_query, to_key_value = to_into.tensor_split([to_x.shape[1]], dim=1)
     gradients(
-        to_context, saved.attention, work.blocks, heads=work.heads, rate=work.attention_rate,
-        first_only=work.firsts is not None, query=to_query, key_value=to_key_value,
+        to_context, saved.attention, work.blocks, heads=work.heads, rate=work.attention_rate, query=to_query,
+        key_value=to_key_value,
     )  # fmt: skip
-    if work.firsts is not None:
-        asked, told = (
-            _linear_gradient(to_query, saved.asking, wide),
-            _linear_gradient(to_key_value, saved.x, wide),
-        )
-        of_into = [torch.cat(parts) for parts in zip(asked, told, strict=True)]
-        assert weights.query is not None
-        to_x += torch.mm(to_query, weights.query.weight)
-        whole = torch.mm(to_key_value, weights.into.weight).to(wide)
-        to_x = whole.index_add_(0, work.firsts, to_x)
-    else:
-        of_into = list(_linear_gradient(to_into, saved.x, wide))
-        to_x += torch.mm(to_into, weights.into.weight)
-    parts = [part for both in zip(*(found.tensor_split(3) for found in of_into), strict=True) for part in both]
-    return to_x, [*parts, *out, *norm1, *up, *down, *norm2]
+    weight, bias = (found.tensor_split(3) for found in _linear_gradient(to_into, saved.x, to_x.dtype))
+    to_x += torch.mm(to_into, work.weights.into.weight)
+    return to_x, [part for both in zip(weight, bias, strict=True) for part in both]
+
+
+def _first_gradient(
+    to_x: torch.Tensor, to_context: torch.Tensor, work: _Work, saved: _Saved
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """The same where first tokens ask alone; `to_x` is of those."""
+    into, wide = work.weights.into, to_x.dtype
+    assert isinstance(into, FirstProducts) and isinstance(saved.attention, block_first.Kept)
+    assert work.firsts is not None
+    found = block_first.gradients(to_context.to(wide), saved.attention, into, work.blocks, rate=work.attention_rate)
+    to_query = found.query.to(work.dtype)
+    to_x += torch.mm(to_query, into.query.weight)
+    query = _linear_gradient(to_query, saved.x, wide)
+    key_bias = to_x.new_zeros(to_x.shape[1])
+    return found.x.index_add_(0, work.firsts, to_x), [*query, found.key, key_bias, found.value, found.value_bias]
 
 
 def _add_norm_gradient(

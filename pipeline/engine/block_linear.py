@@ -1,4 +1,4 @@
-"""A BERT layer's products on a CPU while weights stand still: cast and packed once, then multiplied many times."""
+"""A BERT layer's products on a CPU while weights stand still: most cast and packed once, then multiplied many times."""
 
 from __future__ import annotations
 
@@ -43,13 +43,32 @@ class Linear:
         return product(x, self._packed, self._bias, activation, [], algorithm)  # type: ignore[no-any-return]
 
 
+class FirstProducts:
+    """The products of an attention in which each pair's first token asks alone, see `block_first`.
+
+    Those of keys and values are the parameters themselves, in their own type and not copied.
+    """
+
+    def __init__(self, attention: Any, dtype: torch.dtype, *, keep_weight: bool) -> None:
+        self.heads, self.scaling = attention.num_attention_heads, attention.attention_head_size**-0.5
+        self.query = Linear([attention.query], dtype, keep_weight=keep_weight)
+        self.key, self.value, self.value_bias = (
+            parameter.detach().unflatten(0, (self.heads, -1))
+            for parameter in (attention.key.weight, attention.value.weight, attention.value.bias)
+        )
+        """(heads, size, inputs), the same, and (heads, size)."""
+
+    def split(self, rows: torch.Tensor) -> torch.Tensor:
+        """Rows (queries, heads * size) as (heads, queries, size)."""
+        return rows.view(len(rows), self.heads, -1).transpose(0, 1)
+
+
 @dataclass(slots=True)
 class Products:
-    """One encoder layer's; the last asks for each pair's first token only, so its queries stand alone."""
+    """One encoder layer's."""
 
-    query: Linear | None
-    into: Linear
-    """Queries, keys and values; without queries where `query` has them."""
+    into: Linear | FirstProducts
+    """Queries, keys and values side by side; the last layer's, where first tokens ask alone."""
     out: Linear
     up: Linear
     down: Linear
@@ -63,11 +82,14 @@ def products_of(layers: Any, dtype: torch.dtype, *, keep_weight: bool = False) -
 
     found = []
     for layer in layers:
-        own, last = layer.attention.self, layer is layers[-1]
+        own = layer.attention.self
+        if layer is layers[-1]:
+            into: Linear | FirstProducts = FirstProducts(own, dtype, keep_weight=keep_weight)
+        else:
+            into = linear(own.query, own.key, own.value)
         found.append(
             Products(
-                query=linear(own.query) if last else None,
-                into=linear(own.key, own.value) if last else linear(own.query, own.key, own.value),
+                into=into,
                 out=linear(layer.attention.output.dense),
                 up=linear(layer.intermediate.dense),
                 down=linear(layer.output.dense),

@@ -1,7 +1,6 @@
 """A BERT cross-encoder on a CPU whose weights stand still: matrices packed once, nothing kept for a gradient.
 
-Blocks of pairs as in `block_bert`, none wider than its longest. Attention is torch's fused one: it takes views of the
-rows as they are and, without AMX, compiles nothing for a shape; the activation is applied by the product itself.
+Blocks of pairs as in `block_bert`, hardly wider than their longest; the activation is applied by the product itself.
 """
 
 from __future__ import annotations
@@ -11,9 +10,14 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from pipeline.engine import block_embeddings
-from pipeline.engine.block_attention import Block, blocks_of, rows_used
-from pipeline.engine.block_linear import Linear, products_of
+from pipeline.core.reproducibility import bf16_unit
+from pipeline.engine import block_embeddings, block_first
+from pipeline.engine.batching import pairs_step
+from pipeline.engine.block_attention import Block, blocks_of
+from pipeline.engine.block_linear import FirstProducts, Linear, products_of
+
+MOST_WEIGHTS = 1 << 22
+"""A block's attention weights up to which products take less time: passes over more of them leave the cache."""
 
 
 class Frozen:
@@ -28,6 +32,8 @@ class Frozen:
         """
         self._bert, self._head, self._dtype = model.bert, model.classifier, dtype
         self._heads = model.config.num_attention_heads
+        # In bf16 without AMX torch's kernel takes up to twice as long as the products and the softmax it is made of.
+        self._fused_is_slow = dtype is torch.bfloat16 and bf16_unit() == "AVX512_BF16"
         layers = model.bert.encoder.layer
         self._norms = [(layer.attention.output.LayerNorm, layer.output.LayerNorm) for layer in layers]
         with torch.inference_mode():
@@ -38,36 +44,59 @@ class Frozen:
     def __call__(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         """Logits (pairs, labels)."""
         blocks, firsts = blocks_of(batch), batch["firsts"]
-        masks = [None if block.hidden is None else block.hidden.to(self._dtype) for block in blocks]
         x = block_embeddings.embed(self._bert.embeddings, batch, None)
         for layer, norms in zip(self._layers, self._norms, strict=True):
-            narrow = x.to(self._dtype)
-            if layer.query is None:
-                query, key_value = layer.into(narrow).tensor_split([x.shape[1]], dim=1)
+            if isinstance(layer.into, FirstProducts):
+                first = x[firsts]
+                query = layer.into.query(first.to(self._dtype)).to(x.dtype)
+                context = block_first.attend_frozen(query, x, layer.into, blocks).to(self._dtype)
+                x = first
             else:
-                key_value, query, x = layer.into(narrow), layer.query(narrow[firsts]), x[firsts]
-            context = self._attend(query, key_value, blocks, masks, first_only=layer.query is not None)
+                context = self._attend(layer.into(x.to(self._dtype)), blocks)
             x = _add_norm(x, layer.out(context), norms[0])
             x = _add_norm(x, layer.down(layer.up(x.to(self._dtype), gelu=True)), norms[1])
         pooled = self._bert.pooler.activation(self._pool(x.to(self._dtype)))
         found: torch.Tensor = self._head(pooled.to(self._head.weight.dtype))
         return found[: len(batch["lengths"])]
 
-    def _attend(
-        self, query: torch.Tensor, key_value: torch.Tensor, blocks: list[Block],
-        masks: list[torch.Tensor | None], *, first_only: bool,
-    ) -> torch.Tensor:  # fmt: skip
+    def _attend(self, into: torch.Tensor, blocks: list[Block]) -> torch.Tensor:
         """`block_attention.attend` without a gradient."""
-        heads, size = self._heads, query.shape[1] // self._heads
-        context = torch.empty(query.shape, dtype=query.dtype)
-        context[rows_used(blocks, first_only) :] = 0.0
-        for block, mask in zip(blocks, masks, strict=True):
-            asking = block.numbers if first_only else block.rows
-            q = query[asking].view(block.pairs, -1, heads, size).transpose(1, 2)
-            k, v = key_value[block.rows].view(block.pairs, block.width, 2, heads, size).permute(2, 0, 3, 1, 4)
-            found = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-            context[asking].view(block.pairs, -1, heads, size).copy_(found.transpose(1, 2))
+        context = into.new_empty(len(into), into.shape[1] // 3)
+        context[blocks[-1].rows.stop :] = 0.0
+        for block in blocks:
+            shape = (block.pairs, block.width, 3, self._heads, -1)
+            attention = _by_products if self._products_pay(block) else _fused
+            found = attention(into[block.rows].view(shape).permute(2, 0, 3, 1, 4), block)
+            context[block.rows].view(block.pairs, block.width, self._heads, -1).copy_(found.transpose(1, 2))
         return context
+
+    def _products_pay(self, block: Block) -> bool:
+        enough = block.pairs >= pairs_step(block.width)  # a few would be raised to many
+        return self._fused_is_slow and enough and block.pairs * self._heads * block.width**2 <= MOST_WEIGHTS
+
+
+def _fused(into: torch.Tensor, block: Block) -> torch.Tensor:
+    """Attention of a block: of queries, keys and values (3, pairs, heads, width, size) their context.
+
+    By torch's own kernel, which takes views of the rows as they are.
+    """
+    hidden = None if block.hidden is None else block.hidden.to(into.dtype)
+    return F.scaled_dot_product_attention(into[0], into[1], into[2], attn_mask=hidden)
+
+
+def _by_products(into: torch.Tensor, block: Block) -> torch.Tensor:
+    """The same as two products, the softmax between them in fp32."""
+    _, pairs, heads, width, size = into.shape
+    # oneDNN compiles a kernel for every number of pairs.
+    step = pairs_step(width)
+    rows = into.new_empty(3, -(-pairs // step) * step, heads, width, size)
+    rows[:, :pairs], rows[:, pairs:] = into, 0.0
+    query, key, value = rows.flatten(1, 2)
+    products = torch.bmm(query, key.transpose(1, 2)).float().mul_(size**-0.5)
+    if block.hidden is not None:
+        products.view(-1, heads, width, width)[:pairs].add_(block.hidden)
+    found = torch.bmm(torch.softmax(products, -1).to(into.dtype), value)
+    return found.view(-1, heads, width, size)[:pairs]
 
 
 def _add_norm(x: torch.Tensor, y: torch.Tensor, norm: torch.nn.LayerNorm) -> torch.Tensor:

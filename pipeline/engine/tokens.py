@@ -16,15 +16,12 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from pipeline.core.errors import ModelError, must
-from pipeline.engine.batching import blocks, rounded
+from pipeline.engine.batching import BLOCK_TOKENS, blocks, rounded
 from pipeline.engine.encoding import before, encoder_of, spans
 from pipeline.engine.pair_template import Ints, PairTemplate, truncated
 
 BLOCK_OVERHEAD = 32
 """Tokens of a linear layer that cost as much as attention over one block more."""
-
-BLOCK_TOKENS = 2048
-"""Tokens of a block at most: its attention weights stay in the cache."""
 
 CHUNK = 4096
 """Texts tokenised at once: enough for the library's threads, little enough to keep memory flat."""
