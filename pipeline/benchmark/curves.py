@@ -10,8 +10,8 @@ from html import escape
 COLOURS = ("#4477aa", "#ee6677", "#228833", "#aa3377")
 """Of Paul Tol's bright scheme: told apart without full colour vision."""
 
-WIDTH, HEIGHT, LEFT, TOP = 380, 280, 64, 44
-"""Of one panel's frame, and the room left and above it, in pixels."""
+WIDTH, HEIGHT, LEFT, RIGHT, TOP = 380, 280, 64, 40, 44
+"""Of one panel's frame, and the room beside and above it, in pixels; half of 1,000,000 goes to its right."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,14 +24,15 @@ class Panel:
 
 def svg(title: str, along: str, panels: Sequence[Panel]) -> str:
     """Panels side by side; `along` names what all of them are over, `title` heads them."""
-    width = (LEFT + WIDTH + 24) * len(panels)
+    each = LEFT + WIDTH + RIGHT
+    width = each * len(panels)
     height = TOP + HEIGHT + 76
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif" '
         f'font-size="12"><title>{escape(title)}</title><rect width="{width}" height="{height}" fill="white"/>'
     ]
     for number, panel in enumerate(panels):
-        parts.append(f'<g transform="translate({LEFT + number * (LEFT + WIDTH + 24)},{TOP})">')
+        parts.append(f'<g transform="translate({LEFT + number * each},{TOP})">')
         parts += _panel(panel, along)
         parts.append("</g>")
     return "\n".join([*parts, "</svg>\n"])
