@@ -18,11 +18,11 @@ TRAINING_WIDTH_STEP = 8
 """Widths of a training step's blocks are multiples of this, so that shapes repeat; see `rounded`."""
 
 SCORING_WIDTH_STEP = 4
-"""The same of scoring's blocks, fewer of whose tokens are then pads. With one there would be none, but hundreds of
-megabytes more to compile where attention is made of products; where it is not, in fp32, four costs 3 %."""
+"""The same of scoring's blocks, fewer of whose tokens are then pads. With one hardly any would be (1 %, not 6), but
+hundreds of megabytes more be compiled where attention is made of products; where it is not, in fp32, four costs 3 %."""
 
 BLOCK_TOKENS = 2048
-"""Tokens of a block at most, but for a longer pair: its attention weights stay in the cache."""
+"""Tokens of a block at most, but for a longer pair: attention's intermediate results stay small."""
 
 MOST_PAIRS = 65_535
 """Pairs of a micro-batch: a GPU's attention kernels count them along an axis of so many."""
@@ -135,7 +135,7 @@ def rounded(rows: int, least: int) -> int:
 def pairs_step(width: int, most: int = BLOCK_TOKENS) -> int:
     """What numbers of pairs are raised to a multiple of where shapes must repeat: of one width there are eight at most.
 
-    A power of two, a quarter of the pairs that a block holds or less.
+    A power of two, a quarter of the pairs that a block holds or less, or one.
     """
     return 1 << max(0, (most // (4 * width)).bit_length() - 1)
 

@@ -16,7 +16,7 @@ from pipeline.engine.batching import pairs_step
 from pipeline.engine.block_attention import Block, blocks_of
 from pipeline.engine.block_linear import FirstProducts, Linear, products_of
 
-MOST_WEIGHTS = 1 << 22
+MOST_WEIGHTS = 4_000_000
 """A block's attention weights up to which products take less time: passes over more of them leave the cache."""
 
 
