@@ -114,7 +114,7 @@ def test_dropout_leaves_the_mean() -> None:
         return block_attention.attend(query, key_value, blocks, heads=2, dropout=dropout, rate=0.3)[0]
 
     def summed(dropout: Dropout | None) -> torch.Tensor:
-        work = block_bert._Work(layer, block_bert.narrowed(model)[0], blocks, dropout, None)
+        work = block_bert._Work(layer, block_bert.narrowed(model)[0], blocks, dropout, batch["firsts"])
         return block_bert._add_norm(x, query.clone(), work, layer.output)[1].total
 
     with torch.no_grad():

@@ -43,9 +43,8 @@ def logits(
     blocks = blocks_of(batch)
     dropout = Dropout(drawn_seed() if seed is None else seed) if model.training else None
     x = block_embeddings.embed(bert.embeddings, batch, dropout)
-    layers = bert.encoder.layer
-    for layer, cast in zip(layers, weights or narrowed(model), strict=True):
-        work = _Work(layer, cast, blocks, dropout, batch["firsts"] if layer is layers[-1] else None)
+    for layer, cast in zip(bert.encoder.layer, weights or narrowed(model), strict=True):
+        work = _Work(layer, cast, blocks, dropout, batch["firsts"])
         x = _Layer.apply(x, work, *_parameters(layer))  # type: ignore[no-untyped-call]
     pooled = bert.pooler.activation(bert.pooler.dense(x))
     if dropout is not None and (rate := model.dropout.p) > 0.0:
@@ -74,7 +73,7 @@ class _Work:
     """One layer's pass over one micro-batch."""
 
     def __init__(
-        self, layer: Any, weights: Products, blocks: list[Block], dropout: Dropout | None, firsts: torch.Tensor | None
+        self, layer: Any, weights: Products, blocks: list[Block], dropout: Dropout | None, firsts: torch.Tensor
     ) -> None:
         self.layer, self.weights, self.blocks, self.dropout, self.firsts = layer, weights, blocks, dropout, firsts
         self.heads = layer.attention.self.num_attention_heads
@@ -108,7 +107,7 @@ class _Residual:
 
 
 class _Layer(torch.autograd.Function):
-    """One encoder layer; with `firsts` its rows are each pair's first token."""
+    """One encoder layer; where first tokens ask alone its rows are theirs."""
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, work: _Work, *parameters: torch.Tensor) -> torch.Tensor:
@@ -150,7 +149,6 @@ def _attend_first(
     x: torch.Tensor, into: FirstProducts, work: _Work
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, block_first.Kept]:
     """Rows of each pair's first token, the same in the products' type, their context, and what its gradient needs."""
-    assert work.firsts is not None
     first = x[work.firsts]
     asking = first.to(work.dtype)
     query = into.query(asking).to(x.dtype)
@@ -212,7 +210,6 @@ def _first_gradient(
     """The same where first tokens ask alone; `to_x` is of those."""
     into, wide = work.weights.into, to_x.dtype
     assert isinstance(into, FirstProducts) and isinstance(saved.attention, block_first.Kept)
-    assert work.firsts is not None
     found = block_first.gradients(to_context.to(wide), saved.attention, into, work.blocks, rate=work.attention_rate)
     to_query = found.query.to(work.dtype)
     to_x += torch.mm(to_query, into.query.weight)
