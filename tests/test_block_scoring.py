@@ -1,15 +1,15 @@
-"""Scoring with weights that stand still, against transformers' own padded forward."""
+"""Scoring and embedding with weights that stand still, against transformers' own padded forward."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from packed_models import batch_of, bert, falling, padded
+from packed_models import batch_of, bert, falling, modernbert, padded, template
 
 from pipeline.engine import block_linear, block_scoring
 from pipeline.engine.batching import SCORING_WIDTH_STEP, TRAINING_WIDTH_STEP
 from pipeline.engine.block_attention import Block, blocks_of
-from pipeline.engine.block_scoring import Frozen
+from pipeline.engine.block_scoring import Frozen, FrozenEncoder, encodes
 from pipeline.engine.modeling import keep_head_in_fp32
 
 
@@ -50,7 +50,7 @@ def test_bf16_is_as_near_to_the_padded_fp32_model_as_padded_bf16(unit: str, monk
         with torch.autocast("cpu", dtype=torch.bfloat16):
             rounded = padded(model, pairs).detach().float()
         frozen, batch = Frozen(model, torch.bfloat16), batch_of(pairs, SCORING_WIDTH_STEP)
-        assert any(map(frozen._products_pay, blocks_of(batch))) == (unit == "AVX512_BF16")
+        assert any(map(frozen._layers.products_pay, blocks_of(batch))) == (unit == "AVX512_BF16")
         found = frozen(batch)
         apart += torch.stack([(found - exact).square().sum(), (rounded - exact).square().sum()])
     assert 0 < float((apart[0] / apart[1]).sqrt()) <= 1.1
@@ -68,7 +68,7 @@ def test_attention_is_two_products_where_they_take_less_time(
     dtype: torch.dtype, pairs: int, width: int, pays: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(block_scoring, "bf16_unit", lambda: "AVX512_BF16")
-    assert Frozen(bert(2).eval(), dtype)._products_pay(Block(0, 0, pairs, width, None)) == pays
+    assert Frozen(bert(2).eval(), dtype)._layers.products_pay(Block(0, 0, pairs, width, None)) == pays
 
 
 @pytest.mark.parametrize("pairs", [1, 3, 13, 100])
@@ -86,3 +86,55 @@ def test_both_attentions_are_one(pairs: int, padded: bool) -> None:
     torch.testing.assert_close(block_scoring._by_products(rows, block), exact, rtol=1e-5, atol=1e-5)
     rounded = block_scoring._by_products(rows.bfloat16(), block).double()
     assert float((rounded - exact).norm() / exact.norm()) < 0.008, "rounding alone"
+
+
+def texts_of(side: str) -> dict[str, torch.Tensor]:
+    """A padded batch of tokens, the pads behind or before, or no token types."""
+    pairs = falling(13)
+    batch = pairs[0].collate(template(), *pairs[1:])
+    assert not batch["attention_mask"].all()
+    if side == "untyped":
+        del batch["token_type_ids"]
+    return {name: tensor.flip(1) if side == "left" else tensor for name, tensor in batch.items()}
+
+
+@pytest.mark.usefixtures("onednn")
+@pytest.mark.parametrize("side", ["left", "right", "untyped"])
+@pytest.mark.parametrize("layers", [1, 3])
+@pytest.mark.parametrize(("dtype", "apart"), [(torch.float64, 1e-11), (torch.float32, 5e-6)])
+def test_every_token_of_the_last_layer_equals_transformers(
+    layers: int, dtype: torch.dtype, apart: float, side: str
+) -> None:
+    model, batch = bert(layers).bert.to(dtype).eval(), texts_of(side)
+    real, frozen = batch["attention_mask"].bool(), FrozenEncoder(model, dtype)
+    found, expected = frozen(**batch, return_dict=True).last_hidden_state, model(**batch).last_hidden_state
+    torch.testing.assert_close(found[real], expected[real], rtol=apart, atol=apart)
+    assert found.shape == expected.shape and not found[~real].any()
+    batch["attention_mask"][4] = 0
+    emptied = frozen(**batch).last_hidden_state
+    assert not emptied[4].any(), "a text without a token"
+    others = torch.arange(len(emptied)) != 4
+    torch.testing.assert_close(emptied[others], found[others], rtol=apart, atol=apart)
+
+
+@pytest.mark.parametrize("unit", ["AMX", "AVX512_BF16"])
+def test_bf16_tokens_are_as_near_to_fp32_as_transformers_own(unit: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(block_scoring, "bf16_unit", lambda: unit)
+    model, batch = bert(3).bert.eval(), texts_of("right")
+    real = batch["attention_mask"].bool()
+    with torch.inference_mode():
+        exact = model(**batch).last_hidden_state[real]
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            rounded = model(**batch).last_hidden_state[real].float()
+    found = FrozenEncoder(model, torch.bfloat16)(**batch).last_hidden_state[real]
+    assert found.dtype == torch.float32
+    assert 0 < float((found - exact).norm() / (rounded - exact).norm()) <= 1.1
+
+
+def test_other_models_are_left_to_transformers() -> None:
+    assert encodes(bert().bert)
+    for other in (
+        bert(), modernbert().model, bert(hidden_act="relu").bert, bert().bert.half(), bert().bert.double(),
+        bert(output_hidden_states=True).bert, bert(output_attentions=True).bert, bert(is_decoder=True).bert, None,
+    ):  # fmt: skip
+        assert not encodes(other)

@@ -8,8 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hub_fixtures import sentences
+from small_models import lively, tiny
 
 from pipeline.core.errors import ModelError, NumericsError
+from pipeline.engine.block_scoring import FrozenEncoder
 from pipeline.mining import embeddings
 from pipeline.mining.embeddings import VECTORS, Embedder, Vectors, folder_digest
 from pipeline.mining.exact_search import Plain, Rounded
@@ -155,6 +158,39 @@ def test_a_dense_model_embeds_as_sentence_transformers_does(tmp_path: Path) -> N
     np.testing.assert_allclose((fast * fast).sum(axis=1), 1.0, atol=1e-5)
 
 
+def bert_model(folder: Path, pooling: str) -> Path:
+    """A sentence-transformers model on a small BERT, whose tokens' vectors are pooled so; "pooler": by BERT itself."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+
+    reranker = lively(tiny(folder / "tiny"))
+    reranker.model.bert.save_pretrained(folder / "bert")
+    reranker.tokenizer.save_pretrained(folder / "bert")
+    if pooling == "pooler":
+        config = {"text": {"method": "forward", "method_output_name": "pooler_output"}}
+        own = Transformer(str(folder / "bert"), modality_config=config, module_output_name="sentence_embedding")
+        SentenceTransformer(modules=[own], device="cpu").save(str(folder / "model"))
+    else:
+        own = Transformer(str(folder / "bert"))
+        SentenceTransformer(modules=[own, Pooling(32, pooling)], device="cpu").save(str(folder / "model"))
+    return folder / "model"
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls", "max", "pooler"])
+def test_a_bert_runs_through_the_engine_and_is_pooled_as_the_model_says(pooling: str, tmp_path: Path) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    folder = bert_model(tmp_path, pooling)
+    texts = [text for pair in sentences(40, seed=5) for text in pair]
+    embedder = Embedder(folder, tmp_path / "cache")
+    found = embedder.vectors(texts, "passage").take(slice(None))
+    expected = SentenceTransformer(str(folder), device="cpu").encode(texts, normalize_embeddings=True)
+    assert expected.std(axis=0).mean() > 0.01, "texts differ"
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    own = isinstance(embedder._model[0].model.forward, FrozenEncoder)
+    assert own == (pooling != "pooler"), "which is not the last layer's output"
+
+
 SEARCH = """
 import resource, sys
 from pathlib import Path
@@ -180,7 +216,7 @@ def test_memory_does_not_grow_with_queries_times_passages(model: Path, tmp_path:
         embedder.vectors(many(count), side)
     root = Path(__file__).resolve().parents[1]
     command = [sys.executable, "-c", SEARCH, str(model), str(tmp_path)]
-    environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": f"{root}:{root / 'tests'}", "OMP_NUM_THREADS": "1"}
     result = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, cwd=root)
     # All scores at once would be 8,000 x 40,000 x 4 bytes = 1,221 MiB.
     assert float(result.stdout.splitlines()[-1]) < 150

@@ -23,8 +23,9 @@ LAYERS = [
     "mining.exact_search engine.pair_template "
     "engine.packed_bert engine.packed_modernbert engine.block_attention engine.block_embeddings",
     "engine.block_first engine.encoding",
-    "engine.block_bert engine.block_scoring",
-    "engine.checkpoints engine.tokens engine.packed hub.cache data.trec data.storage config.composed "  # files, machine
+    "engine.block_bert",
+    "engine.block_scoring engine.packed "
+    "engine.checkpoints engine.tokens hub.cache data.trec data.storage config.composed "  # files, machine
     "benchmark.processes",
     # One outside library or format each; they know nothing of each other.
     "hub.location data.packaged_docs data.nano_beir data.readers mining.embeddings mining.retrieval engine.modeling "

@@ -24,6 +24,9 @@ hundreds of megabytes more be compiled where attention is made of products; wher
 BLOCK_TOKENS = 2048
 """Tokens of a block at most, but for a longer pair: attention's intermediate results stay small."""
 
+BLOCK_OVERHEAD = 32
+"""Tokens of a linear layer that cost as much as attention over one block more."""
+
 MOST_PAIRS = 65_535
 """Pairs of a micro-batch: a GPU's attention kernels count them along an axis of so many."""
 
@@ -172,6 +175,25 @@ def blocks(lengths: npt.NDArray[np.integer], overhead: int, most: int, step: int
         found += [(rest, width)] * (rest > 0) + [(full, width)] * whole
         j = i
     return found[::-1]
+
+
+@dataclass(frozen=True, slots=True)
+class Blocks:
+    """Where the tokens of texts or pairs stand that are put in blocks of like length."""
+
+    shapes: list[tuple[int, int]]
+    """(texts, width) of each block."""
+    starts: Indices
+    """(texts,): the row of each one's first token."""
+    rows: int
+    """All rows, those behind the last block included; a number that repeats."""
+
+    @classmethod
+    def of(cls, lengths: npt.NDArray[np.integer], width_step: int) -> Blocks:
+        """Blocks of texts whose lengths in tokens, (texts,), fall; their widths are multiples of `width_step`."""
+        shapes = blocks(lengths, BLOCK_OVERHEAD, BLOCK_TOKENS, width_step)
+        widths = np.repeat([width for _, width in shapes], [texts for texts, _ in shapes])
+        return cls(shapes, np.cumsum(widths) - widths, rounded(int(widths.sum()), 64))
 
 
 def halved(token_budget: int, longest: int) -> int:

@@ -68,14 +68,16 @@ class Products:
     """One encoder layer's."""
 
     into: Linear | FirstProducts
-    """Queries, keys and values side by side; the last layer's, where first tokens ask alone."""
+    """Queries, keys and values side by side, or those of a layer where first tokens ask alone."""
     out: Linear
     up: Linear
     down: Linear
 
 
-def products_of(layers: Any, dtype: torch.dtype, *, keep_weight: bool = False) -> list[Products]:
-    """The products of a BERT's encoder layers; see `Linear`."""
+def products_of(
+    layers: Any, dtype: torch.dtype, *, keep_weight: bool = False, first_alone: bool = True
+) -> list[Products]:
+    """The products of a BERT's encoder layers, see `Linear`; `first_alone`: in the last one first tokens ask alone."""
 
     def linear(*modules: Any) -> Linear:
         return Linear(list(modules), dtype, keep_weight=keep_weight)
@@ -83,7 +85,7 @@ def products_of(layers: Any, dtype: torch.dtype, *, keep_weight: bool = False) -
     found = []
     for layer in layers:
         own = layer.attention.self
-        if layer is layers[-1]:
+        if first_alone and layer is layers[-1]:
             into: Linear | FirstProducts = FirstProducts(own, dtype, keep_weight=keep_weight)
         else:
             into = linear(own.query, own.key, own.value)

@@ -1,6 +1,7 @@
-"""A BERT cross-encoder on a CPU whose weights stand still: matrices packed once, nothing kept for a gradient.
+"""A BERT on a CPU whose weights stand still: matrices packed once, nothing kept for a gradient.
 
 Blocks of pairs as in `block_bert`, hardly wider than their longest; the activation is applied by the product itself.
+Of a cross-encoder's pairs it makes logits, of a bi-encoder's texts its last layer's output.
 """
 
 from __future__ import annotations
@@ -9,12 +10,15 @@ from typing import Any
 
 import torch
 from torch.nn import functional as F
+from transformers.modeling_outputs import BaseModelOutput
 
 from pipeline.core.reproducibility import bf16_unit
-from pipeline.engine import block_embeddings, block_first
-from pipeline.engine.batching import pairs_step
+from pipeline.engine import block_bert, block_embeddings, block_first
+from pipeline.engine.batching import SCORING_WIDTH_STEP, Blocks, pairs_step
 from pipeline.engine.block_attention import Block, blocks_of
 from pipeline.engine.block_linear import FirstProducts, Linear, products_of
+
+TYPES = "token_type_ids"
 
 MOST_WEIGHTS = 4_000_000
 """A block's attention weights up to which products take less time: passes over more of them leave the cache."""
@@ -31,20 +35,83 @@ class Frozen:
             dtype: in which its layers multiply; sums, norms and the head stay in the weights' own type.
         """
         self._bert, self._head, self._dtype = model.bert, model.classifier, dtype
-        self._heads = model.config.num_attention_heads
-        # In bf16 without AMX torch's kernel takes up to twice as long as the products and the softmax it is made of.
-        self._fused_is_slow = dtype is torch.bfloat16 and bf16_unit() == "AVX512_BF16"
-        layers = model.bert.encoder.layer
-        self._norms = [(layer.attention.output.LayerNorm, layer.output.LayerNorm) for layer in layers]
+        self._layers = _Layers(model.bert, dtype, first_alone=True)
         with torch.inference_mode():
-            self._layers = products_of(layers, dtype)
             self._pool = Linear([model.bert.pooler.dense], dtype)
 
     @torch.inference_mode()
     def __call__(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         """Logits (pairs, labels)."""
-        blocks, firsts = blocks_of(batch), batch["firsts"]
         x = block_embeddings.embed(self._bert.embeddings, batch, None)
+        x = self._layers(x, blocks_of(batch), batch["firsts"])
+        pooled = self._bert.pooler.activation(self._pool(x.to(self._dtype)))
+        found: torch.Tensor = self._head(pooled.to(self._head.weight.dtype))
+        return found[: len(batch["lengths"])]
+
+
+class FrozenEncoder:
+    """`forward` of one BertModel for padded texts, without a gradient, until its weights change."""
+
+    def __init__(self, bert: Any, dtype: torch.dtype) -> None:
+        """Take the weights as they are.
+
+        Args:
+            bert: a BertModel that `encodes`, in evaluation mode.
+            dtype: in which its layers multiply; sums and norms stay in the weights' own type.
+        """
+        self._embeddings = bert.embeddings
+        self._layers = _Layers(bert, dtype, first_alone=False)
+
+    @torch.inference_mode()
+    def __call__(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, token_type_ids: torch.Tensor | None = None,
+        **_: object,
+    ) -> BaseModelOutput:  # fmt: skip
+        """The last layer's output for `input_ids` (texts, width), zeros where `attention_mask` has them."""
+        lengths, order = attention_mask.sum(1).sort(descending=True, stable=True)
+        widths = lengths.clamp(min=1)  # a text may have no token at all
+        laid = Blocks.of(widths.numpy(), SCORING_WIDTH_STEP)
+        # Each token once, text after text: its text in falling length, its place among the text's own.
+        text, column = attention_mask[order].nonzero(as_tuple=True)
+        place = torch.from_numpy(laid.starts)[text] + torch.arange(len(text)) - (lengths.cumsum(0) - lengths)[text]
+        seen = (order[text], column)
+        batch = {name: torch.zeros(laid.rows, dtype=torch.long) for name in ("input_ids", "position_ids", TYPES)}
+        batch["input_ids"][place], batch["position_ids"][place] = input_ids[seen], column
+        if token_type_ids is not None:
+            batch[TYPES][place] = token_type_ids[seen]
+        x = block_embeddings.embed(self._embeddings, batch, None)
+        x = self._layers(x, blocks_of({"lengths": widths, "shapes": torch.tensor(laid.shapes)}), None)
+        found = x.new_zeros(*input_ids.shape, x.shape[1])
+        found[seen] = x[place]
+        return BaseModelOutput(last_hidden_state=found)
+
+
+def encodes(model: Any) -> bool:
+    """Whether `FrozenEncoder` computes this model: a BertModel on a CPU that gives its last layer's output alone."""
+    kind = f"{type(model).__module__}.{type(model).__qualname__}"
+    return (
+        kind == "transformers.models.bert.modeling_bert.BertModel"
+        and model.device.type == "cpu"
+        and model.dtype is torch.float32
+        and block_bert.supports(model.config)
+        and not (model.config.output_hidden_states or model.config.output_attentions)
+    )
+
+
+class _Layers:
+    """A BERT's encoder layers, one after the other."""
+
+    def __init__(self, bert: Any, dtype: torch.dtype, *, first_alone: bool) -> None:
+        self._dtype, self._heads = dtype, bert.config.num_attention_heads
+        # In bf16 without AMX torch's kernel takes up to twice as long as the products and the softmax it is made of.
+        self._fused_is_slow = dtype is torch.bfloat16 and bf16_unit() == "AVX512_BF16"
+        layers = bert.encoder.layer
+        self._norms = [(layer.attention.output.LayerNorm, layer.output.LayerNorm) for layer in layers]
+        with torch.inference_mode():
+            self._layers = products_of(layers, dtype, first_alone=first_alone)
+
+    def __call__(self, x: torch.Tensor, blocks: list[Block], firsts: torch.Tensor | None) -> torch.Tensor:
+        """Rows of the last layer's output: all tokens', or where they ask alone there the first ones', at `firsts`."""
         for layer, norms in zip(self._layers, self._norms, strict=True):
             if isinstance(layer.into, FirstProducts):
                 first = x[firsts]
@@ -55,9 +122,7 @@ class Frozen:
                 context = self._attend(layer.into(x.to(self._dtype)), blocks)
             x = _add_norm(x, layer.out(context), norms[0])
             x = _add_norm(x, layer.down(layer.up(x.to(self._dtype), gelu=True)), norms[1])
-        pooled = self._bert.pooler.activation(self._pool(x.to(self._dtype)))
-        found: torch.Tensor = self._head(pooled.to(self._head.weight.dtype))
-        return found[: len(batch["lengths"])]
+        return x
 
     def _attend(self, into: torch.Tensor, blocks: list[Block]) -> torch.Tensor:
         """`block_attention.attend` without a gradient."""
@@ -65,12 +130,12 @@ class Frozen:
         context[blocks[-1].rows.stop :] = 0.0
         for block in blocks:
             shape = (block.pairs, block.width, 3, self._heads, -1)
-            attention = _by_products if self._products_pay(block) else _fused
+            attention = _by_products if self.products_pay(block) else _fused
             found = attention(into[block.rows].view(shape).permute(2, 0, 3, 1, 4), block)
             context[block.rows].view(block.pairs, block.width, self._heads, -1).copy_(found.transpose(1, 2))
         return context
 
-    def _products_pay(self, block: Block) -> bool:
+    def products_pay(self, block: Block) -> bool:
         enough = block.pairs >= pairs_step(block.width)  # a few would be raised to many
         return self._fused_is_slow and enough and block.pairs * self._heads * block.width**2 <= MOST_WEIGHTS
 

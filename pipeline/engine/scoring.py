@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +20,6 @@ from pipeline.engine import lanes
 from pipeline.engine.batching import SCORING_WIDTH_STEP, Indices, cut, halved
 from pipeline.engine.modeling import Reranker
 from pipeline.engine.tokens import TokenTable, proven
-from pipeline.mining.embeddings import Embedder
 
 log = logging.getLogger(__name__)
 
@@ -119,23 +117,3 @@ class PairScorer:
         # Fetched once: each fetch from a GPU waits for it.
         scores[torch.from_numpy(np.concatenate(groups))] = torch.cat(found).cpu()
         return scores
-
-
-class BiEncoderScorer:
-    """Cosine of a sentence-transformers model's embeddings of query and passage: the rival that needs no training.
-
-    In the precision of every other score of an evaluation.
-    """
-
-    def __init__(self, folder: Path, cache: Path, *, device: torch.device, precision: Precision) -> None:
-        self._embedder = Embedder(folder, cache, device=device.type, bf16=precision is Precision.bf16)
-
-    def score(self, pairs: Sequence[tuple[str, str]]) -> npt.NDArray[np.float32]:
-        """Cosine of each pair, shape (pairs,); each distinct text is embedded once."""
-        queries = {text: i for i, text in enumerate(dict.fromkeys(query for query, _ in pairs))}
-        passages = {text: i for i, text in enumerate(dict.fromkeys(passage for _, passage in pairs))}
-        first = self._embedder.vectors(list(queries), "query").take(slice(None))
-        second = self._embedder.vectors(list(passages), "passage").take(slice(None))
-        a = np.fromiter((queries[query] for query, _ in pairs), np.int64, len(pairs))
-        b = np.fromiter((passages[passage] for _, passage in pairs), np.int64, len(pairs))
-        return np.asarray(np.einsum("ij,ij->i", first[a], second[b]), np.float32)

@@ -16,12 +16,9 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from pipeline.core.errors import ModelError, must
-from pipeline.engine.batching import BLOCK_TOKENS, blocks, rounded
+from pipeline.engine.batching import Blocks, rounded
 from pipeline.engine.encoding import before, encoder_of, spans
 from pipeline.engine.pair_template import Ints, PairTemplate, truncated
-
-BLOCK_OVERHEAD = 32
-"""Tokens of a linear layer that cost as much as attention over one block more."""
 
 CHUNK = 4096
 """Texts tokenised at once: enough for the library's threads, little enough to keep memory flat."""
@@ -185,25 +182,22 @@ class TokenTable:
         """
         flat = self._flat(template, first, second)
         assert (np.diff(flat.lengths) <= 0).all()
-        shapes = blocks(flat.lengths, BLOCK_OVERHEAD, BLOCK_TOKENS, width_step)
-        widths = np.repeat([width for _, width in shapes], [pairs for pairs, _ in shapes])
-        starts = np.cumsum(widths) - widths
-        rows = rounded(int(widths.sum()), 64)
+        laid = Blocks.of(flat.lengths, width_step)
         ids, kinds, position = (
-            np.full(rows, template.pad_id, np.int64),
-            np.zeros(rows, np.int64),
-            np.zeros(rows, np.int64),
+            np.full(laid.rows, template.pad_id, np.int64),
+            np.zeros(laid.rows, np.int64),
+            np.zeros(laid.rows, np.int64),
         )
-        place = starts[flat.row] + flat.position
+        place = laid.starts[flat.row] + flat.position
         ids[place], kinds[place], position[place] = flat.ids, flat.kinds, flat.position
-        firsts = np.zeros(rounded(len(starts), 16), np.int64)
-        firsts[: len(starts)] = starts
+        firsts = np.zeros(rounded(len(laid.starts), 16), np.int64)
+        firsts[: len(laid.starts)] = laid.starts
         return {
             "input_ids": torch.from_numpy(ids),
             "token_type_ids": torch.from_numpy(kinds),
             "position_ids": torch.from_numpy(position),
             "lengths": torch.from_numpy(flat.lengths),
-            "shapes": torch.tensor(shapes),
+            "shapes": torch.tensor(laid.shapes),
             "firsts": torch.from_numpy(firsts),
         }
 

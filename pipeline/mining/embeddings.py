@@ -15,10 +15,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from pipeline.config.learning import Precision
 from pipeline.core import artifacts
 from pipeline.core.errors import ModelError, NumericsError, must
 from pipeline.core.fingerprint import file_digest, fingerprint, text_digest
 from pipeline.core.progress import bar
+from pipeline.core.reproducibility import reuse_memory
+from pipeline.engine import block_scoring
 from pipeline.mining.exact_search import prepared, products
 from pipeline.mining.topk import Positions, Ranking, RunningTop, stacked
 
@@ -34,11 +37,16 @@ CHUNK = 16_384
 """Texts embedded between two writes, and pairs scored at once."""
 
 VECTORS = "vectors.npy"
+
+VERSION = 2
+"""Of how embeddings are computed: those of an earlier one are made again."""
+
 STATIC_BATCH = 4_096
 """Texts a forward pass of a static model, which only looks words up."""
 
-DENSE_BATCH = {"cpu": 16, "cuda": 64}
-"""Texts a forward pass of a dense model, by device: a few stay in a CPU's cache (a sixth faster than 64 there)."""
+DENSE_BATCH = {"cpu": 16, "engine": 32, "cuda": 64}
+"""Texts a forward pass of a dense model, by device: a few stay in a CPU's cache (a sixth faster than 64 there); where
+the engine takes the padding out, more cost nothing (7 % faster than 16)."""
 
 
 class Vectors:
@@ -87,6 +95,7 @@ class Embedder:
         self._folder, self._cache, self._device, self._bf16 = folder, cache, device, bf16
         self._prompts = {"query": query_prompt, "passage": passage_prompt}
         self._model: Any = None
+        self._runs_on = device
         self._verified: dict[Path, Vectors] = {}
         self._identity = folder_digest(folder)
 
@@ -98,6 +107,7 @@ class Embedder:
             NumericsError: when the model makes a value that is not finite.
         """
         identity = {
+            "version": VERSION,
             "model": self._identity,
             "side": side,
             "prompt": self._prompts[side],
@@ -123,7 +133,7 @@ class Embedder:
         # Their own prompts (or none) hold where the configuration gives an empty one.
         encode = model.encode_query if side == "query" else model.encode_document
         header = {"descr": "<f4", "fortran_order": False}
-        size = STATIC_BATCH if type(model[0]).__name__ == "StaticEmbedding" else DENSE_BATCH[self._device]
+        size = STATIC_BATCH if type(model[0]).__name__ == "StaticEmbedding" else DENSE_BATCH[self._runs_on]
         autocast = torch.autocast(self._device, torch.bfloat16, enabled=self._bf16)
         with path.open("wb") as stream, bar(f"embedding {side} texts", len(texts)) as moving, autocast:
             shape = (len(texts), int(model.get_embedding_dimension()))
@@ -155,7 +165,18 @@ class Embedder:
                 rule = "be a folder sentence-transformers can load"
                 remedy = "Pass another model: mining.path=<folder or hub id>."
                 raise ModelError(must(str(self._folder), rule, f"{type(error).__name__}: {error}", remedy)) from error
+            self._use_engine()
         return self._model
+
+    def _use_engine(self) -> None:
+        """Let `block_scoring` compute a BERT on a CPU; tokens, prompts, pooling and what follows stay the library's."""
+        transformer = self._model[0]
+        bert: Any = getattr(transformer, "model", None)
+        asked = getattr(transformer, "modality_config", {}).get("text", {}).get("method_output_name")
+        if block_scoring.encodes(bert) and asked == "last_hidden_state":
+            reuse_memory()
+            bert.forward = block_scoring.FrozenEncoder(bert, torch.bfloat16 if self._bf16 else bert.dtype)
+            self._runs_on = "engine"
 
     def searcher(self, passages: Sequence[str], subset: Positions | None = None) -> Nearest:
         """Exact search over `passages`, or over those at `subset`, whose indices then count within it."""
@@ -209,3 +230,23 @@ class Nearest:
             left, right = vectors.take(query[part]), self._passages.take(self._subset[passage[part]])
             scores[part] = products(left, np.arange(len(left)), right, np.arange(len(right)))
         return scores
+
+
+class BiEncoderScorer:
+    """Cosine of a sentence-transformers model's embeddings of query and passage: the rival that needs no training.
+
+    In the precision of every other score of an evaluation.
+    """
+
+    def __init__(self, folder: Path, cache: Path, *, device: torch.device, precision: Precision) -> None:
+        self._embedder = Embedder(folder, cache, device=device.type, bf16=precision is Precision.bf16)
+
+    def score(self, pairs: Sequence[tuple[str, str]]) -> npt.NDArray[np.float32]:
+        """Cosine of each pair, shape (pairs,); each distinct text is embedded once."""
+        queries = {text: i for i, text in enumerate(dict.fromkeys(query for query, _ in pairs))}
+        passages = {text: i for i, text in enumerate(dict.fromkeys(passage for _, passage in pairs))}
+        first = self._embedder.vectors(list(queries), "query").take(slice(None))
+        second = self._embedder.vectors(list(passages), "passage").take(slice(None))
+        a = np.fromiter((queries[query] for query, _ in pairs), np.int64, len(pairs))
+        b = np.fromiter((passages[passage] for _, passage in pairs), np.int64, len(pairs))
+        return np.asarray(np.einsum("ij,ij->i", first[a], second[b]), np.float32)

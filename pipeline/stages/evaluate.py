@@ -12,8 +12,8 @@ from pipeline.core import artifacts
 from pipeline.core.fingerprint import fingerprint, slug
 from pipeline.core.records import TRAINED, UNTRAINED, RerankingSet
 from pipeline.engine import modeling
-from pipeline.engine.scoring import BiEncoderScorer
 from pipeline.evaluation import evaluator, reranking
+from pipeline.mining.embeddings import BiEncoderScorer
 from pipeline.stages.models import load, load_saved, scorer_of
 from pipeline.stages.plan import VERSIONS, Run, is_done, shown, stage
 from pipeline.stages.sets import NANO_MEAN, evaluation_set, final_sets, nano_names
