@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from packed_models import batch_of, bert, falling, modernbert, padded, template
+from transformers import BertModel
 
 from pipeline.engine import block_linear, block_scoring
 from pipeline.engine.batching import SCORING_WIDTH_STEP, TRAINING_WIDTH_STEP
@@ -89,32 +92,43 @@ def test_both_attentions_are_one(pairs: int, padded: bool) -> None:
 
 
 def texts_of(side: str) -> dict[str, torch.Tensor]:
-    """A padded batch of tokens, the pads behind or before, or no token types."""
+    """A padded batch of tokens: the pads behind, before or among them, no token types, or no mask and so no pads."""
     pairs = falling(13)
     batch = pairs[0].collate(template(), *pairs[1:])
     assert not batch["attention_mask"].all()
+    if side == "left":
+        return {name: tensor.flip(1) for name, tensor in batch.items()}
+    if side == "holes":
+        batch["attention_mask"][::2, 1:3] = 0
     if side == "untyped":
         del batch["token_type_ids"]
-    return {name: tensor.flip(1) if side == "left" else tensor for name, tensor in batch.items()}
+    if side == "unmasked":
+        del batch["attention_mask"]
+    return batch
 
 
 @pytest.mark.usefixtures("onednn")
-@pytest.mark.parametrize("side", ["left", "right", "untyped"])
+@pytest.mark.parametrize("side", ["left", "right", "holes", "untyped", "unmasked"])
 @pytest.mark.parametrize("layers", [1, 3])
 @pytest.mark.parametrize(("dtype", "apart"), [(torch.float64, 1e-11), (torch.float32, 5e-6)])
 def test_every_token_of_the_last_layer_equals_transformers(
     layers: int, dtype: torch.dtype, apart: float, side: str
 ) -> None:
     model, batch = bert(layers).bert.to(dtype).eval(), texts_of(side)
-    real, frozen = batch["attention_mask"].bool(), FrozenEncoder(model, dtype)
+    real, frozen = batch.get("attention_mask", torch.ones_like(batch["input_ids"])).bool(), FrozenEncoder(model, dtype)
     found, expected = frozen(**batch, return_dict=True).last_hidden_state, model(**batch).last_hidden_state
     torch.testing.assert_close(found[real], expected[real], rtol=apart, atol=apart)
     assert found.shape == expected.shape and not found[~real].any()
+
+
+def test_a_text_without_a_token_has_zeros_and_the_others_stay() -> None:
+    model, batch = bert(2).bert.double().eval(), texts_of("right")
+    frozen = FrozenEncoder(model, torch.float64)
+    before = frozen(**batch).last_hidden_state
     batch["attention_mask"][4] = 0
-    emptied = frozen(**batch).last_hidden_state
-    assert not emptied[4].any(), "a text without a token"
-    others = torch.arange(len(emptied)) != 4
-    torch.testing.assert_close(emptied[others], found[others], rtol=apart, atol=apart)
+    found, others = frozen(**batch).last_hidden_state, torch.arange(13) != 4
+    assert not found[4].any()
+    torch.testing.assert_close(found[others], before[others], rtol=1e-11, atol=1e-11)
 
 
 @pytest.mark.parametrize("unit", ["AMX", "AVX512_BF16"])
@@ -131,10 +145,46 @@ def test_bf16_tokens_are_as_near_to_fp32_as_transformers_own(unit: str, monkeypa
     assert 0 < float((found - exact).norm() / (rounded - exact).norm()) <= 1.1
 
 
-def test_other_models_are_left_to_transformers() -> None:
+def adapted() -> torch.nn.Module:
+    """A BertModel one of whose linear layers adds to what its weight says, as an adapter does."""
+
+    class Adapted(torch.nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x) + 1.0
+
+    model = bert().bert
+    model.encoder.layer[1].attention.self.value = Adapted(32, 32)
+    return model
+
+
+def partly_half() -> torch.nn.Module:
+    model = bert().bert
+    model.encoder.layer[1].output.dense.half()
+    return model
+
+
+class Child(BertModel):
+    """May compute something else."""
+
+
+OTHERS: dict[str, Callable[[], object]] = {
+    "a cross-encoder": bert,
+    "ModernBERT": lambda: modernbert().model,
+    "another activation": lambda: bert(hidden_act="relu").bert,
+    "other positions": lambda: bert(position_embedding_type="relative_key").bert,
+    "half": lambda: bert().bert.half(),
+    "partly half": partly_half,
+    "double": lambda: bert().bert.double(),
+    "hidden states": lambda: bert(output_hidden_states=True).bert,
+    "attentions": lambda: bert(output_attentions=True).bert,
+    "a decoder": lambda: bert(is_decoder=True).bert,
+    "an adapter": adapted,
+    "a child": lambda: Child(bert().config),
+    "none": lambda: None,
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_models_are_left_to_transformers(name: str) -> None:
     assert encodes(bert().bert)
-    for other in (
-        bert(), modernbert().model, bert(hidden_act="relu").bert, bert().bert.half(), bert().bert.double(),
-        bert(output_hidden_states=True).bert, bert(output_attentions=True).bert, bert(is_decoder=True).bert, None,
-    ):  # fmt: skip
-        assert not encodes(other)
+    assert not encodes(OTHERS[name]())

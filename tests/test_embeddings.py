@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import inspect
 import os
 import shutil
 import subprocess
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hub_fixtures import sentences
 from small_models import lively, tiny
 
@@ -64,7 +66,9 @@ def test_equal_passages_stand_in_order(
     assert found.indices.tolist() == [[0, 2, 3]]
 
 
-def test_an_entry_is_used_again_only_for_the_same_model_prompt_and_texts(model: Path, tmp_path: Path) -> None:
+def test_an_entry_is_used_again_only_for_the_same_model_prompt_and_texts(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cache = tmp_path / "cache"
     first = Embedder(model, cache)
     vectors = first.vectors(TEXTS, "passage").take(slice(None))
@@ -80,6 +84,11 @@ def test_an_entry_is_used_again_only_for_the_same_model_prompt_and_texts(model: 
     ):
         other.vectors(texts, side)
         assert loads(other)
+    monkeypatch.setattr(embeddings, "VERSION", embeddings.VERSION + 1)
+    later = Embedder(model, cache)
+    later.vectors(TEXTS, "passage")
+    assert loads(later), "made by an earlier version"
+    monkeypatch.undo()
     prompted = Embedder(model, cache, passage_prompt="w7 ").vectors(TEXTS, "passage").take(slice(None))
     by_hand = first.vectors([f"w7 {text}" for text in TEXTS], "passage").take(slice(None))
     np.testing.assert_allclose(prompted, by_hand, atol=1e-6)
@@ -176,26 +185,63 @@ def bert_model(folder: Path, pooling: str) -> Path:
     return folder / "model"
 
 
+@pytest.mark.parametrize("bf16", [False, True])
 @pytest.mark.parametrize("pooling", ["mean", "cls", "max", "pooler"])
-def test_a_bert_runs_through_the_engine_and_is_pooled_as_the_model_says(pooling: str, tmp_path: Path) -> None:
+def test_a_bert_runs_through_the_engine_and_is_pooled_as_the_model_says(
+    pooling: str, bf16: bool, tmp_path: Path
+) -> None:
     from sentence_transformers import SentenceTransformer
 
     folder = bert_model(tmp_path, pooling)
     texts = [text for pair in sentences(40, seed=5) for text in pair]
-    embedder = Embedder(folder, tmp_path / "cache")
+    embedder = Embedder(folder, tmp_path / "cache", bf16=bf16)
     found = embedder.vectors(texts, "passage").take(slice(None))
-    expected = SentenceTransformer(str(folder), device="cpu").encode(texts, normalize_embeddings=True)
+    model = SentenceTransformer(str(folder), device="cpu")
+    expected = model.encode(texts, normalize_embeddings=True)
     assert expected.std(axis=0).mean() > 0.01, "texts differ"
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+    if bf16:
+        with torch.autocast("cpu", torch.bfloat16):
+            rounded = model.encode(texts, normalize_embeddings=True)
+        assert 0 < np.linalg.norm(found - expected) < 1.2 * np.linalg.norm(rounded - expected)
+    else:
+        np.testing.assert_allclose(found, expected, atol=1e-5)
     own = isinstance(embedder._model[0].model.forward, FrozenEncoder)
     assert own == (pooling != "pooler"), "which is not the last layer's output"
+
+
+def test_prompts_of_a_bert_are_as_the_model_says(tmp_path: Path) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    folder = bert_model(tmp_path, "mean")
+    own = SentenceTransformer(str(folder), device="cpu")
+    own.prompts = {"query": "what is asked: ", "document": "what is told: "}
+    own[1].include_prompt = False
+    own.save(str(folder))
+    texts = [text for pair in sentences(20, seed=5) for text in pair]
+    for side, encode in (("query", own.encode_query), ("passage", own.encode_document)):
+        found = Embedder(folder, tmp_path / "cache").vectors(texts, side).take(slice(None))
+        np.testing.assert_allclose(found, encode(texts, normalize_embeddings=True), atol=1e-5)
+        bare = own.encode(texts, prompt="", normalize_embeddings=True)
+        assert np.abs(found - bare).max() > 1e-3
+
+
+def test_what_another_module_reads_of_a_berts_tokens_is_left_to_the_library(tmp_path: Path) -> None:
+    """Pads are zeros in the engine's output, and a convolution sees them."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import CNN
+
+    folder = bert_model(tmp_path, "mean")
+    own = SentenceTransformer(str(folder), device="cpu")
+    SentenceTransformer(modules=[own[0], CNN(32, 32, kernel_sizes=[3]), own[1]], device="cpu").save(str(folder))
+    embedder = Embedder(folder, tmp_path / "cache")
+    embedder.vectors(TEXTS, "passage")
+    assert not isinstance(embedder._model[0].model.forward, FrozenEncoder)
 
 
 SEARCH = """
 import resource, sys
 from pathlib import Path
 from pipeline.mining.embeddings import Embedder
-from tests.test_embeddings import many
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 embedder = Embedder(Path(sys.argv[1]), Path(sys.argv[2]))
 searcher = embedder.searcher(many(40_000))
@@ -215,8 +261,8 @@ def test_memory_does_not_grow_with_queries_times_passages(model: Path, tmp_path:
     for count, side in ((40_000, "passage"), (64, "query"), (8_000, "query")):
         embedder.vectors(many(count), side)
     root = Path(__file__).resolve().parents[1]
-    command = [sys.executable, "-c", SEARCH, str(model), str(tmp_path)]
-    environment = {**os.environ, "PYTHONPATH": f"{root}:{root / 'tests'}", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", inspect.getsource(many) + SEARCH, str(model), str(tmp_path)]
+    environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
     result = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, cwd=root)
     # All scores at once would be 8,000 x 40,000 x 4 bytes = 1,221 MiB.
     assert float(result.stdout.splitlines()[-1]) < 150

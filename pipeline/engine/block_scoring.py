@@ -16,9 +16,7 @@ from pipeline.core.reproducibility import bf16_unit
 from pipeline.engine import block_bert, block_embeddings, block_first
 from pipeline.engine.batching import SCORING_WIDTH_STEP, Blocks, pairs_step
 from pipeline.engine.block_attention import Block, blocks_of
-from pipeline.engine.block_linear import FirstProducts, Linear, products_of
-
-TYPES = "token_type_ids"
+from pipeline.engine.block_linear import FirstProducts, Linear, linear_layers, products_of
 
 MOST_WEIGHTS = 4_000_000
 """A block's attention weights up to which products take less time: passes over more of them leave the cache."""
@@ -56,29 +54,33 @@ class FrozenEncoder:
         """Take the weights as they are.
 
         Args:
-            bert: a BertModel that `encodes`, in evaluation mode.
+            bert: a BertModel that `encodes`, in evaluation mode; its encoder's matrices are not needed again.
             dtype: in which its layers multiply; sums and norms stay in the weights' own type.
         """
+        assert not bert.training, "it leaves dropout out"
         self._embeddings = bert.embeddings
         self._layers = _Layers(bert, dtype, first_alone=False)
 
     @torch.inference_mode()
     def __call__(
-        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, token_type_ids: torch.Tensor | None = None,
-        **_: object,
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None, *, return_dict: bool = True,
     ) -> BaseModelOutput:  # fmt: skip
         """The last layer's output for `input_ids` (texts, width), zeros where `attention_mask` has them."""
-        lengths, order = attention_mask.sum(1).sort(descending=True, stable=True)
+        assert return_dict
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        lengths, order = mask.sum(1).sort(descending=True, stable=True)
         widths = lengths.clamp(min=1)  # a text may have no token at all
         laid = Blocks.of(widths.numpy(), SCORING_WIDTH_STEP)
         # Each token once, text after text: its text in falling length, its place among the text's own.
-        text, column = attention_mask[order].nonzero(as_tuple=True)
+        text, column = mask[order].nonzero(as_tuple=True)
         place = torch.from_numpy(laid.starts)[text] + torch.arange(len(text)) - (lengths.cumsum(0) - lengths)[text]
         seen = (order[text], column)
-        batch = {name: torch.zeros(laid.rows, dtype=torch.long) for name in ("input_ids", "position_ids", TYPES)}
-        batch["input_ids"][place], batch["position_ids"][place] = input_ids[seen], column
+        ids, kinds, positions = torch.zeros(3, laid.rows, dtype=torch.long)
+        ids[place], positions[place] = input_ids[seen], column
         if token_type_ids is not None:
-            batch[TYPES][place] = token_type_ids[seen]
+            kinds[place] = token_type_ids[seen]
+        batch = {"input_ids": ids, "token_type_ids": kinds, "position_ids": positions}
         x = block_embeddings.embed(self._embeddings, batch, None)
         x = self._layers(x, blocks_of({"lengths": widths, "shapes": torch.tensor(laid.shapes)}), None)
         found = x.new_zeros(*input_ids.shape, x.shape[1])
@@ -87,15 +89,17 @@ class FrozenEncoder:
 
 
 def encodes(model: Any) -> bool:
-    """Whether `FrozenEncoder` computes this model: a BertModel on a CPU that gives its last layer's output alone."""
-    kind = f"{type(model).__module__}.{type(model).__qualname__}"
-    return (
-        kind == "transformers.models.bert.modeling_bert.BertModel"
-        and model.device.type == "cpu"
-        and model.dtype is torch.float32
-        and block_bert.supports(model.config)
-        and not (model.config.output_hidden_states or model.config.output_attentions)
-    )
+    """Whether `FrozenEncoder` computes this model: a plain fp32 BertModel on a CPU, asked for no hidden states.
+
+    An adapter or a quantised matrix stands in for a linear layer, and has a weight that is not what it multiplies by.
+    """
+    if f"{type(model).__module__}.{type(model).__qualname__}" != "transformers.models.bert.modeling_bert.BertModel":
+        return False
+    config = model.config
+    asked = config.output_hidden_states or config.output_attentions
+    plain = all(type(module) is torch.nn.Linear for layer in model.encoder.layer for module in linear_layers(layer))
+    wide = all(parameter.dtype is torch.float32 for parameter in model.parameters())
+    return plain and wide and not asked and model.device.type == "cpu" and block_bert.supports(config)
 
 
 class _Layers:
@@ -108,11 +112,11 @@ class _Layers:
         layers = bert.encoder.layer
         self._norms = [(layer.attention.output.LayerNorm, layer.output.LayerNorm) for layer in layers]
         with torch.inference_mode():
-            self._layers = products_of(layers, dtype, first_alone=first_alone)
+            self._products = products_of(layers, dtype, first_alone=first_alone)
 
     def __call__(self, x: torch.Tensor, blocks: list[Block], firsts: torch.Tensor | None) -> torch.Tensor:
         """Rows of the last layer's output: all tokens', or where they ask alone there the first ones', at `firsts`."""
-        for layer, norms in zip(self._layers, self._norms, strict=True):
+        for layer, norms in zip(self._products, self._norms, strict=True):
             if isinstance(layer.into, FirstProducts):
                 first = x[firsts]
                 query = layer.into.query(first.to(self._dtype)).to(x.dtype)

@@ -93,6 +93,7 @@ def _systems(run: Run, reranking_set: RerankingSet) -> Iterator[tuple[str, reran
             run.base.folder, run.cache / "embeddings", device=run.device, precision=config.evaluation.precision
         )
         bi_encoder = reranking.rerank(reranking_set, scorer)
+        del scorer
         yield BI_ENCODER, bi_encoder
         if config.evaluation.fusion:
             yield FUSION, reranking.fuse(reranking.first_stage(reranking_set), bi_encoder)
