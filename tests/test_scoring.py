@@ -14,7 +14,7 @@ from small_models import BUDGET, CPU, lively, tiny
 from pipeline.config.learning import Precision
 from pipeline.config.machine import Attention
 from pipeline.core.errors import NumericsError, ResourceError
-from pipeline.engine import block_scoring, lanes
+from pipeline.engine import block_scoring, lanes, scoring
 from pipeline.engine.modeling import Reranker
 from pipeline.engine.scoring import PairScorer
 from pipeline.engine.tokens import TokenTable
@@ -113,6 +113,54 @@ def test_equal_pairs_are_scored_once_and_tokens_kept(base: Path, monkeypatch: py
     assert subject.score([]).shape == (0,) and counted["pairs"] == 6
 
 
+@pytest.fixture()
+def composed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Pairs of each micro-batch that is composed."""
+    found, collate = list[int](), Reranker.collate
+
+    def counting(self: Reranker, table: TokenTable, template: Any, first: Any, second: Any, step: int) -> Any:
+        found.append(len(first))
+        return collate(self, table, template, first, second, step)
+
+    monkeypatch.setattr(Reranker, "collate", counting)
+    return found
+
+
+@pytest.mark.parametrize("attention", ["varlen", "eager"])
+def test_pairs_that_are_asked_again_are_kept_composed(base: Path, attention: str, composed: list[int]) -> None:
+    subject, others = scorer(base, 200, Attention[attention]), PAIRS[::-1]
+    expected = subject.score(PAIRS)
+    once = len(composed)
+    assert once > 1 and sum(composed) == len(PAIRS)
+    subject.score(others)
+    assert len(composed) == 2 * once, "in another order they are another question"
+    for _ in range(3):  # evaluations at fixed steps ask one set after another
+        assert np.array_equal(subject.score(list(PAIRS)), expected)
+        assert np.abs(subject.score(others)[::-1] - expected).max() <= 1e-6
+    assert len(composed) == 4 * once, "twice each"
+    with torch.no_grad():
+        for weight in subject.reranker.model.parameters():
+            weight.mul_(1.5)
+    after = subject.score(PAIRS)
+    assert len(composed) == 4 * once and np.abs(after - expected).max() > 1e-3, "the weights are not kept"
+
+
+def test_no_more_pairs_are_kept_than_memory_is_meant_for(
+    base: Path, composed: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subject = scorer(base, 200)
+    tokens = int(scorer(base)._asked(PAIRS).lengths.sum())
+    monkeypatch.setattr(scoring, "KEPT_TOKENS", tokens)
+    expected = subject.score(PAIRS)
+    once = len(composed)
+    for _ in range(3):
+        assert subject.score(PAIRS[:1]).shape == (1,)
+    assert len(composed) == once + 3, "there was no room for these"
+    for _ in range(3):
+        assert np.array_equal(subject.score(PAIRS), expected)
+    assert len(composed) == 2 * once + 3
+
+
 @pytest.mark.parametrize(("attention", "times"), [("varlen", 1), ("eager", 0)])
 def test_weights_are_packed_once_a_call(
     base: Path, attention: str, times: int, monkeypatch: pytest.MonkeyPatch
@@ -197,6 +245,10 @@ def test_out_of_memory_halves_the_budget_for_good(base: Path, caplog: pytest.Log
     assert caplog.messages == [f"out of GPU memory: scoring goes on with {n} tokens a micro-batch" for n in (200, 100)]
     first = forwards[0]
     assert np.array_equal(subject.score(PAIRS), expected) and forwards[0] < 2 * first, "not tried again"
+    assert np.array_equal(subject.score(PAIRS), expected), "of kept micro-batches"
+    subject.token_budget = 50
+    assert np.abs(subject.score(PAIRS) - expected).max() <= 1e-6, "which another budget does not use"
+    assert subject._asked(PAIRS).under == (50, 1)
 
 
 @pytest.mark.usefixtures("batches_of_a_gpu")

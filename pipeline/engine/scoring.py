@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -18,17 +19,20 @@ from pipeline.core.progress import bar
 from pipeline.core.reproducibility import reuse_memory
 from pipeline.engine import lanes
 from pipeline.engine.batching import SCORING_WIDTH_STEP, Indices, cut, halved
-from pipeline.engine.modeling import Reranker
+from pipeline.engine.modeling import Batch, Reranker
 from pipeline.engine.tokens import TokenTable, proven
 
 log = logging.getLogger(__name__)
+
+KEPT_TOKENS = 2**22
+"""Tokens of the pairs that are remembered for another call, at 24 bytes each where they are kept in blocks."""
 
 
 class PairScorer:
     """Logits of (query, passage) pairs under one precision.
 
-    Texts stay tokenised between calls, so that repeated evaluations of one set cost the forward passes alone. Scores
-    do not depend on the token budget beyond rounding.
+    Texts stay tokenised between calls and the micro-batches of pairs that are asked again are kept, so that repeated
+    evaluations of one set cost the forward passes alone. Scores do not depend on the token budget beyond rounding.
     """
 
     def __init__(self, reranker: Reranker, *, device: torch.device, precision: Precision, token_budget: int) -> None:
@@ -41,6 +45,7 @@ class PairScorer:
         self._template = proven(reranker.tokenizer, reranker.max_length)
         self._position: dict[str, int] = {}
         self._table = TokenTable.build([], reranker.tokenizer, reranker.max_length)
+        self._known: list[_Asked] = []
 
     def score(self, pairs: Sequence[tuple[str, str]], what: str = "scoring pairs") -> npt.NDArray[np.float32]:
         """One logit a pair, shape (pairs,), in the pairs' order; equal pairs are scored once.
@@ -51,17 +56,31 @@ class PairScorer:
         """
         if not pairs:
             return np.zeros(0, np.float32)
+        asked = self._asked(pairs)
+        scores = self._forward(asked, what)[asked.where]
+        if not np.isfinite(scores).all():
+            query, _ = pairs[int((~np.isfinite(scores)).argmax())]
+            raise NumericsError(must("a score", "be finite", f"NaN or infinity for query {query[:60]!r}",
+                                     "The weights diverged: lower training.learning_rate."))  # fmt: skip
+        return scores
+
+    def _asked(self, pairs: Sequence[tuple[str, str]]) -> _Asked:
+        """The distinct pairs among `pairs`; the same ones as before where these were asked before."""
+        mine = list(pairs)
+        for asked in self._known:
+            if asked.pairs == mine:
+                asked.again = True
+                return asked
         distinct: dict[tuple[str, str], int] = {}
-        where = np.fromiter((distinct.setdefault(pair, len(distinct)) for pair in pairs), np.int64, len(pairs))
+        where = np.fromiter((distinct.setdefault(pair, len(distinct)) for pair in mine), np.int64, len(mine))
         self._tokenise(text for pair in distinct for text in pair)
         first = np.array([self._position[query] for query, _ in distinct], np.int64)
         second = np.array([self._position[passage] for _, passage in distinct], np.int64)
-        scores = self._forward(first, second, what)
-        if not torch.isfinite(scores).all():
-            query, _ = list(distinct)[int((~torch.isfinite(scores)).nonzero()[0, 0])]
-            raise NumericsError(must("a score", "be finite", f"NaN or infinity for query {query[:60]!r}",
-                                     "The weights diverged: lower training.learning_rate."))  # fmt: skip
-        return scores.numpy()[where]
+        lengths = self._table.pair_lengths(self._template, first, second)
+        asked = _Asked(mine, where, first, second, lengths)
+        if lengths.sum() + sum(int(known.lengths.sum()) for known in self._known) <= KEPT_TOKENS:
+            self._known.append(asked)
+        return asked
 
     def _tokenise(self, texts: Iterable[str]) -> None:
         new = [text for text in dict.fromkeys(texts) if text not in self._position]
@@ -71,29 +90,28 @@ class PairScorer:
         self._position.update((text, start + i) for i, text in enumerate(new))
         self._table = self._table.extended(TokenTable.build(new, self.reranker.tokenizer, self.reranker.max_length))
 
-    def _forward(self, first: npt.NDArray[np.int64], second: npt.NDArray[np.int64], what: str) -> torch.Tensor:
+    def _forward(self, asked: _Asked, what: str) -> npt.NDArray[np.float32]:
         """All logits under one budget; when the GPU runs out of memory it is halved, for later calls too.
 
         Raises:
             ResourceError: when the longest pair is alone in its micro-batch already.
         """
-        lengths, side_by_side = self._table.pair_lengths(self._template, first, second), self.reranker.lanes()
+        side_by_side = self.reranker.lanes()
         while True:
+            asked.cut(self.token_budget, side_by_side)
             try:
-                groups = cut(lengths, self.token_budget, side_by_side)
-                return self._forward_within(groups, side_by_side, first, second, what)
+                return self._forward_within(asked, side_by_side, what)
             except torch.cuda.OutOfMemoryError:
                 pass  # the exception holds the activations: nothing can be given back before it is gone
+            for known in (asked, *self._known):
+                known.batches.clear()
             torch.cuda.empty_cache()
             # From the start: scores of two budgets in one ranking would depend on when memory ran out.
-            self.token_budget = halved(self.token_budget, int(lengths.max()))
+            self.token_budget = halved(self.token_budget, int(asked.lengths.max()))
             log.warning("out of GPU memory: scoring goes on with %d tokens a micro-batch", self.token_budget)
 
     @torch.inference_mode()
-    def _forward_within(
-        self, groups: list[Indices], side_by_side: int, first: npt.NDArray[np.int64],
-        second: npt.NDArray[np.int64], what: str,
-    ) -> torch.Tensor:  # fmt: skip
+    def _forward_within(self, asked: _Asked, side_by_side: int, what: str) -> npt.NDArray[np.float32]:
         model = self.reranker.model
         was_training = model.training
         model.eval()
@@ -102,18 +120,57 @@ class PairScorer:
             logits = self.reranker.frozen(self.precision)
 
             @torch.inference_mode()
-            def of(group: Indices) -> torch.Tensor:
-                table, template = self._table, self._template
-                batch = self.reranker.collate(table, template, first[group], second[group], SCORING_WIDTH_STEP)
-                return logits({name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()})
+            def of(number: int) -> torch.Tensor:
+                return logits(self._batch(asked, number))
 
-            with bar(what, len(first)) as progress:
-                for group, part in zip(groups, lanes.in_order(of, groups, side_by_side), strict=True):
+            with bar(what, len(asked.first)) as progress:
+                numbers = range(len(asked.groups))
+                for group, part in zip(asked.groups, lanes.in_order(of, numbers, side_by_side), strict=True):
                     found.append(part)
                     progress.advance(len(group))
         finally:
             model.train(was_training)
-        scores = torch.empty(len(first), dtype=torch.float32)
+        scores = np.empty(len(asked.first), np.float32)
         # Fetched once: each fetch from a GPU waits for it.
-        scores[torch.from_numpy(np.concatenate(groups))] = torch.cat(found).cpu()
+        scores[np.concatenate(asked.groups)] = torch.cat(found).cpu().numpy()
         return scores
+
+    def _batch(self, asked: _Asked, number: int) -> Batch:
+        """A micro-batch on the device, composed anew the first two times and kept from then on."""
+        if number in asked.batches:
+            return asked.batches[number]
+        group = asked.groups[number]
+        first, second = asked.first[group], asked.second[group]
+        batch = self.reranker.collate(self._table, self._template, first, second, SCORING_WIDTH_STEP)
+        batch = {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
+        if asked.again:
+            asked.batches[number] = batch
+        return batch
+
+
+@dataclass(slots=True)
+class _Asked:
+    """The distinct pairs of a call, and what the next call with the same pairs need not make again."""
+
+    pairs: list[tuple[str, str]]
+    where: Indices
+    """(pairs,): which of the distinct ones each is."""
+    first: Indices
+    """(distinct pairs,): texts of the table, as `second`."""
+    second: Indices
+    lengths: Indices
+    """(distinct pairs,) in tokens."""
+    again: bool = False
+    """Whether they were asked more than once: of pairs asked once nothing is kept that another call would need."""
+    groups: list[Indices] = field(default_factory=list)
+    """Of distinct pairs, a micro-batch each."""
+    batches: dict[int, Batch] = field(default_factory=dict)
+    """Of these those that were kept, by number."""
+    under: tuple[int, int] | None = None
+    """Tokens of a micro-batch and lanes the groups were cut for."""
+
+    def cut(self, token_budget: int, side_by_side: int) -> None:
+        """Cut them into micro-batches, unless they are."""
+        if self.under != (token_budget, side_by_side):
+            self.groups, self.under = cut(self.lengths, token_budget, side_by_side), (token_budget, side_by_side)
+            self.batches.clear()
