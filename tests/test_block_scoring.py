@@ -157,6 +157,13 @@ def adapted() -> torch.nn.Module:
     return model
 
 
+def wrapped_words() -> torch.nn.Module:
+    """One whose word table is another module's, as under an adapter."""
+    model = bert().bert
+    model.embeddings.word_embeddings.base_layer = torch.nn.Embedding(200, 32)
+    return model
+
+
 def partly_half() -> torch.nn.Module:
     model = bert().bert
     model.encoder.layer[1].output.dense.half()
@@ -179,6 +186,7 @@ OTHERS: dict[str, Callable[[], object]] = {
     "attentions": lambda: bert(output_attentions=True).bert,
     "a decoder": lambda: bert(is_decoder=True).bert,
     "an adapter": adapted,
+    "an adapter of words": wrapped_words,
     "a child": lambda: Child(bert().config),
     "none": lambda: None,
 }

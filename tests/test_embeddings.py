@@ -205,8 +205,9 @@ def test_a_bert_runs_through_the_engine_and_is_pooled_as_the_model_says(
         assert 0 < np.linalg.norm(found - expected) < 1.2 * np.linalg.norm(rounded - expected)
     else:
         np.testing.assert_allclose(found, expected, atol=1e-5)
-    own = isinstance(embedder._model[0].model.forward, FrozenEncoder)
-    assert own == (pooling != "pooler"), "which is not the last layer's output"
+    bert = embedder._model[0].model
+    assert isinstance(bert.forward, FrozenEncoder) == (pooling != "pooler"), "which is not the last layer's output"
+    assert (bert.encoder is None) == (pooling != "pooler"), "its matrices are held once"
 
 
 def test_prompts_of_a_bert_are_as_the_model_says(tmp_path: Path) -> None:
@@ -233,9 +234,10 @@ def test_what_another_module_reads_of_a_berts_tokens_is_left_to_the_library(tmp_
     folder = bert_model(tmp_path, "mean")
     own = SentenceTransformer(str(folder), device="cpu")
     SentenceTransformer(modules=[own[0], CNN(32, 32, kernel_sizes=[3]), own[1]], device="cpu").save(str(folder))
-    embedder = Embedder(folder, tmp_path / "cache")
-    embedder.vectors(TEXTS, "passage")
-    assert not isinstance(embedder._model[0].model.forward, FrozenEncoder)
+    texts = [text for pair in sentences(20, seed=5) for text in pair]
+    expected = SentenceTransformer(str(folder), device="cpu").encode(texts, batch_size=16, normalize_embeddings=True)
+    found = Embedder(folder, tmp_path / "cache").vectors(texts, "passage").take(slice(None))
+    np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
 SEARCH = """

@@ -138,19 +138,41 @@ def test_pairs_that_are_asked_again_are_kept_composed(base: Path, attention: str
         assert np.array_equal(subject.score(list(PAIRS)), expected)
         assert np.abs(subject.score(others)[::-1] - expected).max() <= 1e-6
     assert len(composed) == 4 * once, "twice each"
+    new = [("another question", "another passage, of new words")]
+    assert subject.score(new).shape == (1,) and len(composed) == 4 * once + 1
+    assert np.array_equal(subject.score(PAIRS), expected), "also where texts have come since"
     with torch.no_grad():
         for weight in subject.reranker.model.parameters():
             weight.mul_(1.5)
     after = subject.score(PAIRS)
-    assert len(composed) == 4 * once and np.abs(after - expected).max() > 1e-3, "the weights are not kept"
+    assert len(composed) == 4 * once + 1 and np.abs(after - expected).max() > 1e-3, "the weights are not kept"
+
+
+def test_another_budget_and_other_lanes_compose_anew(base: Path, composed: list[int]) -> None:
+    subject = scorer(base, 400)
+    expected = subject.score(PAIRS)
+    for _ in range(2):
+        subject.score(PAIRS)
+    before = len(composed)
+    subject.token_budget = 100
+    assert np.abs(subject.score(PAIRS) - expected).max() <= 1e-6
+    smaller = composed[before:]
+    assert sum(smaller) == len(PAIRS) and len(smaller) > before // 2
+    threads = torch.get_num_threads()
+    torch.set_num_threads(3 if threads != 3 else 2)
+    try:
+        assert np.abs(subject.score(PAIRS) - expected).max() <= 1e-6
+    finally:
+        torch.set_num_threads(threads)
+    others = composed[before + len(smaller) :]
+    assert sum(others) == len(PAIRS) and others != smaller
 
 
 def test_no_more_pairs_are_kept_than_memory_is_meant_for(
     base: Path, composed: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(scoring, "KEPT_TOKENS", int(scorer(base)._remembered(PAIRS).lengths.sum()))
     subject = scorer(base, 200)
-    tokens = int(scorer(base)._asked(PAIRS).lengths.sum())
-    monkeypatch.setattr(scoring, "KEPT_TOKENS", tokens)
     expected = subject.score(PAIRS)
     once = len(composed)
     for _ in range(3):
@@ -245,10 +267,6 @@ def test_out_of_memory_halves_the_budget_for_good(base: Path, caplog: pytest.Log
     assert caplog.messages == [f"out of GPU memory: scoring goes on with {n} tokens a micro-batch" for n in (200, 100)]
     first = forwards[0]
     assert np.array_equal(subject.score(PAIRS), expected) and forwards[0] < 2 * first, "not tried again"
-    assert np.array_equal(subject.score(PAIRS), expected), "of kept micro-batches"
-    subject.token_budget = 50
-    assert np.abs(subject.score(PAIRS) - expected).max() <= 1e-6, "which another budget does not use"
-    assert subject._asked(PAIRS).under == (50, 1)
 
 
 @pytest.mark.usefixtures("batches_of_a_gpu")

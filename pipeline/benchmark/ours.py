@@ -113,7 +113,7 @@ def _rows(reranker: Reranker, texts: Columns) -> TrainingRows:
 
 
 def evaluate(settings: Settings, texts: Columns, model: Path, device: torch.device, precision: Precision) -> Done:
-    """The set reranked and measured `times` times by one scorer, which keeps its tokens between them."""
+    """The set reranked and measured `times` times by one scorer, which keeps tokens and micro-batches."""
     reranker = load(model, 0.0)
     reranker.model.to(device)
     asked = reranking_set(texts)

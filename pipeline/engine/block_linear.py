@@ -74,12 +74,6 @@ class Products:
     down: Linear
 
 
-def linear_layers(layer: Any) -> list[Any]:
-    """A BERT encoder layer's: of queries, keys, values, attention's output, up and down."""
-    own = layer.attention.self
-    return [own.query, own.key, own.value, layer.attention.output.dense, layer.intermediate.dense, layer.output.dense]
-
-
 def products_of(
     layers: Any, dtype: torch.dtype, *, keep_weight: bool = False, first_alone: bool = True
 ) -> list[Products]:
@@ -90,12 +84,19 @@ def products_of(
 
     found = []
     for layer in layers:
-        query, key, value, out, up, down = linear_layers(layer)
+        own = layer.attention.self
         if first_alone and layer is layers[-1]:
-            into: Linear | FirstProducts = FirstProducts(layer.attention.self, dtype, keep_weight=keep_weight)
+            into: Linear | FirstProducts = FirstProducts(own, dtype, keep_weight=keep_weight)
         else:
-            into = linear(query, key, value)
-        found.append(Products(into=into, out=linear(out), up=linear(up), down=linear(down)))
+            into = linear(own.query, own.key, own.value)
+        found.append(
+            Products(
+                into=into,
+                out=linear(layer.attention.output.dense),
+                up=linear(layer.intermediate.dense),
+                down=linear(layer.output.dense),
+            )
+        )
     return found
 
 

@@ -6,6 +6,7 @@ Of a cross-encoder's pairs it makes logits, of a bi-encoder's texts its last lay
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from pipeline.core.reproducibility import bf16_unit
 from pipeline.engine import block_bert, block_embeddings, block_first
 from pipeline.engine.batching import SCORING_WIDTH_STEP, Blocks, pairs_step
 from pipeline.engine.block_attention import Block, blocks_of
-from pipeline.engine.block_linear import FirstProducts, Linear, linear_layers, products_of
+from pipeline.engine.block_linear import FirstProducts, Linear, products_of
 
 MOST_WEIGHTS = 4_000_000
 """A block's attention weights up to which products take less time: passes over more of them leave the cache."""
@@ -89,17 +90,22 @@ class FrozenEncoder:
 
 
 def encodes(model: Any) -> bool:
-    """Whether `FrozenEncoder` computes this model: a plain fp32 BertModel on a CPU, asked for no hidden states.
-
-    An adapter or a quantised matrix stands in for a linear layer, and has a weight that is not what it multiplies by.
-    """
+    """Whether `FrozenEncoder` computes this model: a plain fp32 BertModel on a CPU, asked for no hidden states."""
     if f"{type(model).__module__}.{type(model).__qualname__}" != "transformers.models.bert.modeling_bert.BertModel":
         return False
     config = model.config
     asked = config.output_hidden_states or config.output_attentions
-    plain = all(type(module) is torch.nn.Linear for layer in model.encoder.layer for module in linear_layers(layer))
     wide = all(parameter.dtype is torch.float32 for parameter in model.parameters())
-    return plain and wide and not asked and model.device.type == "cpu" and block_bert.supports(config)
+    if asked or not wide or model.device.type != "cpu" or not block_bert.supports(config):
+        return False
+    # An adapter or a quantised matrix stands in for a layer, and has a weight that is not what it multiplies by.
+    with torch.device("meta"):
+        plain = type(model)(copy.deepcopy(config))
+    return _kinds(model) == _kinds(plain)
+
+
+def _kinds(model: torch.nn.Module) -> dict[str, type]:
+    return {name: type(module) for name, module in model.named_modules()}
 
 
 class _Layers:

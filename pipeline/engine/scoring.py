@@ -25,14 +25,15 @@ from pipeline.engine.tokens import TokenTable, proven
 log = logging.getLogger(__name__)
 
 KEPT_TOKENS = 2**22
-"""Tokens of the pairs that are remembered for another call, at 24 bytes each where they are kept in blocks."""
+"""Tokens of the pairs that are remembered for another call: 24 bytes each in blocks, 41 and more otherwise."""
 
 
 class PairScorer:
     """Logits of (query, passage) pairs under one precision.
 
-    Texts stay tokenised between calls and the micro-batches of pairs that are asked again are kept, so that repeated
-    evaluations of one set cost the forward passes alone. Scores do not depend on the token budget beyond rounding.
+    Texts stay tokenised between calls, and of pairs that are asked again, up to `KEPT_TOKENS`, the micro-batches stay
+    composed: from the third time on they cost the forward passes alone. Scores do not depend on the token budget
+    beyond rounding.
     """
 
     def __init__(self, reranker: Reranker, *, device: torch.device, precision: Precision, token_budget: int) -> None:
@@ -45,7 +46,8 @@ class PairScorer:
         self._template = proven(reranker.tokenizer, reranker.max_length)
         self._position: dict[str, int] = {}
         self._table = TokenTable.build([], reranker.tokenizer, reranker.max_length)
-        self._known: list[_Asked] = []
+        self._known: dict[tuple[tuple[str, str], ...], _Asked] = {}  # by the pairs of a call
+        self._room = KEPT_TOKENS
 
     def score(self, pairs: Sequence[tuple[str, str]], what: str = "scoring pairs") -> npt.NDArray[np.float32]:
         """One logit a pair, shape (pairs,), in the pairs' order; equal pairs are scored once.
@@ -56,7 +58,7 @@ class PairScorer:
         """
         if not pairs:
             return np.zeros(0, np.float32)
-        asked = self._asked(pairs)
+        asked = self._remembered(pairs)
         scores = self._forward(asked, what)[asked.where]
         if not np.isfinite(scores).all():
             query, _ = pairs[int((~np.isfinite(scores)).argmax())]
@@ -64,22 +66,22 @@ class PairScorer:
                                      "The weights diverged: lower training.learning_rate."))  # fmt: skip
         return scores
 
-    def _asked(self, pairs: Sequence[tuple[str, str]]) -> _Asked:
+    def _remembered(self, pairs: Sequence[tuple[str, str]]) -> _Asked:
         """The distinct pairs among `pairs`; the same ones as before where these were asked before."""
-        mine = list(pairs)
-        for asked in self._known:
-            if asked.pairs == mine:
-                asked.again = True
-                return asked
+        key = tuple(pairs)
+        if known := self._known.get(key):
+            known.again = True
+            return known
         distinct: dict[tuple[str, str], int] = {}
-        where = np.fromiter((distinct.setdefault(pair, len(distinct)) for pair in mine), np.int64, len(mine))
+        where = np.fromiter((distinct.setdefault(pair, len(distinct)) for pair in pairs), np.int64, len(pairs))
         self._tokenise(text for pair in distinct for text in pair)
         first = np.array([self._position[query] for query, _ in distinct], np.int64)
         second = np.array([self._position[passage] for _, passage in distinct], np.int64)
         lengths = self._table.pair_lengths(self._template, first, second)
-        asked = _Asked(mine, where, first, second, lengths)
-        if lengths.sum() + sum(int(known.lengths.sum()) for known in self._known) <= KEPT_TOKENS:
-            self._known.append(asked)
+        asked = _Asked(where, first, second, lengths)
+        tokens = int(lengths.sum())
+        if tokens <= self._room:
+            self._known[key], self._room = asked, self._room - tokens
         return asked
 
     def _tokenise(self, texts: Iterable[str]) -> None:
@@ -87,8 +89,8 @@ class PairScorer:
         if not new:
             return
         start = len(self._position)
-        self._position.update((text, start + i) for i, text in enumerate(new))
         self._table = self._table.extended(TokenTable.build(new, self.reranker.tokenizer, self.reranker.max_length))
+        self._position.update((text, start + i) for i, text in enumerate(new))
 
     def _forward(self, asked: _Asked, what: str) -> npt.NDArray[np.float32]:
         """All logits under one budget; when the GPU runs out of memory it is halved, for later calls too.
@@ -98,13 +100,11 @@ class PairScorer:
         """
         side_by_side = self.reranker.lanes()
         while True:
-            asked.cut(self.token_budget, side_by_side)
+            asked.prepare(self.token_budget, side_by_side)
             try:
                 return self._forward_within(asked, side_by_side, what)
             except torch.cuda.OutOfMemoryError:
                 pass  # the exception holds the activations: nothing can be given back before it is gone
-            for known in (asked, *self._known):
-                known.batches.clear()
             torch.cuda.empty_cache()
             # From the start: scores of two budgets in one ranking would depend on when memory ran out.
             self.token_budget = halved(self.token_budget, int(asked.lengths.max()))
@@ -136,41 +136,43 @@ class PairScorer:
         return scores
 
     def _batch(self, asked: _Asked, number: int) -> Batch:
-        """A micro-batch on the device, composed anew the first two times and kept from then on."""
-        if number in asked.batches:
-            return asked.batches[number]
-        group = asked.groups[number]
-        first, second = asked.first[group], asked.second[group]
-        batch = self.reranker.collate(self._table, self._template, first, second, SCORING_WIDTH_STEP)
-        batch = {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
-        if asked.again:
-            asked.batches[number] = batch
-        return batch
+        """A micro-batch on the device."""
+        batch = asked.batches.get(number)
+        if batch is None:
+            group = asked.groups[number]
+            first, second = asked.first[group], asked.second[group]
+            batch = self.reranker.collate(self._table, self._template, first, second, SCORING_WIDTH_STEP)
+            if asked.again:
+                asked.batches[number] = batch
+        # Copied each time: what stayed on a GPU would be missing when training needs it.
+        return {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
 
 
 @dataclass(slots=True)
 class _Asked:
-    """The distinct pairs of a call, and what the next call with the same pairs need not make again."""
+    """The distinct pairs of a call, and what another call with the same pairs need not make again."""
 
-    pairs: list[tuple[str, str]]
     where: Indices
     """(pairs,): which of the distinct ones each is."""
     first: Indices
-    """(distinct pairs,): texts of the table, as `second`."""
+    """(distinct pairs,): each one's query in the table."""
     second: Indices
+    """(distinct pairs,): and its passage."""
     lengths: Indices
-    """(distinct pairs,) in tokens."""
+    """(distinct pairs,): in tokens."""
     again: bool = False
-    """Whether they were asked more than once: of pairs asked once nothing is kept that another call would need."""
+    """Whether they were asked before: only then are micro-batches kept."""
     groups: list[Indices] = field(default_factory=list)
-    """Of distinct pairs, a micro-batch each."""
+    """The distinct pairs of each micro-batch."""
     batches: dict[int, Batch] = field(default_factory=dict)
-    """Of these those that were kept, by number."""
-    under: tuple[int, int] | None = None
-    """Tokens of a micro-batch and lanes the groups were cut for."""
+    """Micro-batches that were kept, by their number among the groups."""
+    limits: tuple[int, int] | None = None
+    """Tokens of a micro-batch and lanes that the groups were cut for."""
 
-    def cut(self, token_budget: int, side_by_side: int) -> None:
-        """Cut them into micro-batches, unless they are."""
-        if self.under != (token_budget, side_by_side):
-            self.groups, self.under = cut(self.lengths, token_budget, side_by_side), (token_budget, side_by_side)
+    def prepare(self, token_budget: int, side_by_side: int) -> None:
+        """Cut them into micro-batches of so many tokens, for so many lanes, unless they are."""
+        if self.limits != (token_budget, side_by_side):
+            self.limits = None  # until all is in place: an interrupt may come between
             self.batches.clear()
+            self.groups = cut(self.lengths, token_budget, side_by_side)
+            self.limits = (token_budget, side_by_side)

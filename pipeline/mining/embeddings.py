@@ -15,7 +15,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pipeline.config.learning import Precision
 from pipeline.core import artifacts
 from pipeline.core.errors import ModelError, NumericsError, must
 from pipeline.core.fingerprint import file_digest, fingerprint, text_digest
@@ -239,23 +238,3 @@ class Nearest:
             left, right = vectors.take(query[part]), self._passages.take(self._subset[passage[part]])
             scores[part] = products(left, np.arange(len(left)), right, np.arange(len(right)))
         return scores
-
-
-class BiEncoderScorer:
-    """Cosine of a sentence-transformers model's embeddings of query and passage: the rival that needs no training.
-
-    In the precision of every other score of an evaluation.
-    """
-
-    def __init__(self, folder: Path, cache: Path, *, device: torch.device, precision: Precision) -> None:
-        self._embedder = Embedder(folder, cache, device=device.type, bf16=precision is Precision.bf16)
-
-    def score(self, pairs: Sequence[tuple[str, str]]) -> npt.NDArray[np.float32]:
-        """Cosine of each pair, shape (pairs,); each distinct text is embedded once."""
-        queries = {text: i for i, text in enumerate(dict.fromkeys(query for query, _ in pairs))}
-        passages = {text: i for i, text in enumerate(dict.fromkeys(passage for _, passage in pairs))}
-        first = self._embedder.vectors(list(queries), "query").take(slice(None))
-        second = self._embedder.vectors(list(passages), "passage").take(slice(None))
-        a = np.fromiter((queries[query] for query, _ in pairs), np.int64, len(pairs))
-        b = np.fromiter((passages[passage] for _, passage in pairs), np.int64, len(pairs))
-        return np.asarray(np.einsum("ij,ij->i", first[a], second[b]), np.float32)

@@ -13,7 +13,7 @@ from pipeline.core.fingerprint import fingerprint, slug
 from pipeline.core.records import TRAINED, UNTRAINED, RerankingSet
 from pipeline.engine import modeling
 from pipeline.evaluation import evaluator, reranking
-from pipeline.mining.embeddings import BiEncoderScorer
+from pipeline.evaluation.bi_encoder import BiEncoderScorer
 from pipeline.stages.models import load, load_saved, scorer_of
 from pipeline.stages.plan import VERSIONS, Run, is_done, shown, stage
 from pipeline.stages.sets import NANO_MEAN, evaluation_set, final_sets, nano_names
@@ -101,4 +101,5 @@ def _systems(run: Run, reranking_set: RerankingSet) -> Iterator[tuple[str, reran
         length = modeling.own_max_length(located.folder)
         model = load(run, located.folder, ModelConfig(name=rival, path=str(located.folder), max_length=length))
         yield rival, reranking.rerank(reranking_set, scorer_of(run, model))
+        del model
     yield TRAINED, reranking.rerank(reranking_set, scorer_of(run, load_saved(run, run.folder / "model")))

@@ -128,7 +128,7 @@ def rows_of(mined: Path, tokens: Path, reranker: Reranker, max_length: int) -> T
 
 
 def _fixed_evaluation(run: Run, reranker: Reranker) -> Any:
-    """What the trainer calls at its fixed steps: set → measure → mean, tokens kept between calls."""
+    """What the trainer calls at its fixed steps: set → measure → mean. One scorer keeps tokens and micro-batches."""
     nano = nano_names(run.config)
     sets = {name: evaluation_set(run, name) for name in fixed_sets(run.config)}
     scorer = scorer_of(run, reranker)
