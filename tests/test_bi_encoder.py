@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -43,3 +44,12 @@ def test_each_text_is_embedded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     scorer = BiEncoderScorer(folder, tmp_path / "cache", device=CPU, precision=Precision.fp32)
     scorer.score([("q", "a"), ("q", "b"), ("p", "a"), ("q", "a")])
     assert embedded == [("query", 2), ("passage", 2)]
+
+
+@pytest.mark.parametrize("precision", [Precision.bf16, Precision.fp32])
+def test_it_embeds_in_the_evaluations_precision(precision: Precision, tmp_path: Path) -> None:
+    folder = static_model(tmp_path / "model", ["a"])
+    scorer = BiEncoderScorer(folder, tmp_path / "cache", device=CPU, precision=precision)
+    scorer.score([("a", "a")])
+    made = [json.loads(path.read_text())["identity"]["dtype"] for path in tmp_path.rglob("manifest.json")]
+    assert made == ["bfloat16 autocast" if precision is Precision.bf16 else "float32"] * 2

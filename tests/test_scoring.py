@@ -140,12 +140,44 @@ def test_pairs_that_are_asked_again_are_kept_composed(base: Path, attention: str
     assert len(composed) == 4 * once, "twice each"
     new = [("another question", "another passage, of new words")]
     assert subject.score(new).shape == (1,) and len(composed) == 4 * once + 1
-    assert np.array_equal(subject.score(PAIRS), expected), "also where texts have come since"
     with torch.no_grad():
         for weight in subject.reranker.model.parameters():
             weight.mul_(1.5)
     after = subject.score(PAIRS)
     assert len(composed) == 4 * once + 1 and np.abs(after - expected).max() > 1e-3, "the weights are not kept"
+
+
+def test_texts_that_come_later_leave_the_earlier_ones_where_they_are(base: Path) -> None:
+    subject = scorer(base)
+    expected = subject.score(PAIRS)
+    subject.score([("another question", "another passage, of new words")])
+    assert np.array_equal(subject.score(PAIRS), expected), "composed again from a table that has grown"
+
+
+def test_scoring_goes_on_after_tokenising_failed(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    subject, expected = scorer(base), scorer(base).score(PAIRS)
+
+    def fail(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    subject.score(PAIRS[:1])
+    for broken in ("build", "extended"):
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(TokenTable, broken, fail)
+            subject.score(PAIRS)
+    assert np.abs(subject.score(PAIRS) - expected).max() <= 1e-6
+
+
+def test_what_is_kept_stays_on_the_host(base: Path) -> None:
+    """A GPU's memory is training's between two evaluations."""
+    subject = scorer(base)
+    for _ in range(2):
+        subject.score(PAIRS)
+    subject.device = torch.device("meta")  # stands for a GPU: nothing on it can be read here
+    asked = subject._remembered(PAIRS)
+    asked.batches.clear()
+    assert {tensor.device.type for tensor in subject._batch(asked, 0).values()} == {"meta"}
+    assert {tensor.device.type for tensor in asked.batches[0].values()} == {"cpu"}
 
 
 def test_another_budget_and_other_lanes_compose_anew(base: Path, composed: list[int]) -> None:

@@ -104,8 +104,10 @@ def encodes(model: Any) -> bool:
     return _kinds(model) == _kinds(plain)
 
 
-def _kinds(model: torch.nn.Module) -> dict[str, type]:
-    return {name: type(module) for name, module in model.named_modules()}
+def _kinds(model: Any) -> list[dict[str, type]]:
+    """The classes of the modules that `FrozenEncoder` reads, by name."""
+    parts = (model.embeddings, model.encoder)
+    return [{name: type(module) for name, module in part.named_modules()} for part in parts]
 
 
 class _Layers:

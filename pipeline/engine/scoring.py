@@ -25,15 +25,16 @@ from pipeline.engine.tokens import TokenTable, proven
 log = logging.getLogger(__name__)
 
 KEPT_TOKENS = 2**22
-"""Tokens of the pairs that are remembered for another call: 24 bytes each in blocks, 41 and more otherwise."""
+"""Tokens of the pairs that are remembered for another call, pads besides: 24 bytes each, packed for a GPU 41, which is
+memory the GPU reads by itself."""
 
 
 class PairScorer:
     """Logits of (query, passage) pairs under one precision.
 
     Texts stay tokenised between calls, and of pairs that are asked again, up to `KEPT_TOKENS`, the micro-batches stay
-    composed: from the third time on they cost the forward passes alone. Scores do not depend on the token budget
-    beyond rounding.
+    composed: from the third time on they cost hardly more than the forward passes. Scores do not depend on the token
+    budget beyond rounding.
     """
 
     def __init__(self, reranker: Reranker, *, device: torch.device, precision: Precision, token_budget: int) -> None:
@@ -88,7 +89,7 @@ class PairScorer:
         new = [text for text in dict.fromkeys(texts) if text not in self._position]
         if not new:
             return
-        start = len(self._position)
+        start = len(self._table)  # not of positions: an interrupt may have left them behind
         self._table = self._table.extended(TokenTable.build(new, self.reranker.tokenizer, self.reranker.max_length))
         self._position.update((text, start + i) for i, text in enumerate(new))
 

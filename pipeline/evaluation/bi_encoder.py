@@ -23,7 +23,7 @@ class BiEncoderScorer:
         self._embedder = Embedder(folder, cache, device=device.type, bf16=precision is Precision.bf16)
 
     def score(self, pairs: Sequence[tuple[str, str]]) -> npt.NDArray[np.float32]:
-        """Cosine of each pair, shape (pairs,); each distinct text is embedded once."""
+        """Cosine of each pair, shape (pairs,); each distinct query and each distinct passage is embedded once."""
         queries = {text: i for i, text in enumerate(dict.fromkeys(query for query, _ in pairs))}
         passages = {text: i for i, text in enumerate(dict.fromkeys(passage for _, passage in pairs))}
         first = self._embedder.vectors(list(queries), "query").take(slice(None))
