@@ -6,7 +6,11 @@ import ctypes
 import dataclasses
 import io
 import os
+import platform
 import random
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,6 +24,7 @@ from pipeline.core.reproducibility import (
     bf16_unit,
     differences,
     micro_batch_tokens,
+    release_memory,
     repeatable,
     resolve_attention,
     resolve_device,
@@ -215,3 +220,32 @@ def test_memory_is_kept_where_glibc_can_be_told_to_and_nothing_happens_elsewhere
 
         monkeypatch.setattr(ctypes, "CDLL", refuse)
         reuse_memory()
+        release_memory()
+
+
+KEEPING = """
+import torch
+from pipeline.core.reproducibility import release_memory, reuse_memory
+
+def resident():
+    (line,) = [line for line in open("/proc/self/status") if line.startswith("VmRSS")]
+    return int(line.split()[1]) // 1024
+
+reuse_memory()
+before = resident()
+tensors = [torch.ones(2**18) for _ in range(300)]
+del tensors
+kept = resident() - before
+release_memory()
+print(kept, resident() - before)
+"""
+
+
+def test_memory_that_is_kept_is_given_back_when_asked(root: Path) -> None:
+    if platform.libc_ver()[0] != "glibc":
+        pytest.skip("nothing is kept without glibc")
+    command = [sys.executable, "-c", KEEPING]
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    found = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, cwd=root)
+    kept, left = map(int, found.stdout.split())
+    assert kept > 250 and left < 50, "MiB of 300"

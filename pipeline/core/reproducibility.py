@@ -83,6 +83,14 @@ def reuse_memory() -> None:
         mallopt(name, value)
 
 
+def release_memory() -> None:
+    """Give back what `reuse_memory` keeps: between one job and the next, whose tensors are others."""
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+    except (AttributeError, OSError, TypeError):
+        return
+
+
 def rng_state() -> dict[str, torch.Tensor]:
     """States of every generator training draws from, as tensors `torch.load(weights_only=True)` reads back."""
     state = {"torch": torch.get_rng_state()}
