@@ -205,7 +205,7 @@ def test_a_bert_runs_through_the_engine_and_is_pooled_as_the_model_says(
         assert 0 < np.linalg.norm(found - expected) < 1.2 * np.linalg.norm(rounded - expected)
     else:
         np.testing.assert_allclose(found, expected, atol=1e-5)
-    bert = embedder._model[0].model
+    bert = embedder._loaded()[0][0].model
     assert isinstance(bert.forward, FrozenEncoder) == (pooling != "pooler"), "which is not the last layer's output"
     assert (bert.encoder is None) == (pooling != "pooler"), "its matrices are held once"
 

@@ -6,7 +6,7 @@ import ctypes
 import os
 import platform
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -75,20 +75,23 @@ def reuse_memory() -> None:
     A layer's activations are made and freed each micro-batch; without this a fifth of a step on a CPU went into page
     faults. Blocks of 32 MiB and more are given back as before. Elsewhere than on glibc nothing happens.
     """
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError):
-        return
+    mallopt = _of_glibc("mallopt")
     for name, value in ((M_MMAP_THRESHOLD, 2**25), (M_TRIM_THRESHOLD, KEPT_BYTES), (M_TOP_PAD, 2**26)):
         mallopt(name, value)
 
 
 def release_memory() -> None:
     """Give back what `reuse_memory` keeps: between one job and the next, whose tensors are others."""
+    _of_glibc("malloc_trim")(0)
+
+
+def _of_glibc(function: str) -> Callable[..., object]:
+    """A function of its allocator; elsewhere one that does nothing."""
     try:
-        ctypes.CDLL(None).malloc_trim(0)
+        found: Callable[..., object] = getattr(ctypes.CDLL(None), function)
     except (AttributeError, OSError, TypeError):
-        return
+        return lambda *_: None
+    return found
 
 
 def rng_state() -> dict[str, torch.Tensor]:

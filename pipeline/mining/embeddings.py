@@ -96,8 +96,7 @@ class Embedder:
         """
         self._folder, self._cache, self._device, self._bf16 = folder, cache, device, bf16
         self._prompts = {"query": query_prompt, "passage": passage_prompt}
-        self._model: Any = None
-        self._batch = DENSE_BATCH[device]
+        self._model: tuple[Any, int] | None = None
         self._verified: dict[Path, Vectors] = {}
         self._identity = folder_digest(folder)
 
@@ -131,11 +130,10 @@ class Embedder:
         return self._verified[folder]
 
     def _write(self, texts: Sequence[str], side: str, path: Path) -> None:
-        model = self._loaded()
+        model, size = self._loaded()
         # Their own prompts (or none) hold where the configuration gives an empty one.
         encode = model.encode_query if side == "query" else model.encode_document
         header = {"descr": "<f4", "fortran_order": False}
-        size = STATIC_BATCH if type(model[0]).__name__ == "StaticEmbedding" else self._batch
         autocast = torch.autocast(self._device, torch.bfloat16, enabled=self._bf16)
         with path.open("wb") as stream, bar(f"embedding {side} texts", len(texts)) as moving, autocast:
             shape = (len(texts), int(model.get_embedding_dimension()))
@@ -156,7 +154,8 @@ class Embedder:
                 stream.write(vectors.tobytes())
                 moving.advance(len(chunk))
 
-    def _loaded(self) -> Any:
+    def _loaded(self) -> tuple[Any, int]:
+        """The model, and how many texts a forward pass of it takes."""
         if self._model is None:
             # Seconds to import, and BM25 needs none of it.
             from sentence_transformers import SentenceTransformer
@@ -167,24 +166,28 @@ class Embedder:
                 rule = "be a folder sentence-transformers can load"
                 remedy = "Pass another model: mining.path=<folder or hub id>."
                 raise ModelError(must(str(self._folder), rule, f"{type(error).__name__}: {error}", remedy)) from error
-            self._use_engine(model)
-            self._model = model
+            if type(model[0]).__name__ == "StaticEmbedding":
+                size = STATIC_BATCH
+            else:
+                size = ENGINE_BATCH if self._uses_engine(model) else DENSE_BATCH[self._device]
+            self._model = model, size
         return self._model
 
-    def _use_engine(self, model: Any) -> None:
+    def _uses_engine(self, model: Any) -> bool:
         """Let `block_scoring` compute a BERT on a CPU; tokens, prompts, pooling and what follows stay the library's."""
         from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 
         # What stands between the two may read pads, which are zeros here.
         if len(model) < 2 or type(model[0]) is not Transformer or type(model[1]) is not Pooling:
-            return
+            return False
         bert: Any = model[0].model
         ways = [(way["method"], way["method_output_name"]) for way in model[0].modality_config.values()]
-        if all(way == ("forward", "last_hidden_state") for way in ways) and block_scoring.encodes(bert):
-            reuse_memory()
-            bert.forward = block_scoring.FrozenEncoder(bert, torch.bfloat16 if self._bf16 else torch.float32)
-            bert.encoder = bert.pooler = None  # their matrices have been packed, or are not asked
-            self._batch = ENGINE_BATCH
+        if any(way != ("forward", "last_hidden_state") for way in ways) or not block_scoring.encodes(bert):
+            return False
+        reuse_memory()
+        bert.forward = block_scoring.FrozenEncoder(bert, torch.bfloat16 if self._bf16 else torch.float32)
+        bert.encoder = bert.pooler = None  # their matrices have been packed, or are not asked
+        return True
 
     def searcher(self, passages: Sequence[str], subset: Positions | None = None) -> Nearest:
         """Exact search over `passages`, or over those at `subset`, whose indices then count within it."""
