@@ -201,7 +201,7 @@ def _measures(systems: tuple[str, ...], nfcorpus: bool) -> dict[str, Any]:
     nano = [evaluation(name, rank) for name, rank in ranks.items()]
     measures = {"gooaq-dev": evaluation("gooaq-dev", 1.5, systems).measures_json()}
     measures |= {of.set.name: of.measures_json() for of in nano}
-    return {**measures, "NanoBEIR_R100_mean": mean_of(nano, "NanoBEIR_R100_mean")}
+    return {**measures, "NanoBEIR_R100_mean": mean_of([of.scored() for of in nano], "NanoBEIR_R100_mean")}
 
 
 def write(

@@ -21,7 +21,7 @@ from pipeline.core.records import (
     RerankingSet,
 )
 from pipeline.data.trec import read_qrels, read_run, unescape
-from pipeline.evaluation.evaluator import Evaluation, evaluate, mean_of, mean_of_means, write
+from pipeline.evaluation.evaluator import Evaluation, evaluate, mean_of, mean_of_means, read, write
 from pipeline.evaluation.measures import MEASURES, difference
 from pipeline.evaluation.reranking import SystemRankings
 
@@ -177,6 +177,18 @@ def test_queries_without_a_positive_are_left_out_and_counted(caplog: pytest.LogC
         evaluate(reranking_set, {})
 
 
+@pytest.mark.parametrize("identifier", ["q1", "a b", "50%", "", "\t", "%41", "\u2028"])
+def test_what_was_written_is_read_back_to_the_bit(identifier: str, tmp_path: Path) -> None:
+    passages = {"a": "a", "b": "b", "c": "c"}
+    of = RerankingSet("one", {identifier: "q", "r": "r"}, passages, {identifier: ["a", "b", "c"], "r": ["b"]},
+                      {identifier: [2, 1, 0], "r": [2]}, {identifier: {"c": 1}, "r": {"a": 1}})  # fmt: skip
+    rankings = {protocol: {identifier: ["b", "c", "a"], "r": ["b"]} for protocol in PROTOCOLS}
+    done = evaluate(of, {"a rival": rankings, TRAINED: rankings})
+    write(done, tmp_path)
+    assert read(tmp_path, "one") == done.scored()
+    assert json.dumps(read(tmp_path, "one").values) == json.dumps(done.values)  # the order too
+
+
 def test_the_mean_over_sets_weighs_each_alike() -> None:
     first = evaluation(name="one")
     second = evaluate(
@@ -184,7 +196,7 @@ def test_the_mean_over_sets_weighs_each_alike() -> None:
                      {"q": [2, 1], "r": [2, 1]}, {"q": {"b": 1}, "r": {"b": 1}}),
         {TRAINED: {protocol: {"q": ["b", "a"], "r": ["b", "a"]} for protocol in PROTOCOLS}},
     )  # fmt: skip
-    figures = mean_of([first, second], "NanoBEIR_R100_mean")
+    figures = mean_of([first.scored(), second.scored()], "NanoBEIR_R100_mean")
     assert figures["sets"] == ["one", "two"]
     assert figures["queries"] == 6
     assert figures["positives_found"] == (3 / 4 + 1) / 2

@@ -7,6 +7,7 @@ both, and another runs both again with the hub gone.
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -127,6 +128,28 @@ def test_a_second_run_needs_no_hub_and_does_nothing(recipes: Recipes, experiment
     ran = recipes.ran[experiment]
     assert ran.again.status == 0, ran.again.out[-2000:] + ran.again.err[-2000:]
     assert ran.weights_written[0] == ran.weights_written[1]
+
+
+def test_a_lost_judged_set_is_scored_again_alone(recipes: Recipes) -> None:
+    evaluations = recipes.ran["gooaq_bert_tiny"].run / "evaluations"
+
+    def files() -> dict[str, tuple[bytes, int]]:
+        found = (path for path in evaluations.glob("*/*") if path.suffix in (".json", ".tsv", ".trec"))
+        return {path.relative_to(evaluations).as_posix(): (path.read_bytes(), path.stat().st_mtime_ns)
+                for path in found if path.name not in ("emissions.json", "manifest.json")}  # fmt: skip
+
+    before = files()
+    lost = ("NanoBEIR_R100_mean-", "NanoNQ-")
+    for path in evaluations.glob("*"):
+        if path.name.startswith(lost):
+            shutil.rmtree(path)
+    with script_process(recipes.root, HF_TOKEN=TOKEN, HF_HUB_OFFLINE="1") as process:
+        done = train(process, recipes.outputs, "gooaq_bert_tiny")
+    assert done.status == 0, done.err[-2000:]
+    after = files()
+    assert {name: content for name, (content, _) in after.items()} == {name: old for name, (old, _) in before.items()}
+    written = {name for name, (_, at) in after.items() if at != before[name][1]}
+    assert written == {name for name in after if name.startswith(lost)}
 
 
 def test_no_file_of_ours_holds_the_token(recipes: Recipes) -> None:

@@ -112,6 +112,6 @@ def _evaluated(run: Run, systems: dict[str, dict[str, Any]], sets: dict[str, Rer
         add_set(measured, name, found.measures_json())
         measured.base_map[name] = reference_map(sets[name].candidates, {q: sets[name].qrels[q] for q in found.queries})
     if members := nano_names(run.config):
-        add_set(measured, NANO_MEAN, evaluator.mean_of([done[name] for name in members], NANO_MEAN))
+        add_set(measured, NANO_MEAN, evaluator.mean_of([done[name].scored() for name in members], NANO_MEAN))
         measured.base_map[NANO_MEAN] = sum(measured.base_map[name] for name in members) / len(members)
     return measured

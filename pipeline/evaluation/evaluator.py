@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pipeline.core.artifacts import write_json, write_text
+from pipeline.core.artifacts import read_json, write_json, write_text
 from pipeline.core.errors import ConfigError, DataError, must
 from pipeline.core.fingerprint import slug
 from pipeline.core.records import (
@@ -25,7 +25,7 @@ from pipeline.core.records import (
     UNTRAINED,
     RerankingSet,
 )
-from pipeline.data.trec import escape, write_qrels, write_run
+from pipeline.data.trec import escape, unescape, write_qrels, write_run
 from pipeline.evaluation.measures import (
     MEASURES,
     Difference,
@@ -72,7 +72,11 @@ class Evaluation:
 
     def means(self, protocol: str, system: str) -> dict[str, float]:
         """Measure → mean over queries."""
-        return {measure: mean(values) for measure, values in self.values[protocol][system].items()}
+        return _means(self.values[protocol][system])
+
+    def scored(self) -> Scored:
+        """What a mean over sets needs of it."""
+        return Scored(self.set.name, self.values, self.positives_found())
 
     def differences(self, protocol: str, a: str, b: str) -> dict[str, Difference]:
         """Measure → system a minus system b; resamples clusters where the set's queries are grouped."""
@@ -134,6 +138,25 @@ def _protocol_json(
     return result
 
 
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """A set's figures without its texts and rankings."""
+
+    name: str
+    values: Values
+    positives_found: float
+    """As `Evaluation.positives_found`."""
+
+    @property
+    def systems(self) -> list[str]:
+        """In the order shown."""
+        return list(self.values[AS_RETRIEVED])
+
+
+def _means(values: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    return {measure: mean(of) for measure, of in values.items()}
+
+
 def evaluate(
     reranking_set: RerankingSet, systems: Mapping[str, SystemRankings], *, resamples: int = 2000, seed: int = 12
 ) -> Evaluation:
@@ -172,37 +195,37 @@ def evaluate(
     return evaluation
 
 
-def mean_of(evaluations: Sequence[Evaluation], name: str) -> dict[str, Any]:
+def mean_of(sets: Sequence[Scored], name: str) -> dict[str, Any]:
     """The mean over sets of each set's mean (as `NanoBEIR_R100_mean`), in the form of measures.json plus `sets`.
 
     Only systems that every set has are in it. Each set weighs the same whatever its size. The intervals are t
     intervals stratified by set, see `measures.stratified_difference`: they speak of other queries to these sets.
 
     Raises:
-        ValueError: when there is no evaluation.
+        ValueError: when there is no set.
     """
-    if not evaluations:
+    if not sets:
         raise ValueError(f"{name} needs at least one set")
-    systems = [system for system in evaluations[0].systems if all(system in e.systems for e in evaluations)]
+    systems = [system for system in sets[0].systems if all(system in of.systems for of in sets)]
 
     def differences(protocol: str, a: str, b: str) -> dict[str, Difference]:
         return {
             measure: stratified_difference(
-                [(e.values[protocol][a][measure], e.values[protocol][b][measure]) for e in evaluations]
+                [(of.values[protocol][a][measure], of.values[protocol][b][measure]) for of in sets]
             )
             for measure in MEASURES
         }
 
     result: dict[str, Any] = {
         "name": name,
-        "sets": [e.set.name for e in evaluations],
-        "queries": sum(len(e.queries) for e in evaluations),
-        "positives_found": math.fsum(e.positives_found() for e in evaluations) / len(evaluations),
+        "sets": [of.name for of in sets],
+        "queries": sum(len(of.values[AS_RETRIEVED][FIRST_STAGE][MEASURES[0]]) for of in sets),
+        "positives_found": math.fsum(of.positives_found for of in sets) / len(sets),
         "interval": "95 %, t over queries, stratified by set",
         "notes": dict(NOTES),
     }
     for protocol in PROTOCOLS:
-        means = {system: mean_of_means([e.means(protocol, system) for e in evaluations]) for system in systems}
+        means = {system: mean_of_means([_means(of.values[protocol][system]) for of in sets]) for system in systems}
         result[protocol] = _protocol_json(means, partial(differences, protocol))
     return result
 
@@ -240,3 +263,13 @@ def write(evaluation: Evaluation, folder: Path) -> None:
             if system == TRAINED and protocol == AS_RETRIEVED:
                 write_run(folder / "run.trec", run, system)
     write_qrels(folder / "qrels.trec", {query: evaluation.set.qrels[query] for query in queries})
+
+
+def read(folder: Path, name: str) -> Scored:
+    """The figures of set `name` that `write` wrote into a folder, to the last bit."""
+    values: Values = {}
+    for line in (folder / "per_query.tsv").read_text(encoding="utf-8").split("\n")[1:-1]:
+        query, protocol, system, measure, value = line.split("\t")
+        of = values.setdefault(protocol, {}).setdefault(unescape(system), {}).setdefault(measure, {})
+        of[unescape(query)] = float(value)
+    return Scored(name, values, float(read_json(folder / "measures.json")["positives_found"]))

@@ -55,31 +55,28 @@ def evaluation_folder(run: Run, name: str) -> Path:
 
 def evaluate(run: Run) -> dict[str, Path]:
     """Set → folder of its evaluation: every system scored once, from models loaded from disk."""
-    nano = nano_names(run.config)
     folders = {name: evaluation_folder(run, name) for name in final_sets(run)}
-    for name in folders:
-        if name not in nano:
-            with artifacts.locked(folders[name]):
-                if not is_done(folders[name], "evaluate"):
-                    _evaluate_one(run, name, folders[name])
-    if nano:
-        folders[NANO_MEAN] = evaluation_folder(run, NANO_MEAN)
-        with artifacts.locked(folders[NANO_MEAN]):
-            if not is_done(folders[NANO_MEAN], "evaluate") or not all(artifacts.is_complete(folders[n]) for n in nano):
-                members = [_evaluate_one(run, name, folders[name]) for name in nano]
-                with stage(run, folders[NANO_MEAN], evaluation_key(run, NANO_MEAN)) as (work, _):
+    for name, folder in folders.items():
+        with artifacts.locked(folder):
+            if not is_done(folder, "evaluate"):
+                _evaluate_one(run, name, folder)
+    if nano := nano_names(run.config):
+        mean = folders[NANO_MEAN] = evaluation_folder(run, NANO_MEAN)
+        with artifacts.locked(mean):
+            if not is_done(mean, "evaluate"):
+                with stage(run, mean, evaluation_key(run, NANO_MEAN)) as (work, _):
+                    members = [evaluator.read(folders[name], name) for name in nano]
                     artifacts.write_json(work / "measures.json", evaluator.mean_of(members, NANO_MEAN))
     return folders
 
 
-def _evaluate_one(run: Run, name: str, folder: Path) -> evaluator.Evaluation:
+def _evaluate_one(run: Run, name: str, folder: Path) -> None:
     with stage(run, folder, evaluation_key(run, name)) as (work, _):
         reranking_set = evaluation_set(run, name)
         systems = dict(_systems(run, reranking_set))
         found = evaluator.evaluate(reranking_set, systems, resamples=run.config.evaluation.resamples)
         evaluator.write(found, work)
     log.info("%-9s %s in %s", "evaluate", name, shown(folder))
-    return found
 
 
 def _systems(run: Run, reranking_set: RerankingSet) -> Iterator[tuple[str, reranking.SystemRankings]]:
