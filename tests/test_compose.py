@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 JOB = """
-import logging, os, warnings
+import logging, os, sys, warnings
 from pipeline.config.compose import application
 from pipeline.config.schema import Config
 from pipeline.core.errors import DataError, Interrupted
@@ -32,6 +32,7 @@ def main(config: Config) -> None:
             import torch
             torch.empty(2**50)
         case 9: os.kill(os.getpid(), 15)
+        case 14 | 15: log.info("recorded %s", sys.argv[1:])
     log.info("done")
 
 if __name__ == "__main__":
@@ -126,6 +127,12 @@ def test_in_a_multirun_the_other_jobs_go_on(job: Path) -> None:
     assert second == "error: 1 of 3 jobs failed."
     (folder,) = (job.parent / "here" / "logs").iterdir()
     assert sorted(path.parent.name for path in folder.rglob("job.log")) == ["0", "1", "2"]
+
+
+def test_a_job_of_a_multirun_records_a_command_of_its_own(job: Path) -> None:
+    done = call(job, "-m", "seed=14,15", "outputs_dir=here")
+    recorded = [line for line in done.stdout.splitlines() if line.startswith("recorded")]
+    assert recorded == ["recorded ['seed=14', 'outputs_dir=here']", "recorded ['seed=15', 'outputs_dir=here']"]
 
 
 def test_an_interrupted_job_ends_a_multirun(job: Path) -> None:

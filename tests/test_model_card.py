@@ -106,6 +106,19 @@ def test_the_hub_s_reader_finds_every_field(cards: dict[str, str], experiment: s
     }
 
 
+def test_parameters_and_rows_are_those_that_were_used(tmp_path: Path) -> None:
+    evaluation = {**run_facts.CONFIG["evaluation"], "depth": 20}
+    logged = [row for row in run_facts.LOG if row["kind"] == "train"]
+    logged.append({"kind": "evaluation", "step": 20, "epoch": 0.07, "seconds": 1.0,
+                   "evaluation": {"validation": {"map": 0.5, "mrr@10": 0.5, "ndcg@10": 0.5}}})  # fmt: skip
+    facts = run_facts.write(tmp_path, config={**run_facts.CONFIG, "evaluation": evaluation}, log=logged)
+    facts.statistics["given_negatives"] = 3
+    card = render(facts)
+    assert '"rerank_k": 100' in card and '"rerank_k": 20' not in card  # NanoBEIR's lists are cut at 100 whatever asked
+    assert "validation_ndcg@10" in card and "| saved model |" not in card  # no set of the log is reported at the end
+    assert "Its negatives were given or mined" in card
+
+
 def test_emissions_are_grams_in_the_head_and_kg_in_the_body(card: str, facts: Facts) -> None:
     kg = summary(facts)["emissions_kg"]
     impact = ModelCard(card).data.to_dict()["co2_eq_emissions"]

@@ -8,8 +8,9 @@ import pyarrow.parquet as pq
 import pytest
 from hub_fixtures import NANO_SETS, nano_beir
 
+from pipeline.config.learning import NANO_CANDIDATES
 from pipeline.core.errors import DataError
-from pipeline.data.nano_beir import CANDIDATES, read
+from pipeline.data.nano_beir import read
 
 
 @pytest.fixture
@@ -24,7 +25,7 @@ def test_queries_positives_and_candidates_are_the_reference_evaluators(snapshot:
     from sentence_transformers.cross_encoder.evaluation import CrossEncoderNanoBEIREvaluator
 
     short = ["msmarco", "nfcorpus", "nq"]
-    reference = CrossEncoderNanoBEIREvaluator(dataset_names=short, dataset_id=str(snapshot), rerank_k=CANDIDATES)
+    reference = CrossEncoderNanoBEIREvaluator(dataset_names=short, dataset_id=str(snapshot), rerank_k=NANO_CANDIDATES)
     for name, evaluator in zip(NANO_SETS, reference.evaluators, strict=True):
         collection, candidates = read(snapshot, name)
         assert list(candidates) == list(collection.queries) == list(collection.qrels)

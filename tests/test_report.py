@@ -64,7 +64,7 @@ def test_verdicts_speed_energy_and_paths_follow(run: dict[str, object]) -> None:
     text = closing_table(run, 200)  # type: ignore[arg-type]
     assert "gooaq-dev: trained beats the first stage by +" in text
     assert "NanoNQ: trained is below the first stage by " in text
-    assert "2,345.7 pairs/s (578,402 rows, 356.4 s with evaluations)" in text
+    assert "2,345.7 pairs/s (578,402 pairs, 356.4 s with evaluations)" in text
     assert "train: 0.019000 kWh, 0.007600 kg CO2eq (partly measured; grid DEU)" in text
     assert "all stages: 0.022000 kWh, 0.008800 kg CO2eq" in text
     assert f"model    {run['model']}" in text.splitlines()

@@ -14,6 +14,7 @@ from pipeline.config.machine import TrackingConfig, Wandb
 from pipeline.telemetry.tracking import NoTracker, WandbTracker, start
 
 ROOT = Path(__file__).resolve().parents[1]
+SECRET = "correct-horse"
 
 KILLED = """
 import logging, sys, time
@@ -59,7 +60,12 @@ def test_none_is_the_default_and_imports_no_wandb(tmp_path: Path) -> None:
 def offline(tmp_path: Path) -> Path:
     """A folder with one offline run `run-1`, logged to in two pieces as after a resume."""
     for steps in ((0, 1), (1, 2)):
-        tracker = start(TrackingConfig(wandb=Wandb.offline), "run-1", tmp_path, {"seed": 12})
+        tracker = start(
+            TrackingConfig(wandb=Wandb.offline),
+            "run-1",
+            tmp_path,
+            {"path": f"https://me:{SECRET}@host/x", "title": "Docstrings"},
+        )
         for step in steps:
             tracker.log(step, {"loss": 0.5 + step, "dev_ndcg@10": float("nan")})
         assert tracker.finish() is None
@@ -75,6 +81,11 @@ def test_a_resumed_run_keeps_its_id(offline: Path) -> None:
     while not all(b"loss" in path.read_bytes() for path in files) and time.monotonic() < end:
         time.sleep(0.2)
     assert [path.name for path in files if b"loss" not in path.read_bytes()] == []
+    assert all(b"Docstrings" in path.read_bytes() for path in files)
+
+
+def test_no_credential_of_the_configuration_is_written(offline: Path) -> None:
+    assert not [path for path in offline.rglob("*") if path.is_file() and SECRET.encode() in path.read_bytes()]
 
 
 def test_the_command_line_is_not_written(offline: Path) -> None:

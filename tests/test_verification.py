@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -131,7 +132,10 @@ def test_an_unfinished_run_is_not_verified(outputs: Path) -> None:
         verdict(outputs / "absent")
 
 
-def test_rerun_gives_the_same_names_and_the_same_bits(outputs: Path, tmp_path: Path) -> None:
+def test_rerun_gives_the_same_names_and_the_same_bits(
+    outputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["scripts/rerun.py", "manifest=outputs/latest/model"])
     run = (outputs / "latest").resolve()
     again = rerunning.rerun(Rerun(manifest=str(run / "model"), outputs_dir=str(tmp_path / "again")))
     assert again is not None
@@ -141,6 +145,8 @@ def test_rerun_gives_the_same_names_and_the_same_bits(outputs: Path, tmp_path: P
         assert names[0] == names[1] and len(names[0]) == 1
     weights = [(folder / "model" / "model.safetensors").read_bytes() for folder in (run, again)]
     assert weights[0] == weights[1]
+    before, now = (artifacts.read_json(of / "model" / "manifest.json")["provenance"]["command"] for of in (run, again))
+    assert now == [*before, f"outputs_dir={tmp_path / 'again'}"]
 
 
 def test_rerun_of_any_stage_composes_the_recorded_run(outputs: Path) -> None:

@@ -1,6 +1,6 @@
 """Ours and the reference in turn on the same work: ratios pair by pair, and the conditions they were measured under.
 
-Each run is a process of its own (`benchmark_side`); this module decides their order and makes the figures.
+Each run is a process of its own (`side`); this module decides their order and makes the figures.
 """
 
 from __future__ import annotations

@@ -20,14 +20,12 @@ from pipeline.core.artifacts import manifest_of, problems
 from pipeline.core.errors import ArtifactError, ConfigError, HubError, must
 from pipeline.hub.download import LOG_IN, cause_of, status_of
 from pipeline.reporting.comparison import card_of
+from pipeline.reporting.model_card import LATEST
 
 log = logging.getLogger(__name__)
 
 OURS = {"manifest.json", "training.json", "metrics.jsonl", "emissions.json"}
 """Files of a model folder that describe the run; the card says what they hold, and paths of this machine stay here."""
-
-LOCAL_MODEL = "outputs/latest/model"
-"""What the usage of a card that is not published loads."""
 
 
 def push(asked: Publication) -> str:
@@ -81,7 +79,7 @@ def stage_files(run: Path, repo: str, place: Path) -> Path:
     for path in sorted((run / "model").iterdir()):
         if path.is_file() and path.name not in OURS:
             (folder / path.name).symlink_to(path.resolve())
-    card = card_of(run).replace(repr(LOCAL_MODEL), repr(repo))
+    card = card_of(run).replace(repr(LATEST), repr(repo))
     (folder / "README.md").write_text(card, encoding="utf-8")
     return folder
 

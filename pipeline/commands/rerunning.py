@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import shutil
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,9 @@ def rerun(asked: Rerun) -> Path | None:
     if recorded.is_file() and not lock.exists():
         lock.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(recorded, lock)
+    # What is recorded as the command is the run's own: `outputs/latest` in this one will mean another run tomorrow.
+    elsewhere = [] if asked.outputs_dir is None else [f"outputs_dir={asked.outputs_dir}"]
+    sys.argv[:] = [*manifest["provenance"]["command"], *elsewhere]
     run = Run(config)
     key = {"mine": run.mine_key, "train": run.train_key}.get(manifest["artifact"])
     if key is not None and (changed := _changed(manifest["key"], key)):

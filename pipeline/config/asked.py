@@ -97,7 +97,7 @@ class Faults:
 
 @dataclass(kw_only=True)
 class Profile:
-    """The arguments of `scripts/profile.py` beside the configuration's."""
+    """The arguments of `scripts/profiling.py` beside the configuration's."""
 
     steps: int = 5
     """Training steps to look at, after two that are not counted."""

@@ -1,6 +1,6 @@
 """From a command line to a job: compose, parse once, run, and turn every error into one sentence and a status.
 
-The only module beside `config` that knows Hydra. It knows nothing of what a job does.
+With `schema` the only module that knows Hydra. It knows nothing of what a job does.
 """
 
 from __future__ import annotations
@@ -70,6 +70,8 @@ def application(job: Callable[[Config], object]) -> Callable[[], None]:
         _quiet()
         here = HydraConfig.get()
         log_path = Path(here.runtime.output_dir) / f"{here.job.name}.log"
+        if here.mode is RunMode.MULTIRUN:
+            sys.argv[1:] = here.overrides.task  # what is recorded as its command makes this job, not the whole sweep
         try:
             log.info("command: %s", " ".join(here.overrides.task))
             return job(parse(values))

@@ -220,6 +220,9 @@ NANO_BEIR = {
 }
 """Short names of the thirteen NanoBEIR sets and their split names on the hub."""
 
+NANO_CANDIDATES = 100
+"""Depth of their published evaluation: the first 100 of each BM25 list, whatever `evaluation.depth` says."""
+
 
 def nano_beir_name(short: str) -> str:
     """The split name of a NanoBEIR set.

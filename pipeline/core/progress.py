@@ -76,7 +76,7 @@ def duration(seconds: float) -> str:
 
 
 class ConsoleHandler(logging.StreamHandler[TextIO]):
-    """Our own log lines on standard output; `conf/config.yaml` installs it.
+    """Our own log lines on standard output; `conf/hydra/job_logging/plain.yaml` installs it.
 
     It asks for `sys.stdout` at every line: a running bar replaces that stream to print above itself, and a handler
     that kept the first one would write into the bar. What other libraries log goes to the log file alone.

@@ -8,11 +8,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from pipeline.config.learning import NANO_CANDIDATES
 from pipeline.core.errors import DataError, must
 from pipeline.core.records import Collection
-
-CANDIDATES = 100
-"""Depth of the published evaluation: the first 100 of each BM25 list."""
 
 _COLUMNS = {
     "corpus": ("_id", "text"),
@@ -39,7 +37,7 @@ def read(folder: Path, split: str) -> tuple[Collection, dict[str, list[str]]]:
     for query, judged in zip(tables["qrels"]["query-id"], tables["qrels"]["corpus-id"], strict=True):
         positives.setdefault(query, set()).update(judged if isinstance(judged, list) else [judged])
     ranked = dict(zip(tables["bm25"]["query-id"], tables["bm25"]["corpus-ids"], strict=True))
-    candidates = {query: list(ranked[query][:CANDIDATES]) for query in texts if query in ranked}
+    candidates = {query: list(ranked[query][:NANO_CANDIDATES]) for query in texts if query in ranked}
     _must_lead_somewhere(split, passages, texts, positives, ranked, candidates)
     collection = Collection(
         name=split,

@@ -172,6 +172,13 @@ def below_first_stage(measures: Mapping[str, Mapping[str, Any]], measure: str = 
     ]
 
 
+def pairs_seen(training: Mapping[str, Any]) -> int:
+    """Training pairs of all steps, of training.json: the last batch of an epoch may be smaller."""
+    rows, size = int(training["rows"]), int(training["batch_size"])
+    epochs, steps = divmod(int(training["steps"]), -(-rows // size))
+    return epochs * rows + min(steps * size, rows)
+
+
 def pieces(training: Mapping[str, Any]) -> str | None:
     """The time of a training that was interrupted, what was lost and repeated included; None where it was not."""
     processes = training.get("processes", 1)

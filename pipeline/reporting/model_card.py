@@ -6,13 +6,14 @@ references in prose and tables, as escaped Python literals in code. Paths of thi
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
 import jinja2
 from huggingface_hub import EvalResult, ModelCardData
 
-from pipeline.config.learning import NANO_BEIR
+from pipeline.config.learning import NANO_BEIR, NANO_CANDIDATES
 from pipeline.core.markdown import as_json, escape, literal, sample, without_places
 from pipeline.core.records import FIRST_STAGE, POSITIVES_ADDED, PROTOCOLS, TRAINED
 from pipeline.reporting.facts import (
@@ -21,6 +22,7 @@ from pipeline.reporting.facts import (
     Facts,
     below_first_stage,
     fixed_step_protocol,
+    pairs_seen,
     pieces,
     selection,
     selection_sentence,
@@ -31,6 +33,9 @@ from pipeline.reporting.facts import (
 Json = dict[str, Any]
 
 TEMPLATE = "card_template.md.j2"
+
+LATEST = "outputs/latest/model"
+"""Where the card's usage loads the model from, until it has a name on the hub (`commands.publish`)."""
 
 REFERENCE_DEFAULTS: Json = {
     "batch_size": 8,
@@ -126,12 +131,16 @@ def _results(facts: Facts) -> list[EvalResult]:
 def _parameters(facts: Facts, name: str, measures: Mapping[str, Any], protocol: str) -> Json:
     """The evaluator's parameters under the names the reference evaluator has."""
     short = {split: key for key, split in NANO_BEIR.items()}
-    is_dev = name == facts.config["data"]["dev_name"]
+    is_dev, is_nano = name == facts.config["data"]["dev_name"], "sets" in measures or name in short
     return {
         "at_k": 10,
         "always_rerank_positives": protocol == POSITIVES_ADDED,
         "dataset_names": [short.get(member, member) for member in measures.get("sets", [name])],
-        "rerank_k": facts.config["mining"]["dev_depth"] if is_dev else facts.config["evaluation"]["depth"],
+        "rerank_k": facts.config["mining"]["dev_depth"]
+        if is_dev
+        else NANO_CANDIDATES
+        if is_nano
+        else facts.config["evaluation"]["depth"],
     }
 
 
@@ -193,7 +202,8 @@ def _log_table(facts: Facts) -> Json:
         cell(name, facts.measures.get(name, {}).get(fixed_step_protocol(name), {}).get(TRAINED, {}).get("ndcg@10"))
         for name in names
     ]
-    rows.append(["-", "saved model", "-", *final])
+    if set(final) != {"-"}:
+        rows.append(["-", "saved model", "-", *final])
     return {
         "heads": ["Epoch", "Step", "Training Loss", *(f"{name}_ndcg@10" for name in names)],
         "rows": rows,
@@ -235,15 +245,14 @@ def _energy(record: Mapping[str, Any]) -> Json:
     }
 
 
-def render(facts: Facts, repo_id: str | None = None) -> str:
+def render(facts: Facts) -> str:
     """The card's text, YAML head included: the same text for the same facts.
 
     Args:
         facts: the run, with a trained model in every set's figures.
-        repo_id: the model's name on the hub where it has one; usage shows the run's local folder otherwise.
     """
     changed, everything = _hyperparameters(facts)
-    chosen = selection(facts)
+    chosen, command = selection(facts), list(facts.provenance.get("command", []))
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("pipeline.reporting", "."),
         undefined=jinja2.StrictUndefined,
@@ -256,8 +265,8 @@ def render(facts: Facts, repo_id: str | None = None) -> str:
     stages = {name: _energy(record) for name, record in facts.emissions.items()}
     body = environment.get_template(TEMPLATE).render(
         facts=facts,
-        load_from=repo_id or "outputs/latest/model",
-        command=" ".join(without_places(list(facts.provenance.get("command", [])))),
+        load_from=LATEST,
+        command=shlex.join(["python", *without_places(command)]) if command else "",
         git=facts.provenance.get("git", {}),
         hardware=facts.provenance.get("hardware", {}),
         threads=facts.provenance.get("threads", {}),
@@ -267,6 +276,7 @@ def render(facts: Facts, repo_id: str | None = None) -> str:
         below=below_first_stage(facts.measures),
         selected=None if chosen is None else selection_sentence(chosen),
         not_trained=NOT_TRAINED,
+        seen=pairs_seen(facts.training) if facts.is_trained else 0,
         pieces=pieces(facts.training),
         loss=as_json(
             {

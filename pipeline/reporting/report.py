@@ -16,6 +16,7 @@ from pipeline.reporting.facts import (
     MEASURE_NAMES,
     NOT_TRAINED,
     Facts,
+    pairs_seen,
     pieces,
     selection,
     selection_sentence,
@@ -121,8 +122,8 @@ def _lines(summary: Json) -> Iterable[str]:
         yield selection_sentence(summary["selection"])
     yield ""
     if is_trained and summary["pairs_per_second"] is not None:
-        rows, seconds = summary["training"].get("rows"), summary["training_seconds"]
-        yield f"speed    {summary['pairs_per_second']:,.1f} pairs/s ({rows:,} rows, {seconds:,.1f} s with evaluations)"
+        seen, seconds = pairs_seen(summary["training"]), summary["training_seconds"]
+        yield f"speed    {summary['pairs_per_second']:,.1f} pairs/s ({seen:,} pairs, {seconds:,.1f} s with evaluations)"
     if (spent := pieces(summary["training"])) is not None:
         yield f"time     {spent}"
     if summary["training"].get("tracking"):

@@ -33,7 +33,7 @@ def final_sets(run: Run) -> list[str]:
 
 
 def evaluation_set(run: Run, name: str) -> RerankingSet:
-    """A set by name: the dev set, `validation`, a NanoBEIR split, or a folder of `evaluator.collections`."""
+    """A set by name: the dev set, `validation`, a NanoBEIR split, or a folder of `evaluation.collections`."""
     if name == run.config.data.dev_name:
         return storage.read_set(run.mined_folder / "dev")
     if name == VALIDATION:

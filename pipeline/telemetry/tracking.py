@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from pipeline.config.machine import TrackingConfig, Wandb
+from pipeline.core.provenance import masked
 
 log = logging.getLogger(__name__)
 
@@ -127,8 +128,8 @@ def start(config: TrackingConfig, run_id: str, folder: Path, settings: dict[str,
         config: the tracking group.
         run_id: name of the W&B run: letters, digits, `.`, `_`, `-`. The same id continues the same run.
         folder: where W&B keeps its files; made when missing, used by nothing else.
-        settings: the composed configuration as plain data, credentials masked.
+        settings: the composed configuration as plain data; credentials in it are masked.
     """
     if config.wandb is Wandb.none:
         return NoTracker()
-    return WandbTracker(config, run_id, folder, settings)
+    return WandbTracker(config, run_id, folder, masked(settings))
