@@ -19,6 +19,7 @@ from pipeline.core.records import (
     TRAINED,
     UNTRAINED,
     RerankingSet,
+    fold,
 )
 from pipeline.data.trec import read_qrels, read_run, unescape
 from pipeline.evaluation.evaluator import Evaluation, evaluate, mean_of, mean_of_means, read, write
@@ -175,6 +176,13 @@ def test_queries_without_a_positive_are_left_out_and_counted(caplog: pytest.LogC
     reranking_set.qrels = {"q5": {"a": 0}}
     with pytest.raises(DataError, match="have a query with a positive"):
         evaluate(reranking_set, {})
+
+
+def test_queries_that_were_trained_on_are_counted() -> None:
+    texts = list(made().queries.values())
+    done = evaluate(made(), {TRAINED: system("bac")}, questions={fold(f" {texts[0].upper()} "), "other"})
+    assert done.measures_json()["queries_trained_on"] == 1
+    assert evaluate(made(), {TRAINED: system("bac")}).measures_json()["queries_trained_on"] == 0
 
 
 @pytest.mark.parametrize("identifier", ["q1", "a b", "50%", "", "\t", "%41", "\u2028"])

@@ -56,6 +56,12 @@ def test_the_verdict_follows_the_interval(figures: tuple[float, float, float], s
     assert verdict("dev", _set(*figures))[0] == sentence
 
 
+def test_queries_that_were_trained_on_are_said() -> None:
+    sentences = verdict("dev", {**_set(0.012, 0.031, 0.05), "queries_trained_on": 3})
+    assert sentences[1:] == ["dev: 3 of its 800 queries are training questions too, which flatters trained."]
+    assert len(verdict("dev", {**_set(0.012, 0.031, 0.05), "queries_trained_on": 0})) == 1
+
+
 def test_a_rival_that_wins_is_said() -> None:
     sentences = verdict("dev", _set(0.012, 0.031, 0.05, rival=0.451))
     assert sentences[1] == (

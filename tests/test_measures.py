@@ -305,13 +305,31 @@ def test_where_nothing_can_be_estimated_the_answer_is_stated(groups: dict[str, s
         difference({}, {}, groups)
 
 
+@pytest.mark.parametrize("differ", [1, 2])
+def test_systems_that_differ_in_hardly_any_cluster_have_a_finite_interval(differ: int) -> None:
+    b = {f"q{number:03}": 0.5 for number in range(800)}
+    a = {
+        query: value + 0.08 * (number < 3 * differ and number % 3 == 0)
+        for number, (query, value) in enumerate(b.items())
+    }
+    found = difference(a, b, {query: str(number // 3) for number, query in enumerate(b)})
+    # Each of the `differ` clusters carries 0.08 of the sum; Student's t with as many degrees of freedom (12.7 and 4.3).
+    half = stats.t.ppf(0.975, differ) * 0.08 * math.sqrt(differ) / 800
+    assert found.mean == pytest.approx(differ * 0.08 / 800)
+    assert (found.low, found.high) == pytest.approx((found.mean - half, found.mean + half), rel=0.03)
+    assert found.p == pytest.approx(2 * stats.t.sf(math.sqrt(differ), differ), rel=0.02)
+
+
 def test_few_or_equal_clusters_give_finite_figures() -> None:
     a, b = {"q1": 0.9, "q2": 0.1, "q3": 0.4}, {"q1": 0.1, "q2": 0.2, "q3": 0.4}
     together = difference(a, b, dict.fromkeys(a, "one"))
     assert together.as_json() == pytest.approx({"mean": 0.7 / 3, "low": -1, "high": 1, "p": 1})
     two = difference(a, b, GROUPED)
-    assert (two.low, two.high) == (-1.0, 1.0)  # half of all draws hold one cluster twice: nothing to learn
-    assert 0.4 < two.p <= 1
+    # Half of all draws hold one cluster twice. q1 and q2 differ by 0.8 and -0.1, q3 not: means of one of two and
+    # one of one, residuals 0.7 / 3 and its opposite; Student's t with one degree of freedom is Cauchy's.
+    assert (two.low, two.high) == (-1.0, 1.0)
+    t = two.mean / (math.sqrt(2 * (0.7 / 3) ** 2) / 3 * math.sqrt(2))
+    assert two.p == pytest.approx(1 - 2 * math.atan(t) / math.pi)
     # Each cluster's mean is the same while its queries differ: no spread between clusters at all.
     level = difference(
         {"q1": 0.5, "q2": 0.0, "q3": 0.5, "q4": 0.0},

@@ -14,7 +14,16 @@ from pipeline.core.errors import DataError, NumericsError
 from pipeline.core.records import AS_RETRIEVED, POSITIVES_ADDED, Collection, RerankingSet
 from pipeline.data.trec import read_beir
 from pipeline.evaluation.measures import MEASURES
-from pipeline.evaluation.reranking import collection_set, first_stage, fuse, pool_pairs, quick, rerank, run_candidates
+from pipeline.evaluation.reranking import (
+    collection_set,
+    first_stage,
+    fuse,
+    pool_pairs,
+    quick,
+    rerank,
+    run_candidates,
+    themselves,
+)
 
 COLLECTIONS = Path(__file__).resolve().parents[2] / "shared" / "data" / "collections"
 
@@ -151,3 +160,18 @@ def test_a_public_collection_becomes_a_set() -> None:
 
     assert len(expected) == 12334
     assert quick(made, Oracle()) == pytest.approx(dict.fromkeys(MEASURES, 1.0), abs=1e-12)
+
+
+def test_a_query_that_is_a_passage_is_no_candidate_of_its_own() -> None:
+    collection = Collection(
+        "c",
+        queries={"1": "Cats  purr", "2": "dogs bark", "3": "birds sing", "4": "fish swim"},
+        passages={"1": "Title cats purr", "2": "something else", "3": "birds sing", "5": "other"},
+        qrels={"1": {"5": 1}, "2": {"5": 1}, "3": {"3": 1}},
+    )
+    # 2 has a passage's id by chance, 3 is judged relevant to itself, 4 is no passage.
+    assert themselves(collection) == {"1"}
+    run = {"1": {"1": 9.0, "5": 1.0, "2": 2.0}, "2": {"2": 3.0, "1": 4.0}}
+    candidates, scores = run_candidates(run, 2, themselves(collection))
+    assert candidates == {"1": ["2", "5"], "2": ["1", "2"]}
+    assert scores == {"1": [2.0, 1.0], "2": [4.0, 3.0]}

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.mining.retrieval import K1, B, Bm25, ImportedRun, bm25_candidates
+from pipeline.mining.retrieval import K1, B, Bm25, ImportedRun, bm25_run
 
 PASSAGES = [
     "The cat sat with other cats on the mat",
@@ -56,12 +56,12 @@ def test_scores_are_lucenes_formula_over_stems() -> None:
     np.testing.assert_allclose(found.scores[1][:4], [expected[index] for index in (2, 0, 1, 5)], rtol=1e-6)
 
 
-def test_candidates_carry_the_collections_ids() -> None:
+def test_a_run_carries_the_collections_ids() -> None:
     passages = dict(zip("uvwxyz", PASSAGES, strict=True))
-    candidates, scores = bm25_candidates({"q2": "cats", "q1": "barking", "q3": "?"}, passages, 2)
-    assert candidates == {"q2": ["u", "w"], "q1": ["v", "z"], "q3": []}
-    assert list(candidates) == ["q2", "q1", "q3"]
-    assert scores["q1"][0] == scores["q1"][1] > 0
+    run = bm25_run({"q2": "cats", "q1": "barking", "q3": "?"}, passages, 2)
+    assert {query: list(found) for query, found in run.items()} == {"q2": ["u", "w"], "q1": ["v", "z"], "q3": []}
+    assert list(run) == ["q2", "q1", "q3"]
+    assert run["q1"]["v"] == run["q1"]["z"] > 0
 
 
 @pytest.mark.parametrize("passages", [[], ["", "the"]], ids=["none", "blank"])
@@ -92,12 +92,13 @@ def test_ndcg_is_the_published_one(name: str, expected: float) -> None:
     import ir_measures
 
     from pipeline.data.trec import read_beir
+    from pipeline.evaluation.reranking import run_candidates
 
     folder = Path(__file__).resolve().parents[2] / "shared" / "data" / "collections" / name
     if not folder.is_dir():
         pytest.skip("the shared collections are not beside this checkout")
     collection = read_beir(folder)
-    candidates, _ = bm25_candidates(collection.queries, collection.passages, 100)
+    candidates, _ = run_candidates(bm25_run(collection.queries, collection.passages, 100), 100)
     run = {query: {p: -float(rank) for rank, p in enumerate(ranked)} for query, ranked in candidates.items()}
     measured = ir_measures.calc_aggregate([ir_measures.nDCG @ 10], collection.qrels, run)
     assert measured[ir_measures.nDCG @ 10] == pytest.approx(expected, abs=0.0006)

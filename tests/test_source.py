@@ -385,6 +385,17 @@ def test_own_dev_file_and_corpus(jsonl: Path) -> None:
     }
 
 
+def test_validation_holds_no_question_of_the_dev_file(jsonl: Path) -> None:
+    shared = [{"question": row["question"].upper(), "answer": row["answer"]} for row in rows_of(60)]
+    new = [{"question": f"new {i}", "answer": f"New {i}."} for i in range(30)]
+    dev = write_jsonl(jsonl.parent / "dev.jsonl", shared + new)
+    split = loaded(jsonl, dev_path=str(dev), validation_queries=20)
+    assert split.validation is not None and len(split.validation) == 20
+    asked = {fold(question) for question in split.dev.questions}
+    assert not asked & {fold(question) for question in split.validation.questions}
+    assert asked & {fold(question) for question in split.train.questions}  # mining drops or counts these
+
+
 def test_a_dev_file_that_is_trained_on_is_refused(jsonl: Path) -> None:
     part = [{**row, "question": row["question"].upper()} for row in rows_of(40)]
     same = write_jsonl(jsonl.parent / "dev.jsonl", part)
@@ -419,6 +430,22 @@ def test_beir_folder(tmp_path: Path) -> None:
         "path/qrels/test.tsv",
         "path/queries.jsonl",
     ]
+
+
+def test_a_beir_folder_is_trained_on_its_train_judgements_and_its_test_ones_are_a_dev_file(tmp_path: Path) -> None:
+    (tmp_path / "qrels").mkdir()
+    write_jsonl(tmp_path / "queries.jsonl", [{"_id": f"q{i}", "text": f"query {i}"} for i in range(150)])
+    write_jsonl(tmp_path / "corpus.jsonl", [{"_id": f"d{i}", "text": f"text {i}"} for i in range(150)])
+    for name, numbers in (("test", range(120, 150)), ("train", range(120))):
+        judged = "".join(f"q{i}\td{i}\t{1 + (i % 3 == 0)}\n" for i in numbers)
+        (tmp_path / "qrels" / f"{name}.tsv").write_text("query-id\tcorpus-id\tscore\n" + judged)
+    assert {int(q.split()[1]) for q in loaded(tmp_path, format=Format.beir).train.questions} < set(range(120))
+    section = {"format": Format.beir, "dev_path": str(tmp_path)}
+    split = loaded(tmp_path, **section)
+    assert split.dev.questions == [f"query {i}" for i in range(120, 150)] and len(split.train) == 120
+    assert split.dev.labels == [1.0 + (i % 3 == 0) for i in range(120, 150)]  # grades are kept
+    digests = content_digest(config(tmp_path, **section), source=None, cache=tmp_path)
+    assert {"path/qrels/train.tsv", "dev_path/qrels/test.tsv"} < digests.keys()
 
 
 # The split's promises
@@ -516,6 +543,23 @@ def test_hub_rows_are_split_as_datasets_does(hub_folder: Path, tmp_path: Path) -
         list(expected["test"]["answer"]),
     )
     assert content_digest(section, source=hub_folder, cache=tmp_path) == {}
+
+
+def test_every_hub_row_of_a_held_out_question_judges_it(tmp_path: Path) -> None:
+    folder = tmp_path / "snapshot"
+    folder.mkdir()
+    rows = [{"question": f"question {i // 2}", "answer": f"Answer {i}."} for i in range(400)]
+    rows[0]["answer"] = " "
+    pq.write_table(pa.Table.from_pylist(rows), folder / "train.parquet")
+    section = config("some/set", source=Source.hub, rows=None, dev_queries=40, validation_queries=20)
+    split = load(section, source=folder, cache=tmp_path / "cache")
+    assert split.validation is not None
+    parts = [set(part.questions) for part in (split.train, split.dev, split.validation)]
+    assert sum(map(len, parts)) == len(set.union(*parts)) == 200
+    assert 20 < len(parts[1]) <= 40 and 10 < len(parts[2]) <= 20
+    assert sorted(pairs(split.train) + pairs(split.dev) + pairs(split.validation)) == sorted(
+        (row["question"], row["answer"]) for row in rows[1:]
+    )
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from pipeline.config.asked import Verification
 from pipeline.config.schema import parse, register
 from pipeline.core import artifacts
 from pipeline.core.errors import ModelError
+from pipeline.data import storage
 from pipeline.engine import checkpoints
 from pipeline.engine.modeling import own_max_length
 from pipeline.stages.logs import MetricsLog
@@ -126,7 +127,8 @@ def test_runtime_and_tracking_are_no_part_of_a_name(outputs: Path, first: Path) 
 def test_a_set_added_to_the_evaluation_does_not_retrain(outputs: Path, first: Path, tmp_path: Path) -> None:
     collection = tmp_path / "tiny-beir"
     (collection / "qrels").mkdir(parents=True)
-    pairs = sentences(25)
+    trained_on = storage.read_rows(only(outputs, "mined/*/train").parent).questions
+    pairs = [(trained_on[0].upper(), f"About {trained_on[0]}."), *sentences(24)]
     lines = [json.dumps({"_id": f"d{i}", "title": "", "text": text}) for i, (_, text) in enumerate(pairs)]
     (collection / "corpus.jsonl").write_text("\n".join(lines) + "\n")
     lines = [json.dumps({"_id": f"q{i}", "text": text}) for i, (text, _) in enumerate(pairs[:8])]
@@ -145,6 +147,8 @@ def test_a_set_added_to_the_evaluation_does_not_retrain(outputs: Path, first: Pa
     assert set(summary(first)["measures"]) == {"dev", "tiny-beir"}
     run_lines = only(first, "evaluations/tiny-beir-*/run.trec").read_text().splitlines()
     assert len({line.split()[0] for line in run_lines}) == 8
+    assert summary(first)["measures"]["tiny-beir"]["queries_trained_on"] == 1
+    assert "tiny-beir: 1 of its 8 queries are training questions too" in (first / "README.md").read_text()
 
     # The set's content is part of its name: another judgement, another evaluation; the run without it, as it was.
     (collection / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\n" + judged.replace("q7\td7", "q7\td1"))

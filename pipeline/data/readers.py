@@ -9,7 +9,7 @@ import json
 import logging
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from pipeline.config.data import DataConfig, Format
 from pipeline.core.errors import DataError, must
 from pipeline.core.records import PairRows
 from pipeline.data.tables import Record, csv_records, hub_records, parquet_records
-from pipeline.data.trec import json_objects, read_beir
+from pipeline.data.trec import TRAIN_QRELS_FILES, json_objects, read_beir
 
 log = logging.getLogger(__name__)
 
@@ -128,14 +128,16 @@ class _Builder:
         return kept
 
 
-def read(path: Path, config: DataConfig) -> Source:
+def read(path: Path, config: DataConfig, qrels_files: Sequence[str] = TRAIN_QRELS_FILES) -> Source:
     """Rows of a file (by its suffix) or of a BEIR folder, the first `data.rows` of them.
+
+    A folder's judgements are the first of `qrels_files`.
 
     Raises:
         DataError: in one sentence, for whatever keeps the rows from being read.
     """
     if config.format is Format.beir:
-        return _beir(path, config)
+        return _beir(path, config, qrels_files)
     if path.is_dir():
         remedy = "Name one file, or pass data.format=beir for a folder in the BEIR layout."
         raise DataError(must(str(path), "be a file", "a folder", remedy))
@@ -188,22 +190,25 @@ def read_hub(folder: Path, config: DataConfig, cache: Path) -> Source:
     return _gather(records, _Builder(config, source, from_text=False), source, config)
 
 
-def _beir(folder: Path, config: DataConfig) -> Source:
+def _beir(folder: Path, config: DataConfig, qrels_files: Sequence[str]) -> Source:
     """Judged positives of a BEIR folder as rows, query by query; the collection's passages as the corpus."""
-    collection = read_beir(folder)
-    rows = PairRows([], [], [], question_ids=[])
+    collection = read_beir(folder, files=qrels_files)
+    rows, grades = PairRows([], [], [], question_ids=[]), list[float]()
     for query, text in collection.queries.items():
         for passage, grade in collection.qrels.get(query, {}).items():
             if grade >= config.positive_threshold:
                 rows.questions.append(text)
                 rows.answers.append(collection.passages[passage])
                 rows.lines.append(len(rows.lines) + 1)
+                grades.append(float(grade))
                 assert rows.question_ids is not None
                 rows.question_ids.append(query)
     if not len(rows):
         remedy = "Lower data.positive_threshold."
         rule = f"judge a passage at least data.positive_threshold={config.positive_threshold:g}"
         raise DataError(must(str(folder), rule, "none", remedy))
+    if any(grade != 1.0 for grade in grades):
+        rows.labels = grades  # a dev set keeps them; where a grade is above 1, training takes them as positive or not
     first: dict[str, str] = {}
     for passage, text in collection.passages.items():
         first.setdefault(text, passage)

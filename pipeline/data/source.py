@@ -19,8 +19,8 @@ from pipeline.core.fingerprint import file_digest
 from pipeline.core.records import PairRows, Split, fold
 from pipeline.data.packaged_docs import extract
 from pipeline.data.readers import Source, read, read_corpus, read_hub
-from pipeline.data.splitting import Held, hold_out, hold_out_rows, subset
-from pipeline.data.trec import QRELS_FILES
+from pipeline.data.splitting import Held, hold_out, hold_out_rows, subset, whole_questions
+from pipeline.data.trec import QRELS_FILES, TRAIN_QRELS_FILES
 
 log = logging.getLogger(__name__)
 
@@ -112,7 +112,8 @@ def content_digest(
 def _digests(key: str, path: Path, config: DataConfig) -> dict[str, str]:
     if config.format is not Format.beir:
         return {key: _file_digest(path, key)}
-    judgements = next((name for name in QRELS_FILES if (path / name).is_file()), QRELS_FILES[0])
+    names = QRELS_FILES if key == "dev_path" else TRAIN_QRELS_FILES
+    judgements = next((name for name in names if (path / name).is_file()), names[0])
     return {f"{key}/{name}": _file_digest(path / name, key) for name in ("queries.jsonl", "corpus.jsonl", judgements)}
 
 
@@ -166,7 +167,7 @@ def _split(
     surplus: list[PairRows] = []
     dropped = {name: Counter[str]() for name in ("train", "dev", "validation")}
     if config.dev_path is not None:
-        other = read(Path(config.dev_path), replace(config, rows=None))
+        other = read(Path(config.dev_path), replace(config, rows=None), QRELS_FILES)
         train, dev = rows, other.rows
         questions = len(_usable_questions(dev, config.positive_threshold))
         if questions < FEWEST_DEV_QUESTIONS:
@@ -181,7 +182,9 @@ def _split(
         dropped["train"].update(held.dropped)
     parts = {"train": train, "dev": dev}
     if config.validation_queries:
-        usable = _usable_questions(train, config.positive_threshold)
+        # A dev file's questions may be in train too: dropped there as leaks, they must not choose a checkpoint either.
+        asked = {fold(question) for question in dev.questions}
+        usable = {q: None for q in _usable_questions(train, config.positive_threshold) if q not in asked}
         size = _held_out_size("data.validation_queries", config.validation_queries, len(usable))
         held = _hold_out(config, train, size, usable, salt=1)
         surplus.append(train.take(held.surplus))
@@ -201,7 +204,8 @@ def _held_out_size(key: str, wish: int, questions: int) -> int:
 def _hold_out(config: DataConfig, rows: PairRows, size: int, usable: dict[str, None], *, salt: int) -> Held:
     """Rows to hold out; `salt` tells the validation draw from the dev draw."""
     if config.source is settings.Source.hub:
-        return hold_out_rows(len(rows), size, seed=config.split_seed)
+        drawn = hold_out_rows(len(rows), size, seed=config.split_seed)
+        return whole_questions(drawn, rows, usable) if config.dedupe else drawn  # not: as the published recipe has it
     seed: int | list[int] = config.split_seed if not salt else [config.split_seed, salt]
     return hold_out(rows, size, usable=usable, seed=seed, per_group=config.queries_per_group)
 

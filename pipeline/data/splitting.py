@@ -1,6 +1,7 @@
 """Which rows are held out: by question, by group, or as `datasets` does it. Seeded; knows nothing of files.
 
-Rows of one question (folded for case and white space) always go to one side; so do rows of one group.
+Rows of one question (folded for case and white space) go to one side, but for a published split by rows; so do rows of
+one group.
 """
 
 from __future__ import annotations
@@ -109,3 +110,11 @@ def hold_out_rows(rows: int, count: int, *, seed: int) -> Held:
 
     parts = datasets.Dataset.from_dict({"row": list(range(rows))}).train_test_split(test_size=count, seed=seed)
     return Held(list(parts["test"]["row"]), list(parts["train"]["row"]), {})
+
+
+def whole_questions(drawn: Held, rows: PairRows, usable: Collection[str]) -> Held:
+    """A draw of rows made one of whole questions: every row of one that is held out judges it. None but `usable`."""
+    questions = [fold(question) for question in rows.questions]
+    chosen = {questions[row] for row in drawn.held if questions[row] in usable}
+    held = [row for row in (*drawn.held, *drawn.rest) if questions[row] in chosen]
+    return Held(held, [row for row in (*drawn.rest, *drawn.held) if questions[row] not in chosen], drawn.dropped)

@@ -65,11 +65,20 @@ def count_questions(folder: Path) -> int:
     return int(pq.read_metadata(folder / "train" / "questions.parquet").num_rows)
 
 
+def questions(folder: Path) -> Iterator[list[str]]:
+    """The training questions in chunks."""
+    return _in_chunks(folder / "train" / "questions.parquet")
+
+
 def texts(folder: Path) -> Iterator[list[str]]:
     """The training texts in chunks: every question, then every passage."""
-    for name in ("questions", "passages"):
-        for batch in pq.ParquetFile(folder / "train" / f"{name}.parquet").iter_batches(batch_size=CHUNK):
-            yield batch.column(0).to_pylist()
+    yield from questions(folder)
+    yield from _in_chunks(folder / "train" / "passages.parquet")
+
+
+def _in_chunks(path: Path) -> Iterator[list[str]]:
+    for batch in pq.ParquetFile(path).iter_batches(batch_size=CHUNK):
+        yield batch.column(0).to_pylist()
 
 
 def write_set(folder: Path, reranking: RerankingSet) -> None:

@@ -28,6 +28,9 @@ EMPTY_ID = "%"
 QRELS_FILES = ("qrels/test.tsv", "qrels/dev.tsv", "qrels/train.tsv", "qrels.tsv")
 """Where a BEIR folder may keep its judgements; the first that exists is read, and said."""
 
+TRAIN_QRELS_FILES = ("qrels/train.tsv", "qrels/dev.tsv", "qrels/test.tsv", "qrels.tsv")
+"""The same of a folder that is trained on: what others report on is taken last."""
+
 Grade = TypeVar("Grade", int, float)
 
 _ESCAPES = re.compile(r"(?:%[0-9A-Fa-f]{2})+")
@@ -206,16 +209,17 @@ def _judge(qrels: Qrels, query: str, passage: str, column: str, thing: str) -> N
         raise DataError(must(thing, "give a passage one grade", got, "Delete one of the two lines."))
 
 
-def read_beir(folder: Path, name: str | None = None) -> Collection:
+def read_beir(folder: Path, name: str | None = None, files: Sequence[str] = QRELS_FILES) -> Collection:
     """A judged collection in the BEIR layout: `queries.jsonl`, `corpus.jsonl`, `qrels/test.tsv`, maybe `run.trec`.
 
     A passage is its title and its text joined by a space, outer white space cut. Judgements come from the first of
-    `QRELS_FILES`. Judgements and ranked passages of ids the collection lacks are dropped, and queries of blank text
+    `files`. Judgements and ranked passages of ids the collection lacks are dropped, and queries of blank text
     with them; how many is logged. Queries without a judgement stay. Blank passages stay: they are the collection's own.
 
     Args:
         folder: The collection's folder.
         name: The name it goes by in reports; the folder's own without it.
+        files: Where its judgements may stand, below the folder.
 
     Raises:
         DataError: naming file, line, key and remedy: a missing or broken file, an id twice, or nothing left to judge.
@@ -232,9 +236,9 @@ def read_beir(folder: Path, name: str | None = None) -> Collection:
     empty = sum(not text.strip() for text in passages.values())
     if empty:
         log.warning("%s: %d passages have neither title nor text; kept", folder / "corpus.jsonl", empty)
-    judgements = next((folder / file for file in QRELS_FILES if (folder / file).is_file()), None)
+    judgements = next((folder / file for file in files if (folder / file).is_file()), None)
     if judgements is None:
-        raise DataError(must(str(folder), f"hold one of {', '.join(QRELS_FILES)}", "none of them", "Add judgements."))
+        raise DataError(must(str(folder), f"hold one of {', '.join(files)}", "none of them", "Add judgements."))
     qrels = _known_only(_read_beir_qrels(judgements), queries, passages, judgements, "judgements")
     if not any(grade > 0 for grades in qrels.values() for grade in grades.values()):
         remedy = "Judge at least one passage 1 or more."

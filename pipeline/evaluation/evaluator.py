@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -24,6 +24,7 @@ from pipeline.core.records import (
     TRAINED,
     UNTRAINED,
     RerankingSet,
+    fold,
 )
 from pipeline.data.trec import escape, unescape, write_qrels, write_run
 from pipeline.evaluation.measures import (
@@ -63,6 +64,8 @@ class Evaluation:
     """first_stage, untrained, rivals in the caller's order, trained; whichever there are."""
     resamples: int = 2000
     seed: int = 12
+    trained_on: int = 0
+    """Queries that count whose text is a training question's."""
     values: Values = field(default_factory=dict)
 
     @property
@@ -98,7 +101,8 @@ class Evaluation:
     def measures_json(self) -> dict[str, Any]:
         """The content of measures.json, which summary.json repeats under the set's name.
 
-        `queries`, `groups` (None where queries are independent), `positives_found`, `interval` (in words), `notes`
+        `queries`, `groups` (None where queries are independent), `positives_found`, `queries_trained_on` (how many are
+        training questions too), `interval` (in words), `notes`
         (protocol → sentence), then for each protocol: system → measure → mean; `difference` (trained minus first
         stage) → measure → {mean, low, high, p}; `differences` → system → the same, that system minus the first stage;
         `trained_minus` → system → the same, trained minus that system, the first stage left out.
@@ -109,6 +113,7 @@ class Evaluation:
             "queries": len(self.queries),
             "groups": clusters,
             "positives_found": self.positives_found(),
+            "queries_trained_on": self.trained_on,
             "interval": "95 %, paired t over queries"
             if clusters is None
             else f"95 %, studentised bootstrap over {clusters} groups of queries, {self.resamples} draws",
@@ -158,7 +163,11 @@ def _means(values: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
 
 
 def evaluate(
-    reranking_set: RerankingSet, systems: Mapping[str, SystemRankings], *, resamples: int = 2000, seed: int = 12
+    reranking_set: RerankingSet,
+    systems: Mapping[str, SystemRankings],
+    *,
+    resamples: int = 2000,
+    questions: Container[str] = (),
 ) -> Evaluation:
     """Measure systems on a set, the first stage always with them.
 
@@ -166,7 +175,7 @@ def evaluate(
         reranking_set: The set; queries without a positive are left out, which is logged.
         systems: Name → rankings; `untrained` and `trained` take their places, rivals keep the order given.
         resamples: Bootstrap draws where the set's queries are grouped.
-        seed: Seed of the draws.
+        questions: What was trained on, folded, to count the queries among it.
 
     Raises:
         ConfigError: when a rival's name is one the report needs, or two names give one file name.
@@ -187,7 +196,8 @@ def evaluate(
             got, remedy = f"{name!r} beside {ordered}", "Rename the rival's folder."
             raise ConfigError(must("Names in evaluation.rivals", "be distinct and not the report's own", got, remedy))
         files[slug(name)] = name
-    evaluation = Evaluation(reranking_set, {name: named[name] for name in ordered}, resamples, seed)
+    evaluation = Evaluation(reranking_set, {name: named[name] for name in ordered}, resamples)
+    evaluation.trained_on = sum(fold(reranking_set.queries[query]) in questions for query in counted)
     for protocol in PROTOCOLS:
         evaluation.values[protocol] = {
             name: per_query(rankings[protocol], reranking_set.qrels) for name, rankings in evaluation.systems.items()

@@ -150,7 +150,12 @@ def _by_cluster(
     cluster-robust standard error of a mean over queries. The interval is mean ± q·se, q the 95 % quantile of t*, and p
     the share of draws with t* at least |mean| / se, so that interval and p agree. In simulations with skewed cluster
     sizes this held 93 to 96 % coverage from 5 to 150 clusters, where percentile and BCa intervals fell to 82 % and 90 %
-    at 5 and 20.
+    at 5 and 20; where the difference itself grows with a cluster's size, 91 % at 20 clusters and 92 % at 60.
+
+    A draw without spread (of one cluster, or of none that differs) has an infinite t*. Where that decides the quantile
+    (hardly any cluster differs, or there are fewer than four), the interval is Student's, its degrees of freedom the
+    number of clusters that carry the variance, (sum r²)² / sum r⁴ over their residuals, at most one less than there
+    are: 95 to 98 % in simulations with 2 to 4 clusters, and with 0.4 to 3 % of 100 and 267 that differ.
     """
     names = {name: number for number, name in enumerate(dict.fromkeys(clusters))}
     index = np.array([names[name] for name in clusters])
@@ -168,15 +173,24 @@ def _by_cluster(
     error = float(estimate(np.ones((1, size)))[1][0])
     draws = np.random.default_rng(seed).multinomial(size, np.full(size, 1 / size), size=resamples).astype(np.float64)
     drawn, drawn_errors = estimate(draws)
-    # A draw of one cluster only has no spread: its t is infinite, which widens the interval rather than narrowing it.
     degenerate = drawn_errors <= 1e-12 * max(error, 1e-300)
     t = np.abs(drawn - average) / np.where(degenerate, 1.0, drawn_errors)
     t = np.sort(np.where(degenerate, np.inf, t))
     quantile = float(t[min(math.ceil(CONFIDENCE * (resamples + 1)), resamples) - 1])
+    if error > 0 and math.isinf(quantile):
+        return _by_few_clusters(sums - average * counts, average, error * math.sqrt(size / (size - 1)))
     reached = np.count_nonzero(t >= abs(average) / error) if error > 0 else 0
     half = quantile * error if error > 0 else 0.0
-    low, high = (average - half, average + half) if math.isfinite(half) else (-1.0, 1.0)
-    return Difference(average, low, high, (1 + int(reached)) / (1 + resamples))
+    return Difference(average, average - half, average + half, (1 + int(reached)) / (1 + resamples))
+
+
+def _by_few_clusters(residuals: npt.NDArray[np.float64], average: float, error: float) -> Difference:
+    """Student's interval, cut to what is possible, with as many degrees of freedom as clusters carry the variance."""
+    squares = residuals**2
+    freedom = max(1.0, min(len(squares) - 1.0, math.fsum(squares) ** 2 / math.fsum(squares**2)))
+    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom)) * error
+    p = float(2 * stats.t.sf(abs(average) / error, freedom))
+    return Difference(average, max(-1.0, average - half), min(1.0, average + half), p)
 
 
 def stratified_difference(pairs: Sequence[tuple[Mapping[str, float], Mapping[str, float]]]) -> Difference:

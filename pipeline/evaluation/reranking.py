@@ -6,14 +6,14 @@ Knows nothing of models (a `Scorer` gives logits), of measures' meaning beyond a
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.core.errors import DataError, NumericsError, must
-from pipeline.core.records import AS_RETRIEVED, POSITIVES_ADDED, PROTOCOLS, Collection, RerankingSet, Run
+from pipeline.core.records import AS_RETRIEVED, POSITIVES_ADDED, PROTOCOLS, Collection, RerankingSet, Run, fold
 from pipeline.evaluation.measures import MEASURES, judged, mean, order, per_query, reciprocal_rank_fusion
 
 log = logging.getLogger(__name__)
@@ -33,10 +33,34 @@ class Scorer(Protocol):
         ...
 
 
-def run_candidates(run: Run, depth: int) -> tuple[dict[str, list[str]], dict[str, list[float]]]:
-    """The best `depth` passages a query of a run (score descending, id ascending), and their scores beside."""
-    candidates = {query: order(list(scores), list(scores.values()))[:depth] for query, scores in run.items()}
+def run_candidates(
+    run: Run, depth: int, left_out: Container[str] = ()
+) -> tuple[dict[str, list[str]], dict[str, list[float]]]:
+    """The best `depth` passages a query of a run (score descending, id ascending), and their scores beside.
+
+    A query in `left_out` is no candidate of its own, see `themselves`.
+    """
+    ranked = {
+        query: {passage: score for passage, score in scores.items() if passage != query or query not in left_out}
+        for query, scores in run.items()
+    }
+    candidates = {query: order(list(scores), list(scores.values()))[:depth] for query, scores in ranked.items()}
     return candidates, {query: [run[query][passage] for passage in ranked] for query, ranked in candidates.items()}
+
+
+def themselves(collection: Collection) -> set[str]:
+    """Ids of queries that are passages of their collection, under one id and not judged relevant to themselves.
+
+    BEIR's evaluation takes such a passage out of a query's ranking by its id alone; here it must also hold the query's
+    text, for many collections number both from 1.
+    """
+    return {
+        query
+        for query, text in collection.queries.items()
+        if query in collection.passages
+        and collection.qrels.get(query, {}).get(query, 0) < 1
+        and fold(text) in fold(collection.passages[query])
+    }
 
 
 def collection_set(

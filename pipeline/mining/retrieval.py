@@ -19,6 +19,7 @@ from bm25s.stopwords import STOPWORDS_EN
 from scipy import sparse
 
 from pipeline.core.progress import bar
+from pipeline.core.records import Run
 from pipeline.mining.topk import Positions, Ranking, RunningTop, best_columns, stacked
 
 K1, B = 0.9, 0.4
@@ -105,18 +106,16 @@ class Bm25:
         return scores
 
 
-def bm25_candidates(
-    queries: Mapping[str, str], passages: Mapping[str, str], depth: int
-) -> tuple[dict[str, list[str]], dict[str, list[float]]]:
-    """BM25 candidates of a collection: passage ids best first, and their scores, by query id."""
+def bm25_run(queries: Mapping[str, str], passages: Mapping[str, str], depth: int) -> Run:
+    """BM25's best `depth` passages of a collection with their scores, by query id."""
     ids = list(passages)
     ranking = Bm25(list(passages.values())).search(list(queries.values()), depth)
-    candidates, scores = {}, {}
-    for row, query_id in enumerate(queries):
+    run: Run = {}
+    for row, query in enumerate(queries):
         found = ranking.indices[row] >= 0
-        candidates[query_id] = [ids[index] for index in ranking.indices[row][found]]
-        scores[query_id] = [float(score) for score in ranking.scores[row][found]]
-    return candidates, scores
+        best = zip(ranking.indices[row][found], ranking.scores[row][found], strict=True)
+        run[query] = {ids[index]: float(score) for index, score in best}
+    return run
 
 
 class ImportedRun:

@@ -122,12 +122,16 @@ def verdict(name: str, measures: Mapping[str, Any], measure: str = "ndcg@10") ->
     """What a set's figures say, as retrieved, in plain sentences.
 
     Only that protocol can speak of the first stage: where positives are added, the first stage did not have them.
-    The first sentence compares the trained model to the first stage; the second names the best ranking if it is
-    another one than the trained model's. Empty where no model was trained.
+    The first sentence compares the trained model to the first stage, another counts queries that were trained on, the
+    last names the best ranking if it is another one than the trained model's. Empty where no model was trained.
     """
     protocol, queries = measures[AS_RETRIEVED], int(measures["queries"])
     if TRAINED not in protocol:
         return []
+    seen = int(measures.get("queries_trained_on", 0))
+    known = (
+        [f"{name}: {seen} of its {queries} queries are training questions too, which flatters trained."] if seen else []
+    )
     found, label = protocol["difference"][measure], MEASURE_NAMES[measure]
     by, interval = abs(found["mean"]), _interval(found, queries)
     if found["low"] > 0:
@@ -138,7 +142,7 @@ def verdict(name: str, measures: Mapping[str, Any], measure: str = "ndcg@10") ->
         said = f"trained does not beat the first stage: it is {by:.3f} {label} below, within chance ({interval})"
     else:
         said = f"trained does not beat the first stage: it is {by:.3f} {label} above, within chance ({interval})"
-    sentences = [f"{name}: {said}."]
+    sentences = [f"{name}: {said}.", *known]
     best = max(systems(protocol), key=lambda system: (protocol[system][measure], system == TRAINED))
     if best != TRAINED:
         behind = protocol[best][measure] - protocol[TRAINED][measure]

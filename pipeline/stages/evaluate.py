@@ -10,7 +10,8 @@ from typing import Any
 from pipeline.config.learning import ModelConfig
 from pipeline.core import artifacts
 from pipeline.core.fingerprint import fingerprint, slug
-from pipeline.core.records import TRAINED, UNTRAINED, RerankingSet
+from pipeline.core.records import TRAINED, UNTRAINED, RerankingSet, fold
+from pipeline.data import storage
 from pipeline.engine import modeling
 from pipeline.evaluation import evaluator, reranking
 from pipeline.evaluation.bi_encoder import BiEncoderScorer
@@ -74,9 +75,20 @@ def _evaluate_one(run: Run, name: str, folder: Path) -> None:
     with stage(run, folder, evaluation_key(run, name)) as (work, _):
         reranking_set = evaluation_set(run, name)
         systems = dict(_systems(run, reranking_set))
-        found = evaluator.evaluate(reranking_set, systems, resamples=run.config.evaluation.resamples)
+        found = evaluator.evaluate(
+            reranking_set, systems, resamples=run.config.evaluation.resamples, questions=_trained_on(run)
+        )
         evaluator.write(found, work)
     log.info("%-9s %s in %s", "evaluate", name, shown(folder))
+
+
+def _trained_on(run: Run) -> set[str]:
+    """Training questions, folded; none where no step was taken."""
+    questions: set[str] = set()
+    if artifacts.read_json(run.folder / "model" / "training.json")["steps"]:
+        for chunk in storage.questions(run.mined_folder):
+            questions.update(map(fold, chunk))
+    return questions
 
 
 def _systems(run: Run, reranking_set: RerankingSet) -> Iterator[tuple[str, reranking.SystemRankings]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 from pipeline.config.learning import DEV, NANO, VALIDATION, nano_beir_name
 from pipeline.config.schema import Config
 from pipeline.core.records import RerankingSet
@@ -9,8 +11,10 @@ from pipeline.data import storage
 from pipeline.data.nano_beir import read as read_nano_beir
 from pipeline.data.trec import read_beir
 from pipeline.evaluation import reranking
-from pipeline.mining.retrieval import bm25_candidates
+from pipeline.mining.retrieval import bm25_run
 from pipeline.stages.plan import Run
+
+log = logging.getLogger(__name__)
 
 NANO_MEAN = "NanoBEIR_R100_mean"
 """Name of the mean over the NanoBEIR sets, as published cards write it."""
@@ -43,10 +47,12 @@ def evaluation_set(run: Run, name: str) -> RerankingSet:
         scores = {query: [1.0 / (rank + 1) for rank in range(len(ids))] for query, ids in found.items()}
         return reranking.collection_set(collection, found, scores, name)
     collection = read_beir(run.collections[name].folder, name)
-    depth = run.config.evaluation.depth
-    if collection.run is not None:
-        found, scores = reranking.run_candidates(collection.run, depth)
-    else:
+    depth, itself = run.config.evaluation.depth, reranking.themselves(collection)
+    if itself:
+        log.info("%s: %d queries are passages of it too and no candidates of their own, as in BEIR", name, len(itself))
+    ranked = collection.run
+    if ranked is None:
         judged = {query: text for query, text in collection.queries.items() if query in collection.qrels}
-        found, scores = bm25_candidates(judged, collection.passages, depth)
+        ranked = bm25_run(judged, collection.passages, depth + bool(itself))
+    found, scores = reranking.run_candidates(ranked, depth, itself)
     return reranking.collection_set(collection, found, scores, name)
