@@ -326,6 +326,9 @@ def test_a_pickle_given_as_a_model_runs_nothing(tmp_path: Path, key: str, monkey
     monkeypatch.chdir(tmp_path)
     model, mark = tmp_path / "model", tmp_path / "executed"
     bert_tiny(model)
+    settings = json.loads((model / "config.json").read_text())
+    one_label = {"architectures": ["BertForSequenceClassification"], "id2label": {"0": "LABEL_0"}}  # as a rival has
+    (model / "config.json").write_text(json.dumps({**settings, **one_label}))
     (model / "model.safetensors").unlink(missing_ok=True)
     torch.save({"classifier.bias": Payload(mark)}, model / "pytorch_model.bin")
     words = {

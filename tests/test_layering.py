@@ -37,7 +37,7 @@ LAYERS = [
     "mining.miner evaluation.evaluator engine.training reporting.model_card reporting.report commands.prediction "
     "reporting.comparison",
     "stages.plan benchmark.ours",
-    "stages.mine stages.models stages.sets stages.logs commands.banner commands.preflight benchmark.reference",
+    "stages.mine stages.models stages.sets stages.logs stages.banner commands.preflight benchmark.reference",
     "stages.train stages.evaluate commands.publish",
     "stages.card commands.reproduction commands.verification commands.profiling",
     "stages.run benchmark.quickstart",

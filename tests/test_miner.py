@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import random
 import subprocess
@@ -179,7 +180,8 @@ def test_a_question_without_negatives_keeps_its_positives_and_is_counted() -> No
     assert mined.statistics["questions_without_negatives"] == 1
 
 
-def test_leaks_are_dropped_or_only_counted() -> None:
+def test_leaks_are_dropped_or_only_counted(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
     train = [
         *CATS,
         ("What do  BIRDS eat", "something else entirely eaten by birds"),
@@ -196,6 +198,11 @@ def test_leaks_are_dropped_or_only_counted() -> None:
     kept = mine(split(rows(train), rows(DEV)), config(drop_leaks=False, positive_match=Match.exact), Path("unused"))
     assert kept.statistics["leaks"]["dropped"] is False  # type: ignore[index]
     assert kept.statistics["positives"] == 6
+    logged = [of.message for of in caplog.records if of.name == "pipeline.mining.miner"]
+    said = "train: 2 of 6 rows share a question (1) or a positive (1 more) with a held-out part: "
+    assert logged == [said + "dropped", said + "kept, for mining.drop_leaks=false"]
+    with pytest.raises(DataError, match="got '0 rows, none positive, after 1 that share a question or positive"):
+        mine(split(rows(train[4:5]), rows(DEV)), config(), Path("unused"))
 
 
 def test_validation_is_held_out_like_dev() -> None:

@@ -112,11 +112,16 @@ def test_parameters_and_rows_are_those_that_were_used(tmp_path: Path) -> None:
     logged.append({"kind": "evaluation", "step": 20, "epoch": 0.07, "seconds": 1.0,
                    "evaluation": {"validation": {"map": 0.5, "mrr@10": 0.5, "ndcg@10": 0.5}}})  # fmt: skip
     facts = run_facts.write(tmp_path, config={**run_facts.CONFIG, "evaluation": evaluation}, log=logged)
-    facts.statistics["given_negatives"] = 3
+    facts.statistics |= {"given_negatives": 3, "leaks": {
+        "train_rows_with_a_held_out_question": 1000, "train_rows_with_a_held_out_positive": 234, "dropped": True,
+    }}  # fmt: skip
     card = render(facts)
     assert '"rerank_k": 100' in card and '"rerank_k": 20' not in card  # NanoBEIR's lists are cut at 100 whatever asked
     assert "validation_ndcg@10" in card and "| saved model |" not in card  # no set of the log is reported at the end
     assert "Its negatives were given or mined" in card
+    assert "- Left out: 1,234 rows that share a question or a positive with a held-out part" in card
+    facts.statistics["leaks"]["dropped"] = False
+    assert "Left out" not in render(facts)
 
 
 def test_emissions_are_grams_in_the_head_and_kg_in_the_body(card: str, facts: Facts) -> None:

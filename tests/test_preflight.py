@@ -27,6 +27,7 @@ from pipeline.commands.preflight import (
     _Size,
     _size,
 )
+from pipeline.config.data import Retriever, Source
 from pipeline.config.learning import Precision
 from pipeline.config.machine import Device, RuntimeConfig
 from pipeline.config.schema import Config, parse, register
@@ -90,6 +91,35 @@ def test_training_on_shorter_pairs_takes_less_time(config: Config, monkeypatch: 
         training_alone = replace(config.training, max_length=length, eval_sets=[], keep_best=False, selection_set=None)
         shorter = replace(config, training=training_alone, evaluation=replace(config.evaluation, nano_beir=[]))
         assert _expected_time(shorter, TINY, CPU).status == status
+
+
+def test_only_the_sets_of_the_fixed_steps_count_at_each(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preflight, "_rate", lambda device, precision: 1e12)
+    monkeypatch.setattr(preflight, "duration", lambda seconds: f"{seconds:.6f}")
+    data = replace(config.data, rows=1000, dev_queries=100, validation_queries=10)
+    evaluation = replace(config.evaluation, nano_beir=["nq"])
+    pair = 2 * TINY.encoder * preflight.PAIR_TOKENS / (preflight.EFFICIENCY * 1e12)
+    dev, validation, nano = 100 * 31, 10 * 31, 50 * 101
+    for sets, a_round in (([], 0), (["validation"], validation), (["dev", "nano_beir"], dev + nano)):
+        fixed = {"eval_sets": sets, "eval_steps": 1, "keep_best": False, "selection_set": None}
+        training = replace(config.training, max_steps=2, **fixed)
+        trained = 3 * min(2 * training.batch_size, 6_000)
+        said = _expected_time(replace(config, data=data, evaluation=evaluation, training=training), TINY, CPU).said
+        expected = pair * (trained + 4 * a_round + 2 * (dev + nano))
+        assert float(said.split()[1]) == pytest.approx(expected, rel=1e-3)
+
+
+def test_files_and_folders_of_the_users_own_are_looked_for(config: Config, tmp_path: Path) -> None:
+    there, gone = str(tmp_path), str(tmp_path / "gone")
+    data = replace(config.data, source=Source.local, path=there, dev_path=gone)
+    mining = replace(config.mining, retriever=Retriever.run, path=gone)
+    evaluation = replace(config.evaluation, nano_beir=[], collections=[there, gone], rivals=[gone])
+    model = replace(config.model, path=there)
+    found = preflight.check(replace(config, data=data, mining=mining, evaluation=evaluation, model=model))
+    status = [(of.what, of.status) for of in found if of.what in ("data", "run", "collection", "rival")]
+    assert status == [
+        ("data", OK), ("data", FAIL), ("run", FAIL), ("collection", OK), ("collection", FAIL), ("rival", FAIL)
+    ]  # fmt: skip
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")

@@ -76,10 +76,6 @@ def test_a_narrow_terminal_cuts_no_figure_and_no_path(run: dict[str, object]) ->
     assert f"card     {run['card']}" in text.splitlines()
 
 
-def test_colour_is_asked_for(run: dict[str, object]) -> None:
-    assert "\x1b[1m" in closing_table(run, 100, colour=True)  # type: ignore[arg-type]
-
-
 def test_an_unset_country_and_unmeasured_stages_are_said(tmp_path: Path) -> None:
     emissions = {"mine": {"enabled": False}, "train": run_facts.energy(0.01, None), "evaluate": {"error": "OSError: x"}}
     made = summary(run_facts.write(tmp_path, emissions=emissions))

@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from pipeline.config.arguments import keys, rule
 from pipeline.config.compose import refusal
-from pipeline.config.schema import Config, parse, register
+from pipeline.config.schema import GROUPS, Config, parse, register
 from pipeline.core.errors import ConfigError
 from pipeline.core.fingerprint import plain
 
@@ -71,6 +71,11 @@ def flat(value: Any, prefix: str = "") -> dict[str, Any]:
 def changed(before: Config, after: Config) -> set[str]:
     old, new = flat(plain(before)), flat(plain(after))
     return {key for key in old if old[key] != new[key]}
+
+
+def test_the_groups_are_the_folders_of_conf() -> None:
+    folders = {path.name for path in CONF.iterdir() if path.is_dir()} - {"hydra"}
+    assert set(GROUPS) == folders
 
 
 @pytest.mark.parametrize("option", OPTIONS)

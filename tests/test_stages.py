@@ -21,7 +21,7 @@ from pipeline.commands.verification import verify
 from pipeline.config.asked import Verification
 from pipeline.config.schema import parse, register
 from pipeline.core import artifacts
-from pipeline.core.errors import ModelError
+from pipeline.core.errors import ModelError, PipelineError
 from pipeline.data import storage
 from pipeline.engine import checkpoints
 from pipeline.engine.modeling import own_max_length
@@ -155,6 +155,42 @@ def test_a_set_added_to_the_evaluation_does_not_retrain(outputs: Path, first: Pa
     ran(outputs, *added)
     assert len(list(first.glob("evaluations/tiny-beir-*"))) == 2
     assert ran(outputs) == first and set(summary(first)["measures"]) == {"dev"}
+
+
+@pytest.mark.parametrize(
+    ("key", "content", "sentence"),
+    [
+        ("collections", None, "evaluation.collections must name a file or folder that exists"),
+        ("collections", "q0\td0\tgreat\n", "qrels/test.tsv, line 2, grade must be a whole number up to 1000"),
+        ("rivals", None, "evaluation.rivals must name a file or folder that exists"),
+        ("rivals", "", "evaluation.rivals must be a folder with config.json"),
+    ],
+)
+def test_what_evaluation_reads_is_looked_at_before_anything_is_made(
+    outputs: Path, tmp_path: Path, key: str, content: str | None, sentence: str
+) -> None:
+    folder = tmp_path / "asked"
+    if content is not None:
+        (folder / "qrels").mkdir(parents=True)
+        (folder / "corpus.jsonl").write_text('{"_id": "d0", "text": "t"}\n')
+        (folder / "queries.jsonl").write_text('{"_id": "q0", "text": "t"}\n')
+        (folder / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\n" + content)
+    before = snapshot(outputs)
+    with pytest.raises(PipelineError) as error:
+        ran(outputs, "seed=4321", f"evaluation.{key}=[{folder}]")
+    assert sentence in str(error.value)
+    assert snapshot(outputs) == before
+
+
+def test_a_base_model_is_no_rival(outputs: Path, first: Path, tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(first / "model", base)
+    settings = {**json.loads((base / "config.json").read_text()), "architectures": ["BertModel"]}
+    (base / "config.json").write_text(json.dumps(settings))
+    with pytest.raises(
+        ModelError, match=r"evaluation\.rivals must name trained cross-encoders with one label, got '.*, a base"
+    ):
+        ran(outputs, "seed=4321", f"evaluation.rivals=[{base}]")
 
 
 def test_no_step_at_all_measures_a_model_as_it_is(outputs: Path, first: Path, caplog: pytest.LogCaptureFixture) -> None:

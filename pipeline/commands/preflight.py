@@ -19,14 +19,14 @@ from huggingface_hub import HfApi, constants, get_token
 from huggingface_hub.errors import HfHubHTTPError
 
 from pipeline.config.data import Retriever, Source
-from pipeline.config.learning import Precision
+from pipeline.config.learning import DEV, NANO, VALIDATION, Precision
 from pipeline.config.machine import Device
 from pipeline.config.schema import Config
 from pipeline.core import reproducibility
 from pipeline.core.errors import HubError, ResourceError, must
 from pipeline.core.progress import duration
 from pipeline.hub import location
-from pipeline.hub.cache import Kind
+from pipeline.hub.cache import LOCK, Kind
 from pipeline.hub.download import retrying
 
 log = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ class _Size:
 
 def check(config: Config) -> list[Finding]:
     """Every finding, in the order a run would meet them."""
-    findings, needed, size = [], 0, None
+    findings, needed, size = _local(config), 0, None
     online = _needs_hub(config)
     if online:
         findings.append(_login())
@@ -110,12 +110,30 @@ def _artefacts(config: Config) -> Iterator[tuple[str, str, str | None, Kind, str
         yield "data", str(config.data.path), config.data.revision, "dataset", "data.path"
     if config.mining.retriever is Retriever.embedding:
         yield "retriever", str(config.mining.path), config.mining.revision, "model", "mining.path"
+    if config.mining.retriever is Retriever.run:
+        yield "run", str(config.mining.path), None, "dataset", "mining.path"
     evaluation = config.evaluation
     if evaluation.nano_beir:
         key = "evaluation.nano_beir_path"
         yield "NanoBEIR", evaluation.nano_beir_path, evaluation.nano_beir_revision, "dataset", key
+    for path in evaluation.collections:
+        yield "collection", path, None, "dataset", "evaluation.collections"
     for path in evaluation.rivals:
         yield "rival", path, None, "model", "evaluation.rivals"
+
+
+def _local(config: Config) -> list[Finding]:
+    """Files of the user's own that pairs are read from."""
+    data = config.data
+    paths = {"data.path": data.path} if data.source is Source.local else {}
+    paths |= {"data.dev_path": data.dev_path, "data.corpus_path": data.corpus_path}
+    return [
+        Finding(OK, "data", f"{key}={path}")
+        if Path(path).expanduser().exists()
+        else Finding(FAIL, "data", must(key, "name a file or folder that exists", path, "Check the path."))
+        for key, path in paths.items()
+        if path is not None
+    ]
 
 
 def _needs_hub(config: Config) -> bool:
@@ -142,7 +160,7 @@ def _login() -> Finding:
 
 def _artefact(config: Config, what: str, path: str, revision: str | None, kind: Kind, key: str) -> tuple[Finding, int]:
     """How an artefact stands, and the bytes still to download."""
-    lock = Path(config.outputs_dir).resolve() / "hub.lock.json"
+    lock = Path(config.outputs_dir).resolve() / LOCK
     try:
         found = location.preview(path, revision, kind=kind, lock=lock, refresh=config.hub.refresh, allow=None, key=key)
         if found is None:
@@ -157,7 +175,7 @@ def _artefact(config: Config, what: str, path: str, revision: str | None, kind: 
 
 def _size(config: Config) -> _Size:
     """Parameters from the configuration file alone: embeddings, attention 4·h², and 2 or (gated) 3 matrices h·i."""
-    lock = Path(config.outputs_dir).resolve() / "hub.lock.json"
+    lock = Path(config.outputs_dir).resolve() / LOCK
     located = location.locate(
         config.model.path, config.model.revision, kind="model", lock=lock, refresh=False,
         allow=["config.json"], key="model.path",
@@ -259,19 +277,22 @@ def _rate(device: torch.device, precision: Precision) -> float:
 
 
 def _expected_time(config: Config, size: _Size, device: torch.device) -> Finding:
-    """6 operations a token and encoder parameter for training, 2 for scoring; rows and steps as configured."""
+    """6 operations a token and encoder parameter for training, 2 for scoring; rows, steps and sets as configured."""
     training, mining, data = config.training, config.mining, config.data
     questions = min(limit for limit in (data.rows, data.limit, 100_000) if limit is not None)
     rows = questions * (1 + mining.negatives + mining.random_negatives)
     pairs = rows * training.epochs
     if training.max_steps is not None:
         pairs = min(pairs, training.max_steps * training.batch_size)
-    scored = data.dev_queries * (mining.dev_depth + 1) + 50 * 101 * len(config.evaluation.nano_beir)
-    steps = -(-pairs // training.batch_size)
-    rounds = (steps // training.eval_steps if training.eval_steps else 0) + 4 if training.eval_sets else 2
+    dev, nano = data.dev_queries * (mining.dev_depth + 1), 50 * 101 * len(config.evaluation.nano_beir)
+    a_round = {DEV: dev, VALIDATION: data.validation_queries * (mining.dev_depth + 1), NANO: nano}
+    rounds = -(-pairs // training.batch_size) // training.eval_steps if training.eval_steps else 0
+    # At the fixed steps, before the first and after the last; then every cross-encoder on every reported set.
+    scored = sum(a_round[name] for name in training.eval_sets) * (rounds + 2)
+    scored += (dev + nano) * (2 + len(config.evaluation.rivals))
     precision, _ = reproducibility.resolve_precision(training.precision, device)
     trained, seen = (min(PAIR_TOKENS, length) for length in (config.training_length, config.model.max_length))
-    operations = size.encoder * (6 * trained * pairs + 2 * seen * scored * rounds)
+    operations = size.encoder * (6 * trained * pairs + 2 * seen * scored)
     hours = operations / (EFFICIENCY * _rate(device, precision)) / 3600
     said = f"about {duration(3600 * hours)} of training and scoring for {pairs:,} pairs (right to a factor of two)"
     if hours > LONG_HOURS:

@@ -11,13 +11,13 @@ from typing import Any
 
 from torch.profiler import ProfilerActivity, profile, schedule
 
-from pipeline.commands.banner import announce
 from pipeline.config.asked import Profile
 from pipeline.config.schema import Config
 from pipeline.core import artifacts
 from pipeline.core.fingerprint import plain
 from pipeline.core.provenance import record
 from pipeline.engine.training import Hooks, Trainer
+from pipeline.stages.banner import announce
 from pipeline.stages.mine import mine
 from pipeline.stages.models import load
 from pipeline.stages.plan import Run, shown

@@ -85,9 +85,8 @@ def published_weights(run: Run, path: str, revision: str | None) -> Measured:
     Raises:
         HubError, ModelError: when the weights cannot be had, or are no cross-encoder.
     """
-    lock = run.outputs / "hub.lock.json"
     located = location.locate(
-        path, revision, kind="model", lock=lock, refresh=run.config.hub.refresh, allow=None, key="weights"
+        path, revision, kind="model", lock=run.lock, refresh=run.config.hub.refresh, allow=None, key="weights"
     )
     log.info("weights     %s", located.description)
     mine(run)

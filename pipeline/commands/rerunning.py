@@ -13,13 +13,11 @@ from typing import Any
 from pipeline.config import composed
 from pipeline.config.asked import Rerun
 from pipeline.config.schema import Config
+from pipeline.hub.cache import LOCK
 from pipeline.stages.plan import Run, shown
 from pipeline.stages.run import run as run_stages
 
 log = logging.getLogger(__name__)
-
-LOCK = "hub.lock.json"
-"""Keeps which commit each name on the hub resolved to; it goes along, so that the same commits are used."""
 
 
 def configuration(asked: Rerun) -> tuple[Config, dict[str, Any]]:
@@ -37,6 +35,7 @@ def configuration(asked: Rerun) -> tuple[Config, dict[str, Any]]:
 def rerun(asked: Rerun) -> Path | None:
     """Run it; whatever is complete in the outputs folder already is not made again. The run's folder."""
     config, manifest = configuration(asked)
+    # It goes along, so that the same commits are used.
     recorded = Path(manifest["provenance"]["config"]["outputs_dir"]) / LOCK
     lock = Path(config.outputs_dir) / LOCK
     if recorded.is_file() and not lock.exists():

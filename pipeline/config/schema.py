@@ -94,7 +94,7 @@ def register() -> None:
     ConfigStore.instance().store(name="schema", node=Config)
 
 
-GROUPS = ("model", "data", "mining", "training", "evaluation", "runtime", "tracking", "emissions", "experiment")
+GROUPS = ("model", "data", "mining", "training", "evaluation", "runtime", "tracking", "emissions", "experiment", "size")
 """Configuration groups: folders of `conf/` a command line chooses from."""
 
 

@@ -6,8 +6,8 @@ import contextlib
 import logging
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sized
-from typing import TextIO, TypeVar
+from collections.abc import Iterator
+from typing import TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -16,8 +16,6 @@ log = logging.getLogger(__name__)
 
 LONG_SECONDS = 10.0
 """A step that took longer leaves one line in the log."""
-
-T = TypeVar("T")
 
 
 class Bar:
@@ -52,16 +50,6 @@ def bar(what: str, total: int | None = None) -> Iterator[Bar]:
     taken = time.monotonic() - start
     if taken > LONG_SECONDS:
         log.info("%s: %s in %s", what, f"{moving.done:,}", duration(taken))
-
-
-def track(iterable: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:
-    """Yield from `iterable` under a `bar`; `total` defaults to its length where it has one."""
-    if total is None and isinstance(iterable, Sized):
-        total = len(iterable)
-    with bar(what, total) as moving:
-        for item in iterable:
-            yield item
-            moving.advance()
 
 
 def duration(seconds: float) -> str:

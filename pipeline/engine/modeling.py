@@ -156,6 +156,21 @@ def own_max_length(folder: Path) -> int:
     return min(int(tokenizer.model_max_length), positions) if tokenizer.model_max_length < 10**6 else positions
 
 
+def must_be_cross_encoder(folder: Path, key: str) -> None:
+    """Refuse what is no saved cross-encoder with one label, by its configuration and tokenizer alone.
+
+    Raises:
+        ModelError: naming the configuration's `key`.
+    """
+    try:
+        seen, _ = _read_config(folder)
+    except ModelError as error:
+        raise ModelError(str(error).replace("model.path", key, 1)) from None
+    if not _is_cross_encoder(seen) or seen.num_labels != 1:
+        got = f"{folder} with {seen.num_labels} labels" if _is_cross_encoder(seen) else f"{folder}, a base model"
+        raise ModelError(must(key, "name trained cross-encoders with one label", got, "Name another, or leave it out."))
+
+
 def _positions(hf: Any) -> int | None:
     """Tokens a model has positions for, None where its configuration does not limit them."""
     limit = getattr(hf, "max_position_embeddings", None)

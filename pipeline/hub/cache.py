@@ -34,6 +34,9 @@ from pipeline.hub.repo_files import is_pickle, literal_patterns, model_files
 
 log = logging.getLogger(__name__)
 
+LOCK = "hub.lock.json"
+"""Below `outputs_dir`: which commit each name on the hub resolved to, and the digests of files."""
+
 Kind = Literal["model", "dataset"]
 
 REMEMBER_FROM_BYTES = 32 * 2**20

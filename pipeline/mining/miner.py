@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -58,11 +58,14 @@ def mine(
     key = fold if config.positive_match is Match.folded else str
     held_out = [part for part in (split.dev, split.validation) if part is not None]
     train, leaks = without_leaks(split.train, held_out, positive_threshold, drop=config.drop_leaks)
+    _say_leaks(len(split.train), leaks)
     corpus = Corpus.of(split, key)
     questions = questions_of(train, corpus, "t", by_id=False)
     if not any(questions.positives(positive_threshold)):
-        remedy = "Check data.label_column and data.positive_threshold, or pass mining.drop_leaks=false."
-        got = f"{len(train)} rows, none positive; leaks: {leaks}"
+        got, remedy = f"{len(train)} rows, none positive", "Check data.label_column and data.positive_threshold."
+        if leaked := len(split.train) - len(train):
+            got += f", after {leaked} that share a question or positive with a held-out part"
+            remedy = "Use fewer data.dev_queries and data.validation_queries, or pass mining.drop_leaks=false."
         raise DataError(must("the training part", "hold a positive", got, remedy))
     reranked = {dev_name: questions_of(split.dev, corpus, "q", by_id=True)}
     if split.validation is not None:
@@ -79,6 +82,16 @@ def mine(
     statistics |= {"leaks": leaks, "corpus_passages": corpus.searched, "train_corpus_passages": len(minable)}
     statistics["first_stage"] = {name: coverage(reranking) for name, reranking in sets.items()}
     return Mined(pairs, sets[dev_name], sets.get("validation"), statistics)
+
+
+def _say_leaks(rows: int, leaks: Mapping[str, Any]) -> None:
+    questions, passages = (leaks[f"train_rows_with_a_held_out_{what}"] for what in ("question", "positive"))
+    if questions or passages:
+        log.info(
+            "train: %d of %d rows share a question (%d) or a positive (%d more) with a held-out part: %s",
+            questions + passages, rows, questions, passages,
+            "dropped" if leaks["dropped"] else "kept, for mining.drop_leaks=false",
+        )  # fmt: skip
 
 
 def _first_stage(

@@ -245,6 +245,12 @@ def _energy(record: Mapping[str, Any]) -> Json:
     }
 
 
+def _left_out(leaks: Mapping[str, Any]) -> int:
+    """Source rows that mining dropped because they leak."""
+    counts = ("train_rows_with_a_held_out_question", "train_rows_with_a_held_out_positive")
+    return sum(int(leaks[name]) for name in counts) if leaks.get("dropped") else 0
+
+
 def render(facts: Facts) -> str:
     """The card's text, YAML head included: the same text for the same facts.
 
@@ -275,6 +281,7 @@ def render(facts: Facts) -> str:
         verdicts=[sentence for name, of in facts.measures.items() for sentence in verdict(name, of)],
         below=below_first_stage(facts.measures),
         selected=None if chosen is None else selection_sentence(chosen),
+        left_out=_left_out(facts.statistics.get("leaks", {})),
         not_trained=NOT_TRAINED,
         seen=pairs_seen(facts.training) if facts.is_trained else 0,
         pieces=pieces(facts.training),

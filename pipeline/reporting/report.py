@@ -137,20 +137,19 @@ def _lines(summary: Json) -> Iterable[str]:
         yield f"{key:<8} {summary[key]}"
 
 
-def closing_table(summary: Json, width: int = 100, *, colour: bool = False) -> str:
+def closing_table(summary: Json, width: int = 100) -> str:
     """A summary as the text that ends a run: a block a set and protocol, verdicts, speed, energy, paths.
 
     Args:
         summary: what `summary` returned, or summary.json read back.
         width: columns; lines of prose are wrapped, figures and paths never cut.
-        colour: with terminal control codes; plain text otherwise.
     """
     out = io.StringIO()
     console = Console(
         file=out,
         width=max(width, 80),
-        force_terminal=colour,
-        color_system="standard" if colour else None,
+        force_terminal=False,
+        color_system=None,
         markup=False,
         highlight=False,
         emoji=False,

@@ -12,6 +12,7 @@ from pipeline.core import artifacts
 from pipeline.core.fingerprint import fingerprint, slug
 from pipeline.core.records import TRAINED, UNTRAINED, RerankingSet, fold
 from pipeline.data import storage
+from pipeline.data.trec import read_beir
 from pipeline.engine import modeling
 from pipeline.evaluation import evaluator, reranking
 from pipeline.evaluation.bi_encoder import BiEncoderScorer
@@ -69,6 +70,21 @@ def evaluate(run: Run) -> dict[str, Path]:
                     members = [evaluator.read(folders[name], name) for name in nano]
                     artifacts.write_json(work / "measures.json", evaluator.mean_of(members, NANO_MEAN))
     return folders
+
+
+def check_inputs(run: Run) -> None:
+    """Read what EVALUATE will read and nothing before it does: a mistake in it must not wait until training is over.
+
+    Raises:
+        HubError, DataError, ModelError: naming what cannot be had or is broken.
+    """
+    for name, collection in run.collections.items():
+        if not artifacts.is_complete(evaluation_folder(run, name)):
+            read_beir(collection.folder, name)
+    for rival in run.rivals.values():
+        modeling.must_be_cross_encoder(rival.folder, key="evaluation.rivals")
+    if nano_names(run.config):
+        _ = run.nano_beir
 
 
 def _evaluate_one(run: Run, name: str, folder: Path) -> None:

@@ -26,7 +26,7 @@ from pipeline.core.fingerprint import fingerprint, plain, slug
 from pipeline.core.provenance import record
 from pipeline.data import source
 from pipeline.hub import location
-from pipeline.hub.cache import Kind
+from pipeline.hub.cache import LOCK, Kind
 from pipeline.telemetry.emissions import add, measured
 from pipeline.telemetry.pieces import Pieces, counted
 
@@ -55,10 +55,11 @@ class Run:
         )
         self.outputs = Path(config.outputs_dir).resolve()
         self.cache = self.outputs / "cache"
+        self.lock = self.outputs / LOCK
 
     def _locate(self, path: str, revision: str | None, kind: Kind, key: str) -> location.Located:
         return location.locate(
-            path, revision, kind=kind, lock=self.outputs / "hub.lock.json",
+            path, revision, kind=kind, lock=self.lock,
             refresh=self.config.hub.refresh, allow=None, key=key,
         )  # fmt: skip
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline.commands.banner import announce
 from pipeline.config.schema import Config, Stage
 from pipeline.core import artifacts
+from pipeline.stages.banner import announce
 from pipeline.stages.card import card
-from pipeline.stages.evaluate import evaluate
+from pipeline.stages.evaluate import check_inputs, evaluate
 from pipeline.stages.mine import mine
 from pipeline.stages.plan import Run
 from pipeline.stages.train import train
@@ -28,6 +28,8 @@ def run(config: Config, stop_after: Stage | None = None) -> Path | None:
     last = ORDER.index(stop_after or config.stop_after)
     this = Run(config)
     announce(this)
+    if last >= ORDER.index(Stage.evaluate):
+        check_inputs(this)
     mine(this)
     if last < ORDER.index(Stage.train):
         return None

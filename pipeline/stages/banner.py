@@ -25,15 +25,21 @@ def announce(run: Run) -> None:
     log.info("device      %s, %d threads", device, torch.get_num_threads())
     log.info("precision   %s (%s)", config.training.precision.name, run.precision_reason)
     log.info("outputs     %s", shown(run.outputs))
-    log.info("needs       %s", config.needs or _needs(run))
-    # An experiment's note speaks of its own data: with another source it would mislead.
-    for line in config.note.splitlines() if config.data.source is Source.packaged_docs else ():
+    # What an experiment says of itself speaks of its own data and sets: with others it would mislead.
+    packaged = config.data.source is Source.packaged_docs
+    is_own = config.data.source is Source.hub or (packaged and not _needs_hub(run))
+    log.info("needs       %s", config.needs if config.needs and is_own else _needs(run))
+    for line in config.note.splitlines() if packaged else ():
         log.info("            %s", line)
+
+
+def _needs_hub(run: Run) -> bool:
+    config = run.config
+    return "hub" in run.base.identity or config.data.source is Source.hub or bool(config.evaluation.nano_beir)
 
 
 def _needs(run: Run) -> str:
     """What can be said of a configuration no experiment speaks for."""
-    config = run.config
-    hub = "hub" in run.base.identity or config.data.source is Source.hub or bool(config.evaluation.nano_beir)
     gpu = "a GPU is advised" if run.device.type == "cpu" and "hub" in run.base.identity else "no GPU asked for"
-    return f"{'a hub' if hub else 'no hub'}, {gpu}; time and disk grow with the rows (try data.limit=2000 first)"
+    hub = "a hub" if _needs_hub(run) else "no hub"
+    return f"{hub}, {gpu}; time and disk grow with the rows (try data.limit=2000 first)"
