@@ -131,16 +131,16 @@ def _results(facts: Facts) -> list[EvalResult]:
 def _parameters(facts: Facts, name: str, measures: Mapping[str, Any], protocol: str) -> Json:
     """The evaluator's parameters under the names the reference evaluator has."""
     short = {split: key for key, split in NANO_BEIR.items()}
-    is_dev, is_nano = name == facts.config["data"]["dev_name"], "sets" in measures or name in short
+    depth = facts.config["evaluation"]["depth"]
+    if name == facts.config["data"]["dev_name"]:
+        depth = facts.config["mining"]["dev_depth"]
+    elif "sets" in measures or name in short:
+        depth = NANO_CANDIDATES
     return {
         "at_k": 10,
         "always_rerank_positives": protocol == POSITIVES_ADDED,
         "dataset_names": [short.get(member, member) for member in measures.get("sets", [name])],
-        "rerank_k": facts.config["mining"]["dev_depth"]
-        if is_dev
-        else NANO_CANDIDATES
-        if is_nano
-        else facts.config["evaluation"]["depth"],
+        "rerank_k": depth,
     }
 
 
