@@ -205,6 +205,21 @@ def test_leaks_are_dropped_or_only_counted(caplog: pytest.LogCaptureFixture) -> 
         mine(split(rows(train[4:5]), rows(DEV)), config(), Path("unused"))
 
 
+def test_a_passage_that_is_the_question_is_no_negative_of_it_and_no_candidate() -> None:
+    twins = [("how do cats purr", "why cats purr"), ("Why  cats purr", "how do cats purr"), ("cats sleep", "cats nap")]
+    dev = [("do birds sing", "when birds sing"), ("when birds  sing", "Do birds sing"), ("fish", "fish")]
+    settings = config(negatives=2, random_negatives=3, dev_depth=1, drop_leaks=False)
+    mined = mine(split(rows(twins), rows(dev)), settings, Path("unused"))
+    assert len(mined.train) > len(twins)
+    assert all(fold(question) != fold(passage) for question, passage, _ in triples(mined.train))
+    found = {
+        mined.dev.queries[query]: [mined.dev.passages[passage] for passage in passages]
+        for query, passages in mined.dev.candidates.items()
+    }
+    # What is judged a positive stays: the third question is its own answer.
+    assert found == {"do birds sing": ["when birds sing"], "when birds  sing": ["Do birds sing"], "fish": ["fish"]}
+
+
 def test_validation_is_held_out_like_dev() -> None:
     mined = mine(split(rows(CATS), rows(DEV), rows(CATS[:1])), config(), Path("unused"))
     assert mined.validation is not None

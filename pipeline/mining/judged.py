@@ -63,7 +63,8 @@ class Questions:
     """Distinct questions of one part, in first-occurrence order, with what is judged for each.
 
     `judged[q]` maps passage position → label, in the order of the source; `given` holds questions that brought
-    negatives of their own; `most` is the largest number of source rows of any question.
+    negatives of their own; `itself` is the position of the passage with the question's own text, -1 for none; `most` is
+    the largest number of source rows of any question.
     """
 
     texts: list[str] = field(default_factory=list)
@@ -71,6 +72,7 @@ class Questions:
     groups: list[str] = field(default_factory=list)
     judged: list[dict[int, float]] = field(default_factory=list)
     given: set[int] = field(default_factory=set)
+    itself: list[int] = field(default_factory=list)
     most: int = 0
 
     def positives(self, threshold: float) -> list[list[int]]:
@@ -99,6 +101,7 @@ def questions_of(part: PairRows, corpus: Corpus, prefix: str, *, by_id: bool) ->
             sizes.append(0)
             found.judged.append({})
             found.texts.append(text)
+            found.itself.append(corpus.position(text) if text in corpus else -1)
             found.ids.append(f"{prefix}{number + 1:06d}" if part.question_ids is None else part.question_ids[row])
             found.groups += [] if part.groups is None else [part.groups[row]]
         sizes[number] += 1

@@ -50,6 +50,7 @@ def mine(
     Returns:
         Rows by question in first-occurrence order: its positives, its hard negatives best first, its random ones.
         Negatives a source gives are rows as they are, behind the positives, and such questions are not mined.
+        A passage that is the question itself is no negative of it and no candidate, unless judged a positive.
         A reranking set holds the `dev_depth` best of the whole corpus, positives left where the first stage has them.
 
     Raises:
@@ -200,17 +201,26 @@ def _negatives(
     question = np.repeat(np.arange(len(mined)), [len(positives[q]) for q in mined])
     passage = np.array([p for q in mined for p in positives[q]], np.int64)
     known = Pairs.of(question, passage, passages)
+    itself = np.array([questions.itself[q] for q in mined], np.int64)
+    asks_itself = np.flatnonzero(itself >= 0)
     hard = np.empty(0, np.int64), np.empty(0, np.int64)
     if config.negatives and len(mined) and len(minable):
         searcher = stage(minable)
-        ranking = searcher.search(texts, config.range_max + questions.most)
+        ranking = searcher.search(texts, config.range_max + questions.most + bool(len(asks_itself)))
         has_margin = config.absolute_margin is not None or config.relative_margin is not None
         local = np.full(passages, -1, np.int64)
         local[minable] = np.arange(len(minable))
         scores = searcher.score(texts, known.question, local[known.passage]) if has_margin else None
         ranking.indices = np.where(ranking.indices >= 0, minable[ranking.indices], -1).astype(np.int32)
+        ranking.indices[asks_itself] = np.where(
+            ranking.indices[asks_itself] == itself[asks_itself, None], -1, ranking.indices[asks_itself]
+        )
         hard = hard_negatives(ranking, known, scores, config, question_seeds(texts, config.seed, "hard"))
-    excluded = Pairs.of(np.concatenate([question, hard[0]]), np.concatenate([passage, hard[1]]), passages)
+    excluded = Pairs.of(
+        np.concatenate([question, hard[0], asks_itself]),
+        np.concatenate([passage, hard[1], itself[asks_itself]]),
+        passages,
+    )
     seeds = question_seeds(texts, config.seed, "random")
     return hard, random_negatives(minable, excluded, config.random_negatives, seeds)
 
@@ -220,14 +230,16 @@ def _reranking_set(
 ) -> RerankingSet:
     """Candidates and judgements of the questions that have a positive; a label below the threshold is grade 0."""
     asked = [q for q, own in enumerate(part.positives(threshold)) if own]
-    ranking = searcher.search([part.texts[q] for q in asked], depth)
+    ranking = searcher.search([part.texts[q] for q in asked], depth + 1)
     ids = [part.ids[q] for q in asked]
     candidates, scores, qrels = {}, {}, {}
     passages: dict[str, str] = {}
     for row, (q, identifier) in enumerate(zip(asked, ids, strict=True)):
-        found = [int(p) for p in ranking.indices[row] if p >= 0]
+        hidden = part.itself[q] if part.judged[q].get(part.itself[q], 0.0) < threshold else -1
+        kept = [place for place, p in enumerate(ranking.indices[row]) if p >= 0 and p != hidden][:depth]
+        found = [int(ranking.indices[row][place]) for place in kept]
         candidates[identifier] = [corpus.ids[p] for p in found]
-        scores[identifier] = [float(score) for score in ranking.scores[row][: len(found)]]
+        scores[identifier] = [float(ranking.scores[row][place]) for place in kept]
         qrels[identifier] = {
             corpus.ids[p]: max(1, int(label)) if label >= threshold else 0 for p, label in part.judged[q].items()
         }
