@@ -1,0 +1,104 @@
+"""Rows a cross-encoder is trained on: what is judged, then mined and drawn negatives. Knows no files and no source.
+
+The rule for hard negatives is that of sentence-transformers' `mine_hard_negatives`; a test pins the rows to it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+
+import numpy as np
+
+from pipeline.config.data import MiningConfig
+from pipeline.core.records import LabelledPairs
+from pipeline.mining.judged import Corpus, Questions
+from pipeline.mining.negatives import Pairs, hard_negatives, question_seeds, random_negatives
+from pipeline.mining.topk import Positions, Searcher
+
+FirstStage = Callable[[Positions], Searcher]
+"""Makes a searcher over the passages at the given positions of the corpus."""
+
+
+def training_rows(
+    questions: Questions, corpus: Corpus, minable: Positions, stage: FirstStage, config: MiningConfig, threshold: float
+) -> tuple[LabelledPairs, dict[str, object]]:
+    """Rows of every question, and their counts."""
+    positives = questions.positives(threshold)
+    given = questions.given | {
+        q for q, judged in enumerate(questions.judged) if any(label < threshold for label in judged.values())
+    }
+    mined = np.array([q for q, own in enumerate(positives) if own and q not in given], np.int64)
+    hard, drawn = _negatives(questions, mined, positives, len(corpus.texts), minable, stage, config)
+    # Labels beyond [0, 1] are grades, which binary cross-entropy cannot take: they become positive or not.
+    graded = any(not 0 <= label <= 1 for judged in questions.judged for label in judged.values())
+    own = [
+        (q, p, float(label >= threshold) if graded else label)
+        for q, judged in enumerate(questions.judged)
+        for p, label in sorted(judged.items(), key=lambda item: item[1] < threshold)
+    ]
+    question = np.concatenate([np.array([q for q, _, _ in own], np.int64), mined[hard[0]], mined[drawn[0]]])
+    passage = np.concatenate([np.array([p for _, p, _ in own], np.int64), hard[1], drawn[1]])
+    label = np.concatenate([np.array([x for _, _, x in own], np.float32), np.zeros(len(hard[0]) + len(drawn[0]))])
+    order = np.argsort(question, kind="stable")
+    used, compact = np.unique(passage[order], return_inverse=True)
+    pairs = LabelledPairs(
+        questions.texts,
+        [corpus.texts[p] for p in used],
+        question[order].astype(np.int32),
+        compact.astype(np.int32),
+        label[order].astype(np.float32),
+    )
+    count = sum(map(len, positives))
+    negatives = np.bincount(question, minlength=len(positives)) - np.array([len(own) for own in positives])
+    histogram = Counter(negatives.tolist())
+    return pairs, {
+        "rows": len(pairs),
+        "questions": len(positives),
+        "positives": count,
+        "negatives": len(pairs) - count,
+        "hard_negatives": len(hard[0]),
+        "random_negatives": len(drawn[0]),
+        "given_negatives": len(own) - count,
+        "questions_with_given_negatives": len(given),
+        "questions_without_negatives": histogram[0],
+        "negatives_per_question": {str(size): histogram[size] for size in sorted(histogram)},
+    }
+
+
+def _negatives(
+    questions: Questions,
+    mined: Positions,
+    positives: list[list[int]],
+    passages: int,
+    minable: Positions,
+    stage: FirstStage,
+    config: MiningConfig,
+) -> tuple[tuple[Positions, Positions], tuple[Positions, Positions]]:
+    """Hard and random negatives of the `mined` questions: (number within `mined`, corpus position) arrays each."""
+    texts = [questions.texts[q] for q in mined]
+    question = np.repeat(np.arange(len(mined)), [len(positives[q]) for q in mined])
+    passage = np.array([p for q in mined for p in positives[q]], np.int64)
+    known = Pairs.of(question, passage, passages)
+    itself = np.array([questions.itself[q] for q in mined], np.int64)
+    asks_itself = np.flatnonzero(itself >= 0)
+    hard = np.empty(0, np.int64), np.empty(0, np.int64)
+    if config.negatives and len(mined) and len(minable):
+        searcher = stage(minable)
+        ranking = searcher.search(texts, config.range_max + questions.most + bool(len(asks_itself)))
+        has_margin = config.absolute_margin is not None or config.relative_margin is not None
+        local = np.full(passages, -1, np.int64)
+        local[minable] = np.arange(len(minable))
+        scores = searcher.score(texts, known.question, local[known.passage]) if has_margin else None
+        ranking.indices = np.where(ranking.indices >= 0, minable[ranking.indices], -1).astype(np.int32)
+        ranking.indices[asks_itself] = np.where(
+            ranking.indices[asks_itself] == itself[asks_itself, None], -1, ranking.indices[asks_itself]
+        )
+        hard = hard_negatives(ranking, known, scores, config, question_seeds(texts, config.seed, "hard"))
+    excluded = Pairs.of(
+        np.concatenate([question, hard[0], asks_itself]),
+        np.concatenate([passage, hard[1], itself[asks_itself]]),
+        passages,
+    )
+    seeds = question_seeds(texts, config.seed, "random")
+    return hard, random_negatives(minable, excluded, config.random_negatives, seeds)
