@@ -21,7 +21,8 @@ from pipeline.config.learning import Activation, Precision
 from pipeline.config.machine import Attention
 from pipeline.core.errors import ModelError
 from pipeline.engine import modeling
-from pipeline.engine.modeling import Reranker, load, own_max_length, save
+from pipeline.engine.model_config import own_max_length
+from pipeline.engine.modeling import Reranker, load, save
 from pipeline.engine.scoring import PairScorer
 from pipeline.engine.steps import backward, prepare
 

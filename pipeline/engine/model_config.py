@@ -1,0 +1,140 @@
+"""A model folder's configuration and tokenizer, read and adapted. Wraps transformers; knows nothing of weights.
+
+What is changed here is saved with the model, so that the folder says what was trained.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoConfig, AutoTokenizer, BertConfig, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+from pipeline.config.learning import ModelConfig
+from pipeline.core.errors import ModelError, must
+
+DROPOUT_KEYS = (
+    "hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout", "hidden_dropout",
+    "attention_dropout", "embedding_dropout", "mlp_dropout", "dropout", "seq_classif_dropout",
+)  # fmt: skip
+"""Names under which encoders' configurations keep dropout rates."""
+
+OFFSET_POSITIONS = {"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "roberta-prelayernorm", "mpnet"}
+"""Model types whose first positions are never used."""
+
+
+def read(folder: Path) -> tuple[Any, PreTrainedTokenizerBase]:
+    """The configuration and tokenizer of a folder, as they were saved.
+
+    Raises:
+        ModelError: when the folder holds none that transformers can read.
+    """
+    if not (folder / "config.json").is_file():
+        raise ModelError(must("model.path", "be a folder with config.json, weights and a tokenizer", str(folder),
+                              "Pass the folder of a saved transformers or sentence-transformers model."))  # fmt: skip
+    try:
+        with quiet():
+            seen = _bert_of_old(folder) or AutoConfig.from_pretrained(folder)
+            return seen, AutoTokenizer.from_pretrained(folder, config=seen)
+    except Exception as error:  # a wrong type in a configuration raises kinds of its own
+        raise ModelError(must("model.path", "hold a model and tokenizer transformers can read",
+                              f"{folder} ({reason(error)})",
+                              "Save it again with save_pretrained.")) from None  # fmt: skip
+
+
+def _bert_of_old(folder: Path) -> Any:
+    """The configuration of a BERT saved before files named their type (prajjwal1/bert-tiny), None for others.
+
+    transformers 5 no longer guesses the type from the folder's name.
+    """
+    raw = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    old = "model_type" not in raw and "type_vocab_size" in raw and (folder / "vocab.txt").is_file()
+    return BertConfig.from_pretrained(folder) if old else None
+
+
+def is_cross_encoder(hf: Any) -> bool:
+    """Whether the folder's weights have a head that scores."""
+    names = getattr(hf, "architectures", None) or []
+    return any(name.endswith("ForSequenceClassification") for name in names)
+
+
+def must_be_cross_encoder(folder: Path, key: str) -> None:
+    """Refuse what is no saved cross-encoder with one label, by its configuration and tokenizer alone.
+
+    Raises:
+        ModelError: naming the configuration's `key`.
+    """
+    try:
+        seen, _ = read(folder)
+    except ModelError as error:
+        raise ModelError(str(error).replace("model.path", key, 1)) from None
+    if not is_cross_encoder(seen) or seen.num_labels != 1:
+        got = f"{folder} with {seen.num_labels} labels" if is_cross_encoder(seen) else f"{folder}, a base model"
+        raise ModelError(must(key, "name trained cross-encoders with one label", got, "Name another, or leave it out."))
+
+
+def own_max_length(folder: Path) -> int:
+    """Tokens a saved model takes, as its tokenizer says, else as its positions allow.
+
+    Raises:
+        ModelError: when the folder holds no model transformers can read.
+    """
+    hf, tokenizer = read(folder)
+    limit = positions(hf) or 512
+    # Tokenizers that were never told say 1e30.
+    return min(int(tokenizer.model_max_length), limit) if tokenizer.model_max_length < 10**6 else limit
+
+
+def positions(hf: Any) -> int | None:
+    """Tokens a model has positions for, None where its configuration does not limit them."""
+    limit = getattr(hf, "max_position_embeddings", None)
+    if limit is None:
+        return None
+    # RoBERTa and its kin count positions from the one after the padding token's id.
+    return int(limit) - (hf.pad_token_id + 1 if hf.model_type in OFFSET_POSITIONS else 0)
+
+
+def adapted(seen: Any, config: ModelConfig) -> Any:
+    """A copy with the kept layers, width and dropout rates that `config` asks for.
+
+    Raises:
+        ModelError: when there are fewer layers than are to be kept.
+    """
+    hf = copy.deepcopy(seen)
+    if config.layers is not None:
+        if config.layers > hf.num_hidden_layers and not config.random_init:
+            raise ModelError(must("model.layers", f"be at most the model's {hf.num_hidden_layers}", config.layers,
+                                  "Use null to keep them all."))  # fmt: skip
+        hf.num_hidden_layers = config.layers
+    if config.hidden_size is not None:
+        hf.hidden_size = config.hidden_size
+        hf.num_attention_heads = max(1, config.hidden_size // 32)
+        hf.intermediate_size = 4 * config.hidden_size
+    if config.dropout is not None:
+        for key in DROPOUT_KEYS:
+            if hasattr(hf, key):
+                setattr(hf, key, config.dropout)
+    return hf
+
+
+def reason(error: Exception) -> str:
+    """The first line of what an outside library said."""
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence transformers' progress bars and its notice that a new head is untrained: that is what we do here."""
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        transformers_logging.enable_progress_bar()
