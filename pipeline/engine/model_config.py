@@ -103,18 +103,24 @@ def adapted(seen: Any, config: ModelConfig) -> Any:
     """A copy with the kept layers, width and dropout rates that `config` asks for.
 
     Raises:
-        ModelError: when there are fewer layers than are to be kept.
+        ModelError: when there are fewer layers than are to be kept, or this kind of model has no such knob.
     """
     hf = copy.deepcopy(seen)
     if config.layers is not None:
         if config.layers > hf.num_hidden_layers and not config.random_init:
             raise ModelError(must("model.layers", f"be at most the model's {hf.num_hidden_layers}", config.layers,
                                   "Use null to keep them all."))  # fmt: skip
-        hf.num_hidden_layers = config.layers
+        with _settable("model.layers", config.layers, hf):
+            hf = _with_layers(hf, config.layers)
+            hf.validate()
     if config.hidden_size is not None:
-        hf.hidden_size = config.hidden_size
-        hf.num_attention_heads = max(1, config.hidden_size // 32)
-        hf.intermediate_size = 4 * config.hidden_size
+        with _settable("model.hidden_size", config.hidden_size, hf):
+            hf.hidden_size = config.hidden_size
+            hf.num_attention_heads = max(1, config.hidden_size // 32)
+            hf.intermediate_size = 4 * config.hidden_size
+            if hasattr(hf, "pooler_hidden_size"):  # DeBERTa's, equal by definition
+                hf.pooler_hidden_size = config.hidden_size
+            hf.validate()
     if config.dropout is not None:
         for key in DROPOUT_KEYS:
             if hasattr(hf, key):
@@ -122,9 +128,38 @@ def adapted(seen: Any, config: ModelConfig) -> Any:
     return hf
 
 
+def _with_layers(hf: Any, layers: int) -> Any:
+    """The configuration with so many layers, and so many entries in each list of one a layer (ModernBERT's windows)."""
+    lists = {
+        name: value[:layers]
+        for name, value in vars(hf).items()
+        if ("layer" in name or name == "attention_window") and isinstance(value, (list, tuple))
+        if len(value) == hf.num_hidden_layers
+    }
+    if lists and layers > hf.num_hidden_layers:
+        # Its class makes the lists anew, by the pattern of its kind.
+        kept = {name: value for name, value in hf.to_dict().items() if name not in lists}
+        return type(hf).from_dict({**kept, "num_hidden_layers": layers})
+    hf.num_hidden_layers = layers
+    for name, value in lists.items():
+        setattr(hf, name, value)
+    return hf
+
+
+@contextmanager
+def _settable(key: str, value: int, hf: Any) -> Iterator[None]:
+    """Refuse what a configuration's class does not accept now: transformers checks when it saves, after training."""
+    try:
+        yield
+    except Exception as error:  # a kind that derives its number of layers raises one of its own
+        raise ModelError(must(key, f"be a number that {type(hf).__name__} takes", f"{value} ({reason(error)})",
+                              "Use null to keep the model's own.")) from None  # fmt: skip
+
+
 def reason(error: Exception) -> str:
-    """The first line of what an outside library said."""
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+    """The first line of what an outside library said, and the next one where the first announces it."""
+    first, *others = [line.strip() for line in str(error).splitlines()] or [type(error).__name__]
+    return f"{first} {others[0]}" if first.endswith(":") and others else first
 
 
 @contextmanager

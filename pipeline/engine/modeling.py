@@ -104,10 +104,7 @@ def load(folder: Path, config: ModelConfig, *, seed: int, attention: Attention =
     implementation = "eager" if attention is Attention.eager else "sdpa"
     torch.manual_seed(seed)
     with model_config.quiet():
-        if config.random_init:
-            model = AutoModelForSequenceClassification.from_config(hf, attn_implementation=implementation)
-        else:
-            model = _from_weights(folder, hf, implementation)
+        model = (_from_config if config.random_init else _from_weights)(folder, hf, implementation)
     tokenizer.model_max_length = config.max_length
     _align(model)
     keep_head_in_fp32(model)
@@ -120,6 +117,15 @@ def load(folder: Path, config: ModelConfig, *, seed: int, attention: Attention =
         head_was_saved=saved_head,
         packed=attention is Attention.varlen and packed.supports(model),
     )
+
+
+def _from_config(folder: Path, hf: Any, implementation: str) -> Any:
+    try:
+        return AutoModelForSequenceClassification.from_config(hf, attn_implementation=implementation)
+    except Exception as error:  # whatever a kind of model asserts of its configuration
+        raise ModelError(must("model.random_init", "make a model of a configuration that transformers can build",
+                              f"{folder} ({model_config.reason(error)})",
+                              "Use null for model.layers and model.hidden_size.")) from None  # fmt: skip
 
 
 def _from_weights(folder: Path, hf: Any, implementation: str) -> Any:

@@ -1,0 +1,105 @@
+"""What a configuration becomes for training, over small random models of many kinds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from hub_fixtures import modernbert, wordpiece
+from small_models import BUDGET, CPU, lively, model_config
+
+from pipeline.config.learning import Precision
+from pipeline.config.machine import Attention
+from pipeline.core.errors import ModelError
+from pipeline.engine.modeling import Reranker, load, save
+from pipeline.engine.scoring import PairScorer
+
+PAIRS = [("the river", "a stone of the old river"), ("a stone", "number 7"), ("river " * 30, "stone " * 40)]
+SMALL = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 64}
+XLNET = dict.fromkeys(SMALL) | {"d_model": 32, "n_layer": 2, "n_head": 2, "d_inner": 64}
+
+
+def scores(reranker: Reranker, pairs: list[tuple[str, str]] = PAIRS) -> Any:
+    return PairScorer(reranker, device=CPU, precision=Precision.fp32, token_budget=BUDGET).score(pairs)
+
+
+def saved(folder: Path, kind: str, tokenizer: Any = None, **values: Any) -> Path:
+    """A folder with a random cross-encoder of a kind of transformers' (`DebertaV2`) and BERT's tokenizer."""
+    if tokenizer is None:
+        wordpiece(folder)
+        tokenizer = transformers.BertTokenizer(str(folder / "vocab.txt"))
+    torch.manual_seed(0)
+    shape = {"vocab_size": len(tokenizer), "num_labels": 1, "pad_token_id": tokenizer.pad_token_id, **SMALL, **values}
+    config = getattr(transformers, f"{kind}Config")(**{k: v for k, v in shape.items() if v is not None})
+    getattr(transformers, f"{kind}ForSequenceClassification")(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def one_sentence(error: pytest.ExceptionInfo[ModelError]) -> str:
+    said = str(error.value)
+    assert "\n" not in said and error.value.__suppress_context__
+    return said
+
+
+# --- layers and width -------------------------------------------------------------------------------------------------
+
+WINDOWS = ["full_attention", "sliding_attention", "sliding_attention", "full_attention", "sliding_attention"]
+
+
+def layered(folder: Path, kind: str) -> Path:
+    return modernbert(folder) if kind == "ModernBert" else saved(folder, kind, attention_window=[8, 4, 16])
+
+
+@pytest.mark.parametrize(
+    ("kind", "key", "expected"),
+    [("ModernBert", "layer_types", WINDOWS), ("Longformer", "attention_window", [8, 4])],
+)
+def test_what_is_listed_a_layer_is_cut_with_the_layers(
+    tmp_path: Path, kind: str, key: str, expected: list[object]
+) -> None:
+    source = layered(tmp_path / "source", kind)
+    config = model_config(source, layers=2)
+    reranker = lively(load(source, config, seed=1))
+    assert reranker.layers == 2 and getattr(reranker.model.config, key) == expected[:2]
+    save(reranker, tmp_path / "saved", config)
+    again = load(tmp_path / "saved", model_config(tmp_path / "saved"), seed=2)
+    assert again.layers == 2 and np.array_equal(scores(again), scores(reranker))
+
+
+@pytest.mark.parametrize("layers", [1, 5])
+def test_a_random_modernbert_of_any_depth_has_its_kinds_pattern_and_comes_back(tmp_path: Path, layers: int) -> None:
+    source = modernbert(tmp_path / "source")
+    config = model_config(source, layers=layers, hidden_size=64, random_init=True)
+    reranker = lively(load(source, config, seed=1, attention=Attention.varlen))
+    assert reranker.model.config.layer_types == WINDOWS[:layers]  # type: ignore[union-attr]
+    assert (reranker.layers, reranker.hidden_size, reranker.packed) == (layers, 64, True)
+    save(reranker, tmp_path / "saved", config)
+    again = load(tmp_path / "saved", model_config(tmp_path / "saved"), seed=2, attention=Attention.varlen)
+    assert np.array_equal(scores(again), scores(reranker))
+
+
+def test_a_depth_or_width_that_a_kind_of_model_cannot_have_is_refused_at_once(tmp_path: Path) -> None:
+    funnel = saved(tmp_path / "funnel", "Funnel", num_hidden_layers=None, block_sizes=[1, 1], d_head=16, d_inner=64)
+    with pytest.raises(
+        ModelError, match=r"^model\.layers must be a number that FunnelConfig takes, got '1 \("
+    ) as error:
+        load(funnel, model_config(funnel, layers=1), seed=0)
+    assert "block_sizes" in one_sentence(error)
+    xlnet = saved(tmp_path / "xlnet", "XLNet", **XLNET)
+    with pytest.raises(ModelError, match=r"^model\.hidden_size must be a number that XLNetConfig takes, ") as error:
+        load(xlnet, model_config(xlnet, hidden_size=64, random_init=True), seed=0)
+    assert "`d_head`" in one_sentence(error), "the reason is said, not only that there is one"
+
+
+def test_a_configuration_that_no_random_model_can_be_built_of_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    lilt = saved(tmp_path, "Lilt", hidden_size=96)
+    path = lilt / "config.json"
+    path.write_text(path.read_text().replace('"num_attention_heads": 2', '"num_attention_heads": 5'))
+    with pytest.raises(ModelError, match=r"^model\.random_init must make a model of a configuration that ") as error:
+        load(lilt, model_config(lilt, random_init=True), seed=0)
+    one_sentence(error)
