@@ -103,3 +103,47 @@ def test_a_configuration_that_no_random_model_can_be_built_of_is_refused_in_one_
     with pytest.raises(ModelError, match=r"^model\.random_init must make a model of a configuration that ") as error:
         load(lilt, model_config(lilt, random_init=True), seed=0)
     one_sentence(error)
+
+
+# --- attention --------------------------------------------------------------------------------------------------------
+
+
+def test_a_model_without_sdpa_runs_eager_and_says_so_unless_sdpa_was_asked_for(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = saved(tmp_path, "DebertaV2", type_vocab_size=0, pooler_hidden_size=32)
+    config = model_config(source)
+    with caplog.at_level("INFO", "pipeline"):
+        reranker = load(source, config, seed=1, attention=Attention.varlen)
+    assert caplog.messages == ["eager attention: DebertaV2ForSequenceClassification has no SDPA"]
+    assert np.array_equal(scores(reranker), scores(load(source, config, seed=1, attention=Attention.eager)))
+    assert not reranker.packed
+    random = model_config(source, random_init=True)
+    assert load(source, random, seed=1, attention=Attention.varlen).model.config._attn_implementation == "eager"  # type: ignore[union-attr]
+    for asked in (config, random):
+        said = r"^runtime\.attention must be one that DebertaV2ForSequenceClassification has, got 'sdpa'\. "
+        with pytest.raises(ModelError, match=said + r".* runtime\.attention=auto\.$"):
+            load(source, asked, seed=1, attention=Attention.sdpa)
+
+
+def test_torn_weights_of_a_model_without_sdpa_are_still_named(tmp_path: Path) -> None:
+    source = saved(tmp_path, "DebertaV2", type_vocab_size=0, pooler_hidden_size=32)
+    (source / "model.safetensors").write_bytes(b"torn")
+    with pytest.raises(ModelError, match=r"^model\.path must hold weights that load as fp32 tensors, got ") as error:
+        load(source, model_config(source), seed=1, attention=Attention.varlen)
+    one_sentence(error)
+
+
+def test_a_model_with_sdpa_gets_it(tmp_path: Path) -> None:
+    source = saved(tmp_path, "Electra", embedding_size=32)
+    for attention, expected in ((Attention.varlen, "sdpa"), (Attention.sdpa, "sdpa"), (Attention.eager, "eager")):
+        reranker = load(source, model_config(source), seed=1, attention=attention)
+        assert reranker.model.config._attn_implementation == expected  # type: ignore[union-attr]
+
+
+def test_a_kind_of_model_that_scores_no_pair_is_refused_as_it_was(tmp_path: Path) -> None:
+    source = saved(tmp_path, "Electra", embedding_size=32)
+    transformers.ViTConfig(hidden_size=32, num_labels=1).save_pretrained(source)
+    with pytest.raises(ModelError, match=r"^model\.path must hold weights .*Unrecognized configuration class") as error:
+        load(source, model_config(source), seed=1, attention=Attention.sdpa)
+    one_sentence(error)

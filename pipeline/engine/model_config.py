@@ -7,16 +7,26 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig, AutoTokenizer, BertConfig, PreTrainedTokenizerBase
+from transformers import (
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+    AutoConfig,
+    AutoTokenizer,
+    BertConfig,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import logging as transformers_logging
 
 from pipeline.config.learning import ModelConfig
+from pipeline.config.machine import Attention
 from pipeline.core.errors import ModelError, must
+
+log = logging.getLogger(__name__)
 
 DROPOUT_KEYS = (
     "hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout", "hidden_dropout",
@@ -154,6 +164,24 @@ def _settable(key: str, value: int, hf: Any) -> Iterator[None]:
     except Exception as error:  # a kind that derives its number of layers raises one of its own
         raise ModelError(must(key, f"be a number that {type(hf).__name__} takes", f"{value} ({reason(error)})",
                               "Use null to keep the model's own.")) from None  # fmt: skip
+
+
+def attention_of(hf: Any, attention: Attention) -> str:
+    """transformers' name of the attention a model gets: SDPA, or eager where that was asked for or is all there is.
+
+    Raises:
+        ModelError: when SDPA was asked for and the model has none.
+    """
+    if attention is Attention.eager:
+        return "eager"
+    kind: Any = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING.get(type(hf), None)
+    if getattr(kind, "_supports_sdpa", True):  # a kind of model that scores nothing is refused when it is loaded
+        return "sdpa"
+    if attention is Attention.sdpa:
+        raise ModelError(must("runtime.attention", f"be one that {kind.__name__} has", "sdpa",
+                              "It has eager attention alone: pass runtime.attention=auto."))  # fmt: skip
+    log.info("eager attention: %s has no SDPA", kind.__name__)
+    return "eager"
 
 
 def reason(error: Exception) -> str:

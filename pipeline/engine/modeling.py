@@ -85,10 +85,11 @@ def load(folder: Path, config: ModelConfig, *, seed: int, attention: Attention =
         config: lengths, dropout, kept layers; with `random_init` only the configuration and tokenizer are read.
         seed: decides every weight the folder does not hold.
         attention: `eager` or `sdpa` on padded batches; `varlen` without padding where `packed` supports the model,
-            else `sdpa`.
+            else `sdpa`, or `eager` where transformers has no SDPA for it.
 
     Raises:
-        ModelError: when the folder holds no usable model, or one with more than one label.
+        ModelError: when the folder holds no usable model, or one with more than one label; when `sdpa` is asked of a
+            model without.
     """
     seen, tokenizer = model_config.read(folder)
     hf = model_config.adapted(seen, config)
@@ -101,7 +102,7 @@ def load(folder: Path, config: ModelConfig, *, seed: int, attention: Attention =
     if limit is not None and config.max_length > limit:
         raise ModelError(must("model.max_length", f"be at most the {limit} positions of {folder}", config.max_length,
                               f"Pass model.max_length={limit}."))  # fmt: skip
-    implementation = "eager" if attention is Attention.eager else "sdpa"
+    implementation = model_config.attention_of(hf, attention)
     torch.manual_seed(seed)
     with model_config.quiet():
         model = (_from_config if config.random_init else _from_weights)(folder, hf, implementation)
