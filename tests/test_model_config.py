@@ -42,7 +42,7 @@ def saved(folder: Path, kind: str, tokenizer: Any = None, **values: Any) -> Path
 
 def one_sentence(error: pytest.ExceptionInfo[ModelError]) -> str:
     said = str(error.value)
-    assert "\n" not in said and error.value.__suppress_context__
+    assert "\n" not in said and (error.value.__suppress_context__ or error.value.__context__ is None)
     return said
 
 
@@ -147,3 +147,53 @@ def test_a_kind_of_model_that_scores_no_pair_is_refused_as_it_was(tmp_path: Path
     with pytest.raises(ModelError, match=r"^model\.path must hold weights .*Unrecognized configuration class") as error:
         load(source, model_config(source), seed=1, attention=Attention.sdpa)
     one_sentence(error)
+
+
+# --- dropout ----------------------------------------------------------------------------------------------------------
+
+
+def rates(model: torch.nn.Module) -> set[float]:
+    return {
+        getattr(module, name)
+        for module in model.modules()
+        for name in ("p", "drop_prob")
+        if "Dropout" in type(module).__name__ and hasattr(module, name)
+    }
+
+
+KINDS: dict[str, dict[str, Any]] = {
+    "Albert": {"embedding_size": 16, "classifier_dropout_prob": 0.1},
+    "DebertaV2": {"type_vocab_size": 0, "pooler_hidden_size": 32, "pooler_dropout": 0.1, "cls_dropout": 0.4},
+    "XLM": {"emb_dim": 32, "n_layers": 2, "n_heads": 2, "summary_first_dropout": 0.1},
+    "DistilBert": {"dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 64},
+    "Funnel": {"num_hidden_layers": None, "block_sizes": [1, 1], "d_head": 16, "d_inner": 64},
+    "GPT2": {"n_inner": 64, "embd_pdrop": 0.1, "resid_pdrop": 0.1, "attn_pdrop": 0.1},
+    "Electra": {"embedding_size": 16, "classifier_dropout": 0.2},
+    "ModernBert": {"classifier_dropout": 0.2, "mlp_dropout": 0.1},
+}
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.25])
+@pytest.mark.parametrize("kind", KINDS)
+def test_dropout_is_the_configured_one_in_every_kind_of_model(tmp_path: Path, kind: str, rate: float) -> None:
+    source = saved(tmp_path / "source", kind, **KINDS[kind])
+    config = model_config(source, dropout=rate)
+    reranker = load(source, config, seed=1, attention=Attention.varlen)
+    assert rates(reranker.model) in ({rate}, {rate} - {0.0}), "some leave the module out"
+    if rate == 0:
+        batch = {"input_ids": torch.arange(5, 15).reshape(2, 5), "attention_mask": torch.ones(2, 5, dtype=torch.long)}
+        reranker.model.train()
+        found = [reranker.model(**batch).logits for _ in range(2)]
+        assert torch.equal(*found), "nothing draws a number"
+    save(reranker, tmp_path / "saved", config)
+    again = load(tmp_path / "saved", model_config(tmp_path / "saved", dropout=None), seed=1)
+    assert rates(again.model) == rates(reranker.model), "the saved folder says it"
+
+
+def test_a_rate_that_no_key_sets_is_refused_by_the_key_that_asked(tmp_path: Path) -> None:
+    source = saved(tmp_path, "Mpt", **dict.fromkeys(SMALL), d_model=32, n_heads=2, n_layers=2)
+    assert rates(load(source, model_config(source, dropout=0.0), seed=1).model) == {0.0}
+    load(source, model_config(source, dropout=None), seed=1)
+    with pytest.raises(ModelError, match=r"^model\.dropout must be the rate of all of MptForSequenceClas") as error:
+        load(source, model_config(source, dropout=0.25), seed=1)
+    assert "0.25 and 0 in transformer.blocks.0.dropout_rate" in one_sentence(error)

@@ -91,7 +91,7 @@ def published_weights(run: Run, path: str, revision: str | None) -> Measured:
     log.info("weights     %s", located.description)
     mine(run)
     config = dataclasses.replace(
-        run.config.model, layers=None, hidden_size=None, random_init=False,
+        run.config.model, layers=None, hidden_size=None, random_init=False, dropout=None,
         max_length=min(run.config.model.max_length, model_config.own_max_length(located.folder)),
     )  # fmt: skip
     reranker = load(run, located.folder, config)

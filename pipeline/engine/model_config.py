@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from torch import nn
 from transformers import (
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
     AutoConfig,
@@ -27,12 +28,6 @@ from pipeline.config.machine import Attention
 from pipeline.core.errors import ModelError, must
 
 log = logging.getLogger(__name__)
-
-DROPOUT_KEYS = (
-    "hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout", "hidden_dropout",
-    "attention_dropout", "embedding_dropout", "mlp_dropout", "dropout", "seq_classif_dropout",
-)  # fmt: skip
-"""Names under which encoders' configurations keep dropout rates."""
 
 OFFSET_POSITIONS = {"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "roberta-prelayernorm", "mpnet"}
 """Model types whose first positions are never used."""
@@ -132,9 +127,8 @@ def adapted(seen: Any, config: ModelConfig) -> Any:
                 hf.pooler_hidden_size = config.hidden_size
             hf.validate()
     if config.dropout is not None:
-        for key in DROPOUT_KEYS:
-            if hasattr(hf, key):
-                setattr(hf, key, config.dropout)
+        for key in _dropout_keys(hf):
+            setattr(hf, key, config.dropout)
     return hf
 
 
@@ -164,6 +158,33 @@ def _settable(key: str, value: int, hf: Any) -> Iterator[None]:
     except Exception as error:  # a kind that derives its number of layers raises one of its own
         raise ModelError(must(key, f"be a number that {type(hf).__name__} takes", f"{value} ({reason(error)})",
                               "Use null to keep the model's own.")) from None  # fmt: skip
+
+
+def _dropout_keys(hf: Any) -> list[str]:
+    """Where a configuration keeps its dropout rates; None is one too, where a head's is the encoder's unless set."""
+    return [
+        name
+        for name, value in vars(hf).items()
+        if ("dropout" in name or name.endswith("pdrop"))
+        and (value is None or (isinstance(value, (int, float)) and not isinstance(value, bool)))
+    ]
+
+
+def check_dropout(model: nn.Module, rate: float) -> None:
+    """Hold that the model drops at `rate` and no other wherever it does.
+
+    Raises:
+        ModelError: naming a module with another rate: one its class fixes, or takes from a key of no known name.
+    """
+    for path, module in model.named_modules():
+        own = "Dropout" in type(module).__name__
+        for name, value in vars(module).items():
+            # Functional dropout is given a number that its module keeps: `attention_dropout`.
+            held = (own and name in ("p", "drop_prob")) or "dropout" in name
+            if held and isinstance(value, (int, float)) and not isinstance(value, bool) and value != rate:
+                raise ModelError(must("model.dropout", f"be the rate of all of {type(model).__name__}",
+                                      f"{rate} and {value} in {path}.{name}",
+                                      "Use null to keep the published rates."))  # fmt: skip
 
 
 def attention_of(hf: Any, attention: Attention) -> str:

@@ -106,6 +106,8 @@ def load(folder: Path, config: ModelConfig, *, seed: int, attention: Attention =
     torch.manual_seed(seed)
     with model_config.quiet():
         model = (_from_config if config.random_init else _from_weights)(folder, hf, implementation)
+    if config.dropout is not None:
+        model_config.check_dropout(model, config.dropout)
     tokenizer.model_max_length = config.max_length
     _align(model)
     keep_head_in_fp32(model)
