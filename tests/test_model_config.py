@@ -11,10 +11,12 @@ import torch
 import transformers
 from hub_fixtures import modernbert, wordpiece
 from small_models import BUDGET, CPU, lively, model_config
+from test_tokens import roberta
 
 from pipeline.config.learning import Precision
 from pipeline.config.machine import Attention
 from pipeline.core.errors import ModelError
+from pipeline.engine.model_config import OFFSET_POSITIONS, own_max_length
 from pipeline.engine.modeling import Reranker, load, save
 from pipeline.engine.scoring import PairScorer
 
@@ -164,6 +166,7 @@ def rates(model: torch.nn.Module) -> set[float]:
 KINDS: dict[str, dict[str, Any]] = {
     "Albert": {"embedding_size": 16, "classifier_dropout_prob": 0.1},
     "DebertaV2": {"type_vocab_size": 0, "pooler_hidden_size": 32, "pooler_dropout": 0.1, "cls_dropout": 0.4},
+    "XLNet": {**XLNET, "summary_last_dropout": 0.1},
     "XLM": {"emb_dim": 32, "n_layers": 2, "n_heads": 2, "summary_first_dropout": 0.1},
     "DistilBert": {"dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 64},
     "Funnel": {"num_hidden_layers": None, "block_sizes": [1, 1], "d_head": 16, "d_inner": 64},
@@ -197,3 +200,49 @@ def test_a_rate_that_no_key_sets_is_refused_by_the_key_that_asked(tmp_path: Path
     with pytest.raises(ModelError, match=r"^model\.dropout must be the rate of all of MptForSequenceClas") as error:
         load(source, model_config(source, dropout=0.25), seed=1)
     assert "0.25 and 0 in transformer.blocks.0.dropout_rate" in one_sentence(error)
+
+
+# --- positions --------------------------------------------------------------------------------------------------------
+
+OFFSET: dict[str, dict[str, Any]] = {
+    "Roberta": {},
+    "XLMRoberta": {},
+    "XLMRobertaXL": {},
+    "Camembert": {},
+    "RobertaPreLayerNorm": {},
+    "MPNet": {},
+    "Data2VecText": {},
+    "Esm": {"mask_token_id": 4, "position_embedding_type": "absolute"},
+    "IBert": {},
+    "LayoutLMv3": {"coordinate_size": 5, "shape_size": 6, "visual_embed": False},
+    "Lilt": {"hidden_size": 96},
+    "Longformer": {"attention_window": 8},
+    "Luke": {"entity_vocab_size": 8, "entity_emb_size": 8},
+    "MarkupLM": {"tag_pad_id": 0, "subs_pad_id": 0, "max_tree_id_unit_embeddings": 4, "xpath_unit_hidden_size": 4},
+    "Xmod": {"languages": ["en_XX"], "default_language": "en_XX"},
+}
+
+
+@pytest.mark.parametrize("kind", OFFSET)
+def test_the_first_positions_of_robertas_kin_are_not_counted(tmp_path: Path, kind: str) -> None:
+    source = saved(tmp_path, kind, roberta(tmp_path), max_position_embeddings=66, **OFFSET[kind])
+    assert own_max_length(source) == 64
+    with pytest.raises(ModelError, match=r"must be at most the 64 positions .* model\.max_length=64\."):
+        load(source, model_config(source, max_length=65), seed=0)
+    found = scores(lively(load(source, model_config(source, max_length=64), seed=0)))
+    assert np.isfinite(found).all() and len(set(found.tolist())) == len(PAIRS)
+
+
+def test_every_kind_that_transformers_counts_so_is_known() -> None:
+    counted = set()
+    for path in (Path(transformers.__file__).parent / "models").glob("*/modeling_*.py"):
+        source = path.read_text(encoding="utf-8")
+        if "def create_position_ids_from_input_ids(" in source and "ForSequenceClassification(" in source:
+            counted.add(path.stem.removeprefix("modeling_").replace("_", "-"))
+    assert counted == OFFSET_POSITIONS
+
+
+def test_a_model_without_a_limit_takes_any_length(tmp_path: Path) -> None:
+    source = saved(tmp_path, "XLNet", **XLNET)
+    assert own_max_length(source) == 512, "what is asked where nothing is said"
+    assert load(source, model_config(source, max_length=4096), seed=0).max_length == 4096

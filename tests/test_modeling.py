@@ -199,21 +199,6 @@ def test_a_length_beyond_the_positions_is_refused(base: Path) -> None:
         tiny(base, max_length=513)
 
 
-def test_roberta_has_two_positions_fewer_than_it_says(tmp_path: Path) -> None:
-    from test_tokens import roberta
-    from transformers import RobertaConfig, RobertaForMaskedLM
-
-    small = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
-    config = RobertaConfig(vocab_size=500, max_position_embeddings=66, type_vocab_size=1, pad_token_id=1, **small)
-    RobertaForMaskedLM(config).save_pretrained(tmp_path)
-    roberta(tmp_path).save_pretrained(tmp_path)
-    assert own_max_length(tmp_path) == 64
-    with pytest.raises(ModelError, match=r"must be at most the 64 positions"):
-        load(tmp_path, model_config(tmp_path, max_length=65), seed=0)
-    found = scores(load(tmp_path, model_config(tmp_path, max_length=64), seed=0))
-    assert np.isfinite(found).all() and len(set(found.tolist())) > 5
-
-
 def damaged(base: Path, folder: Path, name: str, data: bytes | None) -> Path:
     save(tiny(base), folder, model_config(base))
     if data is None:

@@ -29,7 +29,10 @@ from pipeline.core.errors import ModelError, must
 
 log = logging.getLogger(__name__)
 
-OFFSET_POSITIONS = {"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "roberta-prelayernorm", "mpnet"}
+OFFSET_POSITIONS = {
+    "camembert", "data2vec-text", "esm", "ibert", "layoutlmv3", "lilt", "longformer", "luke", "markuplm", "mpnet",
+    "roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod",
+}  # fmt: skip
 """Model types whose first positions are never used."""
 
 
@@ -98,10 +101,10 @@ def own_max_length(folder: Path) -> int:
 def positions(hf: Any) -> int | None:
     """Tokens a model has positions for, None where its configuration does not limit them."""
     limit = getattr(hf, "max_position_embeddings", None)
-    if limit is None:
+    if limit is None or limit <= 0:  # XLNet says -1
         return None
     # RoBERTa and its kin count positions from the one after the padding token's id.
-    return int(limit) - (hf.pad_token_id + 1 if hf.model_type in OFFSET_POSITIONS else 0)
+    return int(limit) - ((hf.pad_token_id or 0) + 1 if hf.model_type in OFFSET_POSITIONS else 0)
 
 
 def adapted(seen: Any, config: ModelConfig) -> Any:
