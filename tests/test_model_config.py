@@ -12,6 +12,7 @@ import transformers
 from hub_fixtures import modernbert, wordpiece
 from small_models import BUDGET, CPU, lively, model_config
 from test_tokens import roberta
+from transformers import AutoTokenizer
 
 from pipeline.config.learning import Precision
 from pipeline.config.machine import Attention
@@ -40,6 +41,13 @@ def saved(folder: Path, kind: str, tokenizer: Any = None, **values: Any) -> Path
     getattr(transformers, f"{kind}ForSequenceClassification")(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def predicted(folder: Path) -> Any:
+    """Logits of the pairs as one padded batch, as a user of the folder has them."""
+    from sentence_transformers import CrossEncoder
+
+    return CrossEncoder(str(folder), device="cpu").predict(PAIRS, activation_fn=torch.nn.Identity())
 
 
 def one_sentence(error: pytest.ExceptionInfo[ModelError]) -> str:
@@ -246,3 +254,38 @@ def test_a_model_without_a_limit_takes_any_length(tmp_path: Path) -> None:
     source = saved(tmp_path, "XLNet", **XLNET)
     assert own_max_length(source) == 512, "what is asked where nothing is said"
     assert load(source, model_config(source, max_length=4096), seed=0).max_length == 4096
+
+
+# --- padding ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "side"),
+    [
+        ("Bert", {}, "right"),
+        ("DistilBert", {"dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 64}, "right"),
+        ("ModernBert", {"classifier_pooling": "cls", "local_attention": 8}, "right"),
+        ("XLNet", XLNET, "left"),
+    ],
+)
+@pytest.mark.parametrize("attention", ["eager", "varlen"])
+def test_a_pair_scores_in_a_batch_as_it_does_alone_whatever_side_the_folder_pads_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: str, values: dict[str, Any], side: str, attention: str
+) -> None:
+    other = "left" if side == "right" else "right"
+    wordpiece(tmp_path)
+    tokenizer = transformers.BertTokenizer(str(tmp_path / "vocab.txt"), padding_side=other)
+    source = saved(tmp_path / "source", kind, tokenizer, **values)
+    config = model_config(source)
+    with caplog.at_level("INFO", "pipeline"):
+        reranker = lively(load(source, config, seed=1, attention=Attention[attention]))
+    assert [message for message in caplog.messages if message.startswith(f"padding: on the {side}, in the saved ")]
+    together, alone = scores(reranker), np.concatenate([scores(reranker, [pair]) for pair in PAIRS])
+    assert np.abs(together - alone).max() <= 1e-5 < together.std()
+    save(reranker, tmp_path / "saved", config)
+    assert np.abs(predicted(tmp_path / "saved") - together).max() <= 1e-5
+    assert AutoTokenizer.from_pretrained(tmp_path / "saved").padding_side == side
+    assert load(tmp_path / "saved", config, seed=1).tokenizer.padding_side == side
+    reranker.tokenizer.padding_side = reranker.tokenizer.init_kwargs["padding_side"] = other
+    save(reranker, tmp_path / "other", config)
+    assert np.abs(predicted(tmp_path / "other") - together).max() > 1e-3, "the side is not without effect"

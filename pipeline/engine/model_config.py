@@ -208,6 +208,20 @@ def attention_of(hf: Any, attention: Attention) -> str:
     return "eager"
 
 
+def set_padding_side(tokenizer: PreTrainedTokenizerBase, hf: Any) -> None:
+    """Pad on the right whatever the folder says: there a pair's tokens stand where they stand without padding.
+
+    On the left padding would shift absolute positions and stand where heads look for the first token. XLNet is the
+    other way round: its positions are relative and its head looks at the last token.
+    """
+    side = "left" if getattr(hf, "summary_type", None) == "last" else "right"
+    if tokenizer.padding_side != side:
+        log.info("padding: on the %s, in the saved tokenizer too; on the %s, the folder's side, it would change scores",
+                 side, tokenizer.padding_side)  # fmt: skip
+        tokenizer.padding_side = side
+        tokenizer.init_kwargs["padding_side"] = side  # what is saved
+
+
 def reason(error: Exception) -> str:
     """The first line of what an outside library said, and the next one where the first announces it."""
     first, *others = [line.strip() for line in str(error).splitlines()] or [type(error).__name__]

@@ -109,6 +109,7 @@ def load(folder: Path, config: ModelConfig, *, seed: int, attention: Attention =
     if config.dropout is not None:
         model_config.check_dropout(model, config.dropout)
     tokenizer.model_max_length = config.max_length
+    model_config.set_padding_side(tokenizer, hf)
     _align(model)
     keep_head_in_fp32(model)
     return Reranker(
