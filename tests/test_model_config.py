@@ -289,3 +289,11 @@ def test_a_pair_scores_in_a_batch_as_it_does_alone_whatever_side_the_folder_pads
     reranker.tokenizer.padding_side = reranker.tokenizer.init_kwargs["padding_side"] = other
     save(reranker, tmp_path / "other", config)
     assert np.abs(predicted(tmp_path / "other") - together).max() > 1e-3, "the side is not without effect"
+
+
+def test_xlnets_head_runs_in_fp32_under_bf16(tmp_path: Path) -> None:
+    source = saved(tmp_path, "XLNet", **XLNET)
+    reranker = lively(load(source, model_config(source), seed=0))
+    scorer = PairScorer(reranker, device=CPU, precision=Precision.bf16, token_budget=BUDGET)
+    found = scorer.score([(f"river {i}", "stone " * i) for i in range(20)])
+    assert (found != torch.from_numpy(found).bfloat16().float().numpy()).mean() > 0.8

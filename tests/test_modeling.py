@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import dataclasses
 import json
 import os
 from pathlib import Path
@@ -125,6 +127,22 @@ def test_the_head_runs_in_fp32_under_bf16(base: Path, attention: str) -> None:
     rounded = torch.from_numpy(found).bfloat16().float().numpy()
     assert (found != rounded).mean() > 0.8, "logits have more than bf16's 8 significant bits"
     assert 1e-6 < np.abs(found - full).max() < 0.05, "and the encoder did run in bf16"
+
+
+@pytest.mark.parametrize("attention", ["varlen", "eager"])
+def test_a_copy_scores_by_its_own_head(base: Path, attention: str) -> None:
+    reranker = tiny(base, attention=Attention[attention])
+    copied = dataclasses.replace(reranker, model=copy.deepcopy(reranker.model))
+    before = {precision: scores(reranker, precision) for precision in (Precision.fp32, Precision.bf16)}
+    with torch.no_grad():
+        copied.model.classifier.weight.mul_(3)  # type: ignore[union-attr, operator]
+        copied.model.classifier.bias.add_(1)  # type: ignore[union-attr, operator]
+    for precision, expected in before.items():
+        assert np.array_equal(scores(reranker, precision), expected)
+        assert np.abs(scores(copied, precision) - (3 * expected + 1)).max() <= 1e-6
+    batch = {"input_ids": torch.tensor([[2, 7, 3]])}
+    copied.model(**batch).logits.backward()
+    assert reranker.model.classifier.weight.grad is None  # type: ignore[union-attr]
 
 
 # --- ModernBERT -------------------------------------------------------------------------------------------------------

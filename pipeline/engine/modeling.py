@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import MethodType
 from typing import Any
 
 import torch
@@ -154,18 +155,18 @@ def _align(model: nn.Module) -> None:
 
 def keep_head_in_fp32(model: nn.Module) -> None:
     """Run the last linear layer outside autocast: a bf16 logit has 8 significant bits and makes ties."""
-    for name in ("classifier", "score"):
+    for name in ("classifier", "score", "logits_proj"):
         head = getattr(model, name, None)
         if isinstance(head, nn.Module):
-            plain = head.forward
-
-            def forward(features: torch.Tensor, plain: Any = plain) -> torch.Tensor:
-                with torch.autocast(features.device.type, enabled=False):
-                    result: torch.Tensor = plain(features.float())
-                return result
-
-            head.forward = forward
+            # A bound method: a copy of the model gets one of its own head.
+            head.forward = MethodType(_forward_in_fp32, head)
             return
+
+
+def _forward_in_fp32(head: nn.Module, features: torch.Tensor) -> torch.Tensor:
+    with torch.autocast(features.device.type, enabled=False):
+        result: torch.Tensor = type(head).forward(head, features.float())
+    return result
 
 
 def logits(model: nn.Module, batch: Batch, precision: Precision) -> torch.Tensor:
