@@ -24,7 +24,7 @@ Pairs = tuple[TokenTable, npt.NDArray[np.int64], npt.NDArray[np.int64]]
 
 
 def template(max_length: int = 24) -> PairTemplate:
-    return PairTemplate((101,), (102,), (102,), (0, 0, 0, 1, 1), 0, False, True, max_length)
+    return PairTemplate((101,), (102,), (102,), (0, 0, 0, 1, 1), 0, 0, False, True, max_length)
 
 
 def random_pairs(count: int = 25, longest_text: int = 30, max_length: int = 24) -> Pairs:

@@ -20,7 +20,7 @@ LAYERS = [
     "engine.packed_attention engine.dropout engine.block_linear engine.accumulation engine.lanes "
     "core.reproducibility",
     "core.artifacts core.provenance config.compose hub.download mining.negatives data.tables "
-    "mining.exact_search engine.pair_template "
+    "mining.exact_search engine.pair_template engine.model_config "
     "engine.packed_bert engine.packed_modernbert engine.block_attention engine.block_embeddings",
     "engine.block_first engine.encoding",
     "engine.block_bert",

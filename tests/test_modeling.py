@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import dataclasses
 import json
 import os
 from pathlib import Path
@@ -21,7 +23,8 @@ from pipeline.config.learning import Activation, Precision
 from pipeline.config.machine import Attention
 from pipeline.core.errors import ModelError
 from pipeline.engine import modeling
-from pipeline.engine.modeling import Reranker, load, own_max_length, save
+from pipeline.engine.model_config import own_max_length
+from pipeline.engine.modeling import Reranker, load, save
 from pipeline.engine.scoring import PairScorer
 from pipeline.engine.steps import backward, prepare
 
@@ -126,6 +129,22 @@ def test_the_head_runs_in_fp32_under_bf16(base: Path, attention: str) -> None:
     assert 1e-6 < np.abs(found - full).max() < 0.05, "and the encoder did run in bf16"
 
 
+@pytest.mark.parametrize("attention", ["varlen", "eager"])
+def test_a_copy_scores_by_its_own_head(base: Path, attention: str) -> None:
+    reranker = tiny(base, attention=Attention[attention])
+    copied = dataclasses.replace(reranker, model=copy.deepcopy(reranker.model))
+    before = {precision: scores(reranker, precision) for precision in (Precision.fp32, Precision.bf16)}
+    with torch.no_grad():
+        copied.model.classifier.weight.mul_(3)  # type: ignore[union-attr, operator]
+        copied.model.classifier.bias.add_(1)  # type: ignore[union-attr, operator]
+    for precision, expected in before.items():
+        assert np.array_equal(scores(reranker, precision), expected)
+        assert np.abs(scores(copied, precision) - (3 * expected + 1)).max() <= 1e-6
+    batch = {"input_ids": torch.tensor([[2, 7, 3]])}
+    copied.model(**batch).logits.backward()
+    assert reranker.model.classifier.weight.grad is None  # type: ignore[union-attr]
+
+
 # --- ModernBERT -------------------------------------------------------------------------------------------------------
 
 
@@ -196,21 +215,6 @@ def test_more_than_one_label_is_refused(base: Path, tmp_path: Path) -> None:
 def test_a_length_beyond_the_positions_is_refused(base: Path) -> None:
     with pytest.raises(ModelError, match=r"^model\.max_length must be at most the 512 positions .*max_length=512\."):
         tiny(base, max_length=513)
-
-
-def test_roberta_has_two_positions_fewer_than_it_says(tmp_path: Path) -> None:
-    from test_tokens import roberta
-    from transformers import RobertaConfig, RobertaForMaskedLM
-
-    small = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
-    config = RobertaConfig(vocab_size=500, max_position_embeddings=66, type_vocab_size=1, pad_token_id=1, **small)
-    RobertaForMaskedLM(config).save_pretrained(tmp_path)
-    roberta(tmp_path).save_pretrained(tmp_path)
-    assert own_max_length(tmp_path) == 64
-    with pytest.raises(ModelError, match=r"must be at most the 64 positions"):
-        load(tmp_path, model_config(tmp_path, max_length=65), seed=0)
-    found = scores(load(tmp_path, model_config(tmp_path, max_length=64), seed=0))
-    assert np.isfinite(found).all() and len(set(found.tolist())) > 5
 
 
 def damaged(base: Path, folder: Path, name: str, data: bytes | None) -> Path:

@@ -21,5 +21,6 @@ def test_truncation_fills_the_room_and_cuts_the_longer_text(first: int, second: 
 
 
 def test_room_is_what_special_tokens_leave() -> None:
-    template = PairTemplate((0,), (2, 2), (2,), (0, 0, 0, 0, 0), 1, False, False, 40)
+    template = PairTemplate((0,), (2, 2), (2,), (0, 0, 0, 0, 0, 0), 1, 0, False, False, 40)
     assert template.room == 36
+    assert template.texts == (1, 4)

@@ -24,7 +24,7 @@ from pipeline.core import artifacts
 from pipeline.core.errors import ModelError, PipelineError
 from pipeline.data import storage
 from pipeline.engine import checkpoints
-from pipeline.engine.modeling import own_max_length
+from pipeline.engine.model_config import own_max_length
 from pipeline.stages.logs import MetricsLog
 from pipeline.stages.plan import rival_name
 from pipeline.stages.run import run

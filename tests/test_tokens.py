@@ -91,12 +91,25 @@ def left_padded(folder: Path) -> Any:
     return tokenizer
 
 
+def xlnet(folder: Path) -> Any:
+    """Two special tokens at the end, each with a type of its own, and padding with another."""
+    tokenizer = left_padded(folder)
+    ids = {token: tokenizer.convert_tokens_to_ids(token) for token in ("[CLS]", "[SEP]")}
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A [SEP] [CLS]:2", pair="$A [SEP] $B:1 [SEP]:1 [CLS]:2", special_tokens=list(ids.items())
+    )
+    tokenizer._pad_token_type_id = 3
+    tokenizer.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]
+    return tokenizer
+
+
 MAKERS = {
     "minilm": minilm,
     "bert": saved(bert_tiny),
     "roberta": roberta,
     "modernbert": saved(modernbert),
     "left": left_padded,
+    "xlnet": xlnet,
 }
 _made: dict[str, tuple[Any, PairTemplate]] = {}
 
@@ -227,7 +240,49 @@ def test_a_template_is_proven_once_for_a_tokenizer_and_a_length(
     other = AutoTokenizer.from_pretrained(folder)
     other.padding_side = "left"
     proven(other, 41)
-    assert proofs == [40, 41, 41]
+    for beside, value in (("split_special_tokens", True), ("model_input_names", ["input_ids"])):
+        setattr(other, beside, value)
+        for _ in range(2):
+            proven(other, 41)
+    assert proofs == [40, 41, 41, 41, 41]
+
+
+def test_what_was_proven_of_a_tokenizer_is_not_believed_of_one_that_cuts_at_the_other_side(tmp_path: Path) -> None:
+    tokenizer = saved(modernbert)(tmp_path)
+    proven(tokenizer, MAX)
+    tokenizer.truncation_side = "left"
+    with pytest.raises(ModelError, match=r"^the model's tokenizer must encode a pair as its two texts between "):
+        proven(tokenizer, MAX)
+
+
+def test_each_special_token_has_its_own_type(tmp_path: Path) -> None:
+    tokenizer = xlnet(tmp_path)
+    template, table = proven(tokenizer, MAX), TokenTable.build(["river", "the river number"], tokenizer, MAX)
+    assert template.types == (0, 0, 1, 1, 2)
+    first, second = np.array([1, 0]), np.array([0, 0])
+    expected = tokenizer("the river number", "river")["token_type_ids"]
+    assert expected[-3:] == [1, 1, 2]
+    packed = table.pack(template, first, second)["token_type_ids"]
+    assert packed.tolist() == [*expected, *tokenizer("river", "river")["token_type_ids"]]
+    assert table.blocks(template, first, second, 1)["token_type_ids"][: len(expected)].tolist() == expected
+
+
+@pytest.mark.parametrize("name", ["token_type_ids", "attention_mask"])
+def test_a_tokenizer_whose_types_or_mask_a_template_cannot_tell_is_refused(tmp_path: Path, name: str) -> None:
+    tokenizer = saved(bert_tiny)(tmp_path)
+
+    class Odd(type(tokenizer)):  # type: ignore[misc]
+        def __call__(self, *args: Any, **values: Any) -> Any:
+            found = super().__call__(*args, **values)
+            if values.get("padding"):
+                found[name][:, 1] = 0
+                found[name][:, 2] = 1 - found[name][:, 2]
+            return found
+
+    proven(tokenizer, MAX)
+    tokenizer.__class__ = Odd
+    with pytest.raises(ModelError, match=r"^the model's tokenizer must encode a pair as its two texts between "):
+        proven(tokenizer, MAX)
 
 
 def test_a_tokenizer_that_cannot_serve_is_refused_in_one_sentence(tmp_path: Path) -> None:
@@ -245,7 +300,7 @@ def test_a_tokenizer_that_cannot_serve_is_refused_in_one_sentence(tmp_path: Path
 
 
 def test_the_share_of_pairs_that_are_cut_counts_tokens_before_the_cut() -> None:
-    template = PairTemplate((101,), (102,), (102,), (0, 0, 0, 1, 1), 0, False, True, MAX)
+    template = PairTemplate((101,), (102,), (102,), (0, 0, 0, 1, 1), 0, 0, False, True, MAX)
     room = MAX - 3
     lengths = np.array([room - 5, 5, 6, 400])
     kept = np.minimum(lengths, MAX)

@@ -17,7 +17,7 @@ from pipeline.core import artifacts
 from pipeline.core.errors import ArtifactError, ConfigError, must
 from pipeline.core.fingerprint import slug
 from pipeline.core.records import TRAINED, RerankingSet
-from pipeline.engine import modeling
+from pipeline.engine import model_config
 from pipeline.evaluation import evaluator, reranking
 from pipeline.hub import location
 from pipeline.reporting import comparison
@@ -91,8 +91,8 @@ def published_weights(run: Run, path: str, revision: str | None) -> Measured:
     log.info("weights     %s", located.description)
     mine(run)
     config = dataclasses.replace(
-        run.config.model, layers=None, hidden_size=None, random_init=False,
-        max_length=min(run.config.model.max_length, modeling.own_max_length(located.folder)),
+        run.config.model, layers=None, hidden_size=None, random_init=False, dropout=None,
+        max_length=min(run.config.model.max_length, model_config.own_max_length(located.folder)),
     )  # fmt: skip
     reranker = load(run, located.folder, config)
     if not reranker.head_was_saved:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -143,10 +144,17 @@ class TrainingConfig:
             self.max_length,
             "Use null for model.max_length.",
         )
-        for key in ("warmup_ratio", "adam_beta1", "adam_beta2"):
+        check(0 <= self.warmup_ratio <= 1, "training.warmup_ratio", "be in [0, 1]", self.warmup_ratio, "Use 0.1.")
+        for key, usual in (("adam_beta1", 0.9), ("adam_beta2", 0.999)):
             value = getattr(self, key)
-            check(0 <= value <= 1, f"training.{key}", "be in [0, 1]", value, "See conf/training/.")
-        check(self.weight_decay >= 0, "training.weight_decay", "be at least 0", self.weight_decay, "Use 0.")
+            check(0 <= value < 1, f"training.{key}", "be in [0, 1)", value, f"Use {usual}.")  # 1 divides by 0
+        check(
+            0 <= self.weight_decay < math.inf,
+            "training.weight_decay",
+            "be at least 0 and finite",
+            self.weight_decay,
+            "Use 0.",
+        )
         check(self.eval_steps >= 0, "training.eval_steps", "be at least 0", self.eval_steps, "Use 0 for none.")
         check(
             self.selection_measure in ("map", "mrr@10", "ndcg@10"),

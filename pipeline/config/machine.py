@@ -24,7 +24,7 @@ class RuntimeConfig:
     micro_batch_tokens: int | None = None
     """Tokens of a micro-batch; a CPU may hold twice as many in all. None is computed. Halve it when memory runs out."""
     attention: Attention = Attention.auto
-    """auto is varlen: little or no padding where models allow it (BERT, ModernBERT), else SDPA. eager and sdpa pad."""
+    """auto is varlen: little or no padding where models allow it (BERT, ModernBERT), else SDPA or eager, which pad."""
     workers: int | None = None
     """Processes for extraction and tokenisation; None uses the cores."""
 

@@ -127,7 +127,7 @@ def resolve_device(runtime: RuntimeConfig) -> torch.device:
 
 
 def resolve_attention(runtime: RuntimeConfig) -> Attention:
-    """The attention backend: `varlen`, with no or little padding, where the model allows it (it falls back to SDPA)."""
+    """The attention backend: `varlen`, with no or little padding, where the model allows it (else SDPA or eager)."""
     return Attention.varlen if runtime.attention is Attention.auto else runtime.attention
 
 

@@ -45,13 +45,15 @@ def truncated(first: Ints, second: Ints, room: int) -> tuple[Ints, Ints]:
 
 @dataclass(frozen=True, slots=True)
 class PairTemplate:
-    """The special tokens around a pair: `prefix` first `middle` second `suffix`, and each part's token type."""
+    """The special tokens around a pair: `prefix` first `middle` second `suffix`."""
 
     prefix: tuple[int, ...]
     middle: tuple[int, ...]
     suffix: tuple[int, ...]
-    types: tuple[int, int, int, int, int]
+    types: tuple[int, ...]
+    """Token type of each special token in order, and at `texts` those of each text's tokens."""
     pad_id: int
+    pad_type: int
     pad_left: bool
     has_types: bool
     max_length: int
@@ -60,6 +62,11 @@ class PairTemplate:
     def room(self) -> int:
         """Tokens left for the two texts."""
         return self.max_length - len(self.prefix) - len(self.middle) - len(self.suffix)
+
+    @property
+    def texts(self) -> tuple[int, int]:
+        """Where the two texts stand when each is counted as one token."""
+        return len(self.prefix), len(self.prefix) + 1 + len(self.middle)
 
     @classmethod
     def read(cls, tokenizer: PreTrainedTokenizerBase, max_length: int) -> PairTemplate:
@@ -89,17 +96,16 @@ class PairTemplate:
         if min(start, second) < 0:
             raise ModelError(must("the model's tokenizer", "compose a pair from two texts", type(tokenizer).__name__,
                                   "This tokenizer cannot be used with a cross-encoder."))  # fmt: skip
-
-        def kind(position: int) -> int:
-            return int(kinds[position]) if 0 <= position < len(kinds) else 0
-
+        between = start + len(one)
+        types = [*kinds[: start + 1], *kinds[between : second + 1], *kinds[end:]]
         return cls(
             prefix=tuple(ids[:start]),
-            middle=tuple(ids[start + len(one) : second]),
+            middle=tuple(ids[between:second]),
             suffix=tuple(ids[end:]),
             # A model that is not given any takes the first.
-            types=(kind(0), kind(start), kind(start + len(one)), kind(second), kind(end)) if has_types else (0,) * 5,
+            types=tuple(types) if has_types else (0,) * len(types),
             pad_id=int(tokenizer.pad_token_id),
+            pad_type=int(tokenizer.pad_token_type_id),
             pad_left=tokenizer.padding_side == "left",
             has_types=has_types,
             max_length=max_length,

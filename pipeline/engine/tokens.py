@@ -23,10 +23,11 @@ from pipeline.engine.pair_template import Ints, PairTemplate, truncated
 CHUNK = 4096
 """Texts tokenised at once: enough for the library's threads, little enough to keep memory flat."""
 
-_PROVEN: set[tuple[str, str, PairTemplate]] = set()
+_PROVEN: set[tuple[object, ...]] = set()
 """Tokenizers, by class and whole state, and the templates proven on them: a run builds a dozen scorers on one.
 
-A digest (`identity`) takes longer to make than the proof.
+The state is the backend's, and what is kept beside it and given to it at every call. A digest (`identity`) takes longer
+to make than the proof.
 """
 
 
@@ -37,7 +38,8 @@ def proven(tokenizer: PreTrainedTokenizerBase, max_length: int) -> PairTemplate:
         ModelError: when the tokenizer has no padding token or does not compose pairs from independent texts.
     """
     template = PairTemplate.read(tokenizer, max_length)
-    known = (type(tokenizer).__name__, tokenizer.backend_tokenizer.to_str(), template)
+    beside = (tokenizer.truncation_side, tokenizer.split_special_tokens, *tokenizer.model_input_names)
+    known = (type(tokenizer).__name__, tokenizer.backend_tokenizer.to_str(), beside, template)
     if known not in _PROVEN:
         _prove(template, tokenizer)
         _PROVEN.add(known)
@@ -56,7 +58,7 @@ def _prove(template: PairTemplate, tokenizer: PreTrainedTokenizerBase) -> None:
     )  # fmt: skip
     tokenizer.backend_tokenizer.no_truncation()  # as it was
     tokenizer.backend_tokenizer.no_padding()
-    if not torch.equal(batch["input_ids"], expected["input_ids"]):
+    if not all(torch.equal(batch[name], expected[name]) for name in batch if name in expected):
         raise ModelError(must("the model's tokenizer", "encode a pair as its two texts between special tokens",
                               type(tokenizer).__name__, "Use a model with a BERT-like tokenizer."))  # fmt: skip
 
@@ -144,7 +146,7 @@ class TokenTable:
         mask[flat.row, column] = 1
         batch = {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
         if template.has_types:
-            kinds = np.zeros(shape, np.int64)
+            kinds = np.full(shape, template.pad_type, np.int64)
             kinds[flat.row, column] = flat.kinds
             batch["token_type_ids"] = torch.from_numpy(kinds)
         return batch
@@ -204,16 +206,16 @@ class TokenTable:
     def _flat(self, template: PairTemplate, first: Ints, second: Ints) -> _Flat:
         """Every token of every pair in order, each with its row and position in the pair."""
         a, b = truncated(self.lengths[first], self.lengths[second], template.room)
-        specials = (template.prefix, template.middle, template.suffix)
-        # Tokens of a pair's five parts, and where each begins, (pairs, 5).
-        widths = np.empty((len(a), 5), np.int64)
-        widths[:, 0::2], widths[:, 1], widths[:, 3] = [len(special) for special in specials], a, b
-        begins = (np.cumsum(widths) - widths.ravel()).reshape(-1, 5)
+        # Tokens of a pair's parts, special tokens and texts, and where each begins, (pairs, parts).
+        widths = np.ones((len(a), len(template.types)), np.int64)
+        one, two = template.texts
+        widths[:, one], widths[:, two] = a, b
+        begins = (np.cumsum(widths) - widths.ravel()).reshape(widths.shape)
         ids = np.empty(int(widths.sum()), np.int64)
-        for part, kept, texts in ((1, a, first), (3, b, second)):
+        for part, kept, texts in ((one, a, first), (two, b, second)):
             ids[spans(begins[:, part], kept)] = self.ids[spans(self.starts[texts], kept)]
-        for part, special in zip((0, 2, 4), specials, strict=True):
-            ids[begins[:, part, None] + np.arange(len(special))] = special
+        specials = np.delete(begins, template.texts, axis=1)
+        ids[specials] = (*template.prefix, *template.middle, *template.suffix)
         lengths = widths.sum(axis=1)
         row = np.repeat(np.arange(len(lengths)), lengths)
         position = np.arange(len(row)) - np.repeat(begins[:, 0], lengths)

@@ -13,7 +13,7 @@ from pipeline.core.fingerprint import fingerprint, slug
 from pipeline.core.records import TRAINED, UNTRAINED, RerankingSet, fold
 from pipeline.data import storage
 from pipeline.data.trec import read_beir
-from pipeline.engine import modeling
+from pipeline.engine import model_config
 from pipeline.evaluation import evaluator, reranking
 from pipeline.evaluation.bi_encoder import BiEncoderScorer
 from pipeline.stages.models import load, load_saved, scorer_of
@@ -82,7 +82,7 @@ def check_inputs(run: Run) -> None:
         if not artifacts.is_complete(evaluation_folder(run, name)):
             read_beir(collection.folder, name)
     for rival in run.rivals.values():
-        modeling.must_be_cross_encoder(rival.folder, key="evaluation.rivals")
+        model_config.must_be_cross_encoder(rival.folder, key="evaluation.rivals")
     if nano_names(run.config):
         _ = run.nano_beir
 
@@ -123,7 +123,7 @@ def _systems(run: Run, reranking_set: RerankingSet) -> Iterator[tuple[str, reran
         if config.evaluation.fusion:
             yield FUSION, reranking.fuse(reranking.first_stage(reranking_set), bi_encoder)
     for rival, located in run.rivals.items():
-        length = modeling.own_max_length(located.folder)
+        length = model_config.own_max_length(located.folder)
         model = load(run, located.folder, ModelConfig(name=rival, path=str(located.folder), max_length=length))
         yield rival, reranking.rerank(reranking_set, scorer_of(run, model))
         del model

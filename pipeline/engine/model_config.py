@@ -1,0 +1,241 @@
+"""A model folder's configuration and tokenizer, read and adapted. Wraps transformers; knows nothing of weights.
+
+What is changed here is saved with the model, so that the folder says what was trained.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from transformers import (
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+    AutoConfig,
+    AutoTokenizer,
+    BertConfig,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import logging as transformers_logging
+
+from pipeline.config.learning import ModelConfig
+from pipeline.config.machine import Attention
+from pipeline.core.errors import ModelError, must
+
+log = logging.getLogger(__name__)
+
+OFFSET_POSITIONS = {
+    "camembert", "data2vec-text", "esm", "ibert", "layoutlmv3", "lilt", "longformer", "luke", "markuplm", "mpnet",
+    "roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod",
+}  # fmt: skip
+"""Model types whose first positions are never used."""
+
+
+def read(folder: Path) -> tuple[Any, PreTrainedTokenizerBase]:
+    """The configuration and tokenizer of a folder, as they were saved.
+
+    Raises:
+        ModelError: when the folder holds none that transformers can read.
+    """
+    if not (folder / "config.json").is_file():
+        raise ModelError(must("model.path", "be a folder with config.json, weights and a tokenizer", str(folder),
+                              "Pass the folder of a saved transformers or sentence-transformers model."))  # fmt: skip
+    try:
+        with quiet():
+            seen = _bert_of_old(folder) or AutoConfig.from_pretrained(folder)
+            return seen, AutoTokenizer.from_pretrained(folder, config=seen)
+    except Exception as error:  # a wrong type in a configuration raises kinds of its own
+        raise ModelError(must("model.path", "hold a model and tokenizer transformers can read",
+                              f"{folder} ({reason(error)})",
+                              "Save it again with save_pretrained.")) from None  # fmt: skip
+
+
+def _bert_of_old(folder: Path) -> Any:
+    """The configuration of a BERT saved before files named their type (prajjwal1/bert-tiny), None for others.
+
+    transformers 5 no longer guesses the type from the folder's name.
+    """
+    raw = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    old = "model_type" not in raw and "type_vocab_size" in raw and (folder / "vocab.txt").is_file()
+    return BertConfig.from_pretrained(folder) if old else None
+
+
+def is_cross_encoder(hf: Any) -> bool:
+    """Whether the folder's weights have a head that scores."""
+    names = getattr(hf, "architectures", None) or []
+    return any(name.endswith("ForSequenceClassification") for name in names)
+
+
+def must_be_cross_encoder(folder: Path, key: str) -> None:
+    """Refuse what is no saved cross-encoder with one label, by its configuration and tokenizer alone.
+
+    Raises:
+        ModelError: naming the configuration's `key`.
+    """
+    try:
+        seen, _ = read(folder)
+    except ModelError as error:
+        raise ModelError(str(error).replace("model.path", key, 1)) from None
+    if not is_cross_encoder(seen) or seen.num_labels != 1:
+        got = f"{folder} with {seen.num_labels} labels" if is_cross_encoder(seen) else f"{folder}, a base model"
+        raise ModelError(must(key, "name trained cross-encoders with one label", got, "Name another, or leave it out."))
+
+
+def own_max_length(folder: Path) -> int:
+    """Tokens a saved model takes, as its tokenizer says, else as its positions allow.
+
+    Raises:
+        ModelError: when the folder holds no model transformers can read.
+    """
+    hf, tokenizer = read(folder)
+    limit = positions(hf) or 512
+    # Tokenizers that were never told say 1e30.
+    return min(int(tokenizer.model_max_length), limit) if tokenizer.model_max_length < 10**6 else limit
+
+
+def positions(hf: Any) -> int | None:
+    """Tokens a model has positions for, None where its configuration does not limit them."""
+    limit = getattr(hf, "max_position_embeddings", None)
+    if limit is None or limit <= 0:  # XLNet says -1
+        return None
+    # RoBERTa and its kin count positions from the one after the padding token's id.
+    return int(limit) - ((hf.pad_token_id or 0) + 1 if hf.model_type in OFFSET_POSITIONS else 0)
+
+
+def adapted(seen: Any, config: ModelConfig) -> Any:
+    """A copy with the kept layers, width and dropout rates that `config` asks for.
+
+    Raises:
+        ModelError: when there are fewer layers than are to be kept, or this kind of model has no such knob.
+    """
+    hf = copy.deepcopy(seen)
+    if config.layers is not None:
+        if config.layers > hf.num_hidden_layers and not config.random_init:
+            raise ModelError(must("model.layers", f"be at most the model's {hf.num_hidden_layers}", config.layers,
+                                  "Use null to keep them all."))  # fmt: skip
+        with _settable("model.layers", config.layers, hf):
+            hf = _with_layers(hf, config.layers)
+            hf.validate()
+    if config.hidden_size is not None:
+        with _settable("model.hidden_size", config.hidden_size, hf):
+            hf.hidden_size = config.hidden_size
+            hf.num_attention_heads = max(1, config.hidden_size // 32)
+            hf.intermediate_size = 4 * config.hidden_size
+            if hasattr(hf, "pooler_hidden_size"):  # DeBERTa's, equal by definition
+                hf.pooler_hidden_size = config.hidden_size
+            hf.validate()
+    if config.dropout is not None:
+        for key in _dropout_keys(hf):
+            setattr(hf, key, config.dropout)
+    return hf
+
+
+def _with_layers(hf: Any, layers: int) -> Any:
+    """The configuration with so many layers, and so many entries in each list of one a layer (ModernBERT's windows)."""
+    lists = {
+        name: value[:layers]
+        for name, value in vars(hf).items()
+        if ("layer" in name or name == "attention_window") and isinstance(value, (list, tuple))
+        if len(value) == hf.num_hidden_layers
+    }
+    if lists and layers > hf.num_hidden_layers:
+        # Its class makes the lists anew, by the pattern of its kind.
+        kept = {name: value for name, value in hf.to_dict().items() if name not in lists}
+        return type(hf).from_dict({**kept, "num_hidden_layers": layers})
+    hf.num_hidden_layers = layers
+    for name, value in lists.items():
+        setattr(hf, name, value)
+    return hf
+
+
+@contextmanager
+def _settable(key: str, value: int, hf: Any) -> Iterator[None]:
+    """Refuse what a configuration's class does not accept now: transformers checks when it saves, after training."""
+    try:
+        yield
+    except Exception as error:  # a kind that derives its number of layers raises one of its own
+        raise ModelError(must(key, f"be a number that {type(hf).__name__} takes", f"{value} ({reason(error)})",
+                              "Use null to keep the model's own.")) from None  # fmt: skip
+
+
+def _dropout_keys(hf: Any) -> list[str]:
+    """Where a configuration keeps its dropout rates; None is one too, where a head's is the encoder's unless set."""
+    return [
+        name
+        for name, value in vars(hf).items()
+        if ("dropout" in name or name.endswith("pdrop"))
+        and (value is None or (isinstance(value, (int, float)) and not isinstance(value, bool)))
+    ]
+
+
+def check_dropout(model: nn.Module, rate: float) -> None:
+    """Hold that the model drops at `rate` and no other wherever it does.
+
+    Raises:
+        ModelError: naming a module with another rate: one its class fixes, or takes from a key of no known name.
+    """
+    for path, module in model.named_modules():
+        own = "Dropout" in type(module).__name__
+        for name, value in vars(module).items():
+            # Functional dropout is given a number that its module keeps: `attention_dropout`.
+            held = (own and name in ("p", "drop_prob")) or "dropout" in name
+            if held and isinstance(value, (int, float)) and not isinstance(value, bool) and value != rate:
+                raise ModelError(must("model.dropout", f"be the rate of all of {type(model).__name__}",
+                                      f"{rate} and {value} in {path}.{name}",
+                                      "Use null to keep the published rates."))  # fmt: skip
+
+
+def attention_of(hf: Any, attention: Attention) -> str:
+    """transformers' name of the attention a model gets: SDPA, or eager where that was asked for or is all there is.
+
+    Raises:
+        ModelError: when SDPA was asked for and the model has none.
+    """
+    if attention is Attention.eager:
+        return "eager"
+    kind: Any = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING.get(type(hf), None)
+    if getattr(kind, "_supports_sdpa", True):  # a kind of model that scores nothing is refused when it is loaded
+        return "sdpa"
+    if attention is Attention.sdpa:
+        raise ModelError(must("runtime.attention", f"be one that {kind.__name__} has", "sdpa",
+                              "It has eager attention alone: pass runtime.attention=auto."))  # fmt: skip
+    log.info("eager attention: %s has no SDPA", kind.__name__)
+    return "eager"
+
+
+def set_padding_side(tokenizer: PreTrainedTokenizerBase, hf: Any) -> None:
+    """Pad on the right whatever the folder says: there a pair's tokens stand where they stand without padding.
+
+    On the left padding would shift absolute positions and stand where heads look for the first token. XLNet is the
+    other way round: its positions are relative and its head looks at the last token.
+    """
+    side = "left" if getattr(hf, "summary_type", None) == "last" else "right"
+    if tokenizer.padding_side != side:
+        log.info("padding: on the %s, in the saved tokenizer too; on the %s, the folder's side, it would change scores",
+                 side, tokenizer.padding_side)  # fmt: skip
+        tokenizer.padding_side = side
+        tokenizer.init_kwargs["padding_side"] = side  # what is saved
+
+
+def reason(error: Exception) -> str:
+    """The first line of what an outside library said, and the next one where the first announces it."""
+    first, *others = [line.strip() for line in str(error).splitlines()] or [type(error).__name__]
+    return f"{first} {others[0]}" if first.endswith(":") and others else first
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence transformers' progress bars and its notice that a new head is untrained: that is what we do here."""
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        transformers_logging.enable_progress_bar()

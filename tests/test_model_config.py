@@ -1,0 +1,299 @@
+"""What a configuration becomes for training, over small random models of many kinds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from hub_fixtures import modernbert, wordpiece
+from small_models import BUDGET, CPU, lively, model_config
+from test_tokens import roberta
+from transformers import AutoTokenizer
+
+from pipeline.config.learning import Precision
+from pipeline.config.machine import Attention
+from pipeline.core.errors import ModelError
+from pipeline.engine.model_config import OFFSET_POSITIONS, own_max_length
+from pipeline.engine.modeling import Reranker, load, save
+from pipeline.engine.scoring import PairScorer
+
+PAIRS = [("the river", "a stone of the old river"), ("a stone", "number 7"), ("river " * 30, "stone " * 40)]
+SMALL = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 64}
+XLNET = dict.fromkeys(SMALL) | {"d_model": 32, "n_layer": 2, "n_head": 2, "d_inner": 64}
+
+
+def scores(reranker: Reranker, pairs: list[tuple[str, str]] = PAIRS) -> Any:
+    return PairScorer(reranker, device=CPU, precision=Precision.fp32, token_budget=BUDGET).score(pairs)
+
+
+def saved(folder: Path, kind: str, tokenizer: Any = None, **values: Any) -> Path:
+    """A folder with a random cross-encoder of a kind of transformers' (`DebertaV2`) and BERT's tokenizer."""
+    if tokenizer is None:
+        wordpiece(folder)
+        tokenizer = transformers.BertTokenizer(str(folder / "vocab.txt"))
+    torch.manual_seed(0)
+    shape = {"vocab_size": len(tokenizer), "num_labels": 1, "pad_token_id": tokenizer.pad_token_id, **SMALL, **values}
+    config = getattr(transformers, f"{kind}Config")(**{k: v for k, v in shape.items() if v is not None})
+    getattr(transformers, f"{kind}ForSequenceClassification")(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def predicted(folder: Path) -> Any:
+    """Logits of the pairs as one padded batch, as a user of the folder has them."""
+    from sentence_transformers import CrossEncoder
+
+    return CrossEncoder(str(folder), device="cpu").predict(PAIRS, activation_fn=torch.nn.Identity())
+
+
+def one_sentence(error: pytest.ExceptionInfo[ModelError]) -> str:
+    said = str(error.value)
+    assert "\n" not in said and (error.value.__suppress_context__ or error.value.__context__ is None)
+    return said
+
+
+# --- layers and width -------------------------------------------------------------------------------------------------
+
+WINDOWS = ["full_attention", "sliding_attention", "sliding_attention", "full_attention", "sliding_attention"]
+
+
+def layered(folder: Path, kind: str) -> Path:
+    return modernbert(folder) if kind == "ModernBert" else saved(folder, kind, attention_window=[8, 4, 16])
+
+
+@pytest.mark.parametrize(
+    ("kind", "key", "expected"),
+    [("ModernBert", "layer_types", WINDOWS), ("Longformer", "attention_window", [8, 4])],
+)
+def test_what_is_listed_a_layer_is_cut_with_the_layers(
+    tmp_path: Path, kind: str, key: str, expected: list[object]
+) -> None:
+    source = layered(tmp_path / "source", kind)
+    config = model_config(source, layers=2)
+    reranker = lively(load(source, config, seed=1))
+    assert reranker.layers == 2 and getattr(reranker.model.config, key) == expected[:2]
+    save(reranker, tmp_path / "saved", config)
+    again = load(tmp_path / "saved", model_config(tmp_path / "saved"), seed=2)
+    assert again.layers == 2 and np.array_equal(scores(again), scores(reranker))
+
+
+@pytest.mark.parametrize("layers", [1, 5])
+def test_a_random_modernbert_of_any_depth_has_its_kinds_pattern_and_comes_back(tmp_path: Path, layers: int) -> None:
+    source = modernbert(tmp_path / "source")
+    config = model_config(source, layers=layers, hidden_size=64, random_init=True)
+    reranker = lively(load(source, config, seed=1, attention=Attention.varlen))
+    assert reranker.model.config.layer_types == WINDOWS[:layers]  # type: ignore[union-attr]
+    assert (reranker.layers, reranker.hidden_size, reranker.packed) == (layers, 64, True)
+    save(reranker, tmp_path / "saved", config)
+    again = load(tmp_path / "saved", model_config(tmp_path / "saved"), seed=2, attention=Attention.varlen)
+    assert np.array_equal(scores(again), scores(reranker))
+
+
+def test_a_depth_or_width_that_a_kind_of_model_cannot_have_is_refused_at_once(tmp_path: Path) -> None:
+    funnel = saved(tmp_path / "funnel", "Funnel", num_hidden_layers=None, block_sizes=[1, 1], d_head=16, d_inner=64)
+    with pytest.raises(
+        ModelError, match=r"^model\.layers must be a number that FunnelConfig takes, got '1 \("
+    ) as error:
+        load(funnel, model_config(funnel, layers=1), seed=0)
+    assert "block_sizes" in one_sentence(error)
+    xlnet = saved(tmp_path / "xlnet", "XLNet", **XLNET)
+    with pytest.raises(ModelError, match=r"^model\.hidden_size must be a number that XLNetConfig takes, ") as error:
+        load(xlnet, model_config(xlnet, hidden_size=64, random_init=True), seed=0)
+    assert "`d_head`" in one_sentence(error), "the reason is said, not only that there is one"
+
+
+def test_a_configuration_that_no_random_model_can_be_built_of_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    lilt = saved(tmp_path, "Lilt", hidden_size=96)
+    path = lilt / "config.json"
+    path.write_text(path.read_text().replace('"num_attention_heads": 2', '"num_attention_heads": 5'))
+    with pytest.raises(ModelError, match=r"^model\.random_init must make a model of a configuration that ") as error:
+        load(lilt, model_config(lilt, random_init=True), seed=0)
+    one_sentence(error)
+
+
+# --- attention --------------------------------------------------------------------------------------------------------
+
+
+def test_a_model_without_sdpa_runs_eager_and_says_so_unless_sdpa_was_asked_for(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = saved(tmp_path, "DebertaV2", type_vocab_size=0, pooler_hidden_size=32)
+    config = model_config(source)
+    with caplog.at_level("INFO", "pipeline"):
+        reranker = load(source, config, seed=1, attention=Attention.varlen)
+    assert caplog.messages == ["eager attention: DebertaV2ForSequenceClassification has no SDPA"]
+    assert np.array_equal(scores(reranker), scores(load(source, config, seed=1, attention=Attention.eager)))
+    assert not reranker.packed
+    random = model_config(source, random_init=True)
+    assert load(source, random, seed=1, attention=Attention.varlen).model.config._attn_implementation == "eager"  # type: ignore[union-attr]
+    for asked in (config, random):
+        said = r"^runtime\.attention must be one that DebertaV2ForSequenceClassification has, got 'sdpa'\. "
+        with pytest.raises(ModelError, match=said + r".* runtime\.attention=auto\.$"):
+            load(source, asked, seed=1, attention=Attention.sdpa)
+
+
+def test_torn_weights_of_a_model_without_sdpa_are_still_named(tmp_path: Path) -> None:
+    source = saved(tmp_path, "DebertaV2", type_vocab_size=0, pooler_hidden_size=32)
+    (source / "model.safetensors").write_bytes(b"torn")
+    with pytest.raises(ModelError, match=r"^model\.path must hold weights that load as fp32 tensors, got ") as error:
+        load(source, model_config(source), seed=1, attention=Attention.varlen)
+    one_sentence(error)
+
+
+def test_a_model_with_sdpa_gets_it(tmp_path: Path) -> None:
+    source = saved(tmp_path, "Electra", embedding_size=32)
+    for attention, expected in ((Attention.varlen, "sdpa"), (Attention.sdpa, "sdpa"), (Attention.eager, "eager")):
+        reranker = load(source, model_config(source), seed=1, attention=attention)
+        assert reranker.model.config._attn_implementation == expected  # type: ignore[union-attr]
+
+
+def test_a_kind_of_model_that_scores_no_pair_is_refused_as_it_was(tmp_path: Path) -> None:
+    source = saved(tmp_path, "Electra", embedding_size=32)
+    transformers.ViTConfig(hidden_size=32, num_labels=1).save_pretrained(source)
+    with pytest.raises(ModelError, match=r"^model\.path must hold weights .*Unrecognized configuration class") as error:
+        load(source, model_config(source), seed=1, attention=Attention.sdpa)
+    one_sentence(error)
+
+
+# --- dropout ----------------------------------------------------------------------------------------------------------
+
+
+def rates(model: torch.nn.Module) -> set[float]:
+    return {
+        getattr(module, name)
+        for module in model.modules()
+        for name in ("p", "drop_prob")
+        if "Dropout" in type(module).__name__ and hasattr(module, name)
+    }
+
+
+KINDS: dict[str, dict[str, Any]] = {
+    "Albert": {"embedding_size": 16, "classifier_dropout_prob": 0.1},
+    "DebertaV2": {"type_vocab_size": 0, "pooler_hidden_size": 32, "pooler_dropout": 0.1, "cls_dropout": 0.4},
+    "XLNet": {**XLNET, "summary_last_dropout": 0.1},
+    "XLM": {"emb_dim": 32, "n_layers": 2, "n_heads": 2, "summary_first_dropout": 0.1},
+    "DistilBert": {"dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 64},
+    "Funnel": {"num_hidden_layers": None, "block_sizes": [1, 1], "d_head": 16, "d_inner": 64},
+    "GPT2": {"n_inner": 64, "embd_pdrop": 0.1, "resid_pdrop": 0.1, "attn_pdrop": 0.1},
+    "Electra": {"embedding_size": 16, "classifier_dropout": 0.2},
+    "ModernBert": {"classifier_dropout": 0.2, "mlp_dropout": 0.1},
+}
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.25])
+@pytest.mark.parametrize("kind", KINDS)
+def test_dropout_is_the_configured_one_in_every_kind_of_model(tmp_path: Path, kind: str, rate: float) -> None:
+    source = saved(tmp_path / "source", kind, **KINDS[kind])
+    config = model_config(source, dropout=rate)
+    reranker = load(source, config, seed=1, attention=Attention.varlen)
+    assert rates(reranker.model) in ({rate}, {rate} - {0.0}), "some leave the module out"
+    if rate == 0:
+        batch = {"input_ids": torch.arange(5, 15).reshape(2, 5), "attention_mask": torch.ones(2, 5, dtype=torch.long)}
+        reranker.model.train()
+        found = [reranker.model(**batch).logits for _ in range(2)]
+        assert torch.equal(*found), "nothing draws a number"
+    save(reranker, tmp_path / "saved", config)
+    again = load(tmp_path / "saved", model_config(tmp_path / "saved", dropout=None), seed=1)
+    assert rates(again.model) == rates(reranker.model), "the saved folder says it"
+
+
+def test_a_rate_that_no_key_sets_is_refused_by_the_key_that_asked(tmp_path: Path) -> None:
+    source = saved(tmp_path, "Mpt", **dict.fromkeys(SMALL), d_model=32, n_heads=2, n_layers=2)
+    assert rates(load(source, model_config(source, dropout=0.0), seed=1).model) == {0.0}
+    load(source, model_config(source, dropout=None), seed=1)
+    with pytest.raises(ModelError, match=r"^model\.dropout must be the rate of all of MptForSequenceClas") as error:
+        load(source, model_config(source, dropout=0.25), seed=1)
+    assert "0.25 and 0 in transformer.blocks.0.dropout_rate" in one_sentence(error)
+
+
+# --- positions --------------------------------------------------------------------------------------------------------
+
+OFFSET: dict[str, dict[str, Any]] = {
+    "Roberta": {},
+    "XLMRoberta": {},
+    "XLMRobertaXL": {},
+    "Camembert": {},
+    "RobertaPreLayerNorm": {},
+    "MPNet": {},
+    "Data2VecText": {},
+    "Esm": {"mask_token_id": 4, "position_embedding_type": "absolute"},
+    "IBert": {},
+    "LayoutLMv3": {"coordinate_size": 5, "shape_size": 6, "visual_embed": False},
+    "Lilt": {"hidden_size": 96},
+    "Longformer": {"attention_window": 8},
+    "Luke": {"entity_vocab_size": 8, "entity_emb_size": 8},
+    "MarkupLM": {"tag_pad_id": 0, "subs_pad_id": 0, "max_tree_id_unit_embeddings": 4, "xpath_unit_hidden_size": 4},
+    "Xmod": {"languages": ["en_XX"], "default_language": "en_XX"},
+}
+
+
+@pytest.mark.parametrize("kind", OFFSET)
+def test_the_first_positions_of_robertas_kin_are_not_counted(tmp_path: Path, kind: str) -> None:
+    source = saved(tmp_path, kind, roberta(tmp_path), max_position_embeddings=66, **OFFSET[kind])
+    assert own_max_length(source) == 64
+    with pytest.raises(ModelError, match=r"must be at most the 64 positions .* model\.max_length=64\."):
+        load(source, model_config(source, max_length=65), seed=0)
+    found = scores(lively(load(source, model_config(source, max_length=64), seed=0)))
+    assert np.isfinite(found).all() and len(set(found.tolist())) == len(PAIRS)
+
+
+def test_every_kind_that_transformers_counts_so_is_known() -> None:
+    counted = set()
+    for path in (Path(transformers.__file__).parent / "models").glob("*/modeling_*.py"):
+        source = path.read_text(encoding="utf-8")
+        if "def create_position_ids_from_input_ids(" in source and "ForSequenceClassification(" in source:
+            counted.add(path.stem.removeprefix("modeling_").replace("_", "-"))
+    assert counted == OFFSET_POSITIONS
+
+
+def test_a_model_without_a_limit_takes_any_length(tmp_path: Path) -> None:
+    source = saved(tmp_path, "XLNet", **XLNET)
+    assert own_max_length(source) == 512, "what is asked where nothing is said"
+    assert load(source, model_config(source, max_length=4096), seed=0).max_length == 4096
+
+
+# --- padding ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "side"),
+    [
+        ("Bert", {}, "right"),
+        ("DistilBert", {"dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 64}, "right"),
+        ("ModernBert", {"classifier_pooling": "cls", "local_attention": 8}, "right"),
+        ("XLNet", XLNET, "left"),
+    ],
+)
+@pytest.mark.parametrize("attention", ["eager", "varlen"])
+def test_a_pair_scores_in_a_batch_as_it_does_alone_whatever_side_the_folder_pads_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: str, values: dict[str, Any], side: str, attention: str
+) -> None:
+    other = "left" if side == "right" else "right"
+    wordpiece(tmp_path)
+    tokenizer = transformers.BertTokenizer(str(tmp_path / "vocab.txt"), padding_side=other)
+    source = saved(tmp_path / "source", kind, tokenizer, **values)
+    config = model_config(source)
+    with caplog.at_level("INFO", "pipeline"):
+        reranker = lively(load(source, config, seed=1, attention=Attention[attention]))
+    assert [message for message in caplog.messages if message.startswith(f"padding: on the {side}, in the saved ")]
+    together, alone = scores(reranker), np.concatenate([scores(reranker, [pair]) for pair in PAIRS])
+    assert np.abs(together - alone).max() <= 1e-5 < together.std()
+    save(reranker, tmp_path / "saved", config)
+    assert np.abs(predicted(tmp_path / "saved") - together).max() <= 1e-5
+    assert AutoTokenizer.from_pretrained(tmp_path / "saved").padding_side == side
+    assert load(tmp_path / "saved", config, seed=1).tokenizer.padding_side == side
+    reranker.tokenizer.padding_side = reranker.tokenizer.init_kwargs["padding_side"] = other
+    save(reranker, tmp_path / "other", config)
+    assert np.abs(predicted(tmp_path / "other") - together).max() > 1e-3, "the side is not without effect"
+
+
+def test_xlnets_head_runs_in_fp32_under_bf16(tmp_path: Path) -> None:
+    source = saved(tmp_path, "XLNet", **XLNET)
+    reranker = lively(load(source, model_config(source), seed=0))
+    scorer = PairScorer(reranker, device=CPU, precision=Precision.bf16, token_budget=BUDGET)
+    found = scorer.score([(f"river {i}", "stone " * i) for i in range(20)])
+    assert (found != torch.from_numpy(found).bfloat16().float().numpy()).mean() > 0.8
