@@ -19,9 +19,10 @@ from huggingface_hub import HfApi, constants, get_token
 from huggingface_hub.errors import HfHubHTTPError
 
 from pipeline.config.data import Retriever, Source
-from pipeline.config.learning import DEV, NANO, VALIDATION, Precision
+from pipeline.config.learning import Precision
 from pipeline.config.machine import Device
 from pipeline.config.schema import Config
+from pipeline.config.sets import DEV, NANO, VALIDATION
 from pipeline.core import reproducibility
 from pipeline.core.errors import HubError, ResourceError, must
 from pipeline.core.progress import duration

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from pipeline.config.rules import check
+from pipeline.config.sets import is_reserved
 
 Source = Enum("Source", "packaged_docs local hub")
 Format = Enum("Format", "pairs labelled negatives beir")
@@ -26,7 +27,7 @@ class DataConfig:
     title: str | None = None
     """Name of the data in the card's title; None takes `name`."""
     dev_name: str = "dev"
-    """Name of the dev set in measures and columns."""
+    """Name of the dev set in measures and columns; none of other sets (`validation`, NanoBEIR's)."""
     path: str | None = None
     """File, BEIR folder or hub id; unused by packaged_docs."""
     revision: str | None = None
@@ -89,6 +90,13 @@ class DataConfig:
             bool(re.fullmatch(r"[A-Za-z0-9._-]+", self.dev_name)),
             "data.dev_name",
             "be letters, digits, '.', '_' or '-'",
+            self.dev_name,
+            "Use dev.",
+        )
+        check(
+            not is_reserved(self.dev_name),
+            "data.dev_name",
+            "be none of the names of other sets (validation, NanoBEIR's)",
             self.dev_name,
             "Use dev.",
         )

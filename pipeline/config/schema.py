@@ -17,17 +17,10 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from pipeline.config.arguments import keys, nearest
 from pipeline.config.data import DataConfig, MiningConfig
-from pipeline.config.learning import (
-    DEV,
-    NANO,
-    VALIDATION,
-    EvaluationConfig,
-    ModelConfig,
-    TrainingConfig,
-    nano_beir_name,
-)
+from pipeline.config.learning import EvaluationConfig, ModelConfig, TrainingConfig
 from pipeline.config.machine import EmissionsConfig, HubConfig, RuntimeConfig, TrackingConfig
 from pipeline.config.rules import check
+from pipeline.config.sets import DEV, NANO, VALIDATION, nano_beir_name
 from pipeline.core.errors import ConfigError
 
 Stage = Enum("Stage", "mine train evaluate card")
