@@ -217,6 +217,20 @@ def test_bad_json_lines(tmp_path: Path, content: bytes, keys: dict[str, Any], se
             "Quote a field that holds the separator, or save the file again as CSV.",
         ),
         (b'question,answer\na,"b\n', "{path}, line 2 must be valid CSV, got 'unexpected end of data'. "),
+        (
+            b'question,answer\na,b\n"c,d\n' + b"e,f\n" * 40,
+            "{path}, line 3 must be valid CSV, got 'unexpected end of data, 40 lines further on'. Repair its quotes, ",
+        ),
+        (
+            b'question,answer\na,b\n"c,d\n' + b"e,f\n" * 40 + b'g,"h"\n',
+            r"""{path}, line 3 must be valid CSV, got '\',\' expected after \'"\', 41 lines further on'. Repair its """,
+        ),
+        (
+            b"question,answer\ra,b\r",
+            "{path}, line 1 must end in LF or CRLF, got 'a CR alone outside quotes'. "
+            "Save the file with the line ends LF or CRLF, and quote a field that holds a CR.",
+        ),
+        (b'question,answer\na,"b\rb"\nc\rc,d\n', "{path}, line 3 must end in LF or CRLF, got 'a CR alone outside "),
         (b"question,answer\na,b\n\xe9,c\n", "{path}, line 3 must be UTF-8, got "),
         (
             b"question,answer,answer\na,b,c\n",

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from pipeline.core.artifacts import write_text
 from pipeline.core.errors import DataError, must
 from pipeline.core.records import Collection, Qrels, Run
-from pipeline.data.tables import not_utf8
+from pipeline.data.tables import decoded_lines
 
 log = logging.getLogger(__name__)
 
@@ -67,24 +67,10 @@ def unescape(column: str) -> str:
 
 
 def text_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Number (from 1) and text of each line that is not blank, without its end; a byte order mark is dropped.
-
-    Raises:
-        DataError: when the file cannot be read or a line is not UTF-8.
-    """
-    try:
-        with path.open("rb") as stream:
-            for number, raw in enumerate(stream, start=1):
-                try:
-                    line = raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
-                except UnicodeDecodeError as error:
-                    raise not_utf8(path, number, raw, error) from None
-                if line.strip():
-                    yield number, line
-    except FileNotFoundError:
-        raise DataError(must(str(path), "exist", "nothing there", "Check the path.")) from None
-    except OSError as error:
-        raise DataError(must(str(path), "be a readable file", error, "Check the path and its permissions.")) from None
+    """Number (from 1) and text of each line that is not blank, without its end; refusals as `decoded_lines`."""
+    for number, line in decoded_lines(path):
+        if line.strip():
+            yield number, line.rstrip("\r\n")
 
 
 def json_objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
