@@ -175,12 +175,22 @@ def test_given_negatives_are_searched_too(tmp_path: Path) -> None:
         (
             b'{"question": "a", "answer": "b", "label": "yes"}\n',
             {"format": Format.labelled},
-            "{path}, line 1, key 'label' must be a finite number, got 'str \"yes\"'. Write 0 or 1, or a grade.",
+            "{path}, line 1, key 'label' must be a number from -1000 to 1000, got 'str \"yes\"'. Write 0 or 1, ",
         ),
         (
             b'{"question": "a", "answer": "b", "label": NaN}\n',
             {"format": Format.labelled},
-            "{path}, line 1, key 'label' must be a finite number, got 'float NaN'. Write 0 or 1, or a grade.",
+            "{path}, line 1, key 'label' must be a number from -1000 to 1000, got 'float NaN'. Write 0 or 1, or",
+        ),
+        (
+            b'{"question": "a", "answer": "b", "label": 1000}\n{"question": "a", "answer": "b", "label": 1e300}\n',
+            {"format": Format.labelled},
+            "{path}, line 2, key 'label' must be a number from -1000 to 1000, got 'float 1e+300'. Write 0 or 1, ",
+        ),
+        (
+            b'{"question": "a", "answer": "b", "label": -1001}\n',
+            {"format": Format.labelled},
+            "{path}, line 1, key 'label' must be a number from -1000 to 1000, got 'int -1001'. Write 0 or 1, ",
         ),
         (
             b'{"question": "a", "answer": "b", "negatives": ["c", 4]}\n',

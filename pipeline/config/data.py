@@ -43,7 +43,7 @@ class DataConfig:
     answer_column: str = "answer"
     """Column or key of the passage text."""
     label_column: str = "label"
-    """Column of a 0/1 or graded label (format labelled)."""
+    """Column of a 0/1 or graded label, at most 1000 (format labelled)."""
     negatives_column: str = "negatives"
     """Column holding a list of passages (format negatives)."""
     group_column: str | None = None

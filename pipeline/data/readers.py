@@ -18,7 +18,7 @@ from pipeline.config.data import DataConfig, Format
 from pipeline.core.errors import DataError, must
 from pipeline.core.records import PairRows
 from pipeline.data.tables import Record, csv_records, hub_records, parquet_records
-from pipeline.data.trec import TRAIN_QRELS_FILES, json_objects, read_beir
+from pipeline.data.trec import HIGHEST_GRADE, TRAIN_QRELS_FILES, json_objects, read_beir
 
 log = logging.getLogger(__name__)
 
@@ -107,8 +107,9 @@ class _Builder:
             number = float(value) if self._from_text or not isinstance(value, str) else math.nan
         except (TypeError, ValueError, OverflowError):
             number = math.nan
-        if not math.isfinite(number):
-            raise self._wrong(line, column, "be a finite number", value, "Write 0 or 1, or a grade.")
+        if not abs(number) <= HIGHEST_GRADE:
+            rule = f"be a number from -{HIGHEST_GRADE} to {HIGHEST_GRADE}"
+            raise self._wrong(line, column, rule, value, "Write 0 or 1, or a grade.")
         return number
 
     def _negatives(self, line: int, record: Record) -> list[str]:

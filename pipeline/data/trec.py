@@ -31,6 +31,9 @@ QRELS_FILES = ("qrels/test.tsv", "qrels/dev.tsv", "qrels/train.tsv", "qrels.tsv"
 TRAIN_QRELS_FILES = ("qrels/train.tsv", "qrels/dev.tsv", "qrels/test.tsv", "qrels.tsv")
 """The same of a folder that is trained on: what others report on is taken last."""
 
+HIGHEST_GRADE = 1000
+"""Of a judgement, and of a label that becomes one: trec_eval keeps an array as long as the highest grade."""
+
 Grade = TypeVar("Grade", int, float)
 
 _ESCAPES = re.compile(r"(?:%[0-9A-Fa-f]{2})+")
@@ -187,9 +190,9 @@ def _judge(qrels: Qrels, query: str, passage: str, column: str, thing: str) -> N
         grade = int(value)
     except (ValueError, OverflowError):
         value, grade = math.nan, 0
-    # trec_eval keeps an array as long as the highest grade.
-    if grade != value or abs(grade) > 1000:
-        raise DataError(must(f"{thing}, grade", "be a whole number up to 1000", column, "Write 0, 1, 2 …"))
+    if grade != value or abs(grade) > HIGHEST_GRADE:
+        rule = f"be a whole number up to {HIGHEST_GRADE}"
+        raise DataError(must(f"{thing}, grade", rule, column, "Write 0, 1, 2 …"))
     if qrels.setdefault(query, {}).setdefault(passage, grade) != grade:
         got = f"{qrels[query][passage]} and {grade} for passage {passage!r} of query {query!r}"
         raise DataError(must(thing, "give a passage one grade", got, "Delete one of the two lines."))
