@@ -409,6 +409,20 @@ def test_own_dev_file_and_corpus(jsonl: Path) -> None:
     }
 
 
+def test_what_is_left_out_of_an_own_corpus_is_counted(jsonl: Path, caplog: pytest.LogCaptureFixture) -> None:
+    texts = ["x", " \t", "y", "x", "", "x", "nul\0"]
+    corpus = write_jsonl(jsonl.parent / "corpus.jsonl", [{"text": text} for text in [*texts, None]])
+    with caplog.at_level(logging.INFO):
+        split = loaded(jsonl, corpus_path=str(corpus))
+    assert split.corpus == ["x", "y", "nul"]
+    assert split.statistics["reading"] == {
+        "corpus_passages_with_an_earlier_text": 2,
+        "corpus_passages_without_text": 3,
+        "texts_with_nul": 1,
+    }
+    assert f"{corpus}: 3 passages to search; left out: 3 without text, 2 with an earlier text" in caplog.text
+
+
 def test_validation_holds_no_question_of_the_dev_file(jsonl: Path) -> None:
     shared = [{"question": row["question"].upper(), "answer": row["answer"]} for row in rows_of(60)]
     new = [{"question": f"new {i}", "answer": f"New {i}."} for i in range(30)]
