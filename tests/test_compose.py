@@ -31,6 +31,7 @@ def main(config: Config) -> None:
         case 11:
             import torch
             torch.empty(2**50)
+        case 16: raise RuntimeError("can't start new thread")  # as threading.Thread.start says it
         case 9: os.kill(os.getpid(), 15)
         case 14 | 15: log.info("recorded %s", sys.argv[1:])
     log.info("done")
@@ -79,6 +80,7 @@ def test_a_good_run_shows_our_lines_alone_and_logs_everything(job: Path) -> None
         (9, 75, "interrupted: what was finished is kept. Run the same command again to go on."),
         (10, 2, "error: memory must suffice, got 'MemoryError'. Free some, "),
         (11, 2, "error: memory must suffice, got "),
+        (16, 2, 'error: the system must let as many threads start as are asked for, got "can\'t start new thread". '),
         (5, 2, "error: outputs/x must be usable, got 'No space left on device'. Free space, "),
         (6, 1, "error: this is a bug in the pipeline (FileNotFoundError: "),
     ],

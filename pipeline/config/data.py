@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, field
 from enum import Enum
 
-from pipeline.config.rules import check
+from pipeline.config.rules import check, seed
 from pipeline.config.sets import is_reserved
 
 Source = Enum("Source", "packaged_docs local hub")
@@ -100,6 +100,7 @@ class DataConfig:
             self.dev_name,
             "Use dev.",
         )
+        seed("data.split_seed", self.split_seed)
         for key in ("rows", "limit", "queries_per_group"):
             value = getattr(self, key)
             check(value is None or value >= 1, f"data.{key}", "be at least 1", value, "Use null for no limit.")
@@ -158,6 +159,7 @@ class MiningConfig:
             self.path,
             "Pass mining.path=<folder, hub id or file>.",
         )
+        seed("mining.seed", self.seed)
         for key in ("negatives", "random_negatives", "range_min"):
             check(getattr(self, key) >= 0, f"mining.{key}", "be at least 0", getattr(self, key), "Use 0 or more.")
         check(

@@ -46,6 +46,10 @@ def report(error: Exception, log_path: Path | None = None) -> int:
         said = " ".join(str(error).split()) or type(error).__name__
         remedy = "Free some, use a smaller model or data.limit, or lower runtime.micro_batch_tokens."
         error = ResourceError(must("memory", "suffice", said, remedy)).with_traceback(error.__traceback__)
+    elif isinstance(error, RuntimeError) and "can't start new thread" in str(error):
+        remedy = "Lower runtime.threads and runtime.workers, or raise the limit (ulimit -u)."
+        refused = ResourceError(must("the system", "let as many threads start as are asked for", str(error), remedy))
+        error = refused.with_traceback(error.__traceback__)
     if log_path and isinstance(error, PipelineError):
         log.error("stopped", exc_info=error)
     if isinstance(error, Interrupted):

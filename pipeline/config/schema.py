@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from operator import attrgetter
 from typing import Any, cast
 
 from hydra.core.config_store import ConfigStore
@@ -19,7 +20,7 @@ from pipeline.config.arguments import keys, nearest
 from pipeline.config.data import DataConfig, MiningConfig
 from pipeline.config.learning import EvaluationConfig, ModelConfig, TrainingConfig
 from pipeline.config.machine import EmissionsConfig, HubConfig, RuntimeConfig, TrackingConfig
-from pipeline.config.rules import check
+from pipeline.config.rules import check, countable, seed
 from pipeline.config.sets import DEV, NANO, VALIDATION, nano_beir_name
 from pipeline.core.errors import ConfigError
 
@@ -53,7 +54,9 @@ class Config:
     hub: HubConfig
 
     def __post_init__(self) -> None:
-        check(0 <= self.seed < 2**32, "seed", "be in [0, 2^32)", self.seed, "Use 12.")
+        seed("seed", self.seed)
+        for key in keys(Config):
+            countable(key, attrgetter(key)(self))
         check(bool(self.outputs_dir), "outputs_dir", "be a folder", self.outputs_dir, "Use outputs.")
         known = {DEV, VALIDATION, NANO}
         for name in self.training.eval_sets:
