@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.config.compose import keep_log
+from pipeline.core.errors import ResourceError
+
 JOB = """
 import logging, os, sys, warnings
 from pipeline.config.compose import application
@@ -48,8 +51,8 @@ def job(tmp_path: Path) -> Path:
     return path
 
 
-def call(script: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = {name: value for name, value in os.environ.items() if name != "HYDRA_FULL_ERROR"}
+def call(script: Path, *arguments: str, **changed: str) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if name != "HYDRA_FULL_ERROR"} | changed
     return subprocess.run(
         [sys.executable, str(script), *arguments], cwd=script.parent, env=environment, capture_output=True, text=True
     )
@@ -148,6 +151,33 @@ def test_an_unwritable_outputs_dir_is_one_sentence(job: Path) -> None:
     done = call(job, "outputs_dir=file")
     assert done.returncode == 2, done.stderr
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("words", [["outputs_dir="], ["outputs_dir=' '"], ["-m", "seed=7,8", "outputs_dir="]])
+def test_an_empty_outputs_dir_is_no_folder_of_the_root(job: Path, words: list[str]) -> None:
+    before = os.listdir("/")
+    done = call(job, *words)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: outputs_dir must be a folder, got '") and done.stderr.count("\n") == 1
+    assert os.listdir("/") == before
+    assert [path.name for path in job.parent.iterdir()] == ["job.py"]
+
+
+def test_a_folder_that_cannot_be_made_is_the_users_to_mend(job: Path) -> None:
+    done = call(job, "outputs_dir=/proc/x")
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("error: /proc/x must be usable, got 'No such file or directory'. Free space, ")
+    with pytest.raises(ResourceError, match=r"^/proc/x must be usable, got 'No such file or directory'\."):
+        keep_log("/proc/x", "job")
+
+
+@pytest.mark.parametrize("words", [[], ["-m", "seed=7,8"]])
+def test_the_home_folder_is_expanded_before_a_log_is_kept(job: Path, words: list[str]) -> None:
+    assert call(job, *words, "outputs_dir='~/here'", HOME=str(job.parent / "home")).returncode == 0
+    assert len(list((job.parent / "home" / "here" / "logs").iterdir())) == 1
+    assert {path.name for path in job.parent.iterdir()} == {"job.py", "home"}
+    done = call(job, "outputs_dir=~/here")
+    assert done.returncode == 2 and "Put values with spaces, '~', '=', ',' or quotes in quotes of " in done.stderr
 
 
 def test_hydras_own_flags_still_work(job: Path) -> None:

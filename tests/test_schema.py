@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from pipeline.config.arguments import keys, rule
 from pipeline.config.compose import refusal
+from pipeline.config.paths import KEYS
 from pipeline.config.schema import GROUPS, Config, parse, register
 from pipeline.core.errors import ConfigError
 from pipeline.core.fingerprint import plain
@@ -210,6 +212,19 @@ def test_a_mistake_is_refused_in_one_sentence(override: str, said: str) -> None:
     with pytest.raises(ConfigError, match=f"^{said}"[:-1] + (r"\?" if said.endswith("?") else said[-1])) as refused:
         composed(override)
     assert "\n" not in str(refused.value)
+
+
+def test_a_path_may_begin_with_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/someone")
+    named = {key for key in keys(Config) if re.search(r"(^|[._])(path|dir|collections|rivals)$", key)}
+    assert set(KEYS) == named
+    lists = {"evaluation.collections", "evaluation.rivals"}
+    words = ["data=local", "training=small", "mining=embedding", "model=custom"]
+    config = composed(*words, *(f"{key}=['~/x','a/b@c']" if key in lists else f"{key}='~/x'" for key in KEYS))
+    for key in KEYS:
+        expected = ["/home/someone/x", "a/b@c"] if key in lists else "/home/someone/x"
+        assert attrgetter(key)(config) == expected, key
+    assert composed("experiment=smoke").model.path.startswith("package:")
 
 
 def test_the_command_of_the_readme_composes() -> None:

@@ -130,7 +130,7 @@ def _local(config: Config) -> list[Finding]:
     paths |= {"data.dev_path": data.dev_path, "data.corpus_path": data.corpus_path}
     return [
         Finding(OK, "data", f"{key}={path}")
-        if Path(path).expanduser().exists()
+        if Path(path).exists()
         else Finding(FAIL, "data", must(key, "name a file or folder that exists", path, "Check the path."))
         for key, path in paths.items()
         if path is not None
@@ -139,7 +139,7 @@ def _local(config: Config) -> list[Finding]:
 
 def _needs_hub(config: Config) -> bool:
     paths = [path for _, path, _, _, _ in _artefacts(config)]
-    return any(not path.startswith(location.PACKAGE) and not Path(path).expanduser().exists() for path in paths)
+    return any(not path.startswith(location.PACKAGE) and not Path(path).exists() for path in paths)
 
 
 def _login() -> Finding:

@@ -32,7 +32,7 @@ from omegaconf.errors import (
 )
 
 from pipeline.config.arguments import keys, near, parse_arguments, rule
-from pipeline.config.ending import EXIT_BUG, ended, log, report
+from pipeline.config.ending import EXIT_BUG, ended, log, report, unusable
 from pipeline.config.schema import Config, parse, register, unknown_key
 from pipeline.core.errors import EXIT_REQUEUE, ConfigError, must
 
@@ -84,6 +84,8 @@ def application(job: Callable[[Config], object]) -> Callable[[], None]:
                 hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")(composed)()
             except (HydraException, OmegaConfBaseException) as error:
                 raise refusal(error, sys.argv[1:]) from None
+            except FileNotFoundError as error:  # a job's own is answered above: the folder of its log cannot be made
+                raise unusable(error) from error
             if len(ran) > 1 and failures:
                 print(f"error: {len(failures)} of {len(ran)} jobs failed.", file=sys.stderr)
             if failures:
@@ -141,7 +143,10 @@ def composed(overrides: list[str]) -> Config:
 def keep_log(outputs_dir: str, name: str) -> Path:
     """Set up logging as Hydra does for an `application`: console, and a file below `outputs_dir/logs`; its path."""
     folder = Path(outputs_dir) / "logs" / f"{datetime.now():%Y-%m-%d_%H-%M-%S-%f}-{name}"
-    folder.mkdir(parents=True)
+    try:
+        folder.mkdir(parents=True)
+    except FileNotFoundError as error:
+        raise unusable(error) from error
     place = {"hydra": {"runtime": {"output_dir": str(folder)}, "job": {"name": name}}}
     settings = OmegaConf.merge(place, {"log": OmegaConf.load(CONF / "hydra" / "job_logging" / "plain.yaml")})
     values = cast(dict[str, Any], OmegaConf.to_container(settings, resolve=True))
@@ -173,6 +178,8 @@ def _quiet() -> None:
 
 def refusal(error: Exception, overrides: list[str]) -> ConfigError:
     """What Hydra or OmegaConf refused, as one sentence with key, rule, value and remedy."""
+    if ours := _resolvers(error):
+        return ours
     known = keys(Config)
     if isinstance(error, OverrideParseException):
         return ConfigError(
@@ -180,7 +187,7 @@ def refusal(error: Exception, overrides: list[str]) -> ConfigError:
                 "an argument",
                 "read key=value",
                 error.override,
-                "Put values with spaces, '=', ',' or quotes in quotes of their own: 'data.path=\"a=b.jsonl\"'.",
+                "Put values with spaces, '~', '=', ',' or quotes in quotes of their own: 'data.path=\"a=b.jsonl\"'.",
             )
         )
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options is not None:
@@ -204,6 +211,13 @@ def refusal(error: Exception, overrides: list[str]) -> ConfigError:
     return ConfigError(
         f"the command line must compose, got: {reason}. See the keys with --cfg job, and conf/ for the groups."
     )
+
+
+def _resolvers(error: BaseException | None) -> ConfigError | None:
+    """The refusal of a resolver of ours, which OmegaConf replaces by errors of its own."""
+    while error is not None and not isinstance(error, ConfigError):
+        error = error.__context__
+    return error
 
 
 def _source(error: Exception) -> str:

@@ -88,10 +88,15 @@ def _file_refusal(error: OSError) -> Exception:
         errno.EEXIST,
     ):
         return error
-    remedy = "Free space, correct the permissions, or pass outputs_dir=<another folder>."
-    refused = PipelineError(must(str(error.filename or "a file"), "be usable", error.strerror or "an error", remedy))
+    refused = unusable(error)
     refused.__cause__ = error
     return refused
+
+
+def unusable(error: OSError) -> ResourceError:
+    """The refusal of a file or folder that the system does not let us write."""
+    remedy = "Free space, correct the permissions, or pass outputs_dir=<another folder>."
+    return ResourceError(must(str(error.filename or "a file"), "be usable", error.strerror or "an error", remedy))
 
 
 def _keep_traceback(error: Exception, log_path: Path | None) -> str:

@@ -76,7 +76,7 @@ class Run:
         if config.source is Source.packaged_docs or config.path is None:
             return None
         if config.source is Source.local:
-            return location.Located(Path(config.path).expanduser(), {}, config.path)
+            return location.Located(Path(config.path), {}, config.path)
         return self._locate(config.path, config.revision, "dataset", "data.path")
 
     @cached_property
