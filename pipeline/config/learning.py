@@ -27,7 +27,7 @@ class ModelConfig:
     activation: Activation = Activation.sigmoid
     """What the saved model's `predict` applies; training and measures always see logits."""
     dropout: float | None = None
-    """Every dropout rate of the encoder and head; None keeps the published configuration's."""
+    """Every dropout rate of the encoder and head, at most 0.99; None keeps the published configuration's."""
     layers: int | None = None
     """Keep the first N encoder layers; None keeps all."""
     hidden_size: int | None = None
@@ -54,7 +54,7 @@ class ModelConfig:
             "Use 512 for BERT models.",
         )
         if self.dropout is not None:
-            check(0 <= self.dropout < 1, "model.dropout", "be in [0, 1)", self.dropout, "Use 0 or 0.1.")
+            check(0 <= self.dropout <= 0.99, "model.dropout", "be in [0, 0.99]", self.dropout, "Use 0 or 0.1.")
         if self.layers is not None:
             check(self.layers >= 1, "model.layers", "be at least 1", self.layers, "Use null to keep every layer.")
         if self.hidden_size is not None:

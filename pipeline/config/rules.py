@@ -9,6 +9,9 @@ from pipeline.core.errors import ConfigError, must
 LARGEST = 2**32
 """Where seeds end (numpy's older generators take no others) and sizes: beyond any memory, within what numpy counts."""
 
+LARGEST_FLOAT = 3e38
+"""What fp32 holds, in which losses, rates and margins are computed."""
+
 
 def check(ok: bool, key: str, rule: str, got: object, remedy: str) -> None:
     """Refuse a value that breaks its key's rule.
@@ -39,7 +42,7 @@ def seed(key: str, value: int) -> None:
 
 
 def countable(key: str, value: object) -> None:
-    """Refuse a number that libraries cannot hold: one that is not finite, or a whole one of more than 32 bits.
+    """Refuse a number that libraries cannot hold: one that is not finite in fp32, or a whole one of more than 32 bits.
 
     Raises:
         ConfigError: naming the key.
@@ -47,4 +50,4 @@ def countable(key: str, value: object) -> None:
     if isinstance(value, int):
         check(abs(value) < LARGEST, key, "be below 2^32", value, "Use a smaller number.")
     elif isinstance(value, float):
-        check(math.isfinite(value), key, "be a finite number", value, f"Pass {key}=<a number>.")
+        check(abs(value) <= LARGEST_FLOAT, key, "be a finite number in fp32", value, "Use one nearer 0.")
