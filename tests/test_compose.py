@@ -34,6 +34,8 @@ def main(config: Config) -> None:
         case 11:
             import torch
             torch.empty(2**50)
+        case 17: print("a long line " * 100_000)
+        case 18: print("a line")
         case 16: raise RuntimeError("can't start new thread")  # as threading.Thread.start says it
         case 9: os.kill(os.getpid(), 15)
         case 14 | 15: log.info("recorded %s", sys.argv[1:])
@@ -121,6 +123,21 @@ def test_a_value_that_names_no_key_is_refused(job: Path) -> None:
     assert done.stderr.startswith("error: a value with ${…} must name a key, got \"Interpolation key 'x' not found\". ")
     assert done.stderr.count("\n") == 1
     assert call(job, "data.path='\\${x}.jsonl'").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("seed", "status"),
+    [(17, 141), (18, 141), (1, 2), (2, 75)],
+    ids=["more than a pipe holds", "one line", "refused", "interrupted"],
+)
+def test_output_that_nobody_reads_to_its_end_ends_quietly(job: Path, seed: int, status: int) -> None:
+    words = [sys.executable, str(job), f"seed={seed}"]
+    with subprocess.Popen(words, cwd=job.parent, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.close()
+        said = process.stderr.read()
+    assert process.returncode == status
+    assert said.count("\n") == (status != 141) and "Broken" not in said
 
 
 def test_in_a_multirun_the_other_jobs_go_on(job: Path) -> None:

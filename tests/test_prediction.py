@@ -103,6 +103,20 @@ def test_a_question_and_one_kind_of_passage_are_needed() -> None:
         Prediction(q="a", p="b", file="c")
 
 
+@pytest.mark.parametrize("passages", [1, 20_000])
+def test_the_command_ends_quietly_when_its_lines_are_not_read(
+    outputs: Path, root: Path, tmp_path: Path, passages: int
+) -> None:
+    file = tmp_path / "p.jsonl"
+    file.write_text('{"text": "small animal"}\n' * passages)
+    words = [sys.executable, "scripts/predict.py", "q=cat", f"file={file}", f"outputs_dir={outputs}"]
+    with subprocess.Popen(words, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 141
+
+
 def test_the_command_prints_the_score_alone(outputs: Path, root: Path) -> None:
     done = subprocess.run(
         [sys.executable, "scripts/predict.py", "q=what is a $cat?", "p=a 'small' animal", f"outputs_dir={outputs}"],

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import logging
 import os
+import select
 import signal
 import sys
 import tempfile
@@ -18,6 +19,9 @@ from pipeline.core.errors import EXIT_REQUEUE, EXIT_STATUS, Interrupted, Pipelin
 EXIT_BUG = 1
 """Exit status after an error that is ours."""
 
+EXIT_UNREAD = 128 + signal.SIGPIPE
+"""Exit status, without a word, when what is printed is not read to its end: what a shell says of such a command."""
+
 # Not below `pipeline`, so its lines go to the log file and not to the console.
 log = logging.getLogger("command")
 
@@ -28,6 +32,7 @@ def ended() -> Iterator[None]:
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
+        print(end="", flush=True)  # at exit it would be too late to say how that went
     except KeyboardInterrupt:
         print("interrupted: what was finished is kept. Run the same command again to go on.", file=sys.stderr)
         raise SystemExit(EXIT_REQUEUE) from None
@@ -35,10 +40,23 @@ def ended() -> Iterator[None]:
         raise SystemExit(report(error)) from None
     finally:
         signal.signal(signal.SIGTERM, before)
+        if _unread():  # what is left to print would be complained about at exit
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _unread() -> bool:
+    """Whether nobody reads standard output any more, as in `| head -1`."""
+    with contextlib.suppress(OSError, ValueError, TypeError):  # it has no descriptor: closed, or a test's
+        reader = select.poll()
+        reader.register(sys.stdout, select.POLLERR)
+        return bool(reader.poll(0))
+    return False
 
 
 def report(error: Exception, log_path: Path | None = None) -> int:
     """Print the one line about an error, keep its traceback in the log, return the exit status."""
+    if isinstance(error, BrokenPipeError) and _unread():
+        return EXIT_UNREAD
     where = f" (log: {_short(log_path)})" if log_path else ""
     if isinstance(error, OSError) and not isinstance(error, PipelineError):
         error = _file_refusal(error)
