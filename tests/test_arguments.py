@@ -7,7 +7,11 @@ from enum import Enum
 
 import pytest
 
+from pipeline.benchmark.cases import Benchmark
+from pipeline.commands.prediction import Prediction
 from pipeline.config.arguments import keys, near, nearest, parse_arguments, rule
+from pipeline.config.asked import Faults, Publication, Reproduction, Rerun, Verification
+from pipeline.config.paths import ARGUMENTS
 from pipeline.core.errors import ConfigError
 
 Case = Enum("Case", "train evaluate")
@@ -55,6 +59,18 @@ def test_a_mistake_is_refused(arguments: list[str], said: str) -> None:
     with pytest.raises(ConfigError) as refused:
         parse_arguments(Asked, arguments)
     assert str(refused.value) == said
+
+
+def test_the_home_folder_is_expanded_in_paths_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/someone")
+    assert parse_arguments(Asked, ["q=~/x", "run=~/x"]) == Asked(q="~/x", run="/home/someone/x")
+    assert parse_arguments(Asked, ["q=a", "run=a~/x"]).run == "a~/x"
+    commands = (Publication, Verification, Rerun, Faults, Reproduction, Prediction, Benchmark)
+    others = {name for command in commands for name in keys(command)} - set(ARGUMENTS)
+    assert others == {
+        *("repo", "private", "kills", "chain", "files", "seed", "experiment", "cut", "stage", "weights_revision"),
+        *("q", "p", "case", "pairs", "warmup", "rows", "note"),
+    }
 
 
 def test_keys_are_dotted_and_in_order() -> None:

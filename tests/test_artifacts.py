@@ -14,7 +14,7 @@ import pytest
 
 from pipeline.core import artifacts
 from pipeline.core.artifacts import MANIFEST, is_complete, locked, manifest_of, point, problems, publish
-from pipeline.core.errors import ArtifactError
+from pipeline.core.errors import ArtifactError, ResourceError
 
 
 def make(folder: Path) -> Path:
@@ -48,6 +48,11 @@ def test_a_published_folder_names_every_file(tmp_path: Path) -> None:
     }
     assert is_complete(folder) and problems(folder) == []
     assert names(tmp_path / "new") == ["thing"]
+
+
+def test_a_folder_the_system_makes_none_in_is_refused() -> None:
+    with pytest.raises(ResourceError, match=r"^/proc/x/y must be a folder that can be made, .* Pass outputs_dir="):
+        artifacts.make_folder(Path("/proc/x/y"))
 
 
 def test_the_manifest_may_be_filled_inside_the_block(tmp_path: Path) -> None:

@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.config.compose import keep_log
+from pipeline.core.errors import ResourceError
+
 JOB = """
 import logging, os, sys, warnings
 from pipeline.config.compose import application
@@ -31,6 +34,9 @@ def main(config: Config) -> None:
         case 11:
             import torch
             torch.empty(2**50)
+        case 17: print("a long line " * 100_000)
+        case 18: print("a line")
+        case 16: raise RuntimeError("can't start new thread")  # as threading.Thread.start says it
         case 9: os.kill(os.getpid(), 15)
         case 14 | 15: log.info("recorded %s", sys.argv[1:])
     log.info("done")
@@ -47,8 +53,8 @@ def job(tmp_path: Path) -> Path:
     return path
 
 
-def call(script: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = {name: value for name, value in os.environ.items() if name != "HYDRA_FULL_ERROR"}
+def call(script: Path, *arguments: str, **changed: str) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if name != "HYDRA_FULL_ERROR"} | changed
     return subprocess.run(
         [sys.executable, str(script), *arguments], cwd=script.parent, env=environment, capture_output=True, text=True
     )
@@ -79,6 +85,7 @@ def test_a_good_run_shows_our_lines_alone_and_logs_everything(job: Path) -> None
         (9, 75, "interrupted: what was finished is kept. Run the same command again to go on."),
         (10, 2, "error: memory must suffice, got 'MemoryError'. Free some, "),
         (11, 2, "error: memory must suffice, got "),
+        (16, 2, 'error: the system must let as many threads start as are asked for, got "can\'t start new thread". '),
         (5, 2, "error: outputs/x must be usable, got 'No space left on device'. Free space, "),
         (6, 1, "error: this is a bug in the pipeline (FileNotFoundError: "),
     ],
@@ -118,6 +125,21 @@ def test_a_value_that_names_no_key_is_refused(job: Path) -> None:
     assert call(job, "data.path='\\${x}.jsonl'").returncode == 0
 
 
+@pytest.mark.parametrize(
+    ("seed", "status"),
+    [(17, 141), (18, 141), (1, 2), (2, 75)],
+    ids=["more than a pipe holds", "one line", "refused", "interrupted"],
+)
+def test_output_that_nobody_reads_to_its_end_ends_quietly(job: Path, seed: int, status: int) -> None:
+    words = [sys.executable, str(job), f"seed={seed}"]
+    with subprocess.Popen(words, cwd=job.parent, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.close()
+        said = process.stderr.read()
+    assert process.returncode == status
+    assert said.count("\n") == (status != 141) and "Broken" not in said
+
+
 def test_in_a_multirun_the_other_jobs_go_on(job: Path) -> None:
     done = call(job, "-m", "seed=7,1,8", "outputs_dir=here")
     assert done.returncode == 2
@@ -146,6 +168,33 @@ def test_an_unwritable_outputs_dir_is_one_sentence(job: Path) -> None:
     done = call(job, "outputs_dir=file")
     assert done.returncode == 2, done.stderr
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("words", [["outputs_dir="], ["outputs_dir=' '"], ["-m", "seed=7,8", "outputs_dir="]])
+def test_an_empty_outputs_dir_is_no_folder_of_the_root(job: Path, words: list[str]) -> None:
+    before = os.listdir("/")
+    done = call(job, *words)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: outputs_dir must be a folder, got '") and done.stderr.count("\n") == 1
+    assert os.listdir("/") == before
+    assert [path.name for path in job.parent.iterdir()] == ["job.py"]
+
+
+def test_a_folder_that_cannot_be_made_is_the_users_to_mend(job: Path) -> None:
+    done = call(job, "outputs_dir=/proc/x")
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("error: /proc/x must be usable, got 'No such file or directory'. Free space, ")
+    with pytest.raises(ResourceError, match=r"^/proc/x must be usable, got 'No such file or directory'\."):
+        keep_log("/proc/x", "job")
+
+
+@pytest.mark.parametrize("words", [[], ["-m", "seed=7,8"]])
+def test_the_home_folder_is_expanded_before_a_log_is_kept(job: Path, words: list[str]) -> None:
+    assert call(job, *words, "outputs_dir='~/here'", HOME=str(job.parent / "home")).returncode == 0
+    assert len(list((job.parent / "home" / "here" / "logs").iterdir())) == 1
+    assert {path.name for path in job.parent.iterdir()} == {"job.py", "home"}
+    done = call(job, "outputs_dir=~/here")
+    assert done.returncode == 2 and "Put values with spaces, '~', '=', ',' or quotes in quotes of " in done.stderr
 
 
 def test_hydras_own_flags_still_work(job: Path) -> None:

@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 LAYERS = [
     "core.errors core.upkeep",
-    "config.rules",
+    "config.rules config.sets config.paths config.ending",
     "core.records core.fingerprint core.progress core.markdown config.arguments config.data config.learning "
     "config.machine hub.repo_files mining.topk",
     "config.schema config.asked engine.batching evaluation.measures benchmark.cases "

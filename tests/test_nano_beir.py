@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 from hub_fixtures import NANO_SETS, nano_beir
 
-from pipeline.config.learning import NANO_CANDIDATES
+from pipeline.config.sets import NANO_CANDIDATES
 from pipeline.core.errors import DataError
 from pipeline.data.nano_beir import read
 

@@ -74,9 +74,10 @@ def test_an_altered_model_is_refused(outputs: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ('{"text": "a"}\n{"text": \n', ":2 must be JSON, got .* Correct the line."),
-        ('{"txt": "a"}\n', ":1 must hold the key `text` with a string, got "),
-        ('{"text": 3}\n', ":1 must hold the key `text` with a string, got "),
+        ('{"text": "a"}\n{"text": \n', ", line 2 must be one JSON object, got .* Repair the line."),
+        ('["a"]\n', ", line 1 must be one JSON object, got "),
+        ('{"txt": "a"}\n', r", line 1, key text must be text, got .only the keys \['txt'\]"),
+        ('{"text": 3}\n', ", line 1, key text must be text, got 3. Correct the line."),
         ("\n\n", " must hold at least one passage, got none."),
     ],
 )
@@ -86,6 +87,13 @@ def test_a_bad_file_names_its_line(tmp_path: Path, text: str, said: str) -> None
         read_passages(tmp_path / "p.jsonl")
 
 
+def test_a_byte_order_mark_and_windows_line_ends_are_no_text(tmp_path: Path) -> None:
+    (tmp_path / "p.jsonl").write_bytes(b'\xef\xbb\xbf{"text": "a"}\r\n\r\n{"text": "b\xe2\x80\xa8c"}\r\n')
+    assert read_passages(tmp_path / "p.jsonl") == ["a", "b\u2028c"]
+    with pytest.raises(DataError, match=r"gone\.jsonl must exist"):
+        read_passages(tmp_path / "gone.jsonl")
+
+
 def test_a_question_and_one_kind_of_passage_are_needed() -> None:
     with pytest.raises(ConfigError, match="q must hold a question"):
         Prediction(q=" ", p="a")
@@ -93,6 +101,20 @@ def test_a_question_and_one_kind_of_passage_are_needed() -> None:
         Prediction(q="a")
     with pytest.raises(ConfigError, match="p or file must be given, and not both, got both"):
         Prediction(q="a", p="b", file="c")
+
+
+@pytest.mark.parametrize("passages", [1, 20_000])
+def test_the_command_ends_quietly_when_its_lines_are_not_read(
+    outputs: Path, root: Path, tmp_path: Path, passages: int
+) -> None:
+    file = tmp_path / "p.jsonl"
+    file.write_text('{"text": "small animal"}\n' * passages)
+    words = [sys.executable, "scripts/predict.py", "q=cat", f"file={file}", f"outputs_dir={outputs}"]
+    with subprocess.Popen(words, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 141
 
 
 def test_the_command_prints_the_score_alone(outputs: Path, root: Path) -> None:

@@ -12,8 +12,8 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
-from pipeline.config.learning import NANO_BEIR
 from pipeline.config.schema import Config, parse, register
+from pipeline.config.sets import NANO_BEIR
 from pipeline.core.errors import ConfigError
 from pipeline.core.fingerprint import plain
 from pipeline.engine.batching import Plan, linear_schedule, warmup_steps

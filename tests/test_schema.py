@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from pipeline.config.arguments import keys, rule
 from pipeline.config.compose import refusal
+from pipeline.config.paths import KEYS
 from pipeline.config.schema import GROUPS, Config, parse, register
 from pipeline.core.errors import ConfigError
 from pipeline.core.fingerprint import plain
@@ -188,12 +190,27 @@ def test_every_value_has_a_documented_field() -> None:
         ("training.weight_decay=nan", "training.weight_decay must be at least 0 and finite, got nan. Use 0."),
         ("training.weight_decay=-0.1", "training.weight_decay must be at least 0 and finite, got -0.1. Use 0."),
         ("model.activation=tan", "model.activation must be one of identity, sigmoid, tanh, got 'tan'. "),
-        ("model.dropout=1", r"model.dropout must be in \[0, 1\), got 1.0. Use 0 or 0.1."),
+        ("model.dropout=1", r"model.dropout must be in \[0, 0.99\], got 1.0. Use 0 or 0.1."),
+        ("model.dropout=0.999999", r"model.dropout must be in \[0, 0.99\], got 0.999999. Use 0 or 0.1."),
+        ("training.pos_weight=1e39", r"training.pos_weight must be a finite number in fp32, got 1e\+39. Use one "),
         ("model.dropout=x", "model.dropout must be a number or null, got 'x'. "),
         ("training.eval_sets=dev", "training.eval_sets must be a list such as .*, got 'dev'. "),
         ("training.eval_sets=[nope]", "training.eval_sets must hold only .*, got 'nope'. "),
         ("data.dedupe=perhaps", "data.dedupe must be true or false, got 'perhaps'. "),
+        ("data.dev_name=validation", "data.dev_name must be none of the names of other sets .*, got 'validation'. "),
+        ("data.dev_name=NanoNQ", "data.dev_name must be none of the names of other sets .*, got 'NanoNQ'. Use dev."),
+        ("data.dev_name=NanoBEIR_x", "data.dev_name must be none of the names of other sets .*, got 'NanoBEIR_x'. "),
         ("seed=-1", r"seed must be in \[0, 2\^32\), got -1. "),
+        ("seed=4294967296", r"seed must be in \[0, 2\^32\), got 4294967296. Use 12."),
+        ("data.split_seed=-1", r"data.split_seed must be in \[0, 2\^32\), got -1. Use 12."),
+        ("mining.seed=-1", r"mining.seed must be in \[0, 2\^32\), got -1. Use 12."),
+        ("data.positive_threshold=nan", "data.positive_threshold must be a finite number in fp32, got nan. Use "),
+        ("data.positive_threshold=-inf", "data.positive_threshold must be a finite number in fp32, got -inf. Use "),
+        ("mining.relative_margin=nan", "mining.relative_margin must be a finite number in fp32, got nan. Use "),
+        ("mining.absolute_margin=inf", "mining.absolute_margin must be a finite number in fp32, got inf. Use "),
+        ("mining.range_max=4294967296", r"mining.range_max must be below 2\^32, got 4294967296. Use a smaller "),
+        ("runtime.threads=1025", "runtime.threads must be at most 1,024, got 1025. Use null to let it choose."),
+        ("runtime.workers=100000", "runtime.workers must be at most 1,024, got 100000. Use null to let it choose."),
         ("emissions.country_iso_code=fr", "emissions.country_iso_code must be three capital letters, got 'fr'. .*FRA"),
         ("evaluation.nano_beir=[msmarko]", "evaluation.nano_beir must .*, got 'msmarko'. .*msmarco"),
         ("data.path=a=b", "an argument must read key=value, got 'data.path=a=b'. "),
@@ -204,6 +221,19 @@ def test_a_mistake_is_refused_in_one_sentence(override: str, said: str) -> None:
     with pytest.raises(ConfigError, match=f"^{said}"[:-1] + (r"\?" if said.endswith("?") else said[-1])) as refused:
         composed(override)
     assert "\n" not in str(refused.value)
+
+
+def test_a_path_may_begin_with_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/someone")
+    named = {key for key in keys(Config) if re.search(r"(^|[._])(path|dir|collections|rivals)$", key)}
+    assert set(KEYS) == named
+    lists = {"evaluation.collections", "evaluation.rivals"}
+    words = ["data=local", "training=small", "mining=embedding", "model=custom"]
+    config = composed(*words, *(f"{key}=['~/x','a/b@c']" if key in lists else f"{key}='~/x'" for key in KEYS))
+    for key in KEYS:
+        expected = ["/home/someone/x", "a/b@c"] if key in lists else "/home/someone/x"
+        assert attrgetter(key)(config) == expected, key
+    assert composed("experiment=smoke").model.path.startswith("package:")
 
 
 def test_the_command_of_the_readme_composes() -> None:

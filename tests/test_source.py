@@ -175,12 +175,22 @@ def test_given_negatives_are_searched_too(tmp_path: Path) -> None:
         (
             b'{"question": "a", "answer": "b", "label": "yes"}\n',
             {"format": Format.labelled},
-            "{path}, line 1, key 'label' must be a finite number, got 'str \"yes\"'. Write 0 or 1, or a grade.",
+            "{path}, line 1, key 'label' must be a number from -1000 to 1000, got 'str \"yes\"'. Write 0 or 1, ",
         ),
         (
             b'{"question": "a", "answer": "b", "label": NaN}\n',
             {"format": Format.labelled},
-            "{path}, line 1, key 'label' must be a finite number, got 'float NaN'. Write 0 or 1, or a grade.",
+            "{path}, line 1, key 'label' must be a number from -1000 to 1000, got 'float NaN'. Write 0 or 1, or",
+        ),
+        (
+            b'{"question": "a", "answer": "b", "label": 1000}\n{"question": "a", "answer": "b", "label": 1e300}\n',
+            {"format": Format.labelled},
+            "{path}, line 2, key 'label' must be a number from -1000 to 1000, got 'float 1e+300'. Write 0 or 1, ",
+        ),
+        (
+            b'{"question": "a", "answer": "b", "label": -1001}\n',
+            {"format": Format.labelled},
+            "{path}, line 1, key 'label' must be a number from -1000 to 1000, got 'int -1001'. Write 0 or 1, ",
         ),
         (
             b'{"question": "a", "answer": "b", "negatives": ["c", 4]}\n',
@@ -217,6 +227,20 @@ def test_bad_json_lines(tmp_path: Path, content: bytes, keys: dict[str, Any], se
             "Quote a field that holds the separator, or save the file again as CSV.",
         ),
         (b'question,answer\na,"b\n', "{path}, line 2 must be valid CSV, got 'unexpected end of data'. "),
+        (
+            b'question,answer\na,b\n"c,d\n' + b"e,f\n" * 40,
+            "{path}, line 3 must be valid CSV, got 'unexpected end of data, 40 lines further on'. Repair its quotes, ",
+        ),
+        (
+            b'question,answer\na,b\n"c,d\n' + b"e,f\n" * 40 + b'g,"h"\n',
+            r"""{path}, line 3 must be valid CSV, got '\',\' expected after \'"\', 41 lines further on'. Repair its """,
+        ),
+        (
+            b"question,answer\ra,b\r",
+            "{path}, line 1 must end in LF or CRLF, got 'a CR alone outside quotes'. "
+            "Save the file with the line ends LF or CRLF, and quote a field that holds a CR.",
+        ),
+        (b'question,answer\na,"b\rb"\nc\rc,d\n', "{path}, line 3 must end in LF or CRLF, got 'a CR alone outside "),
         (b"question,answer\na,b\n\xe9,c\n", "{path}, line 3 must be UTF-8, got "),
         (
             b"question,answer,answer\na,b,c\n",
@@ -383,6 +407,20 @@ def test_own_dev_file_and_corpus(jsonl: Path) -> None:
         key: hashlib.sha256(path.read_bytes()).hexdigest()
         for key, path in (("path", jsonl), ("dev_path", dev), ("corpus_path", corpus))
     }
+
+
+def test_what_is_left_out_of_an_own_corpus_is_counted(jsonl: Path, caplog: pytest.LogCaptureFixture) -> None:
+    texts = ["x", " \t", "y", "x", "", "x", "nul\0"]
+    corpus = write_jsonl(jsonl.parent / "corpus.jsonl", [{"text": text} for text in [*texts, None]])
+    with caplog.at_level(logging.INFO):
+        split = loaded(jsonl, corpus_path=str(corpus))
+    assert split.corpus == ["x", "y", "nul"]
+    assert split.statistics["reading"] == {
+        "corpus_passages_with_an_earlier_text": 2,
+        "corpus_passages_without_text": 3,
+        "texts_with_nul": 1,
+    }
+    assert f"{corpus}: 3 passages to search; left out: 3 without text, 2 with an earlier text" in caplog.text
 
 
 def test_validation_holds_no_question_of_the_dev_file(jsonl: Path) -> None:

@@ -21,12 +21,12 @@ from pipeline.commands.verification import verify
 from pipeline.config.asked import Verification
 from pipeline.config.schema import parse, register
 from pipeline.core import artifacts
-from pipeline.core.errors import ModelError, PipelineError
+from pipeline.core.errors import ConfigError, ModelError, PipelineError
 from pipeline.data import storage
 from pipeline.engine import checkpoints
 from pipeline.engine.model_config import own_max_length
 from pipeline.stages.logs import MetricsLog
-from pipeline.stages.plan import rival_name
+from pipeline.stages.plan import Run, rival_name
 from pipeline.stages.run import run
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
@@ -191,6 +191,17 @@ def test_a_base_model_is_no_rival(outputs: Path, first: Path, tmp_path: Path) ->
         ModelError, match=r"evaluation\.rivals must name trained cross-encoders with one label, got '.*, a base"
     ):
         ran(outputs, "seed=4321", f"evaluation.rivals=[{base}]")
+
+
+@pytest.mark.parametrize("name", ["dev", "validation", "NanoNQ"])
+def test_a_collection_is_not_mistaken_for_another_set(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
+    register()
+    with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
+        words = [*SMALLER, f"outputs_dir={tmp_path}/outputs", f"evaluation.collections=[{tmp_path / name}]"]
+        planned = Run(parse(compose("config", words)))
+    with pytest.raises(ConfigError, match=f"evaluation.collections must be folders of distinct names, .*got '{name}'"):
+        _ = planned.collections
 
 
 def test_no_step_at_all_measures_a_model_as_it_is(outputs: Path, first: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -249,7 +249,7 @@ def campaign(asked: Faults) -> tuple[Record, Path]:
     """Kills until `asked.kills`, in chains of `asked.chain`, then file faults; the record and where it was written."""
     draw, record, words = random.Random(asked.seed), Record(), arguments(asked)
     folder, began = Path(asked.outputs_dir).resolve() / "faults", time.time()
-    folder.mkdir(parents=True, exist_ok=True)
+    artifacts.make_folder(folder)
     with (
         tempfile.TemporaryDirectory(prefix=".work-", dir=folder) as work,
         closing(Server(Path(work) / "home")) as server,

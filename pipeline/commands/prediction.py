@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.core.artifacts import problems
 from pipeline.core.errors import ArtifactError, ConfigError, DataError, must
+from pipeline.data.trec import json_objects
 
 
 @dataclass(kw_only=True)
@@ -70,21 +70,12 @@ def read_passages(path: Path) -> list[str]:
     Raises:
         DataError: naming file and line.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")  # not splitlines: U+2028 is text
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} must be a UTF-8 JSONL file, got {error}. Pass file=<JSONL>.") from None
     passages = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise DataError(f"{path}:{number} must be JSON, got {error}. Correct the line.") from None
-        text = row.get("text") if isinstance(row, dict) else None
+    for number, row in json_objects(path):
+        text = row.get("text")
         if not isinstance(text, str):
-            raise DataError(must(f"{path}:{number}", "hold the key `text` with a string", line, "Correct the line."))
+            got = text if "text" in row else f"only the keys {sorted(row)}"
+            raise DataError(must(f"{path}, line {number}, key text", "be text", got, "Correct the line."))
         passages.append(text)
     if not passages:
         raise DataError(f"{path} must hold at least one passage, got none. Write one JSON object a line.")

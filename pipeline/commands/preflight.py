@@ -19,9 +19,10 @@ from huggingface_hub import HfApi, constants, get_token
 from huggingface_hub.errors import HfHubHTTPError
 
 from pipeline.config.data import Retriever, Source
-from pipeline.config.learning import DEV, NANO, VALIDATION, Precision
+from pipeline.config.learning import Precision
 from pipeline.config.machine import Device
 from pipeline.config.schema import Config
+from pipeline.config.sets import DEV, NANO, VALIDATION
 from pipeline.core import reproducibility
 from pipeline.core.errors import HubError, ResourceError, must
 from pipeline.core.progress import duration
@@ -129,7 +130,7 @@ def _local(config: Config) -> list[Finding]:
     paths |= {"data.dev_path": data.dev_path, "data.corpus_path": data.corpus_path}
     return [
         Finding(OK, "data", f"{key}={path}")
-        if Path(path).expanduser().exists()
+        if Path(path).exists()
         else Finding(FAIL, "data", must(key, "name a file or folder that exists", path, "Check the path."))
         for key, path in paths.items()
         if path is not None
@@ -138,7 +139,7 @@ def _local(config: Config) -> list[Finding]:
 
 def _needs_hub(config: Config) -> bool:
     paths = [path for _, path, _, _, _ in _artefacts(config)]
-    return any(not path.startswith(location.PACKAGE) and not Path(path).expanduser().exists() for path in paths)
+    return any(not path.startswith(location.PACKAGE) and not Path(path).exists() for path in paths)
 
 
 def _login() -> Finding:

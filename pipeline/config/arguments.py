@@ -13,6 +13,7 @@ import typing
 from collections.abc import Iterable
 from typing import Any, TypeVar
 
+from pipeline.config.paths import ARGUMENTS, at_home
 from pipeline.core.errors import ConfigError, must
 
 T = TypeVar("T")
@@ -69,7 +70,7 @@ def rule(hint: Any) -> str:
 def parse_arguments(schema: type[T], arguments: list[str]) -> T:
     """A command's own `key=value` arguments as a dataclass; an empty value is None where that is allowed.
 
-    Values are taken as they stand: a question may hold quotes, `$`, `=` and braces.
+    Values are taken as they stand: a question may hold quotes, `$`, `=` and braces. Only `~` in paths is expanded.
 
     Raises:
         ConfigError: for an argument without `=`, an unknown or repeated key, a value of the wrong type, or a key
@@ -86,7 +87,8 @@ def parse_arguments(schema: type[T], arguments: list[str]) -> T:
             raise ConfigError(must(name, f"be one of {usage}", argument, nearest(name, known)))
         if name in given:
             raise ConfigError(must(name, "be given once", argument, "Remove one of them."))
-        given[name] = _value(name, known[name], text)
+        value = _value(name, known[name], text)
+        given[name] = at_home(value) if name in ARGUMENTS else value
     required = (dataclasses.MISSING, dataclasses.MISSING)
     for field in dataclasses.fields(typing.cast(Any, schema)):
         if field.name not in given and (field.default, field.default_factory) == required:

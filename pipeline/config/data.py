@@ -6,7 +6,8 @@ import re
 from dataclasses import dataclass, field
 from enum import Enum
 
-from pipeline.config.rules import check
+from pipeline.config.rules import check, seed
+from pipeline.config.sets import is_reserved
 
 Source = Enum("Source", "packaged_docs local hub")
 Format = Enum("Format", "pairs labelled negatives beir")
@@ -26,7 +27,7 @@ class DataConfig:
     title: str | None = None
     """Name of the data in the card's title; None takes `name`."""
     dev_name: str = "dev"
-    """Name of the dev set in measures and columns."""
+    """Name of the dev set in measures and columns; none of other sets (`validation`, NanoBEIR's)."""
     path: str | None = None
     """File, BEIR folder or hub id; unused by packaged_docs."""
     revision: str | None = None
@@ -42,7 +43,7 @@ class DataConfig:
     answer_column: str = "answer"
     """Column or key of the passage text."""
     label_column: str = "label"
-    """Column of a 0/1 or graded label (format labelled)."""
+    """Column of a 0/1 or graded label, at most 1000 (format labelled)."""
     negatives_column: str = "negatives"
     """Column holding a list of passages (format negatives)."""
     group_column: str | None = None
@@ -92,6 +93,14 @@ class DataConfig:
             self.dev_name,
             "Use dev.",
         )
+        check(
+            not is_reserved(self.dev_name),
+            "data.dev_name",
+            "be none of the names of other sets (validation, NanoBEIR's)",
+            self.dev_name,
+            "Use dev.",
+        )
+        seed("data.split_seed", self.split_seed)
         for key in ("rows", "limit", "queries_per_group"):
             value = getattr(self, key)
             check(value is None or value >= 1, f"data.{key}", "be at least 1", value, "Use null for no limit.")
@@ -150,6 +159,7 @@ class MiningConfig:
             self.path,
             "Pass mining.path=<folder, hub id or file>.",
         )
+        seed("mining.seed", self.seed)
         for key in ("negatives", "random_negatives", "range_min"):
             check(getattr(self, key) >= 0, f"mining.{key}", "be at least 0", getattr(self, key), "Use 0 or more.")
         check(

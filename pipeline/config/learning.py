@@ -7,13 +7,10 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from pipeline.config.rules import check, positive
-from pipeline.core.errors import ConfigError, must
+from pipeline.config.sets import DEV, NANO, VALIDATION
 
 Activation = Enum("Activation", "identity sigmoid tanh")
 Precision = Enum("Precision", "auto bf16 fp32")
-
-DEV, VALIDATION, NANO = "dev", "validation", "nano_beir"
-"""What `training.eval_sets` may name; `dev` is the dev set under whatever `data.dev_name` calls it."""
 
 
 @dataclass(kw_only=True)
@@ -31,7 +28,7 @@ class ModelConfig:
     activation: Activation = Activation.sigmoid
     """What the saved model's `predict` applies; training and measures always see logits."""
     dropout: float | None = None
-    """Every dropout rate of the encoder and head; None keeps the published configuration's."""
+    """Every dropout rate of the encoder and head, at most 0.99; None keeps the published configuration's."""
     layers: int | None = None
     """Keep the first N encoder layers; None keeps all."""
     hidden_size: int | None = None
@@ -58,7 +55,7 @@ class ModelConfig:
             "Use 512 for BERT models.",
         )
         if self.dropout is not None:
-            check(0 <= self.dropout < 1, "model.dropout", "be in [0, 1)", self.dropout, "Use 0 or 0.1.")
+            check(0 <= self.dropout <= 0.99, "model.dropout", "be in [0, 0.99]", self.dropout, "Use 0 or 0.1.")
         if self.layers is not None:
             check(self.layers >= 1, "model.layers", "be at least 1", self.layers, "Use null to keep every layer.")
         if self.hidden_size is not None:
@@ -209,37 +206,3 @@ class EvaluationConfig:
             self.fusion,
             "It fuses the first stage with the bi-encoder.",
         )
-
-
-NANO_BEIR = {
-    "climatefever": "NanoClimateFEVER",
-    "dbpedia": "NanoDBPedia",
-    "fever": "NanoFEVER",
-    "fiqa2018": "NanoFiQA2018",
-    "hotpotqa": "NanoHotpotQA",
-    "msmarco": "NanoMSMARCO",
-    "nfcorpus": "NanoNFCorpus",
-    "nq": "NanoNQ",
-    "quoraretrieval": "NanoQuoraRetrieval",
-    "scidocs": "NanoSCIDOCS",
-    "arguana": "NanoArguAna",
-    "scifact": "NanoSciFact",
-    "touche2020": "NanoTouche2020",
-}
-"""Short names of the thirteen NanoBEIR sets and their split names on the hub."""
-
-NANO_CANDIDATES = 100
-"""Depth of their published evaluation: the first 100 of each BM25 list, whatever `evaluation.depth` says."""
-
-
-def nano_beir_name(short: str) -> str:
-    """The split name of a NanoBEIR set.
-
-    Raises:
-        ConfigError: for a name that is none of the thirteen.
-    """
-    if short not in NANO_BEIR:
-        raise ConfigError(
-            must("evaluation.nano_beir", "hold NanoBEIR names", short, f"Choose among {', '.join(sorted(NANO_BEIR))}.")
-        )
-    return NANO_BEIR[short]

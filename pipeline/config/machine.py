@@ -12,6 +12,9 @@ Device = Enum("Device", "auto cpu cuda")
 Attention = Enum("Attention", "auto eager sdpa varlen")
 Wandb = Enum("Wandb", "none offline online")
 
+MOST_THREADS = 1024
+"""More than any machine's cores; some thousands more are refused by the system, which reads like a bug."""
+
 
 @dataclass(kw_only=True)
 class RuntimeConfig:
@@ -20,18 +23,22 @@ class RuntimeConfig:
     device: Device = Device.auto
     """auto takes a GPU where torch sees one."""
     threads: int | None = None
-    """CPU threads of torch; None leaves torch's own choice. Part of the bit-exactness scope."""
+    """CPU threads of torch, at most 1,024; None leaves torch's own choice. Part of the bit-exactness scope."""
     micro_batch_tokens: int | None = None
     """Tokens of a micro-batch; a CPU may hold twice as many in all. None is computed. Halve it when memory runs out."""
     attention: Attention = Attention.auto
     """auto is varlen: little or no padding where models allow it (BERT, ModernBERT), else SDPA or eager, which pad."""
     workers: int | None = None
-    """Processes for extraction and tokenisation; None uses the cores."""
+    """Processes for extraction and tokenisation, at most 1,024; None uses the cores."""
 
     def __post_init__(self) -> None:
         for key in ("threads", "micro_batch_tokens", "workers"):
             value = getattr(self, key)
             check(value is None or value >= 1, f"runtime.{key}", "be at least 1", value, "Use null to let it choose.")
+        for key in ("threads", "workers"):
+            value = getattr(self, key)
+            rule = f"be at most {MOST_THREADS:,}"
+            check(value is None or value <= MOST_THREADS, f"runtime.{key}", rule, value, "Use null to let it choose.")
 
 
 @dataclass(kw_only=True)

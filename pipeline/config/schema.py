@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from operator import attrgetter
 from typing import Any, cast
 
 from hydra.core.config_store import ConfigStore
@@ -17,17 +18,11 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from pipeline.config.arguments import keys, nearest
 from pipeline.config.data import DataConfig, MiningConfig
-from pipeline.config.learning import (
-    DEV,
-    NANO,
-    VALIDATION,
-    EvaluationConfig,
-    ModelConfig,
-    TrainingConfig,
-    nano_beir_name,
-)
+from pipeline.config.learning import EvaluationConfig, ModelConfig, TrainingConfig
 from pipeline.config.machine import EmissionsConfig, HubConfig, RuntimeConfig, TrackingConfig
-from pipeline.config.rules import check
+from pipeline.config.paths import KEYS, at_home
+from pipeline.config.rules import check, countable, seed
+from pipeline.config.sets import DEV, NANO, VALIDATION, nano_beir_name
 from pipeline.core.errors import ConfigError
 
 Stage = Enum("Stage", "mine train evaluate card")
@@ -60,8 +55,10 @@ class Config:
     hub: HubConfig
 
     def __post_init__(self) -> None:
-        check(0 <= self.seed < 2**32, "seed", "be in [0, 2^32)", self.seed, "Use 12.")
-        check(bool(self.outputs_dir), "outputs_dir", "be a folder", self.outputs_dir, "Use outputs.")
+        seed("seed", self.seed)
+        for key in keys(Config):
+            countable(key, attrgetter(key)(self))
+        _check_outputs(self.outputs_dir)
         known = {DEV, VALIDATION, NANO}
         for name in self.training.eval_sets:
             check(name in known, "training.eval_sets", f"hold only {sorted(known)}", name, "Use [dev] or [validation].")
@@ -90,8 +87,20 @@ class Config:
 
 
 def register() -> None:
-    """Store the schema under the name `conf/config.yaml` lists first."""
+    """Store the schema under the name `conf/config.yaml` lists first, and the resolver its folders of logs use."""
     ConfigStore.instance().store(name="schema", node=Config)
+    OmegaConf.register_new_resolver("outputs", _outputs, replace=True)
+
+
+def _outputs(folder: str) -> str:
+    """`outputs_dir` as Hydra makes a folder below it, before `parse` sees any of it."""
+    _check_outputs(folder)
+    return str(at_home(folder))
+
+
+def _check_outputs(folder: str) -> None:
+    # Empty, as from a variable of the shell that is not set, it would be the root of the file system.
+    check(bool(folder.strip()), "outputs_dir", "be a folder", folder, "Use outputs.")
 
 
 GROUPS = ("model", "data", "mining", "training", "evaluation", "runtime", "tracking", "emissions", "experiment", "size")
@@ -114,7 +123,7 @@ def _names(values: dict[Any, Any], prefix: str = "") -> list[str]:
 
 
 def parse(composed: DictConfig) -> Config:
-    """The composed configuration as dataclasses, every rule checked.
+    """The composed configuration as dataclasses, every rule checked, `~` in paths expanded.
 
     Raises:
         ConfigError: naming the key, its rule, the value and the remedy.
@@ -134,4 +143,8 @@ def parse(composed: DictConfig) -> Config:
         raise ConfigError(
             "conf/config.yaml must list `schema` first, got a configuration without it. Restore the file."
         )
+    for key in KEYS:
+        section, _, name = key.rpartition(".")
+        holder = attrgetter(section)(parsed) if section else parsed
+        setattr(holder, name, at_home(getattr(holder, name)))
     return parsed

@@ -51,7 +51,13 @@ def _sync(descriptor: int) -> None:
 def make_folder(folder: Path) -> None:
     """Make a folder and its parents where they are missing, each name synced: a rename in it is no safer than they."""
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileNotFoundError:  # its parent is there, but takes none: /proc
+        remedy = "Pass outputs_dir=<another folder>."
+        raise ResourceError(
+            must(str(folder), "be a folder that can be made", "a refusal of the system", remedy)
+        ) from None
     for path in reversed(missing):
         sync_folder(path.parent)
 

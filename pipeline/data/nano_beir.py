@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pipeline.config.learning import NANO_CANDIDATES
+from pipeline.config.sets import NANO_CANDIDATES
 from pipeline.core.errors import DataError, must
 from pipeline.core.records import Collection
 

@@ -18,7 +18,7 @@ from pipeline.config.data import DataConfig, Format
 from pipeline.core.errors import DataError, must
 from pipeline.core.records import PairRows
 from pipeline.data.tables import Record, csv_records, hub_records, parquet_records
-from pipeline.data.trec import TRAIN_QRELS_FILES, json_objects, read_beir
+from pipeline.data.trec import HIGHEST_GRADE, TRAIN_QRELS_FILES, json_objects, read_beir
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +26,9 @@ JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
 CSV_SUFFIXES = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
 PARQUET_SUFFIXES = (".parquet", ".pq")
 PACKED_SUFFIXES = (".gz", ".bz2", ".xz", ".zst", ".zip")
+
+BLANK, REPEATED = "corpus_passages_without_text", "corpus_passages_with_an_earlier_text"
+"""Counted of a corpus, which is searched by distinct texts."""
 
 
 @dataclass(slots=True)
@@ -107,8 +110,9 @@ class _Builder:
             number = float(value) if self._from_text or not isinstance(value, str) else math.nan
         except (TypeError, ValueError, OverflowError):
             number = math.nan
-        if not math.isfinite(number):
-            raise self._wrong(line, column, "be a finite number", value, "Write 0 or 1, or a grade.")
+        if not abs(number) <= HIGHEST_GRADE:
+            rule = f"be a number from -{HIGHEST_GRADE} to {HIGHEST_GRADE}"
+            raise self._wrong(line, column, rule, value, "Write 0 or 1, or a grade.")
         return number
 
     def _negatives(self, line: int, record: Record) -> list[str]:
@@ -214,14 +218,15 @@ def _beir(folder: Path, config: DataConfig, qrels_files: Sequence[str]) -> Sourc
         first.setdefault(text, passage)
     if config.rows is not None:
         rows = rows.take(list(range(min(config.rows, len(rows)))))
-    repeated = Counter(corpus_passages_with_an_earlier_text=len(collection.passages) - len(first))
+    repeated = Counter({REPEATED: len(collection.passages) - len(first)})
     return Source(rows, list(first), list(first.values()), +repeated)
 
 
-def read_corpus(path: Path, config: DataConfig) -> tuple[list[str], list[str] | None]:
+def read_corpus(path: Path, config: DataConfig) -> tuple[list[str], list[str] | None, Counter[str]]:
     """Passages of a JSON-lines file (key `text`, else the answer column) distinct by text, and their `_id`s or `id`s.
 
     A title, where there is one, stands before the text as in BEIR. Ids are given back only when every passage has one.
+    Counted is what was left out, and texts that were put right.
 
     Raises:
         DataError: for a line without text, an id twice, or no passage at all.
@@ -229,6 +234,7 @@ def read_corpus(path: Path, config: DataConfig) -> tuple[list[str], list[str] | 
     first: dict[str, str | None] = {}
     seen: set[str] = set()
     builder = _Builder(config, str(path), from_text=False)
+    counts = builder.counts
     for line, record in json_objects(path):
         column = "text" if "text" in record else config.answer_column
         text = builder._text(line, record, "answer_column", column)
@@ -239,9 +245,15 @@ def read_corpus(path: Path, config: DataConfig) -> tuple[list[str], list[str] | 
             if str(identifier) in seen:
                 raise DataError(must(f"{path}, line {line}", "have an id of its own", str(identifier), "Rename it."))
             seen.add(str(identifier))
-        if text:
-            first.setdefault(text, None if identifier is None else str(identifier))
+        if not text:
+            counts[BLANK] += 1
+        elif text in first:
+            counts[REPEATED] += 1
+        else:
+            first[text] = None if identifier is None else str(identifier)
     if not first:
         raise DataError(must(str(path), "hold passages", "none", 'Write {"text": …} on each line (data.corpus_path).'))
     ids = [identifier for identifier in first.values() if identifier is not None]
-    return list(first), ids if len(ids) == len(first) else None
+    left_out = "%s: %d passages to search; left out: %d without text, %d with an earlier text"
+    log.info(left_out, path, len(first), counts[BLANK], counts[REPEATED])
+    return list(first), ids if len(ids) == len(first) else None, +counts

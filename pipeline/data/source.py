@@ -78,8 +78,9 @@ def load(config: DataConfig, *, source: Path | None, cache: Path, workers: int |
             width,
         )
     unused = [_clean(part, config, Counter()) for part in surplus]
-    corpus, ids = _corpus(config, [loaded, *([other] if other else [])], [*cleaned.values(), *unused])
-    statistics["reading"] = dict(sorted((loaded.counts + (other.counts if other else Counter())).items()))
+    sources = [loaded, *([other] if other else [])]
+    corpus, ids, counts = _corpus(config, sources, [*cleaned.values(), *unused])
+    statistics["reading"] = dict(sorted(sum((source.counts for source in sources), counts).items()))
     statistics["parts"] = {name: _describe(parts[name], part, dropped[name]) for name, part in cleaned.items()}
     for name, part in cleaned.items():
         reasons = ", ".join(f"{number} {reason}" for reason, number in sorted(dropped[name].items())) or "none"
@@ -252,8 +253,11 @@ def _refuse_the_same(config: DataConfig, train: PairRows, dev: PairRows) -> None
 
 def _corpus(
     config: DataConfig, sources: Sequence[Source], parts: Sequence[PairRows]
-) -> tuple[list[str], list[str] | None]:
-    """What is searched: the user's own corpus, the collection's, or every passage of `parts`; distinct by text."""
+) -> tuple[list[str], list[str] | None, Counter[str]]:
+    """What is searched: the user's own corpus, the collection's, or every passage of `parts`; distinct by text.
+
+    With ids where there are any, and what was counted while the user's was read.
+    """
     if config.corpus_path is not None:
         return read_corpus(Path(config.corpus_path), config)
     given: dict[str, str] = {}
@@ -265,14 +269,14 @@ def _corpus(
                 given[text] = own
                 taken.add(own)
     if given:
-        return list(given), list(given.values())
+        return list(given), list(given.values()), Counter()
     passages: dict[str, None] = {}
     for part in parts:
         for row, answer in enumerate(part.answers):
             passages[answer] = None
             if part.negatives is not None:
                 passages.update(dict.fromkeys(part.negatives[row]))
-    return list(passages), None
+    return list(passages), None, Counter()
 
 
 def _describe(loaded: PairRows, used: PairRows, dropped: Counter[str]) -> dict[str, object]:

@@ -1,6 +1,6 @@
-"""Rows of tables as dictionaries of the wanted columns: CSV and TSV, Parquet, data sets already on this disk.
+"""Lines of text files, and rows of tables as dictionaries of the wanted columns: CSV and TSV, Parquet, `datasets`.
 
-Checks that the columns are there and that the file can be read; knows nothing of what the columns mean.
+Checks that the columns are there and that the file can be read; knows nothing of what they mean.
 """
 
 from __future__ import annotations
@@ -36,8 +36,9 @@ def _check_columns(source: str, wanted: Wanted, present: list[str]) -> None:
 
 def csv_records(path: Path, delimiter: str, wanted: Wanted) -> Iterator[tuple[int, Record]]:
     """Rows of a CSV file with a header; a row's line is where it starts, quoted line breaks allowed."""
-    reader = csv.reader(_decoded_lines(path), delimiter=delimiter, strict=True)
+    reader = csv.reader((line for _, line in decoded_lines(path)), delimiter=delimiter, strict=True)
     before = csv.field_size_limit(_LONGEST_FIELD)
+    start = 1
     try:
         header = [name.strip() for name in next(reader, [])]
         if not header:
@@ -53,28 +54,45 @@ def csv_records(path: Path, delimiter: str, wanted: Wanted) -> Iterator[tuple[in
                 yield start, dict(zip(header, values, strict=True))
             start = reader.line_num + 1
     except csv.Error as error:
-        remedy = "Repair its quotes, or save the file again as CSV."
-        raise DataError(must(f"{path}, line {reader.line_num}", "be valid CSV", str(error), remedy)) from None
+        raise _broken_csv(f"{path}, line {start}", str(error), reader.line_num - start) from None
     finally:
         csv.field_size_limit(before)
 
 
-def not_utf8(path: Path, number: int, raw: bytes, error: UnicodeDecodeError) -> DataError:
+def _broken_csv(row: str, error: str, further: int) -> DataError:
+    """What is wrong with the row that starts there, seen so many lines further on."""
+    if error.startswith("new-line character"):
+        remedy = "Save the file with the line ends LF or CRLF, and quote a field that holds a CR."
+        return DataError(must(row, "end in LF or CRLF", "a CR alone outside quotes", remedy))
+    # A quote that is never closed takes in all that follows: the fault lies where its row starts.
+    got = f"{error}, {further} lines further on" if further > 0 else error
+    return DataError(must(row, "be valid CSV", got, "Repair its quotes, or save the file again as CSV."))
+
+
+def _not_utf8(path: Path, number: int, raw: bytes, error: UnicodeDecodeError) -> DataError:
     """What to do about a line that is no text; a compressed file under another name is known by its first bytes."""
     packed = number == 1 and raw.startswith((b"\x1f\x8b", b"PK\x03\x04", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd"))
     remedy = "It is compressed: unpack it first." if packed else "Save the file as UTF-8."
     return DataError(must(f"{path}, line {number}", "be UTF-8", str(error), remedy))
 
 
-def _decoded_lines(path: Path) -> Iterator[str]:
-    """A file's lines with their ends, decoded one by one so that a bad byte has a line number."""
+def decoded_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Number (from 1) and text of each line with its end (LF ends one); a byte order mark is dropped.
+
+    Decoded one by one, so that a bad byte has a line number.
+
+    Raises:
+        DataError: when the file cannot be read or a line is not UTF-8.
+    """
     try:
         with path.open("rb") as stream:
             for number, raw in enumerate(stream, start=1):
                 try:
-                    yield raw.decode("utf-8-sig" if number == 1 else "utf-8")
+                    yield number, raw.decode("utf-8-sig" if number == 1 else "utf-8")
                 except UnicodeDecodeError as error:
-                    raise not_utf8(path, number, raw, error) from None
+                    raise _not_utf8(path, number, raw, error) from None
+    except FileNotFoundError:
+        raise DataError(must(str(path), "exist", "nothing there", "Check the path.")) from None
     except OSError as error:
         raise DataError(must(str(path), "be a readable file", error, "Check the path and its permissions.")) from None
 

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from pipeline.core.artifacts import write_text
 from pipeline.core.errors import DataError, must
 from pipeline.core.records import Collection, Qrels, Run
-from pipeline.data.tables import not_utf8
+from pipeline.data.tables import decoded_lines
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +30,9 @@ QRELS_FILES = ("qrels/test.tsv", "qrels/dev.tsv", "qrels/train.tsv", "qrels.tsv"
 
 TRAIN_QRELS_FILES = ("qrels/train.tsv", "qrels/dev.tsv", "qrels/test.tsv", "qrels.tsv")
 """The same of a folder that is trained on: what others report on is taken last."""
+
+HIGHEST_GRADE = 1000
+"""Of a judgement, and of a label that becomes one: trec_eval keeps an array as long as the highest grade."""
 
 Grade = TypeVar("Grade", int, float)
 
@@ -67,24 +70,10 @@ def unescape(column: str) -> str:
 
 
 def text_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Number (from 1) and text of each line that is not blank, without its end; a byte order mark is dropped.
-
-    Raises:
-        DataError: when the file cannot be read or a line is not UTF-8.
-    """
-    try:
-        with path.open("rb") as stream:
-            for number, raw in enumerate(stream, start=1):
-                try:
-                    line = raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
-                except UnicodeDecodeError as error:
-                    raise not_utf8(path, number, raw, error) from None
-                if line.strip():
-                    yield number, line
-    except FileNotFoundError:
-        raise DataError(must(str(path), "exist", "nothing there", "Check the path.")) from None
-    except OSError as error:
-        raise DataError(must(str(path), "be a readable file", error, "Check the path and its permissions.")) from None
+    """Number (from 1) and text of each line that is not blank, without its end; refusals as `decoded_lines`."""
+    for number, line in decoded_lines(path):
+        if line.strip():
+            yield number, line.rstrip("\r\n")
 
 
 def json_objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -201,9 +190,9 @@ def _judge(qrels: Qrels, query: str, passage: str, column: str, thing: str) -> N
         grade = int(value)
     except (ValueError, OverflowError):
         value, grade = math.nan, 0
-    # trec_eval keeps an array as long as the highest grade.
-    if grade != value or abs(grade) > 1000:
-        raise DataError(must(f"{thing}, grade", "be a whole number up to 1000", column, "Write 0, 1, 2 …"))
+    if grade != value or abs(grade) > HIGHEST_GRADE:
+        rule = f"be a whole number up to {HIGHEST_GRADE}"
+        raise DataError(must(f"{thing}, grade", rule, column, "Write 0, 1, 2 …"))
     if qrels.setdefault(query, {}).setdefault(passage, grade) != grade:
         got = f"{qrels[query][passage]} and {grade} for passage {passage!r} of query {query!r}"
         raise DataError(must(thing, "give a passage one grade", got, "Delete one of the two lines."))

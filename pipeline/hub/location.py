@@ -57,7 +57,7 @@ def locate(
     """
     if path.startswith(PACKAGE):
         return _packaged(path.removeprefix(PACKAGE), lock, key)
-    local = Path(path).expanduser()
+    local = Path(path)
     if local.exists():
         identity = {"sha256": _local_digest(local, kind, lock)}
         return Located(local, identity, f"{path} (local, sha256 {identity['sha256'][:12]})")
@@ -98,7 +98,7 @@ def preview(
     Raises:
         HubError: as `locate`.
     """
-    if path.startswith(PACKAGE) or Path(path).expanduser().exists():
+    if path.startswith(PACKAGE) or Path(path).exists():
         return None
     repository = _repository(path, revision, kind, lock, allow, key)
     with repository.refusals():

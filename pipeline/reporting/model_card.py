@@ -13,7 +13,7 @@ from typing import Any
 import jinja2
 from huggingface_hub import EvalResult, ModelCardData
 
-from pipeline.config.learning import NANO_BEIR, NANO_CANDIDATES
+from pipeline.config.sets import NANO_BEIR, NANO_CANDIDATES
 from pipeline.core.markdown import as_json, escape, literal, sample, without_places
 from pipeline.core.records import FIRST_STAGE, POSITIVES_ADDED, PROTOCOLS, TRAINED
 from pipeline.reporting.facts import (

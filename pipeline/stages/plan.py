@@ -17,9 +17,10 @@ from typing import Any
 import torch
 
 from pipeline.config.data import Retriever, Source
-from pipeline.config.learning import NANO, Precision
+from pipeline.config.learning import Precision
 from pipeline.config.machine import Attention
 from pipeline.config.schema import Config
+from pipeline.config.sets import NANO, is_reserved
 from pipeline.core import artifacts, reproducibility, upkeep
 from pipeline.core.errors import ConfigError, must
 from pipeline.core.fingerprint import fingerprint, plain, slug
@@ -75,7 +76,7 @@ class Run:
         if config.source is Source.packaged_docs or config.path is None:
             return None
         if config.source is Source.local:
-            return location.Located(Path(config.path).expanduser(), {}, config.path)
+            return location.Located(Path(config.path), {}, config.path)
         return self._locate(config.path, config.revision, "dataset", "data.path")
 
     @cached_property
@@ -179,9 +180,10 @@ class Run:
 
 
 def _check_name(name: str, others: Mapping[str, object], dev_name: str) -> None:
-    if name in others or name in (dev_name, "validation"):
+    if name in others or name == dev_name or is_reserved(name):
         remedy = "Rename the folder: the name heads its figures."
-        raise ConfigError(must("evaluation.collections", "be folders of distinct names", name, remedy))
+        rule = "be folders of distinct names, none of other sets (the dev set's, validation, NanoBEIR's)"
+        raise ConfigError(must("evaluation.collections", rule, name, remedy))
 
 
 def rival_name(path: str) -> str:

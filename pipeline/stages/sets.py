@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 
-from pipeline.config.learning import DEV, NANO, VALIDATION, nano_beir_name
 from pipeline.config.schema import Config
+from pipeline.config.sets import DEV, NANO, VALIDATION, nano_beir_name
 from pipeline.core.records import RerankingSet
 from pipeline.data import storage
 from pipeline.data.nano_beir import read as read_nano_beir

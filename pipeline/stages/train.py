@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from pipeline.config.learning import DEV
+from pipeline.config.sets import DEV
 from pipeline.core import artifacts, upkeep
 from pipeline.core.errors import ArtifactError, Interrupted
 from pipeline.core.fingerprint import fingerprint, plain, slug

@@ -1,0 +1,49 @@
+"""Names of the sets a run evaluates on. Pure."""
+
+from __future__ import annotations
+
+from pipeline.core.errors import ConfigError, must
+
+DEV, VALIDATION, NANO = "dev", "validation", "nano_beir"
+"""What `training.eval_sets` may name; `dev` is the dev set under whatever `data.dev_name` calls it."""
+
+NANO_BEIR = {
+    "climatefever": "NanoClimateFEVER",
+    "dbpedia": "NanoDBPedia",
+    "fever": "NanoFEVER",
+    "fiqa2018": "NanoFiQA2018",
+    "hotpotqa": "NanoHotpotQA",
+    "msmarco": "NanoMSMARCO",
+    "nfcorpus": "NanoNFCorpus",
+    "nq": "NanoNQ",
+    "quoraretrieval": "NanoQuoraRetrieval",
+    "scidocs": "NanoSCIDOCS",
+    "arguana": "NanoArguAna",
+    "scifact": "NanoSciFact",
+    "touche2020": "NanoTouche2020",
+}
+"""Short names of the thirteen NanoBEIR sets and their split names on the hub."""
+
+NANO_MEANS = "NanoBEIR_"
+"""How the names of means over NanoBEIR sets begin."""
+
+NANO_CANDIDATES = 100
+"""Depth of their published evaluation: the first 100 of each BM25 list, whatever `evaluation.depth` says."""
+
+
+def nano_beir_name(short: str) -> str:
+    """The split name of a NanoBEIR set.
+
+    Raises:
+        ConfigError: for a name that is none of the thirteen.
+    """
+    if short not in NANO_BEIR:
+        raise ConfigError(
+            must("evaluation.nano_beir", "hold NanoBEIR names", short, f"Choose among {', '.join(sorted(NANO_BEIR))}.")
+        )
+    return NANO_BEIR[short]
+
+
+def is_reserved(name: str) -> bool:
+    """Whether a set of the user's would be taken for one of ours under this name."""
+    return name == VALIDATION or name in NANO_BEIR.values() or name.startswith(NANO_MEANS)
