@@ -16,7 +16,8 @@ from pipeline.config.schema import parse, register
 from pipeline.core.artifacts import write_json, write_text
 from pipeline.core.fingerprint import plain
 from pipeline.core.records import AS_RETRIEVED, POSITIVES_ADDED, PROTOCOLS, LabelledPairs, RerankingSet
-from pipeline.evaluation.evaluator import Evaluation, evaluate, mean_of
+from pipeline.evaluation.evaluator import Evaluation, evaluate
+from pipeline.evaluation.figures import mean_of
 from pipeline.evaluation.reranking import SystemRankings
 from pipeline.reporting.comparison import published
 from pipeline.reporting.facts import Facts, RunFiles, collect

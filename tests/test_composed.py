@@ -75,3 +75,13 @@ def test_manifests_without_a_configuration_are_refused(tmp_path: Path) -> None:
         composed.of_manifest(tmp_path / "c")
     with pytest.raises(ArtifactError, match=r"config.yaml must be a run's configuration"):
         composed.of_run(tmp_path)
+
+
+def test_the_home_folder_of_older_records_is_expanded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/someone")
+    values = plain(configuration("experiment=smoke"))
+    values["model"]["path"] = "~/model"
+    values["evaluation"]["rivals"] = ["~/rival", "owner/name"]
+    loaded = composed.from_plain(values, "here")
+    assert loaded.model.path == "/home/someone/model"
+    assert loaded.evaluation.rivals == ["/home/someone/rival", "owner/name"]

@@ -22,7 +22,8 @@ from pipeline.core.records import (
     fold,
 )
 from pipeline.data.trec import read_qrels, read_run, unescape
-from pipeline.evaluation.evaluator import Evaluation, evaluate, mean_of, mean_of_means, read, write
+from pipeline.evaluation.evaluator import Evaluation, evaluate, write
+from pipeline.evaluation.figures import mean_of, mean_of_means, read
 from pipeline.evaluation.measures import MEASURES, difference
 from pipeline.evaluation.reranking import SystemRankings
 
@@ -107,7 +108,9 @@ def test_groups_are_resampled_and_said() -> None:
     groups = {"q 1": "one", "q\t2": "one", "../../q3": "two", "q4": "three"}
     figures = evaluation(groups).measures_json()
     assert figures["groups"] == 3
-    assert figures["interval"] == "95 %, studentised bootstrap over 3 groups of queries, 500 draws"
+    assert figures["interval"] == (
+        "95 %, studentised bootstrap over 3 groups of queries, 500 draws; Student's t where hardly any group differs"
+    )
     values = evaluation().values[POSITIVES_ADDED]
     expected = difference(values[TRAINED]["ndcg@10"], values[FIRST_STAGE]["ndcg@10"], groups, 500)
     assert figures[POSITIVES_ADDED]["difference"]["ndcg@10"] == expected.as_json()

@@ -220,6 +220,39 @@ def test_a_passage_that_is_the_question_is_no_negative_of_it_and_no_candidate() 
     assert found == {"do birds sing": ["when birds sing"], "when birds  sing": ["Do birds sing"], "fish": ["fish"]}
 
 
+def test_a_passage_of_the_question_s_id_is_the_question_under_a_title() -> None:
+    pairs = [("cats purr", "cats are loud"), ("dogs bark", "dogs are loud"), ("loud", "loud noise")]
+    train, dev = rows(pairs, question_ids=["a", "b", "c"]), rows(DEV, question_ids=["e"])
+    whole = split(train, dev, extra=["A title. Cats  purr", "the dogs bark not", "loud cats"])
+    whole.corpus_ids = ["1", "2", "3", "e", "a", "b", "c"]
+    mined = mine(whole, config(negatives=6, drop_leaks=False), Path("unused"))
+    negatives = {(question, passage) for question, passage, label in triples(mined.train) if not label}
+    assert ("cats purr", "A title. Cats  purr") not in negatives
+    # An id alone is chance, and so is a text that only begins like it.
+    assert {("dogs bark", "the dogs bark not"), ("loud", "loud cats")} <= negatives
+
+
+def test_what_is_not_judged_is_no_positive_at_a_threshold_of_zero() -> None:
+    labelled = rows([("fish", "fish swim"), ("birds", "birds fly")], labels=[0.0, 0.0])
+    train = rows(CATS, labels=[1.0] * len(CATS))
+    whole = split(train, labelled, extra=["fish", "birds"])
+    mined = mine(whole, config(dev_depth=5), Path("unused"), positive_threshold=0.0)
+    found = {
+        mined.dev.queries[query]: [mined.dev.passages[passage] for passage in passages]
+        for query, passages in mined.dev.candidates.items()
+    }
+    assert found == {"fish": ["fish swim", "cats eat fish and mice"], "birds": ["birds fly"]}
+
+
+def test_a_question_that_is_its_own_positive_keeps_its_margin() -> None:
+    pairs = [("cats purr", "cats purr"), ("dogs", "cats purr cats purr"), ("birds", "cats")]
+    whole = split(rows(pairs), rows(DEV))
+    free = mine(whole, config(negatives=3, absolute_margin=None), Path("unused"))
+    held = mine(whole, config(negatives=3, absolute_margin=0.0), Path("unused"))
+    asked = [{p for q, p, label in triples(mined.train) if q == "cats purr" and not label} for mined in (free, held)]
+    assert asked == [{"cats purr cats purr", "cats"}, {"cats"}]  # what outscores the positive is none
+
+
 def test_validation_is_held_out_like_dev() -> None:
     mined = mine(split(rows(CATS), rows(DEV), rows(CATS[:1])), config(), Path("unused"))
     assert mined.validation is not None

@@ -17,7 +17,7 @@ from transformers import AutoTokenizer
 from pipeline.config.learning import Precision
 from pipeline.config.machine import Attention
 from pipeline.core.errors import ModelError
-from pipeline.engine.model_config import OFFSET_POSITIONS, own_max_length
+from pipeline.engine.model_config import OFFSET_POSITIONS, _say, own_max_length
 from pipeline.engine.modeling import Reranker, load, save
 from pipeline.engine.scoring import PairScorer
 
@@ -123,6 +123,7 @@ def test_a_model_without_sdpa_runs_eager_and_says_so_unless_sdpa_was_asked_for(
 ) -> None:
     source = saved(tmp_path, "DebertaV2", type_vocab_size=0, pooler_hidden_size=32)
     config = model_config(source)
+    _say.cache_clear()
     with caplog.at_level("INFO", "pipeline"):
         reranker = load(source, config, seed=1, attention=Attention.varlen)
     assert caplog.messages == ["eager attention: DebertaV2ForSequenceClassification has no SDPA"]
@@ -277,6 +278,7 @@ def test_a_pair_scores_in_a_batch_as_it_does_alone_whatever_side_the_folder_pads
     tokenizer = transformers.BertTokenizer(str(tmp_path / "vocab.txt"), padding_side=other)
     source = saved(tmp_path / "source", kind, tokenizer, **values)
     config = model_config(source)
+    _say.cache_clear()
     with caplog.at_level("INFO", "pipeline"):
         reranker = lively(load(source, config, seed=1, attention=Attention[attention]))
     assert [message for message in caplog.messages if message.startswith(f"padding: on the {side}, in the saved ")]

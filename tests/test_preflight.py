@@ -105,7 +105,7 @@ def test_only_the_sets_of_the_fixed_steps_count_at_each(config: Config, monkeypa
         training = replace(config.training, max_steps=2, **fixed)
         trained = 3 * min(2 * training.batch_size, 6_000)
         said = _expected_time(replace(config, data=data, evaluation=evaluation, training=training), TINY, CPU).said
-        expected = pair * (trained + 4 * a_round + 2 * (dev + nano))
+        expected = pair * (trained + 3 * a_round + 2 * (dev + nano))
         assert float(said.split()[1]) == pytest.approx(expected, rel=1e-3)
 
 

@@ -165,11 +165,11 @@ def test_a_public_collection_becomes_a_set() -> None:
 def test_a_query_that_is_a_passage_is_no_candidate_of_its_own() -> None:
     collection = Collection(
         "c",
-        queries={"1": "Cats  purr", "2": "dogs bark", "3": "birds sing", "4": "fish swim"},
-        passages={"1": "Title cats purr", "2": "something else", "3": "birds sing", "5": "other"},
+        queries={"1": "Cats  purr", "2": "dogs bark", "3": "birds sing", "4": "fish swim", "6": "eat"},
+        passages={"1": "Title cats purr", "2": "something else", "3": "birds sing", "5": "other", "6": "cats eat fish"},
         qrels={"1": {"5": 1}, "2": {"5": 1}, "3": {"3": 1}},
     )
-    # 2 has a passage's id by chance, 3 is judged relevant to itself, 4 is no passage.
+    # 2 and 6 have a passage's id by chance, 3 is judged relevant to itself, 4 is no passage.
     assert themselves(collection) == {"1"}
     run = {"1": {"1": 9.0, "5": 1.0, "2": 2.0}, "2": {"2": 3.0, "1": 4.0}}
     candidates, scores = run_candidates(run, 2, themselves(collection))

@@ -287,9 +287,11 @@ def _expected_time(config: Config, size: _Size, device: torch.device) -> Finding
         pairs = min(pairs, training.max_steps * training.batch_size)
     dev, nano = data.dev_queries * (mining.dev_depth + 1), 50 * 101 * len(config.evaluation.nano_beir)
     a_round = {DEV: dev, VALIDATION: data.validation_queries * (mining.dev_depth + 1), NANO: nano}
-    rounds = -(-pairs // training.batch_size) // training.eval_steps if training.eval_steps else 0
-    # At the fixed steps, before the first and after the last; then every cross-encoder on every reported set.
-    scored = sum(a_round[name] for name in training.eval_sets) * (rounds + 2)
+    steps = -(-pairs // training.batch_size)
+    rounds = 1 + (-(-steps // training.eval_steps) if training.eval_steps else 1)
+    # Before the first step, at the fixed ones and at the last; then every cross-encoder on every reported set but the
+    # collections, whose queries nobody has counted.
+    scored = sum(a_round[name] for name in training.eval_sets) * rounds
     scored += (dev + nano) * (2 + len(config.evaluation.rivals))
     precision, _ = reproducibility.resolve_precision(training.precision, device)
     trained, seen = (min(PAIR_TOKENS, length) for length in (config.training_length, config.model.max_length))

@@ -18,7 +18,7 @@ from pipeline.core.errors import ArtifactError, ConfigError, must
 from pipeline.core.fingerprint import slug
 from pipeline.core.records import TRAINED, RerankingSet
 from pipeline.engine import model_config
-from pipeline.evaluation import evaluator, reranking
+from pipeline.evaluation import evaluator, figures, reranking
 from pipeline.hub import location
 from pipeline.reporting import comparison
 from pipeline.reporting.comparison import FAIL, compare
@@ -111,6 +111,6 @@ def _evaluated(run: Run, systems: dict[str, dict[str, Any]], sets: dict[str, Rer
         add_set(measured, name, found.measures_json())
         measured.base_map[name] = reference_map(sets[name].candidates, {q: sets[name].qrels[q] for q in found.queries})
     if members := nano_names(run.config):
-        add_set(measured, NANO_MEAN, evaluator.mean_of([done[name].scored() for name in members], NANO_MEAN))
+        add_set(measured, NANO_MEAN, figures.mean_of([done[name].scored() for name in members], NANO_MEAN))
         measured.base_map[NANO_MEAN] = sum(measured.base_map[name] for name in members) / len(members)
     return measured

@@ -190,7 +190,7 @@ def _figures(verdict: Verdict, run: Run, manifest: dict[str, Any], mined: Path) 
 
 def _cause(before: dict[str, Any] | None, now: dict[str, Any]) -> str:
     if before is None:
-        return "the run's scope is not known, for it stands in its checkpoints and none is kept"
+        return "the run's scope is not recorded, for no checkpoint says it"
     if changed := differences(before, now):
         return f"this machine is outside the run's scope: {changed}"
     return "in the same scope, so by weights or data"

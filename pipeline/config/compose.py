@@ -49,7 +49,7 @@ def application(job: Callable[[Config], object]) -> Callable[[], None]:
     defined in. In a multirun (`-m`) a failing job does not stop the others.
 
     Exit status: 0; `EXIT_STATUS` for whatever the user can mend; `EXIT_REQUEUE` after SIGTERM or SIGINT;
-    `EXIT_BUG` for an unexpected error, whose traceback is in the log.
+    `EXIT_BUG` for an unexpected error, whose traceback is in the log; `EXIT_UNREAD` when nobody reads what is printed.
     """
     home = (socket.gethostname(), os.getpid())
     failures: list[int] = []

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import yaml
 
+from pipeline.config.paths import KEYS, at_home
 from pipeline.config.schema import Config
 from pipeline.core import artifacts
 from pipeline.core.errors import ArtifactError, must
@@ -69,7 +70,7 @@ def _value(hint: Any, value: Any, source: str, key: str) -> Any:
         return float(value)
     if type(value) is not wanted:
         raise _refusal(source, key, f"be of type {wanted.__name__}", value)
-    return value
+    return at_home(value) if key in KEYS else value
 
 
 def _refusal(source: str, key: str, rule: str, got: object) -> ArtifactError:

@@ -67,7 +67,7 @@ class DataConfig:
     split_seed: int = 12
     """Seed of the split and of `limit`."""
     dedupe: bool = True
-    """Drop exact duplicate rows after the split."""
+    """Drop exact duplicate rows after the split; false also splits a hub data set by rows, as published."""
     packages: list[str] = field(default_factory=list)
     """Installed libraries whose docstrings are read (packaged_docs)."""
 

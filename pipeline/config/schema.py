@@ -143,7 +143,7 @@ def parse(composed: DictConfig) -> Config:
         raise ConfigError(
             "conf/config.yaml must list `schema` first, got a configuration without it. Restore the file."
         )
-    for key in KEYS:
+    for key in KEYS:  # before anybody else has seen it: no rule speaks of a path's form
         section, _, name = key.rpartition(".")
         holder = attrgetter(section)(parsed) if section else parsed
         setattr(holder, name, at_home(getattr(holder, name)))

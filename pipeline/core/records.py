@@ -30,6 +30,11 @@ def fold(text: str) -> str:
     return " ".join(text.split()).casefold()
 
 
+def holds_alone(passage: str, query: str) -> bool:
+    """Whether a passage is a query's own text, folded; a title may stand before it."""
+    return f" {fold(passage)}".endswith(f" {fold(query)}")
+
+
 @dataclass(slots=True)
 class PairRows:
     """Question/answer rows as a source gave them, before any cleaning.

@@ -10,6 +10,7 @@ import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -36,21 +37,21 @@ OFFSET_POSITIONS = {
 """Model types whose first positions are never used."""
 
 
-def read(folder: Path) -> tuple[Any, PreTrainedTokenizerBase]:
-    """The configuration and tokenizer of a folder, as they were saved.
+def read(folder: Path, key: str = "model.path") -> tuple[Any, PreTrainedTokenizerBase]:
+    """The configuration and tokenizer of a folder, as they were saved; `key` is what named it.
 
     Raises:
         ModelError: when the folder holds none that transformers can read.
     """
     if not (folder / "config.json").is_file():
-        raise ModelError(must("model.path", "be a folder with config.json, weights and a tokenizer", str(folder),
+        raise ModelError(must(key, "be a folder with config.json, weights and a tokenizer", str(folder),
                               "Pass the folder of a saved transformers or sentence-transformers model."))  # fmt: skip
     try:
         with quiet():
             seen = _bert_of_old(folder) or AutoConfig.from_pretrained(folder)
             return seen, AutoTokenizer.from_pretrained(folder, config=seen)
     except Exception as error:  # a wrong type in a configuration raises kinds of its own
-        raise ModelError(must("model.path", "hold a model and tokenizer transformers can read",
+        raise ModelError(must(key, "hold a model and tokenizer transformers can read",
                               f"{folder} ({reason(error)})",
                               "Save it again with save_pretrained.")) from None  # fmt: skip
 
@@ -77,10 +78,7 @@ def must_be_cross_encoder(folder: Path, key: str) -> None:
     Raises:
         ModelError: naming the configuration's `key`.
     """
-    try:
-        seen, _ = read(folder)
-    except ModelError as error:
-        raise ModelError(str(error).replace("model.path", key, 1)) from None
+    seen, _ = read(folder, key)
     if not is_cross_encoder(seen) or seen.num_labels != 1:
         got = f"{folder} with {seen.num_labels} labels" if is_cross_encoder(seen) else f"{folder}, a base model"
         raise ModelError(must(key, "name trained cross-encoders with one label", got, "Name another, or leave it out."))
@@ -204,7 +202,7 @@ def attention_of(hf: Any, attention: Attention) -> str:
     if attention is Attention.sdpa:
         raise ModelError(must("runtime.attention", f"be one that {kind.__name__} has", "sdpa",
                               "It has eager attention alone: pass runtime.attention=auto."))  # fmt: skip
-    log.info("eager attention: %s has no SDPA", kind.__name__)
+    _say(f"eager attention: {kind.__name__} has no SDPA")
     return "eager"
 
 
@@ -216,10 +214,18 @@ def set_padding_side(tokenizer: PreTrainedTokenizerBase, hf: Any) -> None:
     """
     side = "left" if getattr(hf, "summary_type", None) == "last" else "right"
     if tokenizer.padding_side != side:
-        log.info("padding: on the %s, in the saved tokenizer too; on the %s, the folder's side, it would change scores",
-                 side, tokenizer.padding_side)  # fmt: skip
+        was = tokenizer.padding_side
+        _say(
+            f"padding: on the {side}, in the saved tokenizer too; on the {was}, its folder's side, it would move scores"
+        )
         tokenizer.padding_side = side
         tokenizer.init_kwargs["padding_side"] = side  # what is saved
+
+
+@cache
+def _say(line: str) -> None:
+    """Log it once: an evaluation loads each model for each set."""
+    log.info("%s", line)
 
 
 def reason(error: Exception) -> str:

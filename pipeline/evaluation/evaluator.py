@@ -6,53 +6,39 @@ Knows nothing of models or of how rankings came about (`reranking`), of where a 
 from __future__ import annotations
 
 import logging
-import math
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pipeline.core.artifacts import read_json, write_json, write_text
+from pipeline.core.artifacts import write_json, write_text
 from pipeline.core.errors import ConfigError, DataError, must
 from pipeline.core.fingerprint import slug
 from pipeline.core.records import (
     AS_RETRIEVED,
     FIRST_STAGE,
-    POSITIVES_ADDED,
     PROTOCOLS,
     TRAINED,
     UNTRAINED,
     RerankingSet,
     fold,
 )
-from pipeline.data.trec import escape, unescape, write_qrels, write_run
+from pipeline.data.trec import escape, write_qrels, write_run
+from pipeline.evaluation.figures import NOTES, Scored, Values, means_of, protocol_json
 from pipeline.evaluation.measures import (
     MEASURES,
     Difference,
     difference,
     judged,
-    mean,
     per_query,
-    stratified_difference,
 )
 from pipeline.evaluation.reranking import SystemRankings, first_stage
 
 log = logging.getLogger(__name__)
 
-NOTES = {
-    AS_RETRIEVED: "The first stage's candidates reordered; a positive it never found counts 0.",
-    POSITIVES_ADDED: "Positives the first stage missed are added before reranking, while the first stage keeps its "
-    "as-retrieved figure: this protocol supports no claim against the first stage.",
-}
-"""What each protocol means, to stand beside its figures."""
-
 RESERVED = {"difference", "differences", "trained_minus"}
 """Keys of a protocol in measures.json that are not systems."""
-
-
-Values = dict[str, dict[str, dict[str, dict[str, float]]]]
-"""protocol → system → measure → query id → value."""
 
 
 @dataclass(slots=True)
@@ -75,7 +61,7 @@ class Evaluation:
 
     def means(self, protocol: str, system: str) -> dict[str, float]:
         """Measure → mean over queries."""
-        return _means(self.values[protocol][system])
+        return means_of(self.values[protocol][system])
 
     def scored(self) -> Scored:
         """What a mean over sets needs of it."""
@@ -116,50 +102,14 @@ class Evaluation:
             "queries_trained_on": self.trained_on,
             "interval": "95 %, paired t over queries"
             if clusters is None
-            else f"95 %, studentised bootstrap over {clusters} groups of queries, {self.resamples} draws",
+            else f"95 %, studentised bootstrap over {clusters} groups of queries, {self.resamples} draws; Student's t "
+            "where hardly any group differs",
             "notes": dict(NOTES),
         }
         for protocol in PROTOCOLS:
             means = {system: self.means(protocol, system) for system in self.systems}
-            result[protocol] = _protocol_json(means, partial(self.differences, protocol))
+            result[protocol] = protocol_json(means, partial(self.differences, protocol))
         return result
-
-
-def _protocol_json(
-    means: Mapping[str, Mapping[str, float]], differences: Callable[[str, str], Mapping[str, Difference]]
-) -> dict[str, Any]:
-    """One protocol's part of measures.json; see `Evaluation.measures_json`."""
-
-    def compared(a: str, b: str) -> dict[str, dict[str, float]]:
-        return {measure: found.as_json() for measure, found in differences(a, b).items()}
-
-    result: dict[str, Any] = {system: dict(figures) for system, figures in means.items()}
-    result["differences"] = {system: compared(system, FIRST_STAGE) for system in means if system != FIRST_STAGE}
-    if TRAINED in means:
-        result["difference"] = result["differences"][TRAINED]
-        result["trained_minus"] = {
-            system: compared(TRAINED, system) for system in means if system not in (FIRST_STAGE, TRAINED)
-        }
-    return result
-
-
-@dataclass(frozen=True, slots=True)
-class Scored:
-    """A set's figures without its texts and rankings."""
-
-    name: str
-    values: Values
-    positives_found: float
-    """As `Evaluation.positives_found`."""
-
-    @property
-    def systems(self) -> list[str]:
-        """In the order shown."""
-        return list(self.values[AS_RETRIEVED])
-
-
-def _means(values: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    return {measure: mean(of) for measure, of in values.items()}
 
 
 def evaluate(
@@ -205,46 +155,6 @@ def evaluate(
     return evaluation
 
 
-def mean_of(sets: Sequence[Scored], name: str) -> dict[str, Any]:
-    """The mean over sets of each set's mean (as `NanoBEIR_R100_mean`), in the form of measures.json plus `sets`.
-
-    Only systems that every set has are in it. Each set weighs the same whatever its size. The intervals are t
-    intervals stratified by set, see `measures.stratified_difference`: they speak of other queries to these sets.
-
-    Raises:
-        ValueError: when there is no set.
-    """
-    if not sets:
-        raise ValueError(f"{name} needs at least one set")
-    systems = [system for system in sets[0].systems if all(system in of.systems for of in sets)]
-
-    def differences(protocol: str, a: str, b: str) -> dict[str, Difference]:
-        return {
-            measure: stratified_difference(
-                [(of.values[protocol][a][measure], of.values[protocol][b][measure]) for of in sets]
-            )
-            for measure in MEASURES
-        }
-
-    result: dict[str, Any] = {
-        "name": name,
-        "sets": [of.name for of in sets],
-        "queries": sum(len(of.values[AS_RETRIEVED][FIRST_STAGE][MEASURES[0]]) for of in sets),
-        "positives_found": math.fsum(of.positives_found for of in sets) / len(sets),
-        "interval": "95 %, t over queries, stratified by set",
-        "notes": dict(NOTES),
-    }
-    for protocol in PROTOCOLS:
-        means = {system: mean_of_means([_means(of.values[protocol][system]) for of in sets]) for system in systems}
-        result[protocol] = _protocol_json(means, partial(differences, protocol))
-    return result
-
-
-def mean_of_means(figures: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Measure → mean over sets, each set's figure weighing the same."""
-    return {measure: math.fsum(figure[measure] for figure in figures) / len(figures) for measure in MEASURES}
-
-
 def write(evaluation: Evaluation, folder: Path) -> None:
     """Write an evaluation's facts into a folder: everything that any IR tool needs to score it again.
 
@@ -273,13 +183,3 @@ def write(evaluation: Evaluation, folder: Path) -> None:
             if system == TRAINED and protocol == AS_RETRIEVED:
                 write_run(folder / "run.trec", run, system)
     write_qrels(folder / "qrels.trec", {query: evaluation.set.qrels[query] for query in queries})
-
-
-def read(folder: Path, name: str) -> Scored:
-    """The figures of set `name` that `write` wrote into a folder, to the last bit."""
-    values: Values = {}
-    for line in (folder / "per_query.tsv").read_text(encoding="utf-8").split("\n")[1:-1]:
-        query, protocol, system, measure, value = line.split("\t")
-        of = values.setdefault(protocol, {}).setdefault(unescape(system), {}).setdefault(measure, {})
-        of[unescape(query)] = float(value)
-    return Scored(name, values, float(read_json(folder / "measures.json")["positives_found"]))

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.core.errors import DataError, NumericsError, must
-from pipeline.core.records import AS_RETRIEVED, POSITIVES_ADDED, PROTOCOLS, Collection, RerankingSet, Run, fold
+from pipeline.core.records import AS_RETRIEVED, POSITIVES_ADDED, PROTOCOLS, Collection, RerankingSet, Run, holds_alone
 from pipeline.evaluation.measures import MEASURES, judged, mean, order, per_query, reciprocal_rank_fusion
 
 log = logging.getLogger(__name__)
@@ -34,14 +34,14 @@ class Scorer(Protocol):
 
 
 def run_candidates(
-    run: Run, depth: int, left_out: Container[str] = ()
+    run: Run, depth: int, own_passages: Container[str] = ()
 ) -> tuple[dict[str, list[str]], dict[str, list[float]]]:
     """The best `depth` passages a query of a run (score descending, id ascending), and their scores beside.
 
-    A query in `left_out` is no candidate of its own, see `themselves`.
+    Ids in `own_passages` are passages that are no candidates of the query of that id, see `themselves`.
     """
     ranked = {
-        query: {passage: score for passage, score in scores.items() if passage != query or query not in left_out}
+        query: {passage: score for passage, score in scores.items() if passage != query or query not in own_passages}
         for query, scores in run.items()
     }
     candidates = {query: order(list(scores), list(scores.values()))[:depth] for query, scores in ranked.items()}
@@ -51,7 +51,7 @@ def run_candidates(
 def themselves(collection: Collection) -> set[str]:
     """Ids of queries that are passages of their collection, under one id and not judged relevant to themselves.
 
-    BEIR's evaluation takes such a passage out of a query's ranking by its id alone; here it must also hold the query's
+    BEIR's evaluation takes such a passage out of a query's ranking by its id alone; here it must also be the query's
     text, for many collections number both from 1.
     """
     return {
@@ -59,7 +59,7 @@ def themselves(collection: Collection) -> set[str]:
         for query, text in collection.queries.items()
         if query in collection.passages
         and collection.qrels.get(query, {}).get(query, 0) < 1
-        and fold(text) in fold(collection.passages[query])
+        and holds_alone(collection.passages[query], text)
     }
 
 

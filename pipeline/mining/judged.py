@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.core.records import PairRows, Split, fold
+from pipeline.core.records import PairRows, Split, fold, holds_alone
 from pipeline.mining.topk import Positions
 
 
@@ -25,6 +25,7 @@ class Corpus:
     ids: list[str] = field(default_factory=list)
     searched: int = 0
     _positions: dict[str, int] = field(default_factory=dict)
+    _numbers: dict[str, int] = field(default_factory=dict)
 
     @classmethod
     def of(cls, split: Split, key: Callable[[str], str]) -> Corpus:
@@ -50,8 +51,13 @@ class Corpus:
     def add(self, text: str, identifier: str) -> None:
         """Take in a text under `identifier`, unless it is there."""
         if self._positions.setdefault(self.key(text), len(self.texts)) == len(self.texts):
+            self._numbers.setdefault(identifier, len(self.ids))
             self.texts.append(text)
             self.ids.append(identifier)
+
+    def numbered(self, identifier: str) -> int:
+        """Position of the passage with this id, -1 for none."""
+        return self._numbers.get(identifier, -1)
 
     def position(self, text: str) -> int:
         """Position of a text that was taken in."""
@@ -63,7 +69,7 @@ class Questions:
     """Distinct questions of one part, in first-occurrence order, with what is judged for each.
 
     `judged[q]` maps passage position → label, in the order of the source; `given` holds questions that brought
-    negatives of their own; `itself` is the position of the passage with the question's own text, -1 for none; `most` is
+    negatives of their own; `itself` is the position of the passage that is the question itself, -1 for none; `most` is
     the largest number of source rows of any question.
     """
 
@@ -101,7 +107,7 @@ def questions_of(part: PairRows, corpus: Corpus, prefix: str, *, by_id: bool) ->
             sizes.append(0)
             found.judged.append({})
             found.texts.append(text)
-            found.itself.append(corpus.position(text) if text in corpus else -1)
+            found.itself.append(_itself(text, None if part.question_ids is None else part.question_ids[row], corpus))
             found.ids.append(f"{prefix}{number + 1:06d}" if part.question_ids is None else part.question_ids[row])
             found.groups += [] if part.groups is None else [part.groups[row]]
         sizes[number] += 1
@@ -113,6 +119,14 @@ def questions_of(part: PairRows, corpus: Corpus, prefix: str, *, by_id: bool) ->
             judged.setdefault(corpus.position(negative), 0.0)
     found.most = max(sizes, default=0)
     return found
+
+
+def _itself(text: str, identifier: str | None, corpus: Corpus) -> int:
+    """The passage that is a question: of its text, or in a collection of its id and text, a title before it."""
+    if text in corpus:
+        return corpus.position(text)
+    same_id = -1 if identifier is None else corpus.numbered(identifier)
+    return same_id if same_id >= 0 and holds_alone(corpus.texts[same_id], text) else -1
 
 
 def positive_folds(parts: Iterable[PairRows], threshold: float) -> set[str]:

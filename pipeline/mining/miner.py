@@ -43,7 +43,8 @@ def mine(
     Returns:
         Rows by question in first-occurrence order: its positives, its hard negatives best first, its random ones.
         Negatives a source gives are rows as they are, behind the positives, and such questions are not mined.
-        A passage that is the question itself is no negative of it and no candidate, unless judged a positive.
+        A passage that is the question itself is not mined or drawn as its negative and is no candidate, unless judged a
+        positive; one that the source lists stays a row.
         A reranking set holds the `dev_depth` best of the whole corpus, positives left where the first stage has them.
 
     Raises:
@@ -138,13 +139,14 @@ def _reranking_set(
     name: str, part: Questions, corpus: Corpus, searcher: Searcher, depth: int, threshold: float
 ) -> RerankingSet:
     """Candidates and judgements of the questions that have a positive; a label below the threshold is grade 0."""
-    asked = [q for q, own in enumerate(part.positives(threshold)) if own]
+    positives = part.positives(threshold)
+    asked = [q for q, own in enumerate(positives) if own]
     ranking = searcher.search([part.texts[q] for q in asked], depth + 1)
     ids = [part.ids[q] for q in asked]
     candidates, scores, qrels = {}, {}, {}
     passages: dict[str, str] = {}
     for row, (q, identifier) in enumerate(zip(asked, ids, strict=True)):
-        hidden = part.itself[q] if part.judged[q].get(part.itself[q], 0.0) < threshold else -1
+        hidden = -1 if part.itself[q] in positives[q] else part.itself[q]
         kept = [place for place, p in enumerate(ranking.indices[row]) if p >= 0 and p != hidden][:depth]
         found = [int(ranking.indices[row][place]) for place in kept]
         candidates[identifier] = [corpus.ids[p] for p in found]

@@ -80,7 +80,7 @@ def _negatives(
     question = np.repeat(np.arange(len(mined)), [len(positives[q]) for q in mined])
     passage = np.array([p for q in mined for p in positives[q]], np.int64)
     known = Pairs.of(question, passage, passages)
-    itself = np.array([questions.itself[q] for q in mined], np.int64)
+    itself = np.array([_to_hide(questions, q, positives[q]) for q in mined], np.int64)
     asks_itself = np.flatnonzero(itself >= 0)
     hard = np.empty(0, np.int64), np.empty(0, np.int64)
     if config.negatives and len(mined) and len(minable):
@@ -102,3 +102,8 @@ def _negatives(
     )
     seeds = question_seeds(texts, config.seed, "random")
     return hard, random_negatives(minable, excluded, config.random_negatives, seeds)
+
+
+def _to_hide(questions: Questions, question: int, positives: list[int]) -> int:
+    itself = questions.itself[question]
+    return -1 if itself in positives else itself

@@ -17,6 +17,7 @@ from pipeline.core.artifacts import read_json
 from pipeline.core.errors import ArtifactError
 from pipeline.core.provenance import masked
 from pipeline.core.records import AS_RETRIEVED, FIRST_STAGE, POSITIVES_ADDED, TRAINED, LabelledPairs
+from pipeline.engine.batching import Plan
 from pipeline.reporting.samples import describe_rows, example_pairs
 from pipeline.telemetry.emissions import add
 
@@ -177,10 +178,9 @@ def below_first_stage(measures: Mapping[str, Mapping[str, Any]], measure: str = 
 
 
 def pairs_seen(training: Mapping[str, Any]) -> int:
-    """Training pairs of all steps, of training.json: the last batch of an epoch may be smaller."""
-    rows, size = int(training["rows"]), int(training["batch_size"])
-    epochs, steps = divmod(int(training["steps"]), -(-rows // size))
-    return epochs * rows + min(steps * size, rows)
+    """Training pairs of all steps, of training.json."""
+    plan = Plan(training["rows"], training["batch_size"], training["epochs"], seed=0)
+    return plan.pairs(0, training["steps"])
 
 
 def pieces(training: Mapping[str, Any]) -> str | None:

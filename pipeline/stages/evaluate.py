@@ -12,9 +12,10 @@ from pipeline.core import artifacts
 from pipeline.core.fingerprint import fingerprint, slug
 from pipeline.core.records import TRAINED, UNTRAINED, RerankingSet, fold
 from pipeline.data import storage
+from pipeline.data.nano_beir import read as read_nano_beir
 from pipeline.data.trec import read_beir
 from pipeline.engine import model_config
-from pipeline.evaluation import evaluator, reranking
+from pipeline.evaluation import evaluator, figures, reranking
 from pipeline.evaluation.bi_encoder import BiEncoderScorer
 from pipeline.stages.models import load, load_saved, scorer_of
 from pipeline.stages.plan import VERSIONS, Run, is_done, shown, stage
@@ -58,17 +59,19 @@ def evaluation_folder(run: Run, name: str) -> Path:
 def evaluate(run: Run) -> dict[str, Path]:
     """Set → folder of its evaluation: every system scored once, from models loaded from disk."""
     folders = {name: evaluation_folder(run, name) for name in final_sets(run)}
+    questions: set[str] | None = None
     for name, folder in folders.items():
         with artifacts.locked(folder):
             if not is_done(folder, "evaluate"):
-                _evaluate_one(run, name, folder)
+                questions = _trained_on(run) if questions is None else questions
+                _evaluate_one(run, name, folder, questions)
     if nano := nano_names(run.config):
         mean = folders[NANO_MEAN] = evaluation_folder(run, NANO_MEAN)
         with artifacts.locked(mean):
             if not is_done(mean, "evaluate"):
                 with stage(run, mean, evaluation_key(run, NANO_MEAN)) as (work, _):
-                    members = [evaluator.read(folders[name], name) for name in nano]
-                    artifacts.write_json(work / "measures.json", evaluator.mean_of(members, NANO_MEAN))
+                    members = [figures.read(folders[name], name) for name in nano]
+                    artifacts.write_json(work / "measures.json", figures.mean_of(members, NANO_MEAN))
     return folders
 
 
@@ -83,16 +86,17 @@ def check_inputs(run: Run) -> None:
             read_beir(collection.folder, name)
     for rival in run.rivals.values():
         model_config.must_be_cross_encoder(rival.folder, key="evaluation.rivals")
-    if nano_names(run.config):
-        _ = run.nano_beir
+    for name in nano_names(run.config):
+        if not artifacts.is_complete(evaluation_folder(run, name)):
+            read_nano_beir(run.nano_beir.folder, name)
 
 
-def _evaluate_one(run: Run, name: str, folder: Path) -> None:
+def _evaluate_one(run: Run, name: str, folder: Path, questions: set[str]) -> None:
     with stage(run, folder, evaluation_key(run, name)) as (work, _):
         reranking_set = evaluation_set(run, name)
         systems = dict(_systems(run, reranking_set))
         found = evaluator.evaluate(
-            reranking_set, systems, resamples=run.config.evaluation.resamples, questions=_trained_on(run)
+            reranking_set, systems, resamples=run.config.evaluation.resamples, questions=questions
         )
         evaluator.write(found, work)
     log.info("%-9s %s in %s", "evaluate", name, shown(folder))

@@ -26,7 +26,7 @@ from pipeline.engine.steps import TrainingRows
 from pipeline.engine.tokens import TokenTable, proven
 from pipeline.engine.training import Hooks, Trainer
 from pipeline.engine.training_state import Measures
-from pipeline.evaluation import evaluator, reranking
+from pipeline.evaluation import figures, reranking
 from pipeline.reporting.facts import fixed_step_protocol
 from pipeline.stages.logs import MetricsLog
 from pipeline.stages.models import load, load_saved, scorer_of
@@ -138,7 +138,7 @@ def _fixed_evaluation(run: Run, reranker: Reranker) -> Any:
         for name, reranking_set in sets.items():
             found[name] = reranking.quick(reranking_set, scorer, fixed_step_protocol(name))
         if nano and all(name in found for name in nano):
-            found[NANO_MEAN] = evaluator.mean_of_means([found[name] for name in nano])
+            found[NANO_MEAN] = figures.mean_of_means([found[name] for name in nano])
         return found
 
     return measured_now
