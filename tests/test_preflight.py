@@ -84,8 +84,9 @@ def test_a_time_of_days_warns(config: Config) -> None:
 
 
 def test_training_on_shorter_pairs_takes_less_time(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preflight, "_share", lambda device, precision: 0.5)
     training = 6 * TINY.encoder * preflight.PAIR_TOKENS * 600_000
-    twice_too_long = training / (preflight.EFFICIENCY * 2 * preflight.LONG_HOURS * 3600)
+    twice_too_long = training / (0.5 * 2 * preflight.LONG_HOURS * 3600)
     monkeypatch.setattr(preflight, "_rate", lambda device, precision: twice_too_long)
     for length, status in ((None, WARN), (75, WARN), (16, OK)):
         training_alone = replace(config.training, max_length=length, eval_sets=[], keep_best=False, selection_set=None)
@@ -95,10 +96,11 @@ def test_training_on_shorter_pairs_takes_less_time(config: Config, monkeypatch: 
 
 def test_only_the_sets_of_the_fixed_steps_count_at_each(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preflight, "_rate", lambda device, precision: 1e12)
+    monkeypatch.setattr(preflight, "_share", lambda device, precision: 0.5)
     monkeypatch.setattr(preflight, "duration", lambda seconds: f"{seconds:.6f}")
     data = replace(config.data, rows=1000, dev_queries=100, validation_queries=10)
     evaluation = replace(config.evaluation, nano_beir=["nq"])
-    pair = 2 * TINY.encoder * preflight.PAIR_TOKENS / (preflight.EFFICIENCY * 1e12)
+    pair = 2 * TINY.encoder * preflight.PAIR_TOKENS / (0.5 * 1e12)
     dev, validation, nano = 100 * 31, 10 * 31, 50 * 101
     for sets, a_round in (([], 0), (["validation"], validation), (["dev", "nano_beir"], dev + nano)):
         fixed = {"eval_sets": sets, "eval_steps": 1, "keep_best": False, "selection_set": None}
@@ -107,6 +109,15 @@ def test_only_the_sets_of_the_fixed_steps_count_at_each(config: Config, monkeypa
         said = _expected_time(replace(config, data=data, evaluation=evaluation, training=training), TINY, CPU).said
         expected = pair * (trained + 3 * a_round + 2 * (dev + nano))
         assert float(said.split()[1]) == pytest.approx(expected, rel=1e-3)
+
+
+def test_the_share_of_the_rate_goes_by_what_multiplies(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preflight.reproducibility, "bf16_unit", lambda: "AMX")
+    shares = [preflight._share(CPU, precision) for precision in (Precision.bf16, Precision.fp32)]
+    assert shares == [preflight.AMX_SHARE, preflight.CPU_SHARE]
+    monkeypatch.setattr(preflight.reproducibility, "bf16_unit", lambda: "AVX512_BF16")
+    assert preflight._share(CPU, Precision.bf16) == preflight.CPU_SHARE
+    assert preflight._share(torch.device("cuda"), Precision.bf16) == preflight.GPU_SHARE
 
 
 def test_files_and_folders_of_the_users_own_are_looked_for(config: Config, tmp_path: Path) -> None:

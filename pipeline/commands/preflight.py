@@ -37,8 +37,9 @@ OK, WARN, FAIL = "OK", "WARN", "FAIL"
 PAIR_TOKENS = 75
 """Tokens of a pair: GooAQ's question and answer hold 44 and 252 characters on average, special tokens included."""
 
-EFFICIENCY = 0.4
-"""Share of a large matrix product's rate that training reaches; the estimate is right to a factor of two."""
+GPU_SHARE, AMX_SHARE, CPU_SHARE = 0.4, 0.2, 0.7
+"""Share of a large matrix product's rate that training and scoring reach: on a GPU as expected, on CPUs as MiniLM was
+measured (`.github/records`), where AMX multiplies faster than the rest keeps up with. Right to a factor of two."""
 
 LONG_HOURS = 24.0
 
@@ -277,6 +278,13 @@ def _rate(device: torch.device, precision: Precision) -> float:
     return 2.0 * width**3 * times / seconds(lambda: a @ a, times)
 
 
+def _share(device: torch.device, precision: Precision) -> float:
+    if device.type == "cuda":
+        return GPU_SHARE
+    with_amx = precision is Precision.bf16 and reproducibility.bf16_unit() == "AMX"
+    return AMX_SHARE if with_amx else CPU_SHARE
+
+
 def _expected_time(config: Config, size: _Size, device: torch.device) -> Finding:
     """6 operations a token and encoder parameter for training, 2 for scoring; rows, steps and sets as configured."""
     training, mining, data = config.training, config.mining, config.data
@@ -296,7 +304,7 @@ def _expected_time(config: Config, size: _Size, device: torch.device) -> Finding
     precision, _ = reproducibility.resolve_precision(training.precision, device)
     trained, seen = (min(PAIR_TOKENS, length) for length in (config.training_length, config.model.max_length))
     operations = size.encoder * (6 * trained * pairs + 2 * seen * scored)
-    hours = operations / (EFFICIENCY * _rate(device, precision)) / 3600
+    hours = operations / (_share(device, precision) * _rate(device, precision)) / 3600
     said = f"about {duration(3600 * hours)} of training and scoring for {pairs:,} pairs (right to a factor of two)"
     if hours > LONG_HOURS:
         return Finding(WARN, "time", f"{said}. Try size=tiny first, or use a GPU (runtime=rtx3090)")
