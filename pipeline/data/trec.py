@@ -198,6 +198,11 @@ def _judge(qrels: Qrels, query: str, passage: str, column: str, thing: str) -> N
         raise DataError(must(thing, "give a passage one grade", got, "Delete one of the two lines."))
 
 
+def judgements_of(folder: Path, files: Sequence[str]) -> str | None:
+    """The first of `files` that a BEIR folder has; None: none of them."""
+    return next((file for file in files if (folder / file).is_file()), None)
+
+
 def read_beir(folder: Path, name: str | None = None, files: Sequence[str] = QRELS_FILES) -> Collection:
     """A judged collection in the BEIR layout: `queries.jsonl`, `corpus.jsonl`, `qrels/test.tsv`, maybe `run.trec`.
 
@@ -225,9 +230,9 @@ def read_beir(folder: Path, name: str | None = None, files: Sequence[str] = QREL
     empty = sum(not text.strip() for text in passages.values())
     if empty:
         log.warning("%s: %d passages have neither title nor text; kept", folder / "corpus.jsonl", empty)
-    judgements = next((folder / file for file in files if (folder / file).is_file()), None)
-    if judgements is None:
+    if (own := judgements_of(folder, files)) is None:
         raise DataError(must(str(folder), f"hold one of {', '.join(files)}", "none of them", "Add judgements."))
+    judgements = folder / own
     qrels = _known_only(_read_beir_qrels(judgements), queries, passages, judgements, "judgements")
     if not any(grade > 0 for grades in qrels.values() for grade in grades.values()):
         remedy = "Judge at least one passage 1 or more."

@@ -49,7 +49,6 @@ class Evaluation:
     systems: dict[str, SystemRankings]
     """first_stage, untrained, rivals in the caller's order, trained; whichever there are."""
     resamples: int = 2000
-    seed: int = 12
     trained_on: int = 0
     """Queries that count whose text is a training question's."""
     values: Values = field(default_factory=dict)
@@ -71,8 +70,7 @@ class Evaluation:
         """Measure → system a minus system b; resamples clusters where the set's queries are grouped."""
         of = self.values[protocol]
         return {
-            measure: difference(of[a][measure], of[b][measure], self.set.groups, self.resamples, self.seed)
-            for measure in MEASURES
+            measure: difference(of[a][measure], of[b][measure], self.set.groups, self.resamples) for measure in MEASURES
         }
 
     def positives_found(self) -> float:
@@ -88,10 +86,10 @@ class Evaluation:
         """The content of measures.json, which summary.json repeats under the set's name.
 
         `queries`, `groups` (None where queries are independent), `positives_found`, `queries_trained_on` (how many are
-        training questions too), `interval` (in words), `notes`
-        (protocol → sentence), then for each protocol: system → measure → mean; `difference` (trained minus first
-        stage) → measure → {mean, low, high, p}; `differences` → system → the same, that system minus the first stage;
-        `trained_minus` → system → the same, trained minus that system, the first stage left out.
+        training questions too), `interval` (in words), `notes` (protocol → sentence), then for each protocol: system →
+        measure → mean; `difference` (trained minus first stage) → measure → {mean, low, high, p}; `differences` →
+        system → the same, that system minus the first stage; `trained_minus` → system → the same, trained minus that
+        system, the first stage left out.
         """
         groups = self.set.groups
         clusters = None if groups is None else len({groups.get(query, f"\0{query}") for query in self.queries})
@@ -146,8 +144,8 @@ def evaluate(
             got, remedy = f"{name!r} beside {ordered}", "Rename the rival's folder."
             raise ConfigError(must("Names in evaluation.rivals", "be distinct and not the report's own", got, remedy))
         files[slug(name)] = name
-    evaluation = Evaluation(reranking_set, {name: named[name] for name in ordered}, resamples)
-    evaluation.trained_on = sum(fold(reranking_set.queries[query]) in questions for query in counted)
+    seen = sum(fold(text) in questions for query, text in reranking_set.queries.items() if query in counted)
+    evaluation = Evaluation(reranking_set, {name: named[name] for name in ordered}, resamples, seen)
     for protocol in PROTOCOLS:
         evaluation.values[protocol] = {
             name: per_query(rankings[protocol], reranking_set.qrels) for name, rankings in evaluation.systems.items()

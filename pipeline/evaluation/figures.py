@@ -107,7 +107,7 @@ def mean_of_means(figures: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 
 def read(folder: Path, name: str) -> Scored:
-    """The figures of set `name` that `write` wrote into a folder, to the last bit."""
+    """The figures of set `name` that `evaluator.write` wrote into a folder, to the last bit."""
     values: Values = {}
     for line in (folder / "per_query.tsv").read_text(encoding="utf-8").split("\n")[1:-1]:
         query, protocol, system, measure, value = line.split("\t")

@@ -81,6 +81,11 @@ class Questions:
     itself: list[int] = field(default_factory=list)
     most: int = 0
 
+    def hidden(self, question: int, positives: list[int]) -> int:
+        """Position of the passage that is the question itself, -1 for none and where it is among its positives."""
+        itself = self.itself[question]
+        return -1 if itself in positives else itself
+
     def positives(self, threshold: float) -> list[list[int]]:
         """Positions of each question's positives."""
         return [[p for p, label in judged.items() if label >= threshold] for judged in self.judged]

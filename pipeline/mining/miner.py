@@ -146,7 +146,7 @@ def _reranking_set(
     candidates, scores, qrels = {}, {}, {}
     passages: dict[str, str] = {}
     for row, (q, identifier) in enumerate(zip(asked, ids, strict=True)):
-        hidden = -1 if part.itself[q] in positives[q] else part.itself[q]
+        hidden = part.hidden(q, positives[q])
         kept = [place for place, p in enumerate(ranking.indices[row]) if p >= 0 and p != hidden][:depth]
         found = [int(ranking.indices[row][place]) for place in kept]
         candidates[identifier] = [corpus.ids[p] for p in found]

@@ -80,7 +80,7 @@ def _negatives(
     question = np.repeat(np.arange(len(mined)), [len(positives[q]) for q in mined])
     passage = np.array([p for q in mined for p in positives[q]], np.int64)
     known = Pairs.of(question, passage, passages)
-    itself = np.array([_to_hide(questions, q, positives[q]) for q in mined], np.int64)
+    itself = np.array([questions.hidden(q, positives[q]) for q in mined], np.int64)
     asks_itself = np.flatnonzero(itself >= 0)
     hard = np.empty(0, np.int64), np.empty(0, np.int64)
     if config.negatives and len(mined) and len(minable):
@@ -91,9 +91,7 @@ def _negatives(
         local[minable] = np.arange(len(minable))
         scores = searcher.score(texts, known.question, local[known.passage]) if has_margin else None
         ranking.indices = np.where(ranking.indices >= 0, minable[ranking.indices], -1).astype(np.int32)
-        ranking.indices[asks_itself] = np.where(
-            ranking.indices[asks_itself] == itself[asks_itself, None], -1, ranking.indices[asks_itself]
-        )
+        ranking.indices[ranking.indices == itself[:, None]] = -1
         hard = hard_negatives(ranking, known, scores, config, question_seeds(texts, config.seed, "hard"))
     excluded = Pairs.of(
         np.concatenate([question, hard[0], asks_itself]),
@@ -102,8 +100,3 @@ def _negatives(
     )
     seeds = question_seeds(texts, config.seed, "random")
     return hard, random_negatives(minable, excluded, config.random_negatives, seeds)
-
-
-def _to_hide(questions: Questions, question: int, positives: list[int]) -> int:
-    itself = questions.itself[question]
-    return -1 if itself in positives else itself

@@ -51,7 +51,7 @@ class RunFiles:
     manifest: Path
     """The manifest of the training stage; its key `provenance` is `provenance.record`'s."""
     measures: dict[str, Path]
-    """Set → measures.json, in the order shown: `evaluation.write`'s, and `evaluation.mean_of`'s for means."""
+    """Set → measures.json, in the order shown: `evaluator.write`'s, and `figures.mean_of`'s for means."""
     emissions: dict[str, Path]
     """Stage → emissions.json, in the order run; the training stage is named `train`."""
 
