@@ -98,10 +98,10 @@ class PlainVarlen:
         assert varlen_attn(*empty, **bound.kwargs).shape == args[0].shape
         bound.apply_defaults()
         self.calls.append(bound.arguments)
-        return _plain(**{name: bound.arguments[name] for name in inspect.signature(_plain).parameters})
+        return plain_varlen(**{name: bound.arguments[name] for name in inspect.signature(plain_varlen).parameters})
 
 
-def _plain(
+def plain_varlen(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, cu_seq_q: torch.Tensor, cu_seq_k: torch.Tensor,
     max_q: int, max_k: int, scale: float, window_size: tuple[int, int],
 ) -> torch.Tensor:  # fmt: skip

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import os
 import shutil
 import subprocess
@@ -10,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hub_fixtures import sentences
+from hub_fixtures import modernbert, sentences
+from safetensors.torch import load_file, save_file
 from small_models import lively, tiny
 
 from pipeline.core.errors import ModelError, NumericsError
@@ -268,3 +270,17 @@ def test_memory_does_not_grow_with_queries_times_passages(model: Path, tmp_path:
     result = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, cwd=root)
     # All scores at once would be 8,000 x 40,000 x 4 bytes = 1,221 MiB.
     assert float(result.stdout.splitlines()[-1]) < 150
+
+
+@pytest.mark.parametrize("lost", ["", "layers.1"])
+def test_of_a_models_weights_only_missing_ones_are_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, lost: str
+) -> None:
+    folder = modernbert(tmp_path / "base", layers=2)  # with a head for masked words, which embeddings do not use
+    if lost:
+        weights = load_file(folder / "model.safetensors")
+        kept = {name: tensor for name, tensor in weights.items() if lost not in name}
+        save_file(kept, folder / "model.safetensors", {"format": "pt"})
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    Embedder(folder, tmp_path / "cache").vectors(TEXTS[:3], "passage")
+    assert ("LOAD REPORT" in caplog.text) == ("MISSING" in caplog.text) == bool(lost)

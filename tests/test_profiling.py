@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
+from torch.autograd import DeviceType
+from torch.autograd.profiler_util import EventList, FunctionEventAvg
 
-from pipeline.commands.profiling import BETWEEN, ROWS, run_profile, table
+from pipeline.commands.profiling import BETWEEN, ROWS, operators_of, run_profile, table
 from pipeline.config.asked import Profile
 from pipeline.config.schema import parse, register
 from pipeline.core import artifacts
@@ -39,6 +41,30 @@ def test_a_profile_says_where_the_time_goes(tmp_path: Path, monkeypatch: pytest.
     ) - {BETWEEN}
     assert (folder / "table.txt").read_text() == table(found["operators"]) + "\n"
     assert len(table(found["operators"]).splitlines()) == ROWS + 1
+
+
+class Profiled:
+    """What torch's profiler gives of two operators on a GPU: each one's kernel has a row of its own besides."""
+
+    def key_averages(self) -> EventList:
+        rows = [
+            ("aten::mm", DeviceType.CPU, 30, 300), ("ampere_gemm", DeviceType.CUDA, 0, 300),
+            ("aten::add", DeviceType.CPU, 20, 100), ("elementwise", DeviceType.CUDA, 0, 100),
+            ("ProfilerStep#2", DeviceType.CUDA, 0, 5_000), ("aten::view", DeviceType.CPU, 9, 0),
+        ]  # fmt: skip
+        found = []
+        for key, device, cpu, gpu in rows:
+            event = FunctionEventAvg()
+            event.key, event.device_type, event.count = key, device, 1
+            event.self_cpu_time_total, event.self_device_time_total = cpu, gpu
+            found.append(event)
+        return EventList(found)
+
+
+def test_a_gpus_time_is_counted_once_by_operator() -> None:
+    found = operators_of(Profiled(), gpu=True)
+    assert {row["operator"]: row["share"] for row in found} == pytest.approx({"aten::mm": 0.75, "aten::add": 0.25})
+    assert [(row["operator"], row["gpu_seconds"]) for row in found] == [("aten::mm", 3e-4), ("aten::add", 1e-4)]
 
 
 def test_no_steps_are_refused() -> None:

@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from torch._C._autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile, schedule
 
 from pipeline.config.asked import Profile
@@ -87,6 +88,8 @@ def operators_of(profiler: Any, gpu: bool) -> list[dict[str, Any]]:
     """Every operator with time of its own, most first: seconds without those it calls, on the device that counts."""
     found = []
     for event in profiler.key_averages():
+        if event.device_type != DeviceType.CPU:
+            continue  # a GPU's kernels, whose time is that of the operators that started them too
         cpu, device = event.self_cpu_time_total / 1e6, event.self_device_time_total / 1e6
         counted = device if gpu else cpu
         if counted > 0:

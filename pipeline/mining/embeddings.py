@@ -160,6 +160,7 @@ class Embedder:
             # Seconds to import, and BM25 needs none of it.
             from sentence_transformers import SentenceTransformer
 
+            logging.getLogger("transformers.modeling_utils").addFilter(_tells_of_missing_weights)
             try:
                 model = SentenceTransformer(str(self._folder), device=self._device, local_files_only=True)
             except Exception as error:
@@ -192,6 +193,12 @@ class Embedder:
     def searcher(self, passages: Sequence[str], subset: Positions | None = None) -> Nearest:
         """Exact search over `passages`, or over those at `subset`, whose indices then count within it."""
         return Nearest(self, self.vectors(passages, "passage"), subset)
+
+
+def _tells_of_missing_weights(record: logging.LogRecord) -> bool:
+    """Whether transformers' report of loaded weights is more than that a base model's own head was left out."""
+    said = record.getMessage()
+    return "LOAD REPORT" not in said or "MISSING" in said
 
 
 def folder_digest(folder: Path) -> str:

@@ -1,0 +1,238 @@
+"""A GPU that is none: tensors that say they lie on `cuda:0` and are computed by the CPU, true values and gradients.
+
+For what no machine without a GPU would run otherwise: that everything an operator takes is on one device, that the
+variable-length kernel is called with what it takes, that nothing waits for the device where nothing should. It says
+nothing of a GPU's arithmetic or speed, and its autocast is the CPU's; tests marked `gpu` do, where there is one.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from packed_models import plain_varlen
+from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
+from torch.utils._pytree import tree_leaves, tree_map
+
+from pipeline.engine import packed_attention
+
+CUDA, CPU = torch.device("cuda", 0), torch.device("cpu")
+PIPELINE = str(Path(packed_attention.__file__).parents[1])
+aten = torch.ops.aten
+
+WAIT = {aten._local_scalar_dense.default, aten.equal.default, aten.nonzero.default, aten.masked_select.default}
+"""Operators whose result the host has to be told."""
+
+
+@dataclass(slots=True)
+class Seen:
+    """What the device was asked."""
+
+    waits: Counter[str] = field(default_factory=Counter)
+    """How often the host waited for it, by the function of the pipeline that did."""
+    kernels: Counter[str] = field(default_factory=Counter)
+    """How often each operator ran on it."""
+    windows: list[tuple[int, int]] = field(default_factory=list)
+    """Of each call of the variable-length kernel."""
+    most_rows: float = float("inf")
+    """It runs out of memory where the feed-forward part of a layer has more."""
+
+
+class Simulated(torch.Tensor):
+    """A tensor of the simulated device, around the CPU's that holds its values."""
+
+    held: torch.Tensor
+
+    @staticmethod
+    def __new__(cls, held: torch.Tensor) -> Simulated:
+        made: Simulated = torch.Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+            cls, held.shape, strides=held.stride(), storage_offset=held.storage_offset(), dtype=held.dtype
+        )
+        made.held = held
+        return made
+
+    @property
+    def device(self) -> torch.device:  # type: ignore[override]
+        return CUDA
+
+    @property
+    def is_cuda(self) -> bool:  # type: ignore[override]
+        return True
+
+    def cpu(self) -> torch.Tensor:  # type: ignore[override]
+        _MODE[-1].wait()
+        return self.held.detach().clone()
+
+    def to(self, *args: Any, **kwargs: Any) -> torch.Tensor:  # type: ignore[override]
+        if not any(str(place) == "cpu" for place in (*args, kwargs.get("device"))):
+            return super().to(*args, **kwargs)
+        # torch's optimizer groups tensors by the device it sees, the CPU, and has numbers follow without waiting.
+        return self if kwargs.get("non_blocking") else self.cpu()
+
+    def tolist(self) -> Any:
+        return self.cpu().tolist()
+
+    def numpy(self) -> Any:  # type: ignore[override]
+        raise TypeError("can't convert cuda:0 device type tensor to numpy.")
+
+    def __repr__(self, **_: Any) -> str:  # type: ignore[override]
+        return f"Simulated({self.held})"
+
+    def untyped_storage(self) -> Any:
+        return self.held.untyped_storage()
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return self.held.__reduce_ex__(protocol)
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return _MODE[-1].run(func, args, kwargs or {})
+
+
+class _Mode(TorchDispatchMode):
+    def __init__(self, seen: Seen) -> None:
+        super().__init__()
+        self.seen = seen
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return self.run(func, args, kwargs or {})
+
+    def run(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        given = tree_leaves((args, kwargs))
+        leaves = [leaf for leaf in given if isinstance(leaf, torch.Tensor)]
+        mine = any(isinstance(leaf, Simulated) for leaf in leaves)
+        # To autograd the tensor is the CPU's: the gradient of a cast asks for that device.
+        there = mine or any(isinstance(leaf, torch.device) and leaf.type == "cuda" for leaf in given)
+        if func is aten._to_copy.default:
+            # What lies in pinned memory is fetched by the device; everything else is waited for.
+            if mine != there and not kwargs.get("non_blocking"):
+                self.wait()
+        elif func is aten.copy_.default:
+            if len({isinstance(leaf, Simulated) for leaf in leaves}) > 1:
+                self.wait()
+        elif mine:
+            strangers = [tuple(leaf.shape) for leaf in leaves if leaf.ndim and not isinstance(leaf, Simulated)]
+            if strangers:
+                raise RuntimeError(f"Expected all tensors to be on the same device, got {func} with {strangers}")
+        if mine and func in WAIT:
+            self.wait()
+        if there:
+            self.seen.kernels[str(func)] += 1
+        if not there:
+            return func(*args, **kwargs)
+        result = _computed(func, tree_map(_held, args), tree_map(_held, kwargs), self.seen)
+        if func is aten.gelu.default and len(result) > self.seen.most_rows:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+        result = tree_map(_simulated, result)
+        return return_and_correct_aliasing(func, args, kwargs, result) if mine else result
+
+    def wait(self) -> None:
+        ours = [frame.name for frame in traceback.extract_stack() if frame.filename.startswith(PIPELINE)]
+        self.seen.waits[ours[-1] if ours else ""] += 1
+
+
+_MODE: list[_Mode] = []
+"""The one in force. Kept here too, for autograd and other threads call tensors' own dispatch without it."""
+
+
+def _held(leaf: Any) -> Any:
+    if isinstance(leaf, torch.device):
+        return CPU
+    return leaf.held if isinstance(leaf, Simulated) else leaf
+
+
+def _simulated(leaf: Any) -> Any:
+    return Simulated(leaf) if isinstance(leaf, torch.Tensor) and not isinstance(leaf, Simulated) else leaf
+
+
+def _first(place: Any) -> Any:
+    """Where `cuda` is asked for, the first of them: torch would ask a driver for the current one."""
+    return CUDA if str(place) == "cuda" and not isinstance(place, torch.Tensor) else place
+
+
+def _computed(func: Any, args: Any, kwargs: dict[str, Any], seen: Seen) -> Any:
+    name = func.name()
+    if name == "torch_attn::_varlen_attn":
+        query, *_ = args
+        seen.windows.append(tuple(args[9]))
+        found = _attended(*args[:5], *args[5:7], args[8], args[9])
+        return found, torch.zeros(query.shape[1], query.shape[0]), torch.zeros(2, dtype=torch.uint64)
+    if name == "torch_attn::_varlen_attn_backward":
+        gradient, query, key, value, _, _, *layout = args
+        starts, others, longest, other_longest, _, _, scale, window = layout
+
+        def backward() -> tuple[torch.Tensor, ...]:
+            asked = [rows.detach().float().requires_grad_() for rows in (query, key, value)]
+            found = plain_varlen(*asked, starts, others, longest, other_longest, scale, tuple(window))
+            return torch.autograd.grad(found, asked, gradient.float())
+
+        with ThreadPoolExecutor(1) as elsewhere:  # below autograd there is none on this thread
+            return tuple(rows.to(query.dtype) for rows in elsewhere.submit(backward).result())
+    return func(*args, **kwargs)
+
+
+def _attended(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, starts: torch.Tensor, others: torch.Tensor,
+    longest: int, other_longest: int, scale: float, window: list[int],
+) -> torch.Tensor:  # fmt: skip
+    """What FlashAttention gives of what it takes (its own checks)."""
+    for rows in (query, key, value):
+        assert rows.dtype == query.dtype in (torch.bfloat16, torch.float16), rows.dtype
+        assert rows.stride(-1) == 1 and rows.shape[-1] % 8 == 0
+    for places, rows in ((starts, query), (others, key)):
+        assert places.dtype == torch.int32 and places.is_contiguous() and int(places[-1]) == len(rows)
+    wide = plain_varlen(
+        query.float(), key.float(), value.float(), starts, others, longest, other_longest, scale, tuple(window)
+    )
+    return wide.to(query.dtype)
+
+
+@pytest.fixture()
+def simulated_gpu(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A GPU of 24 GiB as torch shows one, for the duration of a test; `Seen` says what was asked of it."""
+    card = SimpleNamespace(name="simulated GPU", total_memory=24 * 2**30, major=8, minor=6)
+    state = torch.zeros(16, dtype=torch.uint8)
+    stands_in: dict[str, Callable[..., Any]] = {
+        "is_available": lambda: True,
+        "is_initialized": lambda: True,
+        "device_count": lambda: 1,
+        "current_device": lambda: 0,
+        "set_device": lambda *_: None,
+        "get_device_name": lambda *_: card.name,
+        "get_device_capability": lambda *_: (card.major, card.minor),
+        "get_device_properties": lambda *_: card,
+        "get_rng_state": lambda *_: state,
+        "set_rng_state": lambda *_: None,
+        "_lazy_init": lambda: None,
+        "empty_cache": lambda: None,
+        "manual_seed_all": lambda *_: None,
+        "is_bf16_supported": lambda *_, **__: True,
+    }
+    for name, function in stands_in.items():
+        monkeypatch.setattr(torch.cuda, name, function)
+    autocast = torch.autocast
+    monkeypatch.setattr(torch, "autocast", lambda device, *args, **values: autocast("cpu", *args, **values))
+    monkeypatch.setattr(torch.backends.cuda, "is_flash_attention_available", lambda: True)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor, *_: tensor)
+    move = torch.Tensor.to
+    monkeypatch.setattr(
+        torch.Tensor, "to", lambda tensor, *args, **kwargs: move(tensor, *map(_first, args), **tree_map(_first, kwargs))
+    )
+    packed_attention._has_kernel.cache_clear()
+    # A parameter of the CPU cannot become one of the device in place, as it does on a true one.
+    torch.__future__.set_overwrite_module_params_on_conversion(True)
+    seen = Seen()
+    with _Mode(seen) as mode:
+        _MODE.append(mode)
+        yield seen
+        _MODE.pop()
+    torch.__future__.set_overwrite_module_params_on_conversion(False)
+    packed_attention._has_kernel.cache_clear()

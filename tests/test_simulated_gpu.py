@@ -1,0 +1,143 @@
+"""A GPU's whole path on a simulated one: what is on which device, what waits for it, and that its numbers are ours."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hub_fixtures import bert_tiny, modernbert, sentences
+from simulated_gpu import CUDA, Seen, Simulated, simulated_gpu  # noqa: F401  # a fixture
+from small_models import CPU, labelled, lively, model_config, training_config, training_rows, weights
+
+from pipeline.config.learning import Precision
+from pipeline.config.machine import Attention
+from pipeline.core.errors import Interrupted
+from pipeline.engine import modeling
+from pipeline.engine.modeling import Reranker
+from pipeline.engine.scoring import PairScorer
+from pipeline.engine.training import Hooks, Trainer
+
+PAIRS = [*sentences(40), ("river " * 200, "a river")]
+STEPS = 8
+LOGGED = 3
+"""The first, fourth and eighth."""
+
+
+@pytest.fixture(scope="module")
+def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("bases")
+    made = {"bert": folder / "bert", "modernbert": folder / "modernbert"}
+    bert_tiny(made["bert"])
+    modernbert(made["modernbert"], layers=4)
+    return made
+
+
+def reranker_of(base: Path) -> Reranker:
+    return lively(modeling.load(base, model_config(base), seed=12, attention=Attention.varlen))
+
+
+def trainer_of(
+    base: Path, device: torch.device, folder: Path, precision: Precision = Precision.fp32, budget: int = 512,
+    hooks: Hooks | None = None, **values: Any,
+) -> Trainer:  # fmt: skip
+    reranker = reranker_of(base)
+    rows = training_rows(reranker, labelled(STEPS * 16))
+    return Trainer(
+        reranker, rows, training_config(logging_steps=4, **values), seed=12, device=device, precision=precision,
+        token_budget=budget, folder=folder, identity={"key": "test"}, hooks=hooks or Hooks(),
+    )  # fmt: skip
+
+
+def losses(trainer: Trainer) -> list[float]:
+    trainer.run()
+    return [row["loss"] for row in trainer.state.rows if row["kind"] == "train"]
+
+
+def test_the_simulation_refuses_two_devices_and_counts_waits(simulated_gpu: Seen) -> None:  # noqa: F811
+    there = torch.arange(6.0).reshape(2, 3).to(CUDA, non_blocking=True)
+    weight = torch.ones(3, 3, device=CUDA, requires_grad=True)
+    (there @ weight).sum().backward()
+    assert isinstance(weight.grad, Simulated) and weight.grad.device == CUDA and not simulated_gpu.waits
+    assert weight.grad.cpu().tolist() == [[3.0] * 3, [5.0] * 3, [7.0] * 3]
+    assert float(there[1, 2]) == 5.0 and (there[0] == 1).nonzero().tolist() == [[1]]
+    torch.ones(3).to(CUDA)
+    assert simulated_gpu.waits == {"": 5}
+    with pytest.raises(RuntimeError, match="same device"):
+        there + torch.ones(3)
+    with pytest.raises(TypeError, match="numpy"):
+        there.numpy()
+
+
+@pytest.mark.parametrize(("precision", "apart"), [(Precision.fp32, 1e-5), (Precision.bf16, 0.02)])
+@pytest.mark.parametrize("kind", ["bert", "modernbert"])
+def test_training_gives_the_cpus_losses_and_waits_where_it_logs(
+    kind: str, precision: Precision, apart: float, bases: dict[str, Path], tmp_path: Path, request: Any
+) -> None:
+    expected = losses(trainer_of(bases[kind], CPU, tmp_path / "cpu"))
+    seen: Seen = request.getfixturevalue("simulated_gpu")
+    trainer = trainer_of(bases[kind], CUDA, tmp_path / "gpu", precision)
+    assert all(parameter.is_cuda for parameter in trainer.model.parameters())
+    seen.waits.clear()
+    assert losses(trainer) == pytest.approx(expected, rel=apart) and len(expected) == LOGGED
+    # Logged steps fetch loss and norm; these and the checkpoint behind the last whether all is finite, and the losses
+    # since; the checkpoint every weight, twice.
+    state = len(trainer.model.state_dict())
+    assert seen.waits == {
+        "_step": 2 * LOGGED, "_refuse_bad_numbers": LOGGED + 1, "_fetch_losses": LOGGED + 1, "_checkpoint": state,
+        "write": state,
+    }  # fmt: skip
+    windows = {"bert": {(-1, -1)}, "modernbert": {(-1, -1), (64, 64)}}[kind]
+    assert set(seen.windows) == (windows if precision is Precision.bf16 else set())
+
+
+@pytest.mark.parametrize("kind", ["bert", "modernbert"])
+def test_scores_are_the_cpus_and_fetched_once(kind: str, bases: dict[str, Path], request: Any) -> None:
+    def scorer(device: torch.device, precision: Precision) -> PairScorer:
+        reranker = reranker_of(bases[kind])
+        reranker.model.to(device)
+        return PairScorer(reranker, device=device, precision=precision, token_budget=512)
+
+    expected = scorer(CPU, Precision.fp32).score(PAIRS)
+    seen: Seen = request.getfixturevalue("simulated_gpu")
+    subject = scorer(CUDA, Precision.fp32)
+    seen.waits.clear()
+    for times in (1, 2, 3):
+        assert np.abs(subject.score(PAIRS) - expected).max() <= 1e-5
+        assert sum(seen.waits.values()) == times
+    assert not seen.windows
+    assert np.abs(scorer(CUDA, Precision.bf16).score(PAIRS) - expected).max() <= 0.02 * np.ptp(expected)
+    assert seen.windows
+
+
+def test_a_run_that_stopped_goes_on_to_the_same_weights(
+    bases: dict[str, Path],
+    tmp_path: Path,
+    simulated_gpu: Seen,  # noqa: F811
+) -> None:
+    whole = trainer_of(bases["bert"], CUDA, tmp_path / "whole")
+    whole.run()
+    stops = iter([False, False, True])
+    with pytest.raises(Interrupted):
+        trainer_of(bases["bert"], CUDA, tmp_path / "cut", hooks=Hooks(interrupted=lambda: next(stops))).run()
+    resumed = trainer_of(bases["bert"], CUDA, tmp_path / "cut")
+    resumed.run()
+    assert resumed.state.resumed_at == [3]
+    found, expected = (
+        {name: tensor.cpu() for name, tensor in weights(trainer.reranker).items()} for trainer in (resumed, whole)
+    )
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_where_memory_runs_out_the_budget_is_halved_and_the_losses_stay(
+    bases: dict[str, Path],
+    tmp_path: Path,
+    simulated_gpu: Seen,  # noqa: F811
+) -> None:
+    expected = losses(trainer_of(bases["bert"], CUDA, tmp_path / "enough"))
+    scarce = trainer_of(bases["bert"], CUDA, tmp_path / "scarce")
+    simulated_gpu.most_rows = 200  # tokens
+    assert losses(scarce) == pytest.approx(expected, rel=1e-5)
+    assert scarce.state.budget in (128, 256)
