@@ -51,3 +51,12 @@ def test_a_case_with_phases_shows_them_and_what_upkeep_cost() -> None:
     assert "reference: mine 0.0 s, train 6.0 s, evaluate 3.0 s" in lines
     assert "upkeep: 2.00% of our run (hash 0.10 s, sync 0.02 s, verify 0.08 s)" in lines
     assert lines[-1] == "other processes took up to 50% of the processors during a run"
+
+
+def test_a_gpus_peak_has_a_column() -> None:
+    found = result_of_quickstart()
+    assert "GPU GiB" not in table(found)
+    for name, peak in (("ours", 1.5), ("reference", 3.25)):
+        found[name] = {**found[name], "peak_gpu_gib": peak}
+    header, ours, reference = table(found).splitlines()[:3]
+    assert (header.split()[-2:], ours.split()[-1], reference.split()[-1]) == (["GPU", "GiB"], "1.50", "3.25")

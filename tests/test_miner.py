@@ -362,6 +362,18 @@ def test_random_sampling_draws_from_the_range_and_moves_with_the_seed_only() -> 
     assert len(asked) < len(set(train.questions))
 
 
+@pytest.mark.parametrize("sampling", Sampling)
+def test_a_range_beyond_the_corpus_is_the_whole_corpus(sampling: Sampling) -> None:
+    train, dev = rows(random_pairs(5, 80)), rows(random_pairs(6, 4))
+    corpus = len(set(train.answers + dev.answers))
+    whole, beyond = (
+        mine(split(train, dev), config(sampling=sampling, range_max=size, dev_depth=size), Path("unused"))
+        for size in (corpus, 2**31)  # columns that no memory holds
+    )
+    assert triples(beyond.train) == triples(whole.train)
+    assert beyond.dev == whole.dev and max(map(len, whole.dev.candidates.values())) > 20
+
+
 TEXT = st.text(alphabet="aAbB \tcé", min_size=1, max_size=8).filter(str.strip)
 PAIRS = st.lists(st.tuples(TEXT, TEXT), min_size=1, max_size=25)
 

@@ -299,3 +299,38 @@ def test_xlnets_head_runs_in_fp32_under_bf16(tmp_path: Path) -> None:
     scorer = PairScorer(reranker, device=CPU, precision=Precision.bf16, token_budget=BUDGET)
     found = scorer.score([(f"river {i}", "stone " * i) for i in range(20)])
     assert (found != torch.from_numpy(found).bfloat16().float().numpy()).mean() > 0.8
+
+
+# --- what its tokenizer gives -----------------------------------------------------------------------------------------
+
+
+def test_a_tokenizer_with_more_tokens_than_the_model_has_embeddings_is_refused_when_loaded(tmp_path: Path) -> None:
+    folder = saved(tmp_path, "Bert")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    known = len(tokenizer)
+    tokenizer.add_tokens(["qqq", "zzz"])
+    tokenizer.save_pretrained(folder)
+    with pytest.raises(ModelError) as error:
+        load(folder, model_config(folder), seed=1)
+    assert one_sentence(error) == (
+        "model.path must have an embedding for each token of its tokenizer, got "
+        f"'{known} for {known + 2} in {folder}'. Call model.resize_token_embeddings(len(tokenizer)) "
+        "and save it again."
+    )
+    model = transformers.BertForSequenceClassification.from_pretrained(folder)
+    model.resize_token_embeddings(known + 2)
+    model.save_pretrained(folder)
+    assert np.isfinite(scores(load(folder, model_config(folder), seed=1), [("qqq", "a zzz")])).all()
+
+
+def test_a_tokenizer_with_more_token_types_than_the_model_is_refused_when_loaded(tmp_path: Path) -> None:
+    folder = saved(tmp_path, "Bert", type_vocab_size=1)
+    with pytest.raises(ModelError) as error:
+        load(folder, model_config(folder), seed=1)
+    assert one_sentence(error) == (
+        f"model.path must have an embedding for each token type of its tokenizer, got '1 for 2 in {folder}'. "
+        "Take token_type_ids out of its tokenizer's model_input_names."
+    )
+    tokenizer = AutoTokenizer.from_pretrained(folder, model_input_names=["input_ids", "attention_mask"])
+    tokenizer.save_pretrained(folder)
+    assert np.isfinite(scores(load(folder, model_config(folder), seed=1))).all()

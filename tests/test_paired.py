@@ -10,15 +10,18 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
+from transformers import AutoModelForSequenceClassification, BertTokenizerFast
 
-from pipeline.benchmark import cases as cases
-from pipeline.benchmark.cases import CASES, DEPTH, Benchmark, Case
+from pipeline.benchmark import cases, paired, side
+from pipeline.benchmark.cases import CASES, DEPTH, UNPADDED, Benchmark, Case
 from pipeline.benchmark.figures import agreement, table
 from pipeline.benchmark.processes import apart
 from pipeline.benchmark.side import prepare, run
 from pipeline.config.arguments import parse_arguments
 from pipeline.core.errors import ConfigError, ResourceError
 
+VOCABULARY = {"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, "[MASK]": 4}
 WORDS = ["the", "of", "and", "in", "river", "mountain", "because", "electricity"]
 
 
@@ -43,11 +46,15 @@ def test_words_are_whole_lower_case_ones_in_the_vocabularys_order() -> None:
     assert cases.words_of(vocabulary) == ["river", "the"]
 
 
-@pytest.mark.parametrize("job", ["train", "evaluate"])
-def test_both_sides_do_the_same_work(tmp_path: Path, job: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "case", [Case.train_minilm, Case.train_modernbert_large, Case.evaluate, Case.evaluate_modernbert_large]
+)
+def test_both_sides_do_the_same_work(tmp_path: Path, case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     # fp32 also where bf16 is fast: random weights score near ties, which bf16 orders by its rounding.
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX512_CORE")
-    case = {"train": Case.train_minilm, "evaluate": Case.evaluate}[job]
+    small = {"hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 96}
+    monkeypatch.setattr(side, "MODERNBERT_LARGE", {**side.MODERNBERT_LARGE, **small})
+    job = CASES[case].job
     prepare(case, 70 if job == "train" else 12, tmp_path)
     ours = run(case, None, tmp_path, energy=False)
     reference = run(case, dict(CASES[case].reference[0]), tmp_path, energy=False)
@@ -61,6 +68,27 @@ def test_both_sides_do_the_same_work(tmp_path: Path, job: str, monkeypatch: pyte
         assert ours["same"]["losses"][0] != ours["same"]["losses"][1]
     else:
         assert 0 < ours["same"]["measures"]["map"] < 0.5
+
+
+def test_what_the_reference_does_on_some_gpus_only_is_tried_where_it_can_be() -> None:
+    for case in (Case.train_modernbert_large, Case.evaluate_modernbert_large):
+        kinds = [setting["attention"] for setting in CASES[case].reference]
+        assert kinds[0] == "sdpa" and UNPADDED in kinds
+    assert [paired.runs_here({"attention": kind}) for kind in ("sdpa", "eager", UNPADDED)] == [True, True, False]
+    assert paired.runs_here({"use_faiss": True})
+
+
+@pytest.mark.parametrize(
+    ("case", "layers"), [(Case.train_bert_tiny, 393_216), (Case.train_modernbert_large, 343_146_496)]
+)
+def test_operations_are_two_for_each_weight_of_a_layer(tmp_path: Path, case: Case, layers: int) -> None:
+    config = side.configuration(CASES[case].model, BertTokenizerFast(vocab=VOCABULARY))
+    config.save_pretrained(tmp_path)
+    assert side.operations(tmp_path) == 2 * layers
+    with torch.device("meta"):
+        model = AutoModelForSequenceClassification.from_config(config)
+    inside = {name: p for name, p in model.named_parameters() if ".layer" in name and p.ndim == 2}
+    assert sum(parameter.numel() for parameter in inside.values()) == layers
 
 
 @pytest.mark.slow
@@ -84,7 +112,6 @@ def test_the_command_writes_every_figure(root: Path, tmp_path: Path) -> None:
             assert found[name][key] > 0
         assert 0 < found[name]["share_of_attainable"] < 1.2
         assert 0 <= found[name]["padding_share"] < 1
-        assert found[name]["load_before"] >= 0
         assert 0 <= found[name]["others_cpu_share"] <= found[name]["others_cpu_share_max"] < 1
     assert (found["pairs"], found["pairs_asked"]) == (2, 2)
     assert found["precision"] in ("fp32", "bf16")

@@ -10,7 +10,11 @@ import numpy as np
 
 from pipeline.core.errors import ConfigError, must
 
-Case = Enum("Case", "train_bert_tiny train_minilm train_minilm_dropout evaluate evaluate_steps mine quickstart growth")
+Case = Enum(
+    "Case",
+    "train_bert_tiny train_minilm train_minilm_dropout train_modernbert_large evaluate evaluate_steps "
+    "evaluate_modernbert_large mine quickstart growth",
+)
 
 QUESTION = (44.0, 12.0, 21, 96)
 ANSWER = (252.0, 60.0, 51, 405)
@@ -24,6 +28,9 @@ DEPTH = 30
 
 SEED = 12
 """Seed of texts, weights and row order."""
+
+UNPADDED = "flash_attention_2"
+"""The attention under which sentence-transformers leaves padding out: on a GPU, where `flash-attn` is installed."""
 
 
 @dataclass(kw_only=True)
@@ -57,11 +64,11 @@ class Settings:
     job: str
     """train | evaluate | mine | quickstart."""
     model: str
-    """bert_tiny | minilm | static; the quickstart's own is minilm."""
+    """bert_tiny | minilm | modernbert_large | static; the quickstart's own is minilm."""
     rows: int
     """Training rows, queries or questions where the command names no number."""
     reference: tuple[dict[str, object], ...]
-    """The reference's settings to try; the first is the published recipe's."""
+    """The reference's settings to try, as far as they can run here; the first is the published recipe's."""
     batch_size: int = 0
     dropout: float = 0.0
     times: int = 1
@@ -70,9 +77,13 @@ class Settings:
     """What a reader must know of the work."""
 
 
-_ATTENTION: tuple[dict[str, object], ...] = ({"attention": "sdpa"}, {"attention": "eager"})
+_KINDS = ("sdpa", "eager", UNPADDED)
+_ATTENTION: tuple[dict[str, object], ...] = tuple({"attention": kind} for kind in _KINDS)
 _EVALUATION: tuple[dict[str, object], ...] = tuple(
-    {"attention": attention, "batch_size": size} for attention in ("sdpa", "eager") for size in (2048, 256, 32)
+    {"attention": kind, "batch_size": size} for kind in _KINDS for size in (2048, 256, 32)
+)
+_LARGE_EVALUATION: tuple[dict[str, object], ...] = tuple(
+    {"attention": kind, "batch_size": size} for kind in ("sdpa", UNPADDED) for size in (64, 256)
 )
 _QUICKSTART: tuple[dict[str, object], ...] = (
     {"attention": "sdpa", "batch_size": 2048},
@@ -89,12 +100,14 @@ CASES = {
     Case.train_bert_tiny: Settings("train", "bert_tiny", 20_480, _ATTENTION, batch_size=2048, dropout=0.1),
     Case.train_minilm: Settings("train", "minilm", 640, _ATTENTION, batch_size=64),
     Case.train_minilm_dropout: Settings("train", "minilm", 640, _ATTENTION, batch_size=64, dropout=0.1),
+    Case.train_modernbert_large: Settings("train", "modernbert_large", 1_280, _ATTENTION, batch_size=64),
     Case.evaluate: Settings("evaluate", "bert_tiny", 1_000, _EVALUATION),
     Case.evaluate_steps: Settings("evaluate", "bert_tiny", 1_000, _EVALUATION, times=14),
+    Case.evaluate_modernbert_large: Settings("evaluate", "modernbert_large", 200, _LARGE_EVALUATION),
     Case.mine: Settings("mine", "static", 100_000, ({"use_faiss": True}, {"use_faiss": False})),
     Case.quickstart: Settings("quickstart", "minilm", 23_040, _QUICKSTART, batch_size=32, about=QUICKSTART),
 }
-"""MiniLM is measured on few rows: a step's cost is linear in them."""
+"""MiniLM is measured on few rows, for a step's cost is linear in them; ModernBERT-large on a number for GPUs."""
 
 
 class Writer:

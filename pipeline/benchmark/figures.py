@@ -70,12 +70,15 @@ def agreement(ours: Found, reference: Found) -> Found:
 
 def table(result: Found) -> str:
     """A result for the console: both sides, the recipe's setting, and the ratios."""
-    rows = [["side", "setting", "pairs/s", "tokens/s", "padding", "of attainable", "peak GiB"]]
+    on_gpu = "peak_gpu_gib" in result["ours"]
+    gpu = ["GPU GiB"] if on_gpu else []
+    rows = [["side", "setting", "pairs/s", "tokens/s", "padding", "of attainable", "peak GiB", *gpu]]
     for name in ("ours", "reference", "recipe"):
         found = result[name]
         setting = " ".join(f"{key}={value}" for key, value in found.get("setting", {}).items())
         figures = [("pairs_per_second", ",.1f"), ("tokens_per_second", ",.0f"), ("padding_share", ".1%")]
         figures += [("share_of_attainable", ".1%"), ("peak_rss_gib", ".2f")]
+        figures += [("peak_gpu_gib", ".2f")] if on_gpu else []
         rows.append([name, setting, *(format(found[key], form) if key in found else "-" for key, form in figures)])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.benchmark.cases import CASES, DEPTH, Benchmark
+from pipeline.benchmark.cases import CASES, DEPTH, UNPADDED, Benchmark
 from pipeline.benchmark.figures import PHASE_RATIOS, Found, agreement, median, ratio, side
 from pipeline.benchmark.processes import apart
 from pipeline.benchmark.side import prepare
@@ -56,6 +56,13 @@ def benchmark(asked: Benchmark) -> Path:
     return path
 
 
+def runs_here(setting: Setting) -> bool:
+    """Whether the reference can run under a setting on this machine."""
+    from transformers.utils import is_flash_attn_2_available
+
+    return setting.get("attention") != UNPADDED or is_flash_attn_2_available()
+
+
 def _measured(asked: Benchmark) -> Iterator[Found]:
     """The result after each counted pair."""
     settings = CASES[asked.case]
@@ -65,7 +72,7 @@ def _measured(asked: Benchmark) -> Iterator[Found]:
         work = Path(name)
         prepare(asked.case, rows, work)
         runner = _Runner(asked, work)
-        tried = [(setting, runner.run(setting)) for setting in settings.reference]
+        tried = [(setting, runner.run(setting)) for setting in settings.reference if runs_here(setting)]
         fastest = min(tried, key=lambda item: item[1]["seconds"])[0]
         recipe = settings.reference[0]
         sides = [None, fastest, *([recipe] if recipe != fastest else [])]

@@ -43,8 +43,16 @@ BERT_TINY: dict[str, Any] = {
     "intermediate_size": 512,
 }
 
-MATRIX_ROWS = 4096
-"""Rows of the matrix product that says what the machine can do."""
+MODERNBERT_LARGE: dict[str, Any] = {
+    "hidden_size": 1024,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 16,
+    "intermediate_size": 2624,
+    "classifier_pooling": "mean",
+}
+
+MATRIX_ROWS = {"cpu": 4096, "cuda": 65_536}
+"""Rows of the matrix product that says what the device can do: few do not fill a GPU."""
 
 
 OURS = {**ours.JOBS, "quickstart": quickstart.ours}
@@ -80,19 +88,29 @@ def packaged_model(work: Path) -> tuple[Path, Any]:
 
 def cross_encoder(settings: Settings, packaged: Path, tokenizer: Any, work: Path) -> None:
     """A cross-encoder whose head is saved, so that both sides start from the same weights."""
-    from transformers import BertConfig
-
-    tiny = settings.model == "bert_tiny"
+    drawn = settings.model != "minilm"
     base = packaged
-    if tiny:
+    if drawn:
         base = work / "base"
-        BertConfig(vocab_size=len(tokenizer), **BERT_TINY).save_pretrained(base)
+        configuration(settings.model, tokenizer).save_pretrained(base)
         tokenizer.save_pretrained(base)
     config = ModelConfig(
-        name=settings.model, path=str(base), max_length=512 if tiny else 256, dropout=settings.dropout,
-        random_init=tiny, activation=Activation.identity,
+        name=settings.model, path=str(base), max_length=512 if drawn else 256, dropout=settings.dropout,
+        random_init=drawn, activation=Activation.identity,
     )  # fmt: skip
     modeling.save(modeling.load(base, config, seed=SEED), work / "model", config)
+
+
+def configuration(model: str, tokenizer: Any) -> Any:
+    """The published size of a model whose weights are drawn, with MiniLM's vocabulary."""
+    from transformers import BertConfig, ModernBertConfig
+
+    if model == "bert_tiny":
+        return BertConfig(vocab_size=len(tokenizer), **BERT_TINY)
+    special = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "cls", "sep")}
+    # Begin and end of a text are cls and sep by another name.
+    special |= {"bos_token_id": special["cls_token_id"], "eos_token_id": special["sep_token_id"]}
+    return ModernBertConfig(**special, **MODERNBERT_LARGE)
 
 
 def static_model(tokenizer: Any, folder: Path, dimensions: int) -> None:
@@ -141,7 +159,7 @@ def run(case: Case, setting: dict[str, Any] | None, work: Path, energy: bool) ->
     if device.type == "cuda":
         found["peak_gpu_gib"] = torch.cuda.max_memory_allocated() / 2**30
     if done.tokens is not None and done.padded is not None:
-        rate, useful = _attainable(work / "model", device, precision), _operations(work / "model") * done.tokens
+        rate, useful = _attainable(work / "model", device, precision), operations(work / "model") * done.tokens
         found["tokens_per_second"] = done.tokens / seconds
         found["padding_share"] = 1 - done.tokens / done.padded
         found["attainable_gflops"] = rate / 1e9
@@ -152,11 +170,12 @@ def run(case: Case, setting: dict[str, Any] | None, work: Path, energy: bool) ->
     return found
 
 
-def _operations(model: Path) -> float:
+def operations(model: Path) -> float:
     """Floating-point operations a token of a forward pass: the linear layers of every encoder layer, two a weight."""
     config = read_json(model / "config.json")
     width, inner = config["hidden_size"], config["intermediate_size"]
-    return float(2 * config["num_hidden_layers"] * (4 * width * width + 2 * width * inner))
+    matrices = 3 if config["model_type"] == "modernbert" else 2  # a gated feed-forward part has one more
+    return float(2 * config["num_hidden_layers"] * (4 * width * width + matrices * width * inner))
 
 
 def _attainable(model: Path, device: torch.device, precision: Precision) -> float:
@@ -166,7 +185,7 @@ def _attainable(model: Path, device: torch.device, precision: Precision) -> floa
     """
     config = read_json(model / "config.json")
     kind = torch.bfloat16 if precision is Precision.bf16 else torch.float32
-    left = torch.randn(MATRIX_ROWS, config["hidden_size"], dtype=kind, device=device)
+    left = torch.randn(MATRIX_ROWS[device.type], config["hidden_size"], dtype=kind, device=device)
     right = torch.randn(config["intermediate_size"], config["hidden_size"], dtype=kind, device=device)
     products = 50 if device.type == "cuda" else 1
     best, until = float("inf"), time.perf_counter() + 1.0

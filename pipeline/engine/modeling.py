@@ -89,8 +89,8 @@ def load(folder: Path, config: ModelConfig, *, seed: int, attention: Attention =
             else `sdpa`, or `eager` where transformers has no SDPA for it.
 
     Raises:
-        ModelError: when the folder holds no usable model, or one with more than one label; when `sdpa` is asked of a
-            model without.
+        ModelError: when the folder holds no usable model, one with more than one label, or one without embeddings of
+            all that its tokenizer gives; when `sdpa` is asked of a model without.
     """
     seen, tokenizer = model_config.read(folder)
     hf = model_config.adapted(seen, config)
@@ -109,6 +109,7 @@ def load(folder: Path, config: ModelConfig, *, seed: int, attention: Attention =
         model = (_from_config if config.random_init else _from_weights)(folder, hf, implementation)
     if config.dropout is not None:
         model_config.check_dropout(model, config.dropout)
+    _check_embeddings(model, tokenizer, folder)
     tokenizer.model_max_length = config.max_length
     model_config.set_padding_side(tokenizer, hf)
     _align(model)
@@ -142,6 +143,23 @@ def _from_weights(folder: Path, hf: Any, implementation: str) -> Any:
         raise ModelError(must("model.path", "hold weights that load as fp32 tensors",
                               f"{folder} ({model_config.reason(error)})",
                               "Download or save the model again.")) from None  # fmt: skip
+
+
+def _check_embeddings(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Refuse tokens without an embedding: looking one up fails in the middle of a run, and a GPU does not say why."""
+    table = model.get_input_embeddings()
+    ids = max(tokenizer.get_vocab().values()) + 1
+    if isinstance(table, nn.Embedding) and ids > table.num_embeddings:
+        raise ModelError(must("model.path", "have an embedding for each token of its tokenizer",
+                              f"{table.num_embeddings:,} for {ids:,} in {folder}",
+                              "Call model.resize_token_embeddings(len(tokenizer)) and save it again."))  # fmt: skip
+    types = int(getattr(model.config, "type_vocab_size", 0) or 0)  # 0: it takes none
+    if types and "token_type_ids" in tokenizer.model_input_names:
+        given = max(tokenizer("one", "two", return_token_type_ids=True)["token_type_ids"]) + 1
+        if given > types:
+            raise ModelError(must("model.path", "have an embedding for each token type of its tokenizer",
+                                  f"{types} for {given} in {folder}",
+                                  "Take token_type_ids out of its tokenizer's model_input_names."))  # fmt: skip
 
 
 def _align(model: nn.Module) -> None:

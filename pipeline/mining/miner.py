@@ -141,7 +141,7 @@ def _reranking_set(
     """Candidates and judgements of the questions that have a positive; a label below the threshold is grade 0."""
     positives = part.positives(threshold)
     asked = [q for q, own in enumerate(positives) if own]
-    ranking = searcher.search([part.texts[q] for q in asked], depth + 1)
+    ranking = searcher.search([part.texts[q] for q in asked], min(depth + 1, corpus.searched))
     ids = [part.ids[q] for q in asked]
     candidates, scores, qrels = {}, {}, {}
     passages: dict[str, str] = {}

@@ -85,7 +85,8 @@ def _negatives(
     hard = np.empty(0, np.int64), np.empty(0, np.int64)
     if config.negatives and len(mined) and len(minable):
         searcher = stage(minable)
-        ranking = searcher.search(texts, config.range_max + questions.most + bool(len(asks_itself)))
+        depth = config.range_max + questions.most + bool(len(asks_itself))
+        ranking = searcher.search(texts, min(depth, len(minable)))
         has_margin = config.absolute_margin is not None or config.relative_margin is not None
         local = np.full(passages, -1, np.int64)
         local[minable] = np.arange(len(minable))
