@@ -58,7 +58,7 @@ def benchmark(asked: Benchmark) -> Path:
 
 def runs_here(setting: Setting) -> bool:
     """Whether the reference can run under a setting on this machine."""
-    from transformers.utils import is_flash_attn_2_available
+    from transformers.utils.import_utils import is_flash_attn_2_available
 
     return setting.get("attention") != UNPADDED or is_flash_attn_2_available()
 
