@@ -5,16 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import hub_fixtures
 import numpy as np
 import pytest
 import torch
-from hub_fixtures import bert_tiny, modernbert, sentences
+from hub_fixtures import sentences
+from packed_models import bert, modernbert, random_pairs, template
 from simulated_gpu import CUDA, Seen, Simulated, simulated_gpu  # noqa: F401  # a fixture
 from small_models import CPU, labelled, lively, model_config, training_config, training_rows, weights
 
 from pipeline.config.learning import Precision
 from pipeline.config.machine import Attention
 from pipeline.core.errors import Interrupted
+from pipeline.core.reproducibility import GPU_BYTES_PER_TOKEN_LAYER
 from pipeline.engine import modeling
 from pipeline.engine.modeling import Reranker
 from pipeline.engine.scoring import PairScorer
@@ -30,9 +33,18 @@ LOGGED = 3
 def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("bases")
     made = {"bert": folder / "bert", "modernbert": folder / "modernbert"}
-    bert_tiny(made["bert"])
-    modernbert(made["modernbert"], layers=4)
+    hub_fixtures.bert_tiny(made["bert"])
+    hub_fixtures.modernbert(made["modernbert"], layers=4)
     return made
+
+
+def bert_of(layers: int, **values: Any) -> Any:
+    return bert(layers, intermediate_size=1024, **values)
+
+
+def modernbert_of(layers: int, **values: Any) -> Any:
+    """As wide inside, for 256 units, as ModernBERT-large is for 1,024."""
+    return modernbert(layers, intermediate_size=656, layer_types=["sliding_attention"] * layers, **values)
 
 
 def reranker_of(base: Path) -> Reranker:
@@ -110,6 +122,34 @@ def test_scores_are_the_cpus_and_fetched_once(kind: str, bases: dict[str, Path],
     assert not seen.windows
     assert np.abs(scorer(CUDA, Precision.bf16).score(PAIRS) - expected).max() <= 0.02 * np.ptp(expected)
     assert seen.windows
+
+
+@pytest.mark.parametrize(("build", "expected"), [(bert_of, 40), (modernbert_of, 45)])
+def test_what_a_layer_keeps_is_what_budgets_reckon_with(
+    build: Any,
+    expected: int,
+    simulated_gpu: Seen,  # noqa: F811
+) -> None:
+    table, first, second = random_pairs()
+    batch = {name: tensor.to(CUDA) for name, tensor in table.pack(template(), first, second).items()}
+    tokens = len(batch["input_ids"])
+
+    def kept(layers: int) -> int:
+        found: dict[int, Any] = {}
+
+        def keep(tensor: torch.Tensor) -> torch.Tensor:
+            if tokens in tensor.shape:
+                storage = tensor.untyped_storage()
+                found[storage.data_ptr()] = storage
+            return tensor
+
+        model = build(layers, hidden_size=256, num_attention_heads=4).to(CUDA).train()
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            modeling.logits(model, batch, Precision.bf16)
+        return sum(storage.nbytes() for storage in found.values())
+
+    each = (kept(4) - kept(3)) / tokens / 256
+    assert expected - 1 < each < expected + 0.5 <= GPU_BYTES_PER_TOKEN_LAYER + 0.5
 
 
 def test_a_run_that_stopped_goes_on_to_the_same_weights(

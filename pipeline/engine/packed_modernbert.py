@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch.autograd.function import once_differentiable
 
 from pipeline.engine.packed_attention import FULL, Layout, attend
 
@@ -47,12 +48,11 @@ def _layer(
     """One encoder layer; with `first_only` its rows are each pair's first token."""
     attention = layer.attn
     size = attention.head_dim
-    packed = attention.Wqkv(layer.attn_norm(x)).view(len(x), 3, -1, size)
-    query, key = _turned(packed[:, :2], *turn).unbind(1)
+    query, key, value = _Turned.apply(attention.Wqkv(layer.attn_norm(x)).view(len(x), 3, -1, size), *turn)
     if first_only:
         query, x = query[layout.first], x[layout.first]
     context = attend(
-        query, key, packed[:, 2], layout, scale=size**-0.5, first_only=first_only,
+        query, key, value, layout, scale=size**-0.5, first_only=first_only,
         dropout=attention.attention_dropout if layer.training else 0.0,
         window=layer.config.sliding_window if layer.attention_type == LOCAL else FULL,
     )  # fmt: skip
@@ -61,11 +61,46 @@ def _layer(
     return result
 
 
-def _turned(rows: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Rotary position embedding of (tokens, 2, heads, size), in fp32 as transformers computes it."""
+class _Turned(torch.autograd.Function):
+    """Queries, keys and values (tokens, heads, size) of (tokens, 3, heads, size), the first two turned by position.
+
+    One gradient for the three: autograd's own of each part is as large as the whole and mostly zeros, and passes over
+    memory are most of what a layer costs besides its products.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, packed: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        ctx.save_for_backward(cos, sin)
+        return (*_rotated(packed[:, :2], cos, sin).to(packed.dtype).unbind(1), packed[:, 2])
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        cos, sin = ctx.saved_tensors
+        query, key, value = gradients
+        found = value.new_empty(len(value), 3, *value.shape[1:])
+        # A turn's gradient is the turn back.
+        found[:, 0], found[:, 1] = _rotated(query, cos, -sin, back=True), _rotated(key, cos, -sin, back=True)
+        found[:, 2] = value
+        return found, None, None
+
+
+def _rotated(rows: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, *, back: bool = False) -> torch.Tensor:
+    """Rotary position embedding of (tokens, …, size) by angles (tokens, size), in fp32 or, of fp64, as transformers.
+
+    It turns fp64 rounded to fp32, and rounds what comes `back` after each product.
+    """
+    angles = (len(rows), *(1 for _ in rows.shape[1:-1]), rows.shape[-1])
+    cos, sin = cos.view(angles), sin.view(angles)
     half = rows.shape[-1] // 2
-    across = torch.cat((-rows[..., half:], rows[..., :half]), dim=-1)
-    return (rows.float() * cos[:, None, None] + across.float() * sin[:, None, None]).to(rows.dtype)
+    wide = rows.dtype is torch.float64
+    rows = rows.float() if wide and not back else rows
+    found, low, high = rows * cos, rows[..., half:] * sin[..., :half], rows[..., :half] * sin[..., half:]
+    if wide and back:
+        found, low, high = found.float().double(), low.float(), high.float()
+    found[..., :half].sub_(low)
+    found[..., half:].add_(high)
+    return found
 
 
 def _mean(x: torch.Tensor, layout: Layout) -> torch.Tensor:
