@@ -48,7 +48,8 @@ def _layer(
     """One encoder layer; with `first_only` its rows are each pair's first token."""
     attention = layer.attn
     size = attention.head_dim
-    query, key, value = _Turned.apply(attention.Wqkv(layer.attn_norm(x)).view(len(x), 3, -1, size), *turn)
+    packed = attention.Wqkv(layer.attn_norm(x)).view(len(x), 3, -1, size)
+    query, key, value = _Turned.apply(packed, *turn)  # type: ignore[no-untyped-call]
     if first_only:
         query, x = query[layout.first], x[layout.first]
     context = attend(
@@ -74,7 +75,7 @@ class _Turned(torch.autograd.Function):
         return (*_rotated(packed[:, :2], cos, sin).to(packed.dtype).unbind(1), packed[:, 2])
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         cos, sin = ctx.saved_tensors
         query, key, value = gradients
