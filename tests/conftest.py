@@ -10,6 +10,7 @@ import pytest
 # Before any library reads them: set at collection, not in a fixture.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
 # Tiny models on many cores spend their time waking threads, and thread counts change the last bits of a sum.
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 

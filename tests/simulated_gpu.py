@@ -28,8 +28,14 @@ CUDA, CPU = torch.device("cuda", 0), torch.device("cpu")
 PIPELINE = str(Path(packed_attention.__file__).parents[1])
 aten = torch.ops.aten
 
-WAIT = {aten._local_scalar_dense.default, aten.equal.default, aten.nonzero.default, aten.masked_select.default}
-"""Operators whose result the host has to be told."""
+WAIT = {
+    aten._local_scalar_dense.default, aten.equal.default, aten.nonzero.default, aten.masked_select.default,
+    aten._unique2.default, aten.repeat_interleave.Tensor,
+}  # fmt: skip
+"""Operators whose result, or its size, the host has to be told."""
+
+INDEXED = {aten.index.Tensor, aten.index_put.default, aten.index_put_.default, aten._index_put_impl_.default}
+"""Operators that have to be told how many places a mask holds."""
 
 
 @dataclass(slots=True)
@@ -113,7 +119,7 @@ class _Mode(TorchDispatchMode):
         there = mine or any(isinstance(leaf, torch.device) and leaf.type == "cuda" for leaf in given)
         if func is aten._to_copy.default:
             # What lies in pinned memory is fetched by the device; everything else is waited for.
-            if mine != there and not kwargs.get("non_blocking"):
+            if not mine and there and not (kwargs.get("non_blocking") and getattr(args[0], "pinned", False)):
                 self.wait()
         elif func is aten.copy_.default:
             if len({isinstance(leaf, Simulated) for leaf in leaves}) > 1:
@@ -122,7 +128,8 @@ class _Mode(TorchDispatchMode):
             strangers = [tuple(leaf.shape) for leaf in leaves if leaf.ndim and not isinstance(leaf, Simulated)]
             if strangers:
                 raise RuntimeError(f"Expected all tensors to be on the same device, got {func} with {strangers}")
-        if mine and func in WAIT:
+        masks = func in INDEXED and any(leaf.dtype is torch.bool for leaf in tree_leaves(args[1]) if leaf is not None)
+        if mine and (func in WAIT or masks):
             self.wait()
         if there:
             self.seen.kernels[str(func)] += 1
@@ -151,6 +158,12 @@ def _held(leaf: Any) -> Any:
 
 def _simulated(leaf: Any) -> Any:
     return Simulated(leaf) if isinstance(leaf, torch.Tensor) and not isinstance(leaf, Simulated) else leaf
+
+
+def _pinned(tensor: torch.Tensor) -> torch.Tensor:
+    found: Any = tensor.clone()
+    found.pinned = True  # of this one, no view of it
+    return found
 
 
 def _first(place: Any) -> Any:
@@ -221,7 +234,7 @@ def simulated_gpu(monkeypatch: pytest.MonkeyPatch) -> Any:
     autocast = torch.autocast
     monkeypatch.setattr(torch, "autocast", lambda device, *args, **values: autocast("cpu", *args, **values))
     monkeypatch.setattr(torch.backends.cuda, "is_flash_attention_available", lambda: True)
-    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor, *_: tensor)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", _pinned)
     move = torch.Tensor.to
     monkeypatch.setattr(
         torch.Tensor, "to", lambda tensor, *args, **kwargs: move(tensor, *map(_first, args), **tree_map(_first, kwargs))

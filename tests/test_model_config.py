@@ -308,19 +308,30 @@ def test_a_tokenizer_with_more_tokens_than_the_model_has_embeddings_is_refused_w
     folder = saved(tmp_path, "Bert")
     tokenizer = AutoTokenizer.from_pretrained(folder)
     known = len(tokenizer)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
+    tokenizer.save_pretrained(folder)
+    assert np.isfinite(scores(load(folder, model_config(folder), seed=1))).all(), "no pair holds that token"
     tokenizer.add_tokens(["qqq", "zzz"])
     tokenizer.save_pretrained(folder)
-    with pytest.raises(ModelError) as error:
-        load(folder, model_config(folder), seed=1)
-    assert one_sentence(error) == (
-        "model.path must have an embedding for each token of its tokenizer, got "
-        f"'{known} for {known + 2} in {folder}'. Call model.resize_token_embeddings(len(tokenizer)) "
-        "and save it again."
-    )
+    rule = "model.path must have an embedding for each token of its tokenizer"
+    for drawn, remedy in (
+        (False, f"Call model.resize_token_embeddings({known + 3}) and save it again."),
+        (True, f"Write vocab_size {known + 3} in its config.json."),
+    ):
+        with pytest.raises(ModelError) as error:
+            load(folder, model_config(folder, random_init=drawn), seed=1)
+        assert one_sentence(error) == f"{rule}, got '{known} for {known + 3} in {folder}'. {remedy}"
     model = transformers.BertForSequenceClassification.from_pretrained(folder)
-    model.resize_token_embeddings(known + 2)
+    model.resize_token_embeddings(known + 3)
     model.save_pretrained(folder)
     assert np.isfinite(scores(load(folder, model_config(folder), seed=1), [("qqq", "a zzz")])).all()
+
+
+def test_a_kind_of_model_that_names_no_embeddings_is_left_to_its_other_checks(tmp_path: Path) -> None:
+    folder = saved(tmp_path, "Canine", vocab_size=None)
+    with pytest.raises(ModelError) as error:
+        scores(load(folder, model_config(folder), seed=1))
+    one_sentence(error)
 
 
 def test_a_tokenizer_with_more_token_types_than_the_model_is_refused_when_loaded(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from transformers import (
 
 from pipeline.config.learning import Precision
 from pipeline.core.reproducibility import seed_everything
-from pipeline.engine import modeling, packed, packed_attention
+from pipeline.engine import modeling, packed, packed_attention, packed_modernbert
 
 MODELS: dict[str, Callable[[], Any]] = {
     "bert, 1 layer": lambda: bert(1),
@@ -91,6 +91,31 @@ def test_modernbert_drops_attention_weights_besides_its_output() -> None:
         layer.attn.out_drop = torch.nn.Identity()
     batch = pairs[0].pack(template(), *pairs[1:])
     assert not torch.allclose(packed.logits(model, batch), packed.logits(model, batch))
+
+
+@pytest.mark.parametrize(("kind", "rounding"), [(torch.float32, 1e-6), (torch.bfloat16, 2**-8)])
+def test_modernberts_turn_is_the_plain_formula_and_its_gradient_is_rounded_once(
+    kind: torch.dtype, rounding: float
+) -> None:
+    torch.manual_seed(0)
+    given = torch.randn(50, 3, 2, 8, dtype=kind)
+    angles = torch.randn(50, 4).repeat(1, 2)[:, None]
+
+    def plain(rows: torch.Tensor, wide: torch.dtype) -> torch.Tensor:
+        low, high = rows.to(wide).chunk(2, dim=-1)
+        return rows.to(wide) * angles.cos().to(wide) + torch.cat((-high, low), dim=-1) * angles.sin().to(wide)
+
+    rows, exact = given.clone().requires_grad_(), given.double().requires_grad_()
+    found = packed_modernbert._Turned.apply(rows, angles.cos()[:, 0], angles.sin()[:, 0])  # type: ignore[no-untyped-call]
+    query, key, value = given.unbind(1)
+    for one, other in zip(found, (plain(query, torch.float32), plain(key, torch.float32), value), strict=True):
+        assert torch.equal(one, other.to(kind))
+    weights = [torch.randn(50, 2, 8).to(kind) for _ in range(3)]
+    torch.autograd.backward(found, weights)
+    query, key, value = exact.unbind(1)
+    wanted = (plain(query, torch.float64), plain(key, torch.float64), value)
+    torch.autograd.backward(wanted, [weight.double() for weight in weights])
+    torch.testing.assert_close(rows.grad.double(), exact.grad, rtol=rounding, atol=1e-6)
 
 
 def test_supported_is_only_what_the_code_computes() -> None:

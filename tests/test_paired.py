@@ -12,13 +12,15 @@ from pathlib import Path
 import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, BertTokenizerFast
+from transformers.utils import import_utils
 
 from pipeline.benchmark import cases, paired, side
-from pipeline.benchmark.cases import CASES, DEPTH, UNPADDED, Benchmark, Case
+from pipeline.benchmark.cases import CASES, DEPTH, FLASH, Benchmark, Case
 from pipeline.benchmark.figures import agreement, table
 from pipeline.benchmark.processes import apart
 from pipeline.benchmark.side import prepare, run
 from pipeline.config.arguments import parse_arguments
+from pipeline.config.learning import Precision
 from pipeline.core.errors import ConfigError, ResourceError
 
 VOCABULARY = {"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, "[MASK]": 4}
@@ -70,11 +72,18 @@ def test_both_sides_do_the_same_work(tmp_path: Path, case: Case, monkeypatch: py
         assert 0 < ours["same"]["measures"]["map"] < 0.5
 
 
-def test_what_the_reference_does_on_some_gpus_only_is_tried_where_it_can_be() -> None:
+@pytest.mark.parametrize("installed", [True, False])
+@pytest.mark.parametrize("precision", [Precision.bf16, Precision.fp32])
+def test_the_reference_is_tried_with_flash_attention_where_it_can_be(
+    monkeypatch: pytest.MonkeyPatch, installed: bool, precision: Precision
+) -> None:
+    monkeypatch.setattr(import_utils, "is_flash_attn_2_available", lambda: installed)
+    monkeypatch.setattr(paired, "resolve_precision", lambda asked, device: (precision, "so it is"))
     for case in (Case.train_modernbert_large, Case.evaluate_modernbert_large):
         kinds = [setting["attention"] for setting in CASES[case].reference]
-        assert kinds[0] == "sdpa" and UNPADDED in kinds
-    assert [paired.runs_here({"attention": kind}) for kind in ("sdpa", "eager", UNPADDED)] == [True, True, False]
+        assert kinds[0] == "sdpa" and FLASH in kinds
+    able = installed and precision is Precision.bf16
+    assert [paired.runs_here({"attention": kind}) for kind in ("sdpa", "eager", FLASH)] == [True, True, able]
     assert paired.runs_here({"use_faiss": True})
 
 
@@ -104,6 +113,7 @@ def test_the_command_writes_every_figure(root: Path, tmp_path: Path) -> None:
     assert len(found["ratio"]["pairs"]) == len(found["ratio_recipe"]["pairs"]) == 2
     assert found["ratio"]["min"] <= found["ratio"]["median"] <= found["ratio"]["max"]
     assert [s["attention"] for s in found["reference_settings"]] == ["sdpa", "eager"]
+    assert found["reference_settings_left_out"] == [{"attention": FLASH}]
     assert found["recipe"]["setting"] == {"attention": "sdpa"}
     assert (found["work"]["rows"], found["work"]["batch_size"], found["note"]) == (24, 64, "a test")
     assert found["same_work"]["losses_largest_difference"] < 1e-4

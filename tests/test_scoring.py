@@ -282,15 +282,26 @@ def test_a_score_that_is_no_number_is_refused(base: Path) -> None:
         subject.score(PAIRS)
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB."),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported"),
+    ],
+    ids=["torch's allocator", "cuBLAS", "the driver"],
+)
 @pytest.mark.usefixtures("batches_of_a_gpu")
-def test_out_of_memory_halves_the_budget_for_good(base: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_out_of_memory_halves_the_budget_for_good(
+    base: Path, caplog: pytest.LogCaptureFixture, error: RuntimeError
+) -> None:
     expected = scorer(base, 100).score(PAIRS)
     subject, forwards = scorer(base, 400), [0]
 
     def fail(module: Any, inputs: Any, output: Any) -> None:
         forwards[0] += 1
         if inputs[0].numel() > 150:
-            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+            raise error
 
     subject.reranker.model.get_input_embeddings().register_forward_hook(fail)
     subject.reranker.model.train()

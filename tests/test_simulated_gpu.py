@@ -69,14 +69,16 @@ def losses(trainer: Trainer) -> list[float]:
 
 
 def test_the_simulation_refuses_two_devices_and_counts_waits(simulated_gpu: Seen) -> None:  # noqa: F811
-    there = torch.arange(6.0).reshape(2, 3).to(CUDA, non_blocking=True)
+    there = torch.arange(6.0).reshape(2, 3).pin_memory().to(CUDA, non_blocking=True)
     weight = torch.ones(3, 3, device=CUDA, requires_grad=True)
     (there @ weight).sum().backward()
     assert isinstance(weight.grad, Simulated) and weight.grad.device == CUDA and not simulated_gpu.waits
     assert weight.grad.cpu().tolist() == [[3.0] * 3, [5.0] * 3, [7.0] * 3]
     assert float(there[1, 2]) == 5.0 and (there[0] == 1).nonzero().tolist() == [[1]]
     torch.ones(3).to(CUDA)
-    assert simulated_gpu.waits == {"": 5}
+    torch.ones(3).to(CUDA, non_blocking=True)  # from memory that may be moved meanwhile
+    assert there[there > 3].tolist() == [4.0, 5.0]
+    assert simulated_gpu.waits == {"": 8}
     with pytest.raises(RuntimeError, match="same device"):
         there + torch.ones(3)
     with pytest.raises(TypeError, match="numpy"):
@@ -124,10 +126,10 @@ def test_scores_are_the_cpus_and_fetched_once(kind: str, bases: dict[str, Path],
     assert seen.windows
 
 
-@pytest.mark.parametrize(("build", "expected"), [(bert_of, 40), (modernbert_of, 45)])
+@pytest.mark.parametrize(("build", "expected"), [(bert_of, 36.1), (modernbert_of, 40.6)])
 def test_what_a_layer_keeps_is_what_budgets_reckon_with(
     build: Any,
-    expected: int,
+    expected: float,
     simulated_gpu: Seen,  # noqa: F811
 ) -> None:
     table, first, second = random_pairs()
@@ -149,7 +151,8 @@ def test_what_a_layer_keeps_is_what_budgets_reckon_with(
         return sum(storage.nbytes() for storage in found.values())
 
     each = (kept(4) - kept(3)) / tokens / 256
-    assert expected - 1 < each < expected + 0.5 <= GPU_BYTES_PER_TOKEN_LAYER + 0.5
+    assert each == pytest.approx(expected, abs=0.4)
+    assert each <= GPU_BYTES_PER_TOKEN_LAYER
 
 
 def test_a_run_that_stopped_goes_on_to_the_same_weights(

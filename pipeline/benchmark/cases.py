@@ -29,8 +29,8 @@ DEPTH = 30
 SEED = 12
 """Seed of texts, weights and row order."""
 
-UNPADDED = "flash_attention_2"
-"""The attention under which sentence-transformers leaves padding out: on a GPU, where `flash-attn` is installed."""
+FLASH = "flash_attention_2"
+"""Attention that skips pads; in sentence-transformers' cross-encoders the rest of a layer does not."""
 
 
 @dataclass(kw_only=True)
@@ -77,13 +77,13 @@ class Settings:
     """What a reader must know of the work."""
 
 
-_KINDS = ("sdpa", "eager", UNPADDED)
+_KINDS = ("sdpa", "eager", FLASH)
 _ATTENTION: tuple[dict[str, object], ...] = tuple({"attention": kind} for kind in _KINDS)
 _EVALUATION: tuple[dict[str, object], ...] = tuple(
     {"attention": kind, "batch_size": size} for kind in _KINDS for size in (2048, 256, 32)
 )
 _LARGE_EVALUATION: tuple[dict[str, object], ...] = tuple(
-    {"attention": kind, "batch_size": size} for kind in ("sdpa", UNPADDED) for size in (64, 256)
+    {"attention": kind, "batch_size": size} for kind in ("sdpa", FLASH) for size in (64, 256)
 )
 _QUICKSTART: tuple[dict[str, object], ...] = (
     {"attention": "sdpa", "batch_size": 2048},

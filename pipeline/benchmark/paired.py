@@ -13,12 +13,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.benchmark.cases import CASES, DEPTH, UNPADDED, Benchmark
+from pipeline.benchmark.cases import CASES, DEPTH, FLASH, Benchmark
 from pipeline.benchmark.figures import PHASE_RATIOS, Found, agreement, median, ratio, side
 from pipeline.benchmark.processes import apart
 from pipeline.benchmark.side import prepare
+from pipeline.config.learning import Precision
+from pipeline.config.machine import RuntimeConfig
 from pipeline.core import artifacts, provenance
 from pipeline.core.errors import Interrupted
+from pipeline.core.reproducibility import resolve_device, resolve_precision
 
 log = logging.getLogger(__name__)
 
@@ -57,10 +60,13 @@ def benchmark(asked: Benchmark) -> Path:
 
 
 def runs_here(setting: Setting) -> bool:
-    """Whether the reference can run under a setting on this machine."""
+    """Whether the reference can run under a setting on this machine: FLASH in bf16 on a GPU with `flash-attn`."""
     from transformers.utils.import_utils import is_flash_attn_2_available
 
-    return setting.get("attention") != UNPADDED or is_flash_attn_2_available()
+    if setting.get("attention") != FLASH:
+        return True
+    precision, _ = resolve_precision(Precision.auto, resolve_device(RuntimeConfig()))
+    return bool(is_flash_attn_2_available()) and precision is Precision.bf16
 
 
 def _measured(asked: Benchmark) -> Iterator[Found]:
@@ -88,6 +94,8 @@ def _measured(asked: Benchmark) -> Iterator[Found]:
             result["reference_settings"] = [
                 {**setting, **{key: found[key] for key in SETTING_FIGURES if key in found}} for setting, found in tried
             ]
+            left_out = [setting for setting in settings.reference if not runs_here(setting)]
+            result["reference_settings_left_out"] = left_out
             yield result
 
 

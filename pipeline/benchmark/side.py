@@ -102,7 +102,7 @@ def cross_encoder(settings: Settings, packaged: Path, tokenizer: Any, work: Path
 
 
 def configuration(model: str, tokenizer: Any) -> Any:
-    """The published size of a model whose weights are drawn, with MiniLM's vocabulary."""
+    """The published size of a model whose weights are drawn, under MiniLM's tokenizer."""
     from transformers import BertConfig, ModernBertConfig
 
     if model == "bert_tiny":

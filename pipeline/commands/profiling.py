@@ -9,8 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from torch._C._autograd import DeviceType
-from torch.profiler import ProfilerActivity, profile, schedule
+from torch.profiler import DeviceType, ProfilerActivity, profile, schedule
 
 from pipeline.config.asked import Profile
 from pipeline.config.schema import Config

@@ -33,9 +33,12 @@ M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
 KEPT_BYTES = 2**29
 """Freed memory that a process keeps for its next tensors, see `reuse_memory`."""
 
-GPU_BYTES_PER_TOKEN_LAYER = 45
-"""Activations kept for the backward pass, in bytes a token, layer and hidden unit under bf16 autocast: ModernBERT's by
-their sizes; BERT's are 40."""
+GPU_BYTES_PER_TOKEN_LAYER = 41
+"""Activations kept for the backward pass, in bytes a token, layer and hidden unit: ModernBERT's by their sizes under
+bf16 autocast, by the variable-length kernel (BERT's are 36; with dropout it attends on padded pairs and keeps more)."""
+
+GPU_ACTIVATIONS = 0.4
+"""Share of a GPU's memory for them. Weights, gradients and AdamW's moments of ModernBERT-large are 7 of 24 GiB."""
 
 
 def seed_everything(seed: int) -> None:
@@ -52,6 +55,18 @@ def seed_everything(seed: int) -> None:
 def _fix_cublas_workspace() -> None:
     """What cuBLAS needs to be repeatable, before its first call (its own documentation)."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
+
+def _let_segments_grow() -> None:
+    """To be asked before a GPU's first tensor: micro-batches of ever new sizes would leave its memory in pieces."""
+    if not {"PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"} & set(os.environ):
+        os.environ["PYTORCH_ALLOC_CONF"] = "expandable_segments:True"
+
+
+def out_of_gpu_memory(error: RuntimeError) -> bool:
+    """Whether a GPU had no memory left, for a tensor or for what its libraries take beside torch's allocator."""
+    libraries = ("CUBLAS_STATUS_ALLOC_FAILED", "CUDA error: out of memory")
+    return isinstance(error, torch.cuda.OutOfMemoryError) or any(text in str(error) for text in libraries)
 
 
 @contextmanager
@@ -98,15 +113,20 @@ def _of_glibc(function: str) -> Callable[..., object]:
 def rng_state() -> dict[str, torch.Tensor]:
     """States of every generator training draws from, as tensors `torch.load(weights_only=True)` reads back."""
     state = {"torch": torch.get_rng_state()}
-    if torch.cuda.is_available():
+    if _gpu_in_use():
         state["cuda"] = torch.cuda.get_rng_state()
     return state
+
+
+def _gpu_in_use() -> bool:
+    """Whether this process has one at work; a run on the CPU leaves a GPU that is there alone."""
+    return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
 
 
 def set_rng_state(state: dict[str, torch.Tensor]) -> None:
     """Restore what `rng_state` gave."""
     torch.set_rng_state(state["torch"])
-    if "cuda" in state and torch.cuda.is_available():
+    if "cuda" in state and _gpu_in_use():
         torch.cuda.set_rng_state(state["cuda"])
 
 
@@ -119,12 +139,19 @@ def resolve_device(runtime: RuntimeConfig) -> torch.device:
     if runtime.device is Device.cuda and not torch.cuda.is_available():
         raise ResourceError(
             must("runtime.device", "be a device torch can see", "cuda, and no GPU is visible",
-                 "Use runtime=cpu, or install the CUDA build of torch (make setup).")
+                 f"Use runtime=cpu, or {_what_a_gpu_lacks()}.")
         )  # fmt: skip
     if runtime.device is Device.cpu or not torch.cuda.is_available():
         return torch.device("cpu")
     _fix_cublas_workspace()
+    _let_segments_grow()
     return torch.device("cuda")
+
+
+def _what_a_gpu_lacks() -> str:
+    if torch.version.cuda:
+        return f"install a driver that serves CUDA {torch.version.cuda}, which this torch is built for"
+    return "install the CUDA build of torch (make setup)"
 
 
 def resolve_attention(runtime: RuntimeConfig) -> Attention:
@@ -176,8 +203,8 @@ def micro_batch_tokens(runtime: RuntimeConfig, device: torch.device, hidden_size
 
 
 def gpu_tokens(total_bytes: int, hidden_size: int, layers: int) -> int:
-    """Tokens of a micro-batch on a GPU of that much memory: a power of two, up to 44 % of it for activations."""
-    budget = int(total_bytes * 0.44 / (GPU_BYTES_PER_TOKEN_LAYER * hidden_size * layers))
+    """Tokens of a micro-batch on a GPU of that much memory: a power of two, 8,192 at least."""
+    budget = int(total_bytes * GPU_ACTIVATIONS / (GPU_BYTES_PER_TOKEN_LAYER * hidden_size * layers))
     return max(8192, 1 << (budget.bit_length() - 1))
 
 

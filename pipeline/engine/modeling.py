@@ -109,7 +109,7 @@ def load(folder: Path, config: ModelConfig, *, seed: int, attention: Attention =
         model = (_from_config if config.random_init else _from_weights)(folder, hf, implementation)
     if config.dropout is not None:
         model_config.check_dropout(model, config.dropout)
-    _check_embeddings(model, tokenizer, folder)
+    _check_embeddings(model, tokenizer, folder, drawn=config.random_init)
     tokenizer.model_max_length = config.max_length
     model_config.set_padding_side(tokenizer, hf)
     _align(model)
@@ -145,21 +145,28 @@ def _from_weights(folder: Path, hf: Any, implementation: str) -> Any:
                               "Download or save the model again.")) from None  # fmt: skip
 
 
-def _check_embeddings(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+def _check_embeddings(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path, *, drawn: bool) -> None:
     """Refuse tokens without an embedding: looking one up fails in the middle of a run, and a GPU does not say why."""
-    table = model.get_input_embeddings()
-    ids = max(tokenizer.get_vocab().values()) + 1
+    try:
+        table = model.get_input_embeddings()
+    except NotImplementedError:  # a kind without: its own checks are left
+        return
+    pair = tokenizer("one", "two", return_token_type_ids=True)
+    # Special tokens that stand in no pair, such as an image's, may have none.
+    unused = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+    unused -= {*pair["input_ids"], tokenizer.pad_token_id}
+    ids = max(number for number in tokenizer.get_vocab().values() if number not in unused) + 1
     if isinstance(table, nn.Embedding) and ids > table.num_embeddings:
+        resize = f"Call model.resize_token_embeddings({ids}) and save it again."
         raise ModelError(must("model.path", "have an embedding for each token of its tokenizer",
-                              f"{table.num_embeddings:,} for {ids:,} in {folder}",
-                              "Call model.resize_token_embeddings(len(tokenizer)) and save it again."))  # fmt: skip
+                              f"{table.num_embeddings} for {ids} in {folder}",
+                              f"Write vocab_size {ids} in its config.json." if drawn else resize))  # fmt: skip
     types = int(getattr(model.config, "type_vocab_size", 0) or 0)  # 0: it takes none
-    if types and "token_type_ids" in tokenizer.model_input_names:
-        given = max(tokenizer("one", "two", return_token_type_ids=True)["token_type_ids"]) + 1
-        if given > types:
-            raise ModelError(must("model.path", "have an embedding for each token type of its tokenizer",
-                                  f"{types} for {given} in {folder}",
-                                  "Take token_type_ids out of its tokenizer's model_input_names."))  # fmt: skip
+    given = max(pair["token_type_ids"]) + 1 if "token_type_ids" in tokenizer.model_input_names else 0
+    if types and given > types:
+        raise ModelError(must("model.path", "have an embedding for each token type of its tokenizer",
+                              f"{types} for {given} in {folder}",
+                              "Take token_type_ids out of its tokenizer's model_input_names."))  # fmt: skip
 
 
 def _align(model: nn.Module) -> None:

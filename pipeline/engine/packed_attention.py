@@ -8,8 +8,10 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, field
 from functools import cache
+from typing import Any
 
 import torch
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.nn.attention.varlen import varlen_attn
 
@@ -46,9 +48,13 @@ class Layout:
 
     def by_pair(self, rows: torch.Tensor) -> torch.Tensor:
         """Rows (tokens, …) as (pairs, longest, …), zeros where there is no token."""
-        # Not rows[slots]: its gradient adds up all empty places in one row, on a GPU one after another.
-        spread = rows.new_zeros(self.slots.numel(), *rows.shape[1:]).index_copy_(0, self.places, rows)
+        spread: torch.Tensor = _Spread.apply(rows, self)  # type: ignore[no-untyped-call]
         return spread.view(*self.slots.shape, *rows.shape[1:])
+
+    def by_token(self, spread: torch.Tensor) -> torch.Tensor:
+        """The rows (tokens, …) of (pairs x longest, …): those where there is a token."""
+        rows: torch.Tensor = _Gathered.apply(spread, self)  # type: ignore[no-untyped-call]
+        return rows
 
     def mask(self, window: int) -> torch.Tensor:
         """What each place of a pair sees of it, (pairs, 1, 1 or longest, longest) bool."""
@@ -61,6 +67,43 @@ class Layout:
             # A place without a token sees everything: its context is dropped, but over nothing it would be NaN.
             self._masks[window] = ((near & self.present[:, None, :]) | ~self.present[:, :, None])[:, None]
         return self._masks[window]
+
+
+class _Spread(torch.autograd.Function):
+    """Rows (tokens, …) to their places (pairs x longest, …), zeros elsewhere.
+
+    It and `_Gathered` are each other's gradient. torch's own of an index adds rows that may be the same, which a GPU
+    sorts first where sums have one order: here no two are.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, rows: torch.Tensor, layout: Layout) -> torch.Tensor:
+        ctx.layout = layout
+        return _spread(rows, layout)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return gradient.index_select(0, ctx.layout.places), None
+
+
+class _Gathered(torch.autograd.Function):
+    """Rows (tokens, …) from their places (pairs x longest, …)."""
+
+    @staticmethod
+    def forward(ctx: Any, spread: torch.Tensor, layout: Layout) -> torch.Tensor:
+        ctx.layout = layout
+        return spread.index_select(0, layout.places)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return _spread(gradient, ctx.layout), None
+
+
+def _spread(rows: torch.Tensor, layout: Layout) -> torch.Tensor:
+    empty = ~layout.present.flatten()
+    return rows.index_select(0, layout.slots.flatten()).masked_fill_(empty.view(-1, *(1,) * (rows.ndim - 1)), 0)
 
 
 def attend(
@@ -92,7 +135,7 @@ def attend(
         attn_mask=layout.mask(window), dropout_p=dropout, scale=scale,
     )  # fmt: skip
     rows = context.transpose(1, 2).reshape(-1, query.shape[1] * query.shape[2])
-    return rows if first_only else rows[layout.places]
+    return rows if first_only else layout.by_token(rows)
 
 
 def runs_unpadded(query: torch.Tensor, dropout: float) -> bool:

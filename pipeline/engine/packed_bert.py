@@ -9,6 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import nn
+from torch.nn import functional as F
 
 from pipeline.engine.packed_attention import Layout, attend
 
@@ -44,10 +46,20 @@ def _layer(layer: Any, x: torch.Tensor, asking: torch.Tensor, layout: Layout, *,
     """One encoder layer for the rows `asking`: every token, or each pair's first."""
     attention = layer.attention.self
     shape = (-1, attention.num_attention_heads, attention.attention_head_size)
+    if first_only:
+        query, (key, value) = attention.query(asking), _joined(x, attention.key, attention.value)
+    else:
+        query, key, value = _joined(x, attention.query, attention.key, attention.value)
     context = attend(
-        attention.query(asking).view(shape), attention.key(x).view(shape), attention.value(x).view(shape), layout,
+        query.view(shape), key.view(shape), value.view(shape), layout,
         scale=attention.scaling, dropout=attention.dropout.p if layer.training else 0.0, first_only=first_only,
     )  # fmt: skip
     attended = layer.attention.output(context, asking)
     result: torch.Tensor = layer.output(layer.intermediate(attended), attended)
     return result
+
+
+def _joined(x: torch.Tensor, *layers: nn.Linear) -> tuple[torch.Tensor, ...]:
+    """What linear layers of one width give of the same rows, by one product: autocast narrows the rows once."""
+    weight, bias = (torch.cat([getattr(layer, name) for layer in layers]) for name in ("weight", "bias"))
+    return F.linear(x, weight, bias).chunk(len(layers), dim=-1)

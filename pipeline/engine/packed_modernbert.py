@@ -72,7 +72,10 @@ class _Turned(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, packed: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> tuple[torch.Tensor, ...]:
         ctx.save_for_backward(cos, sin)
-        return (*_rotated(packed[:, :2], cos, sin).to(packed.dtype).unbind(1), packed[:, 2])
+        # Values are copied: as a view they would keep queries and keys as they were before the turn.
+        found = torch.empty_like(packed)
+        found[:, :2], found[:, 2] = _rotated(packed[:, :2], cos, sin), packed[:, 2]
+        return found.unbind(1)
 
     @staticmethod
     @once_differentiable
@@ -87,9 +90,14 @@ class _Turned(torch.autograd.Function):
 
 
 def _rotated(rows: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, *, back: bool = False) -> torch.Tensor:
-    """Rotary position embedding of (tokens, …, size) by angles (tokens, size), in fp32 or, of fp64, as transformers.
+    """Rotary position embedding of (tokens, …, size) by angles (tokens, size), products and sums in fp32.
 
-    It turns fp64 rounded to fp32, and rounds what comes `back` after each product.
+    Args:
+        rows: bf16 or fp32. Of fp64, which only tests run, transformers turns rows rounded to fp32 and rounds each
+            product of their gradient to it; so does this.
+        cos: fp32, equal in both halves.
+        sin: as `cos`.
+        back: whether `rows` are a gradient.
     """
     angles = (len(rows), *(1 for _ in rows.shape[1:-1]), rows.shape[-1])
     cos, sin = cos.view(angles), sin.view(angles)

@@ -16,7 +16,7 @@ import torch
 from pipeline.config.learning import Precision
 from pipeline.core.errors import NumericsError, must
 from pipeline.core.progress import bar
-from pipeline.core.reproducibility import reuse_memory
+from pipeline.core.reproducibility import out_of_gpu_memory, reuse_memory
 from pipeline.engine import lanes
 from pipeline.engine.batching import SCORING_WIDTH_STEP, Indices, cut, halved
 from pipeline.engine.modeling import Batch, Reranker
@@ -104,8 +104,10 @@ class PairScorer:
             asked.prepare(self.token_budget, side_by_side)
             try:
                 return self._forward_within(asked, side_by_side, what)
-            except torch.cuda.OutOfMemoryError:
-                pass  # the exception holds the activations: nothing can be given back before it is gone
+            except RuntimeError as error:
+                if not out_of_gpu_memory(error):
+                    raise
+            # The exception held the activations: nothing could be given back before it was gone.
             torch.cuda.empty_cache()
             # From the start: scores of two budgets in one ranking would depend on when memory ran out.
             self.token_budget = halved(self.token_budget, int(asked.lengths.max()))

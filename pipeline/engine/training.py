@@ -24,6 +24,7 @@ from pipeline.core.errors import Interrupted, NumericsError
 from pipeline.core.progress import bar
 from pipeline.core.reproducibility import (
     differences,
+    out_of_gpu_memory,
     repeatable,
     reuse_memory,
     rng_state,
@@ -178,13 +179,14 @@ class Trainer:
                         self.model, step, pos_weight=self.config.pos_weight, precision=self.precision,
                         accelerator=self.accelerator,
                     )  # fmt: skip
-            except torch.cuda.OutOfMemoryError:
-                full = True  # the exception holds the step's activations: nothing can be given back before it is gone
             except RuntimeError as error:
-                if "does not have a deterministic implementation" not in str(error):
-                    raise
-                full = self.strict = False
-                log.warning("equal runs may differ in their last bits: %s", str(error).split(", but")[0])
+                full = out_of_gpu_memory(error)
+                if not full:
+                    if "does not have a deterministic implementation" not in str(error):
+                        raise
+                    self.strict = False
+                    log.warning("equal runs may differ in their last bits: %s", str(error).split(", but")[0])
+            # The exception held the step's activations: nothing could be given back before it was gone.
             self.optimizer.zero_grad(set_to_none=True)
             if full:
                 self._halve(step)

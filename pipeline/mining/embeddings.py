@@ -160,13 +160,16 @@ class Embedder:
             # Seconds to import, and BM25 needs none of it.
             from sentence_transformers import SentenceTransformer
 
-            logging.getLogger("transformers.modeling_utils").addFilter(_tells_of_missing_weights)
+            loader = logging.getLogger("transformers.modeling_utils")
+            loader.addFilter(_tells_of_more_than_unused_weights)
             try:
                 model = SentenceTransformer(str(self._folder), device=self._device, local_files_only=True)
             except Exception as error:
                 rule = "be a folder sentence-transformers can load"
                 remedy = "Pass another model: mining.path=<folder or hub id>."
                 raise ModelError(must(str(self._folder), rule, f"{type(error).__name__}: {error}", remedy)) from error
+            finally:
+                loader.removeFilter(_tells_of_more_than_unused_weights)
             if type(model[0]).__name__ == "StaticEmbedding":
                 size = STATIC_BATCH
             else:
@@ -195,10 +198,10 @@ class Embedder:
         return Nearest(self, self.vectors(passages, "passage"), subset)
 
 
-def _tells_of_missing_weights(record: logging.LogRecord) -> bool:
+def _tells_of_more_than_unused_weights(record: logging.LogRecord) -> bool:
     """Whether transformers' report of loaded weights is more than that a base model's own head was left out."""
     said = record.getMessage()
-    return "LOAD REPORT" not in said or "MISSING" in said
+    return "LOAD REPORT" not in said or any(kind in said for kind in ("MISSING", "MISMATCH", "CONVERSION"))
 
 
 def folder_digest(folder: Path) -> str:

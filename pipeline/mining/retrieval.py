@@ -109,7 +109,7 @@ class Bm25:
 def bm25_run(queries: Mapping[str, str], passages: Mapping[str, str], depth: int) -> Run:
     """BM25's best `depth` passages of a collection with their scores, by query id."""
     ids = list(passages)
-    ranking = Bm25(list(passages.values())).search(list(queries.values()), depth)
+    ranking = Bm25(list(passages.values())).search(list(queries.values()), min(depth, len(passages)))
     run: Run = {}
     for row, query in enumerate(queries):
         found = ranking.indices[row] >= 0
