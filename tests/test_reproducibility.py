@@ -139,11 +139,48 @@ def test_the_device_is_the_one_asked_for(monkeypatch: pytest.MonkeyPatch) -> Non
     with pytest.raises(ResourceError, match=r"^runtime\.device must be a device torch can see, got .*runtime=cpu"):
         resolve_device(RuntimeConfig(device=Device.cuda))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")  # so that it is put back
+    for name in ("CUBLAS_WORKSPACE_CONFIG", "PYTORCH_ALLOC_CONF"):
+        monkeypatch.setenv(name, "")  # so that it is put back
     del os.environ["CUBLAS_WORKSPACE_CONFIG"]
     assert resolve_device(RuntimeConfig()).type == "cuda"
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8", "before anything is multiplied there"
     assert resolve_device(RuntimeConfig(device=Device.cpu)) == CPU
+
+
+@pytest.mark.parametrize(
+    ("built_for", "remedy"),
+    [
+        (None, "install the CUDA build of torch (make setup)."),
+        ("13.0", "install a driver that serves CUDA 13.0, which"),
+    ],
+)
+def test_what_a_missing_gpu_lacks_is_said(monkeypatch: pytest.MonkeyPatch, built_for: str | None, remedy: str) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.version, "cuda", built_for)
+    with pytest.raises(ResourceError) as error:
+        resolve_device(RuntimeConfig(device=Device.cuda))
+    assert f"Use runtime=cpu, or {remedy}" in str(error.value)
+
+
+@pytest.mark.parametrize("chosen", ["PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", None])
+def test_a_gpus_segments_grow_unless_its_memory_is_configured(
+    monkeypatch: pytest.MonkeyPatch, chosen: str | None
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for name in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"):
+        monkeypatch.setenv(name, "theirs")  # so that it is put back
+        if name != chosen:
+            del os.environ[name]
+    resolve_device(RuntimeConfig())
+    expected = {chosen: "theirs"} if chosen else {"PYTORCH_ALLOC_CONF": "expandable_segments:True"}
+    assert {name: value for name, value in os.environ.items() if name.endswith("_ALLOC_CONF")} == expected
+
+
+def test_a_run_on_the_cpu_does_not_start_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    state = rng_state()
+    assert set(state) == {"torch"}
+    set_rng_state({**state, "cuda": state["torch"]})  # a checkpoint of a run on one
 
 
 def test_attention_is_without_padding_unless_chosen() -> None:
