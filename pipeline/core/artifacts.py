@@ -12,8 +12,8 @@ import glob
 import json
 import logging
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -66,19 +66,16 @@ def write_bytes(path: Path, data: bytes) -> None:
     """Replace `path` with `data`, or leave it as it was: temporary file, fsync, rename, fsync of the folder."""
     make_folder(path.parent)
     _remove_abandoned(path)
-    descriptor, temporary = tempfile.mkstemp(
-        dir=path.parent, prefix=f".{path.name}.", suffix=f".{os.getpid()}{PARTIAL}"
-    )
-    try:
-        with os.fdopen(descriptor, "wb") as stream:
+    temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}.{os.getpid()}{PARTIAL}"
+    try:  # made in here: a signal between making it and this line would leave it
+        with temporary.open("xb") as stream:
             stream.write(data)
             stream.flush()
             _sync(stream.fileno())
-        os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except BaseException:
         with contextlib.suppress(OSError):
-            os.unlink(temporary)
+            temporary.unlink()
         raise
     sync_folder(path.parent)
 
@@ -163,8 +160,8 @@ def publish(
     work = folder.parent / f".{folder.name}.{os.getpid()}{PARTIAL}"
     if work.exists():
         shutil.rmtree(work)
-    work.mkdir()
     try:
+        work.mkdir()
         yield work
         for path in files(work):
             with path.open("rb") as stream:
@@ -268,8 +265,10 @@ def point(link: Path, target: Path) -> None:
     make_folder(link.parent)
     _remove_abandoned(link)
     temporary = link.parent / f".{link.name}.{os.getpid()}{PARTIAL}"
-    with contextlib.suppress(FileNotFoundError):
-        temporary.unlink()
-    temporary.symlink_to(os.path.relpath(target, link.parent))
-    os.replace(temporary, link)
+    temporary.unlink(missing_ok=True)
+    try:
+        temporary.symlink_to(os.path.relpath(target, link.parent))
+        os.replace(temporary, link)
+    finally:
+        temporary.unlink(missing_ok=True)
     sync_folder(link.parent)
