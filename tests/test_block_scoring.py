@@ -7,9 +7,10 @@ from collections.abc import Callable
 import pytest
 import torch
 from packed_models import batch_of, bert, falling, modernbert, padded, template
+from torch.nn import functional as F
 from transformers import BertModel
 
-from pipeline.engine import block_linear, block_scoring
+from pipeline.engine import block_linear, block_scoring, shared_rows
 from pipeline.engine.batching import SCORING_WIDTH_STEP, TRAINING_WIDTH_STEP
 from pipeline.engine.block_attention import Block, blocks_of
 from pipeline.engine.block_scoring import Frozen, FrozenEncoder, encodes
@@ -59,6 +60,36 @@ def test_bf16_is_as_near_to_the_padded_fp32_model_as_padded_bf16(unit: str, monk
     assert 0 < float((apart[0] / apart[1]).sqrt()) <= 1.1
 
 
+@pytest.mark.usefixtures("onednn")
+@pytest.mark.parametrize("unit", ["AMX", "AVX512_BF16"])
+@pytest.mark.parametrize("most", [3, 40, 10**6])
+@pytest.mark.parametrize(
+    ("dtype", "apart"), [(torch.float64, 1e-11), (torch.float32, 2e-6), (torch.bfloat16, 0.02)]
+)  # fmt: skip
+def test_logits_are_the_same_with_rows_looked_up(
+    dtype: torch.dtype, apart: float, most: int, unit: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(block_scoring, "bf16_unit", lambda: unit)
+    model, batch = bert(3).eval(), batch_of(falling(57), SCORING_WIDTH_STEP)
+    model = model.double() if dtype is torch.float64 else model
+    shared = shared_rows.commonest(shared_rows.keys(batch), most)
+    found = Frozen(model, dtype, shared)(shared_rows.split(batch, shared))
+    torch.testing.assert_close(found, Frozen(model, dtype)(batch), rtol=apart, atol=apart)
+
+
+def test_rows_are_looked_up_where_that_takes_less_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(block_scoring, "bf16_unit", lambda: "AVX512_BF16")
+    most = {(layers, dtype): block_scoring.most_shared(bert(layers).config, dtype)
+            for layers in (1, 2) for dtype in (torch.float32, torch.bfloat16)}  # fmt: skip
+    assert most[1, torch.float32] == most[1, torch.bfloat16] == 0
+    for dtype in (torch.float32, torch.bfloat16):
+        kept = most[2, dtype] * (32 * 4 + 3 * 32 * dtype.itemsize)
+        assert 0.99 < kept / block_scoring.SHARED_BYTES <= 1
+    monkeypatch.setattr(block_scoring, "bf16_unit", lambda: "AMX")
+    assert block_scoring.most_shared(bert(2).config, torch.bfloat16) == 0
+    assert block_scoring.most_shared(bert(2).config, torch.float32) == most[2, torch.float32]
+
+
 @pytest.mark.parametrize(
     ("dtype", "pairs", "width", "pays"),
     [
@@ -84,9 +115,10 @@ def test_both_attentions_are_one(pairs: int, padded: bool) -> None:
     (block,) = blocks_of({"lengths": lengths, "shapes": torch.tensor([[pairs, width]])})
     assert (block.hidden is not None) == padded
     torch.manual_seed(pairs)
-    rows = torch.randn(3, pairs, heads, width, size, dtype=torch.float64)
+    rows = torch.randn(3, heads, pairs, width, size, dtype=torch.float64)
     exact = block_scoring._fused(rows, block)
-    torch.testing.assert_close(block_scoring._by_products(rows, block), exact, rtol=1e-5, atol=1e-5)
+    raised = F.pad(rows, (0, 0, 0, 0, 0, 3))
+    torch.testing.assert_close(block_scoring._by_products(raised, block)[:, :pairs], exact, rtol=1e-5, atol=1e-5)
     rounded = block_scoring._by_products(rows.bfloat16(), block).double()
     assert float((rounded - exact).norm() / exact.norm()) < 0.008, "rounding alone"
 

@@ -14,7 +14,7 @@ from small_models import BUDGET, CPU, lively, tiny
 from pipeline.config.learning import Precision
 from pipeline.config.machine import Attention
 from pipeline.core.errors import NumericsError, ResourceError
-from pipeline.engine import block_scoring, lanes, scoring
+from pipeline.engine import block_embeddings, block_scoring, lanes, scoring
 from pipeline.engine.modeling import Reranker
 from pipeline.engine.scoring import PairScorer
 from pipeline.engine.tokens import TokenTable
@@ -85,8 +85,8 @@ def test_equal_pairs_are_scored_once_and_tokens_kept(base: Path, monkeypatch: py
     counted = {"pairs": 0, "texts": 0}
     frozen, build = Reranker.frozen, TokenTable.build.__func__  # type: ignore[attr-defined]
 
-    def counting(self: Reranker, precision: Precision) -> Any:
-        logits = frozen(self, precision)
+    def counting(self: Reranker, *arguments: Any) -> Any:
+        logits = frozen(self, *arguments)
 
         def counted_logits(batch: Any) -> torch.Tensor:
             found = logits(batch)
@@ -222,14 +222,35 @@ def test_weights_are_packed_once_a_call(
     made = []
 
     class Counted(block_scoring.Frozen):
-        def __init__(self, model: Any, dtype: torch.dtype) -> None:
-            super().__init__(model, dtype)
+        def __init__(self, model: Any, dtype: torch.dtype, shared: Any) -> None:
+            super().__init__(model, dtype, shared)
             made.append(dtype)
 
     monkeypatch.setattr(block_scoring, "Frozen", Counted)
     subject = scorer(base, 100, Attention[attention])
     subject.score(PAIRS)
     assert made == [torch.float32] * times
+
+
+def test_rows_that_pairs_have_in_common_are_made_once_a_call(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, embed = list[int](), block_embeddings.embed
+
+    def counted(embeddings: Any, batch: Any, dropout: Any) -> torch.Tensor:
+        rows.append(len(batch["input_ids"]))
+        return embed(embeddings, batch, dropout)
+
+    monkeypatch.setattr(block_embeddings, "embed", counted)
+    pairs = [(query, passage) for query, _ in PAIRS[:12] for _, passage in PAIRS[:12]]
+    found, looked_up = {}, {}
+    for most in (0, 200, 10**6):
+        monkeypatch.setattr(block_scoring, "most_shared", lambda config, dtype, most=most: most)
+        subject, before = scorer(base, 200), len(rows)
+        found[most] = [subject.score(pairs) for _ in range(4)]
+        assert all(np.array_equal(again, found[most][0]) for again in found[most]), "composed, then kept"
+        looked_up[most] = sum(rows[before:])
+    for most in (200, 10**6):
+        assert np.abs(found[most][0] - found[0][0]).max() <= 1e-6
+    assert looked_up[200] < looked_up[0]
 
 
 def test_its_blocks_are_hardly_wider_than_their_longest_pair(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ Of a cross-encoder's pairs it makes logits, of a bi-encoder's texts its last lay
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,38 +15,62 @@ from torch.nn import functional as F
 from transformers.modeling_outputs import BaseModelOutput
 
 from pipeline.core.reproducibility import bf16_unit
-from pipeline.engine import block_bert, block_embeddings, block_first
-from pipeline.engine.batching import SCORING_WIDTH_STEP, Blocks, pairs_step
+from pipeline.engine import block_bert, block_embeddings, block_first, shared_rows
+from pipeline.engine.batching import SCORING_WIDTH_STEP, Blocks, Indices, pairs_step
 from pipeline.engine.block_attention import Block, blocks_of
 from pipeline.engine.block_linear import FirstProducts, Linear, products_of
+from pipeline.engine.shared_rows import LookedUp, Lookup
 
 MOST_WEIGHTS = 4_000_000
 """A block's attention weights up to which products take less time: passes over more of them leave the cache."""
 
 
+SHARED_BYTES = 2**25
+"""Of rows that are looked up, for each lane: with half or twice as many a pass of a two-layer BERT takes 2 % longer."""
+
+
 class Frozen:
     """Logits of one model for batches made by `TokenTable.blocks`, until its weights change: then make another."""
 
-    def __init__(self, model: Any, dtype: torch.dtype) -> None:
+    def __init__(self, model: Any, dtype: torch.dtype, shared: Indices | None = None) -> None:
         """Take the weights as they are.
 
         Args:
             model: a BertForSequenceClassification that `block_bert.supports`, in evaluation mode.
             dtype: in which its layers multiply; sums, norms and the head stay in the weights' own type.
+            shared: keys of the rows that every batch is `shared_rows.split` by; None: batches are whole.
         """
         self._bert, self._head, self._dtype = model.bert, model.classifier, dtype
         self._layers = _Layers(model.bert, dtype, first_alone=True)
         with torch.inference_mode():
             self._pool = Linear([model.bert.pooler.dense], dtype)
+            heads = model.config.num_attention_heads
+            self._lookup = None if shared is None else Lookup(*self._begun(shared_rows.rows(shared)), heads)
 
     @torch.inference_mode()
     def __call__(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         """Logits (pairs, labels)."""
-        x = block_embeddings.embed(self._bert.embeddings, batch, None)
-        x = self._layers(x, blocks_of(batch), batch["firsts"])
+        if self._lookup is None:
+            x, into = block_embeddings.embed(self._bert.embeddings, batch, None), None
+        else:
+            x, into = self._lookup(*self._begun(batch), batch["number"])
+        x = self._layers(x, blocks_of(batch), batch["firsts"], into)
         pooled = self._bert.pooler.activation(self._pool(x.to(self._dtype)))
         found: torch.Tensor = self._head(pooled.to(self._head.weight.dtype))
         return found[: len(batch["lengths"])]
+
+    def _begun(self, rows: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        """What follows from a row alone: its embedding, and the first layer's query, key and value of it."""
+        x = block_embeddings.embed(self._bert.embeddings, rows, None)
+        return x, self._layers.into(x)
+
+
+def most_shared(config: Any, dtype: torch.dtype) -> int:
+    """Rows that it pays to look up in a model of this configuration; 0: none."""
+    # With AMX a product takes no longer than looking its result up; with one layer there is none.
+    if config.num_hidden_layers == 1 or (dtype is torch.bfloat16 and bf16_unit() == "AMX"):
+        return 0
+    return int(SHARED_BYTES // (config.hidden_size * (4 + 3 * dtype.itemsize)))
 
 
 class FrozenEncoder:
@@ -122,8 +147,19 @@ class _Layers:
         with torch.inference_mode():
             self._products = products_of(layers, dtype, first_alone=first_alone)
 
-    def __call__(self, x: torch.Tensor, blocks: list[Block], firsts: torch.Tensor | None) -> torch.Tensor:
-        """Rows of the last layer's output: all tokens', or where they ask alone there the first ones', at `firsts`."""
+    def into(self, x: torch.Tensor) -> torch.Tensor:
+        """The first layer's queries, keys and values of rows x, side by side; of at least two layers."""
+        product = self._products[0].into
+        assert isinstance(product, Linear)
+        return product(x.to(self._dtype))
+
+    def __call__(
+        self, x: torch.Tensor, blocks: list[Block], firsts: torch.Tensor | None, known: LookedUp | None = None
+    ) -> torch.Tensor:
+        """Rows of the last layer's output: all tokens', or where they ask alone there the first ones', at `firsts`.
+
+        `known`: the first layer's queries, keys and values; None: they are computed as every layer's.
+        """
         for layer, norms in zip(self._products, self._norms, strict=True):
             if isinstance(layer.into, FirstProducts):
                 first = x[firsts]
@@ -131,20 +167,25 @@ class _Layers:
                 context = block_first.attend_frozen(query, x, layer.into, blocks).to(self._dtype)
                 x = first
             else:
-                context = self._attend(layer.into(x.to(self._dtype)), blocks)
+                context = self._attend(known or _Multiplied(layer.into(x.to(self._dtype)), self._heads), blocks, x)
+                known = None
             x = _add_norm(x, layer.out(context), norms[0])
             x = _add_norm(x, layer.down(layer.up(x.to(self._dtype), gelu=True)), norms[1])
         return x
 
-    def _attend(self, into: torch.Tensor, blocks: list[Block]) -> torch.Tensor:
-        """`block_attention.attend` without a gradient."""
-        context = into.new_empty(len(into), into.shape[1] // 3)
+    def _attend(self, into: _Multiplied | LookedUp, blocks: list[Block], x: torch.Tensor) -> torch.Tensor:
+        """`block_attention.attend` without a gradient, for as many rows as x."""
+        context = torch.empty(x.shape, dtype=self._dtype)
         context[blocks[-1].rows.stop :] = 0.0
         for block in blocks:
-            shape = (block.pairs, block.width, 3, self._heads, -1)
-            attention = _by_products if self.products_pay(block) else _fused
-            found = attention(into[block.rows].view(shape).permute(2, 0, 3, 1, 4), block)
-            context[block.rows].view(block.pairs, block.width, self._heads, -1).copy_(found.transpose(1, 2))
+            if self.products_pay(block):
+                # oneDNN compiles a kernel for every number of pairs.
+                step = pairs_step(block.width)
+                found = _by_products(into.of(block, -(-block.pairs // step) * step), block)
+            else:
+                found = _fused(into.of(block, block.pairs), block)
+            rows = context[block.rows].view(block.pairs, block.width, self._heads, -1)
+            rows.copy_(found[:, : block.pairs].permute(1, 2, 0, 3))
         return context
 
     def products_pay(self, block: Block) -> bool:
@@ -152,28 +193,39 @@ class _Layers:
         return self._fused_is_slow and enough and block.pairs * self._heads * block.width**2 <= MOST_WEIGHTS
 
 
+@dataclass(slots=True)
+class _Multiplied:
+    """Queries, keys and values of a micro-batch's rows side by side, (rows, 3 * heads * size)."""
+
+    into: torch.Tensor
+    heads: int
+
+    def of(self, block: Block, pairs: int) -> torch.Tensor:
+        """(3, heads, pairs, width, size) of a block; zeros of pairs that it has not."""
+        shape = (block.pairs, block.width, 3, self.heads, -1)
+        found = self.into[block.rows].view(shape).permute(2, 3, 0, 1, 4)
+        return F.pad(found, (0, 0, 0, 0, 0, pairs - block.pairs)) if pairs > block.pairs else found
+
+
 def _fused(into: torch.Tensor, block: Block) -> torch.Tensor:
-    """Attention of a block: of queries, keys and values (3, pairs, heads, width, size) their context.
+    """Attention of a block: of queries, keys and values (3, heads, pairs, width, size) their context, without the 3.
 
     By torch's own kernel, which takes views of the rows as they are.
     """
+    query, key, value = into.transpose(1, 2)
     hidden = None if block.hidden is None else block.hidden.to(into.dtype)
-    return F.scaled_dot_product_attention(into[0], into[1], into[2], attn_mask=hidden)
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=hidden).transpose(0, 1)
 
 
 def _by_products(into: torch.Tensor, block: Block) -> torch.Tensor:
-    """The same as two products, the softmax between them in fp32."""
-    _, pairs, heads, width, size = into.shape
-    # oneDNN compiles a kernel for every number of pairs.
-    step = pairs_step(width)
-    rows = into.new_empty(3, -(-pairs // step) * step, heads, width, size)
-    rows[:, :pairs], rows[:, pairs:] = into, 0.0
-    query, key, value = rows.flatten(1, 2)
+    """The same as two products, the softmax between them in fp32; of more pairs than the block has, where there are."""
+    _, heads, pairs, width, size = into.shape
+    query, key, value = into.reshape(3, heads * pairs, width, size)
     products = torch.bmm(query, key.transpose(1, 2)).float().mul_(size**-0.5)
     if block.hidden is not None:
-        products.view(-1, heads, width, width)[:pairs].add_(block.hidden)
+        products.view(heads, pairs, width, width)[:, : block.pairs].add_(block.hidden[:, 0])
     found = torch.bmm(torch.softmax(products, -1).to(into.dtype), value)
-    return found.view(-1, heads, width, size)[:pairs]
+    return found.view(heads, pairs, width, size)
 
 
 def _add_norm(x: torch.Tensor, y: torch.Tensor, norm: torch.nn.LayerNorm) -> torch.Tensor:

@@ -21,6 +21,7 @@ from pipeline.config.learning import Activation, ModelConfig, Precision
 from pipeline.config.machine import Attention
 from pipeline.core.errors import ModelError, must
 from pipeline.engine import block_bert, block_scoring, lanes, model_config, packed
+from pipeline.engine.batching import Indices
 from pipeline.engine.pair_template import Ints, PairTemplate
 from pipeline.engine.tokens import TokenTable
 
@@ -61,14 +62,23 @@ class Reranker:
         """The tensor in memory that the GPU reads by itself, where the model is on one: other copies may wait there."""
         return tensor.pin_memory() if next(self.model.parameters()).is_cuda else tensor
 
-    def frozen(self, precision: Precision) -> Callable[[Batch], torch.Tensor]:
-        """`logits` of many batches while the weights stay as they are; the model must be in evaluation mode."""
+    def frozen(self, precision: Precision, shared: Indices | None = None) -> Callable[[Batch], torch.Tensor]:
+        """`logits` of many batches while the weights stay as they are; the model must be in evaluation mode.
+
+        `shared`: keys of the rows that all of them are `shared_rows.split` by.
+        """
         if not self._in_blocks():
             return lambda batch: logits(self.model, batch, precision)
-        dtype = torch.bfloat16 if precision is Precision.bf16 else next(self.model.parameters()).dtype
         assert not self.model.training, "it leaves dropout out"
-        model = block_scoring.Frozen(self.model, dtype)
+        model = block_scoring.Frozen(self.model, self._products_in(precision), shared)
         return lambda batch: model(batch).float().squeeze(-1)
+
+    def most_shared(self, precision: Precision) -> int:
+        """Rows that it pays `frozen` to share between batches, see `shared_rows`; 0: none."""
+        return block_scoring.most_shared(self.model.config, self._products_in(precision)) if self._in_blocks() else 0
+
+    def _products_in(self, precision: Precision) -> torch.dtype:
+        return torch.bfloat16 if precision is Precision.bf16 else next(self.model.parameters()).dtype
 
     def lanes(self) -> int:
         """Micro-batches it computes side by side; to be asked on the main thread."""

@@ -17,7 +17,7 @@ from pipeline.config.learning import Precision
 from pipeline.core.errors import NumericsError, must
 from pipeline.core.progress import bar
 from pipeline.core.reproducibility import out_of_gpu_memory, reuse_memory
-from pipeline.engine import lanes
+from pipeline.engine import lanes, shared_rows
 from pipeline.engine.batching import SCORING_WIDTH_STEP, Indices, cut, halved
 from pipeline.engine.modeling import Batch, Reranker
 from pipeline.engine.tokens import TokenTable, proven
@@ -79,11 +79,20 @@ class PairScorer:
         first = np.array([self._position[query] for query, _ in distinct], np.int64)
         second = np.array([self._position[passage] for _, passage in distinct], np.int64)
         lengths = self._table.pair_lengths(self._template, first, second)
-        asked = _Asked(where, first, second, lengths)
         tokens = int(lengths.sum())
+        asked = _Asked(where, first, second, lengths, self._shared(first, second, lengths, tokens))
         if tokens <= self._room:
             self._known[key], self._room = asked, self._room - tokens
         return asked
+
+    def _shared(self, first: Indices, second: Indices, lengths: Indices, tokens: int) -> Indices | None:
+        """Keys of the rows that many of the pairs have in common, where the model makes such rows once."""
+        most = self.reranker.most_shared(self.precision)
+        if not most:
+            return None
+        sample = np.argsort(-lengths, kind="stable")[:: -(-tokens // shared_rows.LOOKED_AT)]
+        batch = self._table.blocks(self._template, first[sample], second[sample], SCORING_WIDTH_STEP)
+        return shared_rows.commonest(shared_rows.keys(batch), most)
 
     def _tokenise(self, texts: Iterable[str]) -> None:
         new = [text for text in dict.fromkeys(texts) if text not in self._position]
@@ -120,7 +129,7 @@ class PairScorer:
         model.eval()
         found: list[torch.Tensor] = []
         try:
-            logits = self.reranker.frozen(self.precision)
+            logits = self.reranker.frozen(self.precision, asked.shared)
 
             @torch.inference_mode()
             def of(number: int) -> torch.Tensor:
@@ -145,6 +154,8 @@ class PairScorer:
             group = asked.groups[number]
             first, second = asked.first[group], asked.second[group]
             batch = self.reranker.collate(self._table, self._template, first, second, SCORING_WIDTH_STEP)
+            if asked.shared is not None:
+                batch = shared_rows.split(batch, asked.shared)
             if asked.again:
                 asked.batches[number] = batch
         # Copied each time: what stayed on a GPU would be missing when training needs it.
@@ -163,6 +174,8 @@ class _Asked:
     """(distinct pairs,): and its passage."""
     lengths: Indices
     """(distinct pairs,): in tokens."""
+    shared: Indices | None
+    """Keys of rows that many of them have in common, see `shared_rows`; None where each is made anew."""
     again: bool = False
     """Whether they were asked before: only then are micro-batches kept."""
     groups: list[Indices] = field(default_factory=list)
