@@ -72,6 +72,14 @@ def test_both_sides_do_the_same_work(tmp_path: Path, case: Case, monkeypatch: py
         assert 0 < ours["same"]["measures"]["map"] < 0.5
 
 
+def test_a_setting_is_tried_on_few_evaluations(tmp_path: Path) -> None:
+    prepare(Case.evaluate_steps, 8, tmp_path)
+    setting = dict(CASES[Case.evaluate_steps].reference[0])
+    tried = run(Case.evaluate_steps, setting, tmp_path, energy=False, trial=True)
+    assert tried["pairs"] == 2 * 8 * DEPTH
+    assert run(Case.evaluate_steps, None, tmp_path, energy=False)["pairs"] == 14 * 8 * DEPTH
+
+
 @pytest.mark.parametrize("installed", [True, False])
 @pytest.mark.parametrize("precision", [Precision.bf16, Precision.fp32])
 def test_the_reference_is_tried_with_flash_attention_where_it_can_be(

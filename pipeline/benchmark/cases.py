@@ -26,6 +26,9 @@ NEGATIVES = 5
 DEPTH = 30
 """Candidates a query in evaluations."""
 
+TRIED_TIMES = 2
+"""Evaluations in a row by which a setting of the reference is chosen: it does each of them anew."""
+
 SEED = 12
 """Seed of texts, weights and row order."""
 

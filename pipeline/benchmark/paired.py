@@ -40,7 +40,7 @@ SETTING_FIGURES = (
 def benchmark(asked: Benchmark) -> Path:
     """Measure a case and write `<outputs_dir>/benchmarks/<case>.json`, again after every counted pair.
 
-    Order: every setting of the reference once, to find its fastest; then warm-up pairs, of which the last measures
+    Order: every setting of the reference once, at most `TRIED_TIMES` evaluations, to find its fastest; then warm-up pairs, of which the last measures
     energy; then the counted pairs: ours, the fastest, and the recipe's own where that is another.
 
     Raises:
@@ -79,7 +79,7 @@ def _measured(asked: Benchmark) -> Iterator[Found]:
         prepare(asked.case, rows, work)
         runner = _Runner(asked, work)
         left_out = [setting for setting in settings.reference if not runs_here(setting)]
-        tried = [(setting, runner.run(setting)) for setting in settings.reference if setting not in left_out]
+        tried = [(setting, runner.run(setting, trial=True)) for setting in settings.reference if setting not in left_out]
         fastest = min(tried, key=lambda item: item[1]["seconds"])[0]
         recipe = settings.reference[0]
         sides = [None, fastest, *([recipe] if recipe != fastest else [])]
@@ -106,7 +106,7 @@ class _Runner:
         self._asked, self._work, self._count = asked, work, 0
         self._shared = sorted(work.iterdir())
 
-    def run(self, setting: Setting | None, energy: bool = False) -> Found:
+    def run(self, setting: Setting | None, *, energy: bool = False, trial: bool = False) -> Found:
         """One run in a fresh process and a fresh folder for what it writes."""
         self._count += 1
         folder = self._work / f"run-{self._count}"
@@ -114,7 +114,9 @@ class _Runner:
         for shared in self._shared:
             (folder / shared.name).symlink_to(shared)
         side = "ours" if setting is None else "reference " + " ".join(f"{k}={v}" for k, v in setting.items())
-        job = {"case": self._asked.case.name, "setting": setting, "work": str(folder), "energy": energy}
+        job = {
+            "case": self._asked.case.name, "setting": setting, "work": str(folder), "energy": energy, "trial": trial,
+        }  # fmt: skip
         found = apart("pipeline.benchmark.side", job, folder, side)
         shutil.rmtree(folder)  # the quickstart leaves hundreds of megabytes
         log.info("%-44s %8.2f s %10.1f pairs/s", side, found["seconds"], found["pairs_per_second"])

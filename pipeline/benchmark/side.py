@@ -8,7 +8,7 @@ from __future__ import annotations
 import resource
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from pipeline.benchmark import ours, quickstart, reference
 from pipeline.benchmark.cases import (
     CASES,
     SEED,
+    TRIED_TIMES,
     Case,
     Settings,
     evaluation_texts,
@@ -123,8 +124,12 @@ def static_model(tokenizer: Any, folder: Path, dimensions: int) -> None:
     SentenceTransformer(modules=[module], device="cpu").save(str(folder))
 
 
-def run(case: Case, setting: dict[str, Any] | None, work: Path, energy: bool) -> dict[str, Any]:
+def run(
+    case: Case, setting: dict[str, Any] | None, work: Path, *, energy: bool, trial: bool = False
+) -> dict[str, Any]:
     """One run on what `prepare` wrote; `setting` is the reference's, None runs ours.
+
+    `trial`: of evaluations at most `TRIED_TIMES`.
 
     Returns:
         `seconds`, `cpu_seconds`, `pairs`, `pairs_per_second`; `peak_rss_gib` of this process up to the end of the job;
@@ -132,6 +137,8 @@ def run(case: Case, setting: dict[str, Any] | None, work: Path, energy: bool) ->
         measured; the job's own figures, by name; `same`, which must agree between the sides; and the conditions.
     """
     settings = CASES[case]
+    if trial:
+        settings = replace(settings, times=min(settings.times, TRIED_TIMES))
     device = resolve_device(RuntimeConfig())
     asked = quickstart.precision_of(work) if settings.job == "quickstart" else Precision.auto
     precision, reason = resolve_precision(asked, device)
@@ -202,7 +209,7 @@ def _attainable(model: Path, device: torch.device, precision: Precision) -> floa
 def main(job_file: str) -> None:
     """Read a job, run it, write `result` beside it."""
     job = read_json(Path(job_file))
-    found = run(Case[job["case"]], job["setting"], Path(job["work"]), job["energy"])
+    found = run(Case[job["case"]], job["setting"], Path(job["work"]), energy=job["energy"], trial=job["trial"])
     write_json(Path(job["result"]), found)
 
 
