@@ -40,8 +40,9 @@ SETTING_FIGURES = (
 def benchmark(asked: Benchmark) -> Path:
     """Measure a case and write `<outputs_dir>/benchmarks/<case>.json`, again after every counted pair.
 
-    Order: every setting of the reference once, at most `TRIED_TIMES` evaluations, to find its fastest; then warm-up pairs, of which the last measures
-    energy; then the counted pairs: ours, the fastest, and the recipe's own where that is another.
+    Order: every setting of the reference once (of evaluations at most `TRIED_TIMES`), to find its fastest; then warm-up
+    pairs, of which the last measures energy; then the counted pairs: ours, the fastest, and the recipe's own where that
+    is another.
 
     Raises:
         ResourceError: when a run fails, with the last line it said.
@@ -79,7 +80,9 @@ def _measured(asked: Benchmark) -> Iterator[Found]:
         prepare(asked.case, rows, work)
         runner = _Runner(asked, work)
         left_out = [setting for setting in settings.reference if not runs_here(setting)]
-        tried = [(setting, runner.run(setting, trial=True)) for setting in settings.reference if setting not in left_out]
+        tried = [
+            (setting, runner.run(setting, trial=True)) for setting in settings.reference if setting not in left_out
+        ]
         fastest = min(tried, key=lambda item: item[1]["seconds"])[0]
         recipe = settings.reference[0]
         sides = [None, fastest, *([recipe] if recipe != fastest else [])]

@@ -124,9 +124,7 @@ def static_model(tokenizer: Any, folder: Path, dimensions: int) -> None:
     SentenceTransformer(modules=[module], device="cpu").save(str(folder))
 
 
-def run(
-    case: Case, setting: dict[str, Any] | None, work: Path, *, energy: bool, trial: bool = False
-) -> dict[str, Any]:
+def run(case: Case, setting: dict[str, Any] | None, work: Path, *, energy: bool, trial: bool = False) -> dict[str, Any]:
     """One run on what `prepare` wrote; `setting` is the reference's, None runs ours.
 
     `trial`: of evaluations at most `TRIED_TIMES`.
