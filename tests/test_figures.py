@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.benchmark.figures import Found, agreement, ratio, side, table
+from pipeline.benchmark.figures import Found, agreement, ratio, reckoned, side, table
 
 
 def test_ratios_are_pair_by_pair() -> None:
@@ -23,6 +23,11 @@ def test_a_sides_figures_are_medians_with_the_spread_of_its_speed() -> None:
     assert (found["pairs_per_second_min"], found["pairs_per_second_max"]) == (3.0, 12.0)
     assert found["watt_hours_per_1000_pairs"] == 0.5
     assert side(runs, None)["watt_hours_per_1000_pairs"] is None
+
+
+def test_a_trial_of_few_evaluations_tells_of_many() -> None:
+    assert reckoned({"seconds": 12.0}, 1) == 12.0
+    assert reckoned({"seconds": 12.0, "first_seconds": 6.0, "later_seconds": 2.5}, 14) == 6.0 + 13 * 2.5
 
 
 def test_agreement_is_the_largest_difference() -> None:

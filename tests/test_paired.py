@@ -76,7 +76,8 @@ def test_a_setting_is_tried_on_few_evaluations(tmp_path: Path) -> None:
     prepare(Case.evaluate_steps, 8, tmp_path)
     setting = dict(CASES[Case.evaluate_steps].reference[0])
     tried = run(Case.evaluate_steps, setting, tmp_path, energy=False, trial=True)
-    assert tried["pairs"] == 2 * 8 * DEPTH
+    assert tried["pairs"] == 3 * 8 * DEPTH
+    assert 0 < tried["later_seconds"] < tried["seconds"] - tried["first_seconds"] < tried["seconds"]
     assert run(Case.evaluate_steps, None, tmp_path, energy=False)["pairs"] == 14 * 8 * DEPTH
 
 

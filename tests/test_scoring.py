@@ -240,17 +240,28 @@ def test_rows_that_pairs_have_in_common_are_made_once_a_call(base: Path, monkeyp
         return embed(embeddings, batch, dropout)
 
     monkeypatch.setattr(block_embeddings, "embed", counted)
-    pairs = [(query, passage) for query, _ in PAIRS[:12] for _, passage in PAIRS[:12]]
+    pairs = [(query, passage) for query, _ in PAIRS for _, passage in PAIRS]
     found, looked_up = {}, {}
     for most in (0, 200, 10**6):
         monkeypatch.setattr(block_scoring, "most_shared", lambda config, dtype, most=most: most)
-        subject, before = scorer(base, 200), len(rows)
+        subject, before = scorer(base, 1000), len(rows)
         found[most] = [subject.score(pairs) for _ in range(4)]
         assert all(np.array_equal(again, found[most][0]) for again in found[most]), "composed, then kept"
         looked_up[most] = sum(rows[before:])
     for most in (200, 10**6):
         assert np.abs(found[most][0] - found[0][0]).max() <= 1e-6
-    assert looked_up[200] < looked_up[0]
+    assert looked_up[10**6] < looked_up[200] < looked_up[0]
+    asked = subject._remembered(pairs)
+    assert asked.shared is not None
+    assert looked_up[10**6] == 4 * (len(asked.shared) + 64 * len(asked.groups)), "no row is made twice"
+
+
+def test_rows_are_not_shared_where_few_are_common(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert scorer(base)._remembered(PAIRS).shared is not None
+    monkeypatch.setattr(block_scoring, "most_shared", lambda config, dtype: 1)
+    subject = scorer(base)
+    assert subject._remembered(PAIRS).shared is None
+    assert np.abs(subject.score(PAIRS) - scorer(base, 1, Attention.eager).score(PAIRS)).max() <= 1e-6
 
 
 def test_its_blocks_are_hardly_wider_than_their_longest_pair(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -34,24 +36,25 @@ def test_a_key_tells_its_row() -> None:
 
 def test_the_commonest_come_first_and_stand_in_order() -> None:
     of = np.array([9] * 3 + [4] * 5 + [7, 2] + [5] * 2)
-    assert list(dict.fromkeys(shared_rows.commonest(of, 3).tolist())) == [4, 5, 9]
-    assert list(dict.fromkeys(shared_rows.commonest(of, 4).tolist())) == [2, 4, 5, 9], "of equals the smaller"
-    whole = shared_rows.commonest(of, 100)
-    assert len(whole) == 64 and whole.tolist() == sorted(whole), "a number that repeats"
-    assert len(shared_rows.commonest(np.arange(1000), 64)) == 64
+    for most, expected, share in ((3, [4, 5, 9], 10 / 12), (4, [2, 4, 5, 9], 11 / 12), (100, [2, 4, 5, 7, 9], 1.0)):
+        found, of_rows = shared_rows.commonest(of, most)
+        assert list(dict.fromkeys(found.tolist())) == expected, "of equals the smaller"
+        assert of_rows == pytest.approx(share)
+        assert len(found) == 64 and found.tolist() == sorted(found), "a length that repeats"
+    assert len(shared_rows.commonest(np.arange(1000), 64)[0]) == 64
 
 
 @pytest.mark.parametrize("most", [1, 20, 10**6], ids=["one", "some", "all"])
 def test_rows_looked_up_are_those_made_one_by_one(most: int) -> None:
     batch = batch_of(falling())
-    shared = shared_rows.commonest(shared_rows.keys(batch), most)
+    shared, _ = shared_rows.commonest(shared_rows.keys(batch), most)
     split = shared_rows.split(batch, shared)
     others = len(np.setdiff1d(shared_rows.keys(batch), shared))
     assert (others == 0) == (most == 10**6) and len(split["input_ids"]) % 64 == 0
     assert 0 < len(split["input_ids"]) < len(batch["input_ids"]) and torch.equal(split["lengths"], batch["lengths"])
     lookup = shared_rows.Lookup(*made(shared_rows.rows(shared)), HEADS)
     expected, expected_into = made(batch)
-    x, into = lookup(*made(split), split["number"])
+    x, into = lookup(*made(split), split["place"])
     assert torch.equal(x, expected)
     for block in blocks_of(batch):
         shape = (block.pairs, block.width, 3, HEADS, WIDTH // HEADS)
@@ -65,12 +68,28 @@ def test_rows_looked_up_are_those_made_one_by_one(most: int) -> None:
 def test_each_micro_batch_has_its_own_others() -> None:
     """The room behind the shared rows is written anew, and grows."""
     one, other = batch_of(falling(7)), batch_of(falling(60))
-    shared = shared_rows.commonest(shared_rows.keys(one), 5)
+    shared, _ = shared_rows.commonest(shared_rows.keys(one), 5)
     lookup = shared_rows.Lookup(*made(shared_rows.rows(shared)), HEADS)
     for batch in (one, other, one):
         split = shared_rows.split(batch, shared)
-        x, into = lookup(*made(split), split["number"])
+        x, into = lookup(*made(split), split["place"])
         expected, expected_into = made(batch)
         assert torch.equal(x, expected)
         whole = into.of(Block(0, 0, 1, len(x), None), 1)
         assert torch.equal(whole[:, :, 0].permute(2, 0, 1, 3).reshape(len(x), -1), expected_into)
+
+
+def test_each_thread_has_its_own_room() -> None:
+    one, other = batch_of(falling(20)), batch_of(falling(60))
+    shared, _ = shared_rows.commonest(shared_rows.keys(one), 5)
+    lookup = shared_rows.Lookup(*made(shared_rows.rows(shared)), HEADS)
+
+    def looked_up(batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, shared_rows.LookedUp]:
+        split = shared_rows.split(batch, shared)
+        return lookup(*made(split), split["place"])
+
+    with ThreadPoolExecutor(1) as first, ThreadPoolExecutor(1) as second:
+        x, into = first.submit(looked_up, one).result()
+        second.submit(looked_up, other).result()
+    whole = into.of(Block(0, 0, 1, len(x), None), 1)
+    assert torch.equal(whole[:, :, 0].permute(2, 0, 1, 3).reshape(len(x), -1), made(one)[1])

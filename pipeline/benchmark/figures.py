@@ -55,6 +55,16 @@ def median(runs: Sequence[Found], key: str) -> float:
     return float(statistics.median(run[key] for run in runs))
 
 
+def reckoned(trial: Found, times: int) -> float:
+    """Seconds that a job of so many evaluations would take by a trial of fewer, the quickest later one for all later.
+
+    A first evaluation is no measure of the others: oneDNN compiles its kernels then. Other jobs are tried whole.
+    """
+    if "later_seconds" not in trial:
+        return float(trial["seconds"])
+    return float(trial["first_seconds"] + (times - 1) * trial["later_seconds"])
+
+
 def agreement(ours: Found, reference: Found) -> Found:
     """The largest difference between what both sides computed, by name; losses and measures step by step."""
     found: Found = {}

@@ -24,9 +24,8 @@ from pipeline.engine.shared_rows import LookedUp, Lookup
 MOST_WEIGHTS = 4_000_000
 """A block's attention weights up to which products take less time: passes over more of them leave the cache."""
 
-
 SHARED_BYTES = 2**25
-"""Of rows that are looked up, for each lane: with half or twice as many a pass of a two-layer BERT takes 2 % longer."""
+"""Of rows that are looked up, once and in each lane again; with half or twice as many a bert-tiny takes 2 % longer."""
 
 
 class Frozen:
@@ -53,21 +52,21 @@ class Frozen:
         if self._lookup is None:
             x, into = block_embeddings.embed(self._bert.embeddings, batch, None), None
         else:
-            x, into = self._lookup(*self._begun(batch), batch["number"])
+            x, into = self._lookup(*self._begun(batch), batch["place"])
         x = self._layers(x, blocks_of(batch), batch["firsts"], into)
         pooled = self._bert.pooler.activation(self._pool(x.to(self._dtype)))
         found: torch.Tensor = self._head(pooled.to(self._head.weight.dtype))
         return found[: len(batch["lengths"])]
 
     def _begun(self, rows: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-        """What follows from a row alone: its embedding, and the first layer's query, key and value of it."""
+        """What follows from rows alone: embeddings (rows, width), and the first layer's `_Layers.into` of them."""
         x = block_embeddings.embed(self._bert.embeddings, rows, None)
         return x, self._layers.into(x)
 
 
 def most_shared(config: Any, dtype: torch.dtype) -> int:
     """Rows that it pays to look up in a model of this configuration; 0: none."""
-    # With AMX a product takes no longer than looking its result up; with one layer there is none.
+    # With AMX a product takes no longer than looking its result up (reckoned, not measured); one layer has no such one.
     if config.num_hidden_layers == 1 or (dtype is torch.bfloat16 and bf16_unit() == "AMX"):
         return 0
     return int(SHARED_BYTES // (config.hidden_size * (4 + 3 * dtype.itemsize)))
@@ -148,7 +147,7 @@ class _Layers:
             self._products = products_of(layers, dtype, first_alone=first_alone)
 
     def into(self, x: torch.Tensor) -> torch.Tensor:
-        """The first layer's queries, keys and values of rows x, side by side; of at least two layers."""
+        """The first of several layers' queries, keys and values, (rows, 3 * width), of x (rows, width)."""
         product = self._products[0].into
         assert isinstance(product, Linear)
         return product(x.to(self._dtype))

@@ -68,6 +68,7 @@ class Reranker:
         `shared`: keys of the rows that all of them are `shared_rows.split` by.
         """
         if not self._in_blocks():
+            assert shared is None, "only blocks are split"
             return lambda batch: logits(self.model, batch, precision)
         assert not self.model.training, "it leaves dropout out"
         model = block_scoring.Frozen(self.model, self._products_in(precision), shared)

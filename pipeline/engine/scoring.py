@@ -25,8 +25,8 @@ from pipeline.engine.tokens import TokenTable, proven
 log = logging.getLogger(__name__)
 
 KEPT_TOKENS = 2**22
-"""Tokens of the pairs that are remembered for another call, pads besides: 24 bytes each, packed for a GPU 41, which is
-memory the GPU reads by itself."""
+"""Tokens of the pairs that are remembered for another call, pads besides: 16 to 32 bytes each; packed for a GPU, which
+reads them by itself, 41."""
 
 
 class PairScorer:
@@ -92,7 +92,8 @@ class PairScorer:
             return None
         sample = np.argsort(-lengths, kind="stable")[:: -(-tokens // shared_rows.LOOKED_AT)]
         batch = self._table.blocks(self._template, first[sample], second[sample], SCORING_WIDTH_STEP)
-        return shared_rows.commonest(shared_rows.keys(batch), most)
+        found, share = shared_rows.commonest(shared_rows.keys(batch), most)
+        return found if share >= shared_rows.LEAST else None
 
     def _tokenise(self, texts: Iterable[str]) -> None:
         new = [text for text in dict.fromkeys(texts) if text not in self._position]

@@ -19,6 +19,9 @@ from pipeline.engine.block_attention import Block
 LOOKED_AT = 2**19
 """Rows among which the commonest are found, at most about so many of a pass: it takes 40 ms."""
 
+LEAST = 0.25
+"""Share of the rows that must be found, or none is shared: looking up takes all of them the same time."""
+
 Batch = dict[str, torch.Tensor]
 
 _POSITIONS, _TYPES = 2**20, 2**8
@@ -40,61 +43,68 @@ def rows(of: Indices) -> Batch:
     return {name: torch.from_numpy(array) for name, array in found.items()}
 
 
-def commonest(of: Indices, most: int) -> Indices:
-    """Those of some rows' keys that occur most often, at most `most`, in rising order; at least one.
+def commonest(of: Indices, most: int) -> tuple[Indices, float]:
+    """The distinct keys that some rows (rows,) have most often, and the share of the rows that have them.
 
-    Equally common ones stand by their number. The last is repeated up to a number that repeats.
+    At least one key and at most `most`, in rising order; equally common ones are taken by their number. The last one is
+    repeated up to a length that repeats.
     """
     distinct, counts = np.unique(of, return_counts=True)
-    found = np.sort(distinct[np.argsort(-counts, kind="stable")[:most]])
-    return np.pad(found, (0, rounded(len(found), 64) - len(found)), "edge")
+    often = np.argsort(-counts, kind="stable")[:most]
+    found = np.sort(distinct[often])
+    return np.pad(found, (0, rounded(len(found), 64) - len(found)), "edge"), float(counts[often].sum() / len(of))
 
 
 def split(batch: Batch, shared: Indices) -> Batch:
-    """The batch with its tokens' part told by `shared` keys where they have a row's, else by what the row itself is.
+    """The batch with what its rows are told by their place among the `shared` keys or, of other rows, behind them.
 
     Returns:
-        `input_ids`, `position_ids`, `token_type_ids` (others,): of rows not among the shared and, up to a number that
-        repeats, of others;
-        `number` (rows,) int64: each row's among the shared and behind them the others;
+        `input_ids`, `position_ids`, `token_type_ids` (others,): of the rows whose key is not shared, then token 0 at
+        position 0 up to a number that repeats;
+        `place` (rows,) int64: each row's;
         everything else as it was.
     """
     own = keys(batch)
-    number = np.searchsorted(shared, own).clip(max=len(shared) - 1)
-    others = np.flatnonzero(shared[number] != own)
-    number[others] = len(shared) + np.arange(len(others))
-    asked = np.pad(own[others], (0, max(64, rounded(len(others), 64)) - len(others)))
-    return {**batch, **rows(asked), "number": torch.from_numpy(number)}
+    place = np.searchsorted(shared, own).clip(max=len(shared) - 1)
+    others = np.flatnonzero(shared[place] != own)
+    place[others] = len(shared) + np.arange(len(others))
+    asked = np.pad(own[others], (0, rounded(max(1, len(others)), 64) - len(others)))
+    return {**batch, **rows(asked), "place": torch.from_numpy(place)}
 
 
 class Lookup:
-    """What a model made of the shared rows, and in each thread room behind them for a micro-batch's others."""
+    """What a model made of the shared rows, and in each thread a copy with room for a micro-batch's others behind."""
 
     def __init__(self, x: torch.Tensor, into: torch.Tensor, heads: int) -> None:
-        """Keep x (keys, width) and into (keys, 3 * width), queries, keys and values side by side."""
+        """Keep x (keys, width) and into (keys, 3 * width): queries, keys and values side by side, each of all heads."""
         self._x, self._into = x, into.view(len(x), 3 * heads, -1).transpose(0, 1)
-        self._room = threading.local()
+        self._own = threading.local()
 
-    def __call__(self, x: torch.Tensor, into: torch.Tensor, number: torch.Tensor) -> tuple[torch.Tensor, LookedUp]:
-        """Rows of x, and what gives those of into, by a batch's `number`; both given for its others."""
-        end, heads = len(self._x) + len(x), len(self._into)
-        if end > len(getattr(self._room, "x", ())):
-            self._room.x = torch.cat([self._x, torch.empty_like(x)])
-            self._room.into = torch.cat([self._into, self._into.new_empty(heads, *x.shape[:1], self._into.shape[2])], 1)
-        self._room.x[len(self._x) : end] = x
-        self._room.into[:, len(self._x) : end] = into.view(len(x), heads, -1).transpose(0, 1)
-        return self._room.x.index_select(0, number), LookedUp(self._room.into, number)
+    def __call__(self, x: torch.Tensor, into: torch.Tensor, place: torch.Tensor) -> tuple[torch.Tensor, LookedUp]:
+        """Rows of x (rows, width), and what gives those of into, for a batch's `place` (rows,).
+
+        x (others, width) and into (others, 3 * width) are of its others.
+        """
+        own, (parts, shared, size) = self._own, self._into.shape
+        end = shared + len(x)
+        if end > len(getattr(own, "x", ())):
+            own.x = torch.cat([self._x, torch.empty_like(x)])
+            own.into = torch.cat([self._into, self._into.new_empty(parts, len(x), size)], 1)
+        own.x[shared:end] = x
+        own.into[:, shared:end] = into.view(len(x), parts, size).transpose(0, 1)
+        return own.x.index_select(0, place), LookedUp(own.into, place)
 
 
 @dataclass(slots=True)
 class LookedUp:
-    """Queries, keys and values of a micro-batch's rows, until the thread looks up the next one's."""
+    """Queries, keys and values of a micro-batch's rows, until its thread looks up the next one's."""
 
     into: torch.Tensor
     """(3 * heads, shared and others, size)."""
-    number: torch.Tensor
+    place: torch.Tensor
+    """(rows,): where each row's stand in it."""
 
     def of(self, block: Block, pairs: int) -> torch.Tensor:
         """(3, heads, pairs, width, size) of a block, contiguous; pairs that it has not are filled with any row's."""
-        number = F.pad(self.number[block.rows], (0, (pairs - block.pairs) * block.width))
-        return self.into.index_select(1, number).view(3, len(self.into) // 3, pairs, block.width, -1)
+        place = F.pad(self.place[block.rows], (0, (pairs - block.pairs) * block.width))
+        return self.into.index_select(1, place).view(3, len(self.into) // 3, pairs, block.width, -1)
