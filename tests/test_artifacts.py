@@ -71,6 +71,52 @@ def test_an_error_inside_leaves_nothing(tmp_path: Path, error: type[BaseExceptio
     assert names(tmp_path) == []
 
 
+@pytest.mark.parametrize("making", ["open", "mkdir", "symlink_to"])
+def test_a_signal_right_after_making_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, making: str
+) -> None:
+    make_it = getattr(Path, making)
+
+    def signalled(self: Path, *arguments: object, **options: object) -> object:
+        found = make_it(self, *arguments, **options)
+        if self.name.endswith(artifacts.PARTIAL):
+            assert names(tmp_path) == [self.name]
+            raise KeyboardInterrupt
+        return found
+
+    work = {
+        "open": lambda: artifacts.write_bytes(tmp_path / "x", b"x"),
+        "mkdir": lambda: make(tmp_path / "x"),
+        "symlink_to": lambda: point(tmp_path / "x", tmp_path),
+    }
+    monkeypatch.setattr(Path, making, signalled)
+    with pytest.raises(KeyboardInterrupt):
+        work[making]()
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize(("renamed", "stands"), [(1, "before"), (2, "after")])
+def test_a_signal_between_renames_leaves_one_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, renamed: int, stands: str
+) -> None:
+    folder, renames, rename = tmp_path / "x", [0], os.rename
+    with publish(folder, {"of": "before"}):
+        pass
+
+    def signalled(source: Path, target: Path) -> None:
+        rename(source, target)
+        renames[0] += 1
+        if renames[0] == renamed:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(artifacts.os, "rename", signalled)
+    with pytest.raises(KeyboardInterrupt), publish(folder, {"of": "after"}):
+        pass
+    manifest = manifest_of(folder)
+    assert names(tmp_path) == ["x"] and is_complete(folder)
+    assert manifest is not None and manifest["of"] == stands
+
+
 def test_an_error_inside_leaves_what_stood_there(tmp_path: Path) -> None:
     folder = make(tmp_path / "x")
     with pytest.raises(ValueError, match="no"), publish(folder, {}):
@@ -202,7 +248,7 @@ def test_a_link_is_swapped_and_relative(tmp_path: Path) -> None:
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "deep" / "facts.json"
     artifacts.write_json(path, {"é": [1, None]})
-    assert artifacts.read_json(path) == {"é": [1, None]} and oct(path.stat().st_mode & 0o777) == "0o644"
+    assert artifacts.read_json(path) == {"é": [1, None]}
     with pytest.raises(ValueError, match="Out of range float"):
         artifacts.write_json(path, {"loss": float("nan")})
 
@@ -213,6 +259,16 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(OSError, match="No space"):
         artifacts.write_json(path, {})
     assert json.loads(path.read_text()) == {"é": [1, None]} and names(path.parent) == ["facts.json"]
+
+
+@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o077, 0o600)])
+def test_who_may_read_a_file_is_the_processs_to_say(tmp_path: Path, mask: int, mode: int) -> None:
+    before = os.umask(mask)
+    try:
+        artifacts.write_json(tmp_path / "x.json", 1)
+    finally:
+        os.umask(before)
+    assert (tmp_path / "x.json").stat().st_mode & 0o777 == mode
 
 
 def test_reading_says_what_is_wrong(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -79,6 +80,30 @@ def test_a_setting_is_tried_on_few_evaluations(tmp_path: Path) -> None:
     assert tried["pairs"] == 3 * 8 * DEPTH
     assert 0 < tried["later_seconds"] < tried["seconds"] - tried["first_seconds"] < tried["seconds"]
     assert run(Case.evaluate_steps, None, tmp_path, energy=False)["pairs"] == 14 * 8 * DEPTH
+
+
+def test_settings_are_tried_and_the_quickest_is_counted_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By what fourteen evaluations would take: a first one says little."""
+    jobs: list[dict[str, Any]] = []
+
+    def apart(module: str, job: dict[str, Any], folder: Path, what: str) -> dict[str, Any]:
+        jobs.append(job)
+        later = 2.0 if job["setting"] == {"attention": "eager", "batch_size": 32} else 3.0
+        return {
+            "seconds": 9.0, "cpu_seconds": 9.0, "first_seconds": 9.0 - 2 * later, "later_seconds": later,
+            "pairs_per_second": 1.0, "peak_rss_gib": 1.0, "same": {"rows": 1},
+            **dict.fromkeys(paired.SHARED, "the same"),
+        }  # fmt: skip
+
+    monkeypatch.setattr(paired, "apart", apart)
+    monkeypatch.setattr(paired, "prepare", lambda case, rows, work: None)
+    asked = Benchmark(case=Case.evaluate_steps, pairs=2, warmup=1, outputs_dir=str(tmp_path))
+    found = json.loads(paired.benchmark(asked).read_text())
+    assert found["reference"]["setting"] == {"attention": "eager", "batch_size": 32}
+    assert (found["work"]["times"], found["work"]["tried_times"]) == (14, 3)
+    tried = [job for job in jobs if job["trial"]]
+    assert len(tried) == len(found["reference_settings"]) == 6 and jobs[:6] == tried
+    assert [job["setting"] for job in jobs[6:]] == [None, found["reference"]["setting"], found["recipe"]["setting"]] * 3
 
 
 @pytest.mark.parametrize("installed", [True, False])

@@ -67,7 +67,7 @@ def write_bytes(path: Path, data: bytes) -> None:
     make_folder(path.parent)
     _remove_abandoned(path)
     temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}.{os.getpid()}{PARTIAL}"
-    try:  # made in here: a signal between making it and this line would leave it
+    try:  # it is made in here: a signal right afterwards would leave it
         with temporary.open("xb") as stream:
             stream.write(data)
             stream.flush()
@@ -152,12 +152,14 @@ def publish(
     """Yield an empty work folder beside `folder`; on leaving without error make it `folder`, complete.
 
     Every file is synced, the manifest (`manifest` plus `files`) is written last, then the work folder is renamed
-    over whatever incomplete folder stood there. On an error the work folder is removed and nothing changes.
+    over whatever incomplete folder stood there. On an error, a signal's too, the work folder is removed, and what stood
+    there stands there.
     `manifest` is read on leaving, so the block may fill it; `closing` is asked when every file is synced and hashed.
     """
     make_folder(folder.parent)
     _remove_abandoned(folder, ours=True)
     work = folder.parent / f".{folder.name}.{os.getpid()}{PARTIAL}"
+    replaced = folder.parent / f".{folder.name}.replaced-{os.getpid()}{PARTIAL}"
     if work.exists():
         shutil.rmtree(work)
     try:
@@ -172,7 +174,6 @@ def publish(
             sync_folder(path)
         sync_folder(work)
         if folder.exists():
-            replaced = folder.parent / f".{folder.name}.replaced-{os.getpid()}{PARTIAL}"
             os.rename(folder, replaced)
             os.rename(work, folder)
             shutil.rmtree(replaced, ignore_errors=True)
@@ -183,6 +184,9 @@ def publish(
         foreign = isinstance(error, Exception) and not isinstance(error, PipelineError)
         full = foreign and (_says_full(error) or _is_full(folder.parent))
         shutil.rmtree(work, ignore_errors=True)
+        if replaced.exists() and not folder.exists():
+            os.rename(replaced, folder)
+        shutil.rmtree(replaced, ignore_errors=True)
         if full:  # libraries that write have errors of their own for it
             remedy = "Free space, or pass outputs_dir=<another disk>; run again: everything finished is kept."
             raise ResourceError(must(f"the disk of {folder}", "hold it", "a full disk", remedy)) from error
