@@ -87,9 +87,10 @@ class Lookup:
         """
         own, (parts, shared, size) = self._own, self._into.shape
         end = shared + len(x)
-        if end > len(getattr(own, "x", ())):
-            own.x = torch.cat([self._x, torch.empty_like(x)])
-            own.into = torch.cat([self._into, self._into.new_empty(parts, len(x), size)], 1)
+        # Room for all of its rows: how many of them are others varies more from one micro-batch to the next.
+        if shared + len(place) > len(getattr(own, "x", ())):
+            own.x = torch.cat([self._x, x.new_empty(len(place), x.shape[1])])
+            own.into = torch.cat([self._into, self._into.new_empty(parts, len(place), size)], 1)
         own.x[shared:end] = x
         own.into[:, shared:end] = into.view(len(x), parts, size).transpose(0, 1)
         return own.x.index_select(0, place), LookedUp(own.into, place)
