@@ -117,6 +117,31 @@ def test_a_signal_between_renames_leaves_one_folder(
     assert manifest is not None and manifest["of"] == stands
 
 
+def test_a_folder_that_a_killed_process_was_about_to_replace_is_put_back(tmp_path: Path) -> None:
+    folder = make(tmp_path / "x")
+    folder.rename(tmp_path / f".x.replaced-999999999{artifacts.PARTIAL}")
+    (tmp_path / f".x.999999999{artifacts.PARTIAL}").mkdir()
+    with pytest.raises(ValueError, match="not this time"), publish(folder, {}):
+        raise ValueError("not this time")
+    assert names(tmp_path) == ["x"] and is_complete(folder)
+
+
+def test_an_error_of_the_second_rename_is_said_and_leaves_what_stood_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, rename = make(tmp_path / "x"), os.rename
+
+    def failing(source: Path, target: Path) -> None:
+        if target == folder and "replaced" not in source.name:
+            raise OSError(28, "No space left on device")
+        rename(source, target)
+
+    monkeypatch.setattr(artifacts.os, "rename", failing)
+    with pytest.raises(ResourceError, match="full disk"):
+        make(folder)
+    assert names(tmp_path) == ["x"] and is_complete(folder)
+
+
 def test_an_error_inside_leaves_what_stood_there(tmp_path: Path) -> None:
     folder = make(tmp_path / "x")
     with pytest.raises(ValueError, match="no"), publish(folder, {}):

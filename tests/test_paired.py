@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, BertTokenizerFast
 from transformers.utils import import_utils
 
-from pipeline.benchmark import cases, paired, side
+from pipeline.benchmark import cases, paired, reference, side
 from pipeline.benchmark.cases import CASES, DEPTH, FLASH, Benchmark, Case
 from pipeline.benchmark.figures import agreement, table
 from pipeline.benchmark.processes import apart
@@ -73,12 +74,15 @@ def test_both_sides_do_the_same_work(tmp_path: Path, case: Case, monkeypatch: py
         assert 0 < ours["same"]["measures"]["map"] < 0.5
 
 
-def test_a_setting_is_tried_on_few_evaluations(tmp_path: Path) -> None:
+def test_a_setting_is_tried_on_few_evaluations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prepare(Case.evaluate_steps, 8, tmp_path)
     setting = dict(CASES[Case.evaluate_steps].reference[0])
     tried = run(Case.evaluate_steps, setting, tmp_path, energy=False, trial=True)
     assert tried["pairs"] == 3 * 8 * DEPTH
-    assert 0 < tried["later_seconds"] < tried["seconds"] - tried["first_seconds"] < tried["seconds"]
+    reads = iter([(5.0, 9.0), (8.0, 9.0), (10.0, 9.0), (10.5, 9.0)])  # by the wall, and of the CPU
+    monkeypatch.setattr(reference, "Clock", lambda: SimpleNamespace(read=reads.__next__))
+    tried = run(Case.evaluate_steps, setting, tmp_path, energy=False, trial=True)
+    assert (tried["first_seconds"], tried["later_seconds"], tried["seconds"]) == (5.0, 2.0, 10.5)
     assert run(Case.evaluate_steps, None, tmp_path, energy=False)["pairs"] == 14 * 8 * DEPTH
 
 
@@ -96,6 +100,7 @@ def test_settings_are_tried_and_the_quickest_is_counted_whole(tmp_path: Path, mo
         }  # fmt: skip
 
     monkeypatch.setattr(paired, "apart", apart)
+    monkeypatch.setattr(paired, "runs_here", lambda setting: setting["attention"] != FLASH)
     monkeypatch.setattr(paired, "prepare", lambda case, rows, work: None)
     asked = Benchmark(case=Case.evaluate_steps, pairs=2, warmup=1, outputs_dir=str(tmp_path))
     found = json.loads(paired.benchmark(asked).read_text())
@@ -103,6 +108,8 @@ def test_settings_are_tried_and_the_quickest_is_counted_whole(tmp_path: Path, mo
     assert (found["work"]["times"], found["work"]["tried_times"]) == (14, 3)
     tried = [job for job in jobs if job["trial"]]
     assert len(tried) == len(found["reference_settings"]) == 6 and jobs[:6] == tried
+    assert len(found["reference_settings_left_out"]) == 3
+    assert found["reference_settings"][-1]["reckoned_seconds"] == 5.0 + 13 * 2.0
     assert [job["setting"] for job in jobs[6:]] == [None, found["reference"]["setting"], found["recipe"]["setting"]] * 3
 
 

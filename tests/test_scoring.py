@@ -258,6 +258,7 @@ def test_rows_that_pairs_have_in_common_are_made_once_a_call(base: Path, monkeyp
 
 def test_rows_are_not_shared_where_few_are_common(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert scorer(base)._remembered(PAIRS).shared is not None
+    assert scorer(base)._remembered(PAIRS[:1]).shared is None, "a table of all its rows spares none"
     monkeypatch.setattr(block_scoring, "most_shared", lambda config, dtype: 1)
     subject = scorer(base)
     assert subject._remembered(PAIRS).shared is None

@@ -70,13 +70,16 @@ def test_each_micro_batch_has_its_own_others() -> None:
     one, other = batch_of(falling(7)), batch_of(falling(60))
     shared, _ = shared_rows.commonest(shared_rows.keys(one), 5)
     lookup = shared_rows.Lookup(*made(shared_rows.rows(shared)), HEADS)
+    rooms = []
     for batch in (one, other, one):
         split = shared_rows.split(batch, shared)
         x, into = lookup(*made(split), split["place"])
         expected, expected_into = made(batch)
         assert torch.equal(x, expected)
+        rooms.append(lookup._own.x)
         whole = into.of(Block(0, 0, 1, len(x), None), 1)
         assert torch.equal(whole[:, :, 0].permute(2, 0, 1, 3).reshape(len(x), -1), expected_into)
+    assert rooms[0] is not rooms[1] and rooms[1] is rooms[2]
 
 
 def test_each_thread_has_its_own_room() -> None:

@@ -27,7 +27,7 @@ DEPTH = 30
 """Candidates a query in evaluations."""
 
 TRIED_TIMES = 3
-"""Evaluations in a row by which a setting of the reference is chosen, see `figures.reckoned`."""
+"""Evaluations in a row by which a setting of the reference is chosen, see `figures.reckoned`; at least 2."""
 
 SEED = 12
 """Seed of texts, weights and row order."""

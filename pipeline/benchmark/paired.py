@@ -96,7 +96,12 @@ def _measured(asked: Benchmark) -> Iterator[Found]:
             result = _result(asked, rows, made, by_side, energy)
             result["reference"]["setting"], result["recipe"]["setting"] = fastest, recipe
             result["reference_settings"] = [
-                {**setting, **{key: found[key] for key in SETTING_FIGURES if key in found}} for setting, found in tried
+                {
+                    **setting,
+                    **{key: found[key] for key in SETTING_FIGURES if key in found},
+                    "reckoned_seconds": reckoned(found, settings.times),
+                }
+                for setting, found in tried
             ]
             result["reference_settings_left_out"] = left_out
             yield result

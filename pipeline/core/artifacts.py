@@ -153,8 +153,8 @@ def publish(
 
     Every file is synced, the manifest (`manifest` plus `files`) is written last, then the work folder is renamed
     over whatever incomplete folder stood there. On an error, a signal's too, the work folder is removed, and what stood
-    there stands there.
-    `manifest` is read on leaving, so the block may fill it; `closing` is asked when every file is synced and hashed.
+    there stands there, but after the last rename the new one. `manifest` is read on leaving, so the block may fill it;
+    `closing` is asked when every file is synced and hashed.
     """
     make_folder(folder.parent)
     _remove_abandoned(folder, ours=True)
@@ -181,16 +181,23 @@ def publish(
             os.rename(work, folder)
         sync_folder(folder.parent)
     except BaseException as error:
+        _put_back(replaced, folder)  # first of all: a second signal may come
         foreign = isinstance(error, Exception) and not isinstance(error, PipelineError)
         full = foreign and (_says_full(error) or _is_full(folder.parent))
         shutil.rmtree(work, ignore_errors=True)
-        if replaced.exists() and not folder.exists():
-            os.rename(replaced, folder)
-        shutil.rmtree(replaced, ignore_errors=True)
         if full:  # libraries that write have errors of their own for it
             remedy = "Free space, or pass outputs_dir=<another disk>; run again: everything finished is kept."
             raise ResourceError(must(f"the disk of {folder}", "hold it", "a full disk", remedy)) from error
         raise
+
+
+def _put_back(replaced: Path, folder: Path) -> None:
+    """Give a folder that was to be replaced its place again, or remove it where one stands there."""
+    with contextlib.suppress(OSError):
+        if replaced.exists() and not folder.exists():
+            os.rename(replaced, folder)
+    if folder.exists():
+        shutil.rmtree(replaced, ignore_errors=True)
 
 
 def _says_full(error: BaseException) -> bool:
@@ -209,13 +216,18 @@ def _is_full(folder: Path) -> bool:
 def _remove_abandoned(path: Path, *, ours: bool = False) -> None:
     """Remove what killed processes left of writing `path`: their work folders, temporary files and links.
 
+    A folder that one was about to replace is put back where it left none.
+
     `ours` counts this process's number as a killed one's: numbers come again, in containers often at once.
     """
     for stale in path.parent.glob(f".{glob.escape(path.name)}.*{PARTIAL}"):
-        owner = stale.name.removesuffix(PARTIAL).rsplit(".", 1)[-1].removeprefix("replaced-")
+        last = stale.name.removesuffix(PARTIAL).rsplit(".", 1)[-1]
+        owner = last.removeprefix("replaced-")
         if owner.isdigit() and Path(f"/proc/{owner}").exists() and not (ours and int(owner) == os.getpid()):
             continue
-        if stale.is_dir() and not stale.is_symlink():
+        if last != owner:
+            _put_back(stale, path)
+        elif stale.is_dir() and not stale.is_symlink():
             shutil.rmtree(stale, ignore_errors=True)
         else:
             stale.unlink(missing_ok=True)

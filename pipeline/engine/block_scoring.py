@@ -25,7 +25,7 @@ MOST_WEIGHTS = 4_000_000
 """A block's attention weights up to which products take less time: passes over more of them leave the cache."""
 
 SHARED_BYTES = 2**25
-"""Of rows that are looked up, once and in each lane again; with half or twice as many a bert-tiny takes 2 % longer."""
+"""Of rows that are looked up, once and in each lane again; half or twice as many cost a bert-tiny 1 to 2 % more."""
 
 
 class Frozen:

@@ -25,7 +25,7 @@ from pipeline.engine.tokens import TokenTable, proven
 log = logging.getLogger(__name__)
 
 KEPT_TOKENS = 2**22
-"""Tokens of the pairs that are remembered for another call, pads besides: 16 to 32 bytes each; packed for a GPU, which
+"""Tokens of the pairs that are remembered for another call, pads besides: 8 to 26 bytes each; packed for a GPU, which
 reads them by itself, 41."""
 
 
@@ -93,7 +93,7 @@ class PairScorer:
         sample = np.argsort(-lengths, kind="stable")[:: -(-tokens // shared_rows.LOOKED_AT)]
         batch = self._table.blocks(self._template, first[sample], second[sample], SCORING_WIDTH_STEP)
         found, share = shared_rows.commonest(shared_rows.keys(batch), most)
-        return found if share >= shared_rows.LEAST else None
+        return found if share - len(found) / tokens >= shared_rows.LEAST else None
 
     def _tokenise(self, texts: Iterable[str]) -> None:
         new = [text for text in dict.fromkeys(texts) if text not in self._position]

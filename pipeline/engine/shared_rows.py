@@ -1,7 +1,7 @@
 """Rows that many pairs have in common: a token at one position and of one type, made once a pass and looked up.
 
 All that a BERT computes of a token before its first attention follows from these three. Of the 1.7 million rows of a
-thousand questions with 30 candidates each, the 26,000 commonest (words and padding) are two thirds. Knows no models.
+thousand questions with 30 candidates each, the 26,000 commonest (words and padding) are 63 %. Knows no models.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ LOOKED_AT = 2**19
 """Rows among which the commonest are found, at most about so many of a pass: it takes 40 ms."""
 
 LEAST = 0.25
-"""Share of the rows that must be found, or none is shared: looking up takes all of them the same time."""
+"""Share of the rows that must be spared, or none is shared: looking up takes all of them time."""
 
 Batch = dict[str, torch.Tensor]
 
@@ -87,6 +87,7 @@ class Lookup:
         """
         own, (parts, shared, size) = self._own, self._into.shape
         end = shared + len(x)
+        assert len(x) <= len(place), "both are raised to the same numbers"
         # Room for all of its rows: how many of them are others varies more from one micro-batch to the next.
         if shared + len(place) > len(getattr(own, "x", ())):
             own.x = torch.cat([self._x, x.new_empty(len(place), x.shape[1])])
