@@ -79,6 +79,11 @@ class Settings:
     about: str = "synthetic texts: words of the tokenizer's vocabulary with Zipf's frequencies, GooAQ's lengths"
     """What a reader must know of the work."""
 
+    @property
+    def tried_times(self) -> int:
+        """How often it is evaluated where a setting is tried."""
+        return min(self.times, TRIED_TIMES)
+
 
 _KINDS = ("sdpa", "eager", FLASH)
 _ATTENTION: tuple[dict[str, object], ...] = tuple({"attention": kind} for kind in _KINDS)

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.benchmark.cases import CASES, DEPTH, FLASH, TRIED_TIMES, Benchmark
+from pipeline.benchmark.cases import CASES, DEPTH, FLASH, Benchmark
 from pipeline.benchmark.figures import PHASE_RATIOS, Found, agreement, median, ratio, reckoned, side
 from pipeline.benchmark.processes import apart
 from pipeline.benchmark.side import prepare
@@ -40,9 +40,9 @@ SETTING_FIGURES = (
 def benchmark(asked: Benchmark) -> Path:
     """Measure a case and write `<outputs_dir>/benchmarks/<case>.json`, again after every counted pair.
 
-    Order: every setting of the reference once (of evaluations at most `TRIED_TIMES`), to find its fastest; then warm-up
-    pairs, of which the last measures energy; then the counted pairs: ours, the fastest, and the recipe's own where that
-    is another.
+    Order: every setting of the reference once (of evaluations `Settings.tried_times`), to find its fastest; then
+    warm-up pairs, of which the last measures energy; then the counted pairs: ours, the fastest, and the recipe's own
+    where that is another.
 
     Raises:
         ResourceError: when a run fails, with the last line it said.
@@ -151,7 +151,7 @@ def _result(
             "batch_size": settings.batch_size or None,
             "dropout": settings.dropout,
             "times": settings.times,
-            "tried_times": min(settings.times, TRIED_TIMES),
+            "tried_times": settings.tried_times,
             "candidates": DEPTH if settings.job == "evaluate" else None,
             "about": settings.about,
         },

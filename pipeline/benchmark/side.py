@@ -18,7 +18,6 @@ from pipeline.benchmark import ours, quickstart, reference
 from pipeline.benchmark.cases import (
     CASES,
     SEED,
-    TRIED_TIMES,
     Case,
     Settings,
     evaluation_texts,
@@ -127,7 +126,7 @@ def static_model(tokenizer: Any, folder: Path, dimensions: int) -> None:
 def run(case: Case, setting: dict[str, Any] | None, work: Path, *, energy: bool, trial: bool = False) -> dict[str, Any]:
     """One run on what `prepare` wrote; `setting` is the reference's, None runs ours.
 
-    `trial`: of evaluations at most `TRIED_TIMES`.
+    `trial`: only as many evaluations as `Settings.tried_times`.
 
     Returns:
         `seconds`, `cpu_seconds`, `pairs`, `pairs_per_second`; `peak_rss_gib` of this process up to the end of the job;
@@ -136,7 +135,7 @@ def run(case: Case, setting: dict[str, Any] | None, work: Path, *, energy: bool,
     """
     settings = CASES[case]
     if trial:
-        settings = replace(settings, times=min(settings.times, TRIED_TIMES))
+        settings = replace(settings, times=settings.tried_times)
     device = resolve_device(RuntimeConfig())
     asked = quickstart.precision_of(work) if settings.job == "quickstart" else Precision.auto
     precision, reason = resolve_precision(asked, device)

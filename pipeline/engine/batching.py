@@ -27,6 +27,9 @@ BLOCK_TOKENS = 2048
 BLOCK_OVERHEAD = 32
 """Tokens of a linear layer that cost as much as attention over one block more."""
 
+ROWS_STEP = 64
+"""What numbers of token rows are raised in steps of, or of more, see `rounded`."""
+
 MOST_PAIRS = 65_535
 """Pairs of a micro-batch: a GPU's attention kernels count them along an axis of so many."""
 
@@ -193,7 +196,7 @@ class Blocks:
         """Blocks of texts whose lengths in tokens, (texts,), fall; their widths are multiples of `width_step`."""
         shapes = blocks(lengths, BLOCK_OVERHEAD, BLOCK_TOKENS, width_step)
         widths = np.repeat([width for _, width in shapes], [texts for texts, _ in shapes])
-        return cls(shapes, np.cumsum(widths) - widths, rounded(int(widths.sum()), 64))
+        return cls(shapes, np.cumsum(widths) - widths, rounded(int(widths.sum()), ROWS_STEP))
 
 
 def halved(token_budget: int, longest: int) -> int:

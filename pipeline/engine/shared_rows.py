@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from pipeline.engine.batching import Indices, rounded
+from pipeline.engine.batching import ROWS_STEP, Indices, rounded
 from pipeline.engine.block_attention import Block
 
 LOOKED_AT = 2**19
@@ -52,7 +52,7 @@ def commonest(of: Indices, most: int) -> tuple[Indices, float]:
     distinct, counts = np.unique(of, return_counts=True)
     often = np.argsort(-counts, kind="stable")[:most]
     found = np.sort(distinct[often])
-    return np.pad(found, (0, rounded(len(found), 64) - len(found)), "edge"), float(counts[often].sum() / len(of))
+    return np.pad(found, (0, rounded(len(found), ROWS_STEP) - len(found)), "edge"), float(counts[often].sum() / len(of))
 
 
 def split(batch: Batch, shared: Indices) -> Batch:
@@ -68,7 +68,7 @@ def split(batch: Batch, shared: Indices) -> Batch:
     place = np.searchsorted(shared, own).clip(max=len(shared) - 1)
     others = np.flatnonzero(shared[place] != own)
     place[others] = len(shared) + np.arange(len(others))
-    asked = np.pad(own[others], (0, rounded(max(1, len(others)), 64) - len(others)))
+    asked = np.pad(own[others], (0, rounded(max(1, len(others)), ROWS_STEP) - len(others)))
     return {**batch, **rows(asked), "place": torch.from_numpy(place)}
 
 
