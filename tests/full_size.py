@@ -22,9 +22,9 @@ import torch
 from transformers import BertConfig, BertForPreTraining, ModernBertConfig, ModernBertForMaskedLM
 
 from pipeline.config.learning import ModelConfig, Precision, TrainingConfig
-from pipeline.config.machine import Attention
+from pipeline.config.machine import Attention, Device, RuntimeConfig
 from pipeline.core import provenance
-from pipeline.core.reproducibility import gpu_tokens
+from pipeline.core.reproducibility import gpu_tokens, resolve_device
 from pipeline.engine import modeling
 from pipeline.engine.scoring import PairScorer
 from pipeline.engine.steps import TrainingRows
@@ -208,8 +208,9 @@ def gpu_steps(
 
 def on_gpu(work: Path) -> dict[str, Any]:
     """The recipe's own 20 steps on the GPU that torch sees."""
+    device = resolve_device(RuntimeConfig(device=Device.cuda))  # with the memory settings of a run
     return gpu_steps(
-        base("modernbert_large", work / "base"), work, torch.device("cuda", 0), precision=Precision.bf16,
+        base("modernbert_large", work / "base"), work, device, precision=Precision.bf16,
         batch=GPU_BATCH, count=GPU_STEPS, length=LENGTH["modernbert_large"],
     )  # fmt: skip
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch.nn.attention.varlen import varlen_attn
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
@@ -16,6 +14,7 @@ from transformers import (
     ModernBertForSequenceClassification,
 )
 
+from pipeline.engine import flash
 from pipeline.engine.batching import TRAINING_WIDTH_STEP, micro_batches
 from pipeline.engine.pair_template import PairTemplate
 from pipeline.engine.tokens import TokenTable
@@ -81,41 +80,43 @@ def apart(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> 
     return float((difference / sum(float(g.double().square().sum()) for g in expected.values())) ** 0.5)
 
 
-class PlainVarlen:
-    """`torch.nn.attention.varlen.varlen_attn` run by run in whole matrices, on any device; keeps what it was given.
+class PlainFlash:
+    """`flash.Flash.apply` run by run in whole matrices, on any device; keeps what it was given.
 
     A window counts from the end of a run that asks with fewer rows than it has keys, as the kernel's documentation
     says of causal masks (bottom right).
     """
 
     def __init__(self) -> None:
-        self.calls: list[dict[str, Any]] = []
+        self.calls: list[tuple[Any, ...]] = []
 
-    def __call__(self, *args: Any, **keywords: Any) -> torch.Tensor:
-        bound = inspect.signature(varlen_attn).bind(*args, **keywords)
+    def apply(self, *args: Any) -> torch.Tensor:
         # torch's own operator on tensors without data: it refuses a wrong type, such as a tensor for a length.
-        empty = [arg.detach().to("meta") if isinstance(arg, torch.Tensor) else arg for arg in bound.args]
-        assert varlen_attn(*empty, **bound.kwargs).shape == args[0].shape
-        bound.apply_defaults()
-        self.calls.append(bound.arguments)
-        return plain_varlen(**{name: bound.arguments[name] for name in inspect.signature(plain_varlen).parameters})
+        empty = [arg.detach().to("meta") if isinstance(arg, torch.Tensor) else arg for arg in args]
+        assert flash.Flash.apply(*empty).shape == args[0].shape  # type: ignore[no-untyped-call]
+        self.calls.append(args)
+        return plain_flash(*args)
 
 
-def plain_varlen(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, cu_seq_q: torch.Tensor, cu_seq_k: torch.Tensor,
-    max_q: int, max_k: int, scale: float, window_size: tuple[int, int],
+def plain_flash(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, starts: torch.Tensor, key_starts: torch.Tensor,
+    runs: flash.Runs, seed: int = 0,
 ) -> torch.Tensor:  # fmt: skip
+    """Attention over runs of rows; dropout's masks are drawn from `seed`."""
     found = []
-    asked, kept = cu_seq_q.tolist(), cu_seq_k.tolist()
+    generator = torch.Generator().manual_seed(seed)
+    asked, kept = starts.tolist(), key_starts.tolist()
     for pair in range(len(asked) - 1):
         q, rows = query[asked[pair] : asked[pair + 1]], slice(kept[pair], kept[pair + 1])
         k, v = key[rows], value[rows]
-        assert len(q) <= max_q and len(k) <= max_k
-        products = torch.einsum("qhd,khd->hqk", q, k) * scale
+        assert len(q) <= runs.most_queries and len(k) <= runs.most_keys
+        products = torch.einsum("qhd,khd->hqk", q, k) * runs.scale
         offset = torch.arange(len(k))[None, :] - (torch.arange(len(q))[:, None] + len(k) - len(q))
-        left, right = window_size
-        hidden = ((offset < -left) & (left >= 0)) | ((offset > right) & (right >= 0))
+        hidden = (offset.abs() > runs.window) & (runs.window >= 0)
         weights = products.masked_fill(hidden.to(products.device), float("-inf")).softmax(-1)
+        if runs.dropout:
+            stays = torch.rand(weights.shape, generator=generator) >= runs.dropout
+            weights = weights * stays.to(weights) / (1 - runs.dropout)
         found.append(torch.einsum("hqk,khd->qhd", weights, v))
     return torch.cat(found)
 

@@ -1,7 +1,7 @@
 """A GPU that is none: tensors that say they lie on `cuda:0` and are computed by the CPU, true values and gradients.
 
-For what no machine without a GPU would run otherwise: that everything an operator takes is on one device, that the
-variable-length kernel is called with what it takes, that nothing waits for the device where nothing should. It says
+For what no machine without a GPU would run otherwise: that everything an operator takes is on one device, that
+FlashAttention is called with what it takes, that nothing waits for the device where nothing should. It says
 nothing of a GPU's arithmetic or speed, and its autocast is the CPU's; tests marked `gpu` do, where there is one.
 """
 
@@ -18,11 +18,12 @@ from typing import Any
 
 import pytest
 import torch
-from packed_models import plain_varlen
+from packed_models import plain_flash
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
 from torch.utils._pytree import tree_leaves, tree_map
 
 from pipeline.engine import packed_attention
+from pipeline.engine.flash import Runs
 
 CUDA, CPU = torch.device("cuda", 0), torch.device("cpu")
 PIPELINE = str(Path(packed_attention.__file__).parents[1])
@@ -46,8 +47,8 @@ class Seen:
     """How often the host waited for it, by the function of the pipeline that did."""
     kernels: Counter[str] = field(default_factory=Counter)
     """How often each operator ran on it."""
-    windows: list[tuple[int, int]] = field(default_factory=list)
-    """Of each call of the variable-length kernel."""
+    windows: list[int] = field(default_factory=list)
+    """Of each call of FlashAttention."""
     most_rows: float = float("inf")
     """It runs out of memory where the feed-forward part of a layer has more."""
 
@@ -172,19 +173,25 @@ def _first(place: Any) -> Any:
 
 
 def _computed(func: Any, args: Any, kwargs: dict[str, Any], seen: Seen) -> Any:
-    name = func.name()
-    if name == "torch_attn::_varlen_attn":
-        query, *_ = args
-        seen.windows.append(tuple(args[9]))
-        found = _attended(*args[:5], *args[5:7], args[8], args[9])
-        return found, torch.zeros(query.shape[1], query.shape[0]), torch.zeros(2, dtype=torch.uint64)
-    if name == "torch_attn::_varlen_attn_backward":
-        gradient, query, key, value, _, _, *layout = args
-        starts, others, longest, other_longest, _, _, scale, window = layout
+    if func is aten._flash_attention_forward.default:
+        query, runs = args[0], _runs(args[5:8], kwargs)
+        seen.windows.append(runs.window)
+        seed = int(torch.randint(2**62, ())) if runs.dropout else 0  # a GPU's comes from its own generator
+        random = torch.tensor([seed, 0]).view(torch.uint64)
+        return (
+            _attended(*args[:5], runs, seed),
+            torch.zeros(query.shape[1], query.shape[0]),
+            random,
+            query[:0],
+            query[:0],
+        )
+    if func is aten._flash_attention_backward.default:
+        gradient, query, key, value, _, _, starts, key_starts, *_, random, _ = args
+        runs, seed = _runs(args[8:11], kwargs), int(random.view(torch.int64)[0])
 
         def backward() -> tuple[torch.Tensor, ...]:
             asked = [rows.detach().float().requires_grad_() for rows in (query, key, value)]
-            found = plain_varlen(*asked, starts, others, longest, other_longest, scale, tuple(window))
+            found = plain_flash(*asked, starts, key_starts, runs, seed)
             return torch.autograd.grad(found, asked, gradient.float())
 
         with ThreadPoolExecutor(1) as elsewhere:  # below autograd there is none on this thread
@@ -192,20 +199,23 @@ def _computed(func: Any, args: Any, kwargs: dict[str, Any], seen: Seen) -> Any:
     return func(*args, **kwargs)
 
 
+def _runs(told: tuple[int, int, float], named: dict[str, Any]) -> Runs:
+    most_queries, most_keys, dropout = told
+    assert named["window_size_left"] == named["window_size_right"]
+    return Runs(most_queries, most_keys, named["scale"], dropout, named["window_size_left"])
+
+
 def _attended(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, starts: torch.Tensor, others: torch.Tensor,
-    longest: int, other_longest: int, scale: float, window: list[int],
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, starts: torch.Tensor, key_starts: torch.Tensor,
+    runs: Runs, seed: int,
 ) -> torch.Tensor:  # fmt: skip
     """What FlashAttention gives of what it takes (its own checks)."""
     for rows in (query, key, value):
         assert rows.dtype == query.dtype in (torch.bfloat16, torch.float16), rows.dtype
         assert rows.stride(-1) == 1 and rows.shape[-1] % 8 == 0
-    for places, rows in ((starts, query), (others, key)):
+    for places, rows in ((starts, query), (key_starts, key)):
         assert places.dtype == torch.int32 and places.is_contiguous() and int(places[-1]) == len(rows)
-    wide = plain_varlen(
-        query.float(), key.float(), value.float(), starts, others, longest, other_longest, scale, tuple(window)
-    )
-    return wide.to(query.dtype)
+    return plain_flash(query.float(), key.float(), value.float(), starts, key_starts, runs, seed).to(query.dtype)
 
 
 @pytest.fixture()

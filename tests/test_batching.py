@@ -16,6 +16,7 @@ from pipeline.engine.batching import (
     TRAINING_WIDTH_STEP,
     Plan,
     blocks,
+    cut,
     equal_shares,
     linear_schedule,
     micro_batches,
@@ -172,3 +173,11 @@ def test_warm_up_is_counted_as_the_reference_trainer_counts_it() -> None:
             assert warmup_steps(steps, ratio) == arguments.get_warmup_steps(steps), steps
     # 100 x 0.07 is 7.000000000000001 in floating point, and the reference rounds that up: so do we.
     assert warmup_steps(100, 0.07) == 8
+
+
+def test_pairs_without_pads_are_cut_by_their_own_tokens() -> None:
+    lengths = np.array([1500, *[70] * 60], np.int64)
+    assert [len(group) for group in cut(lengths, 8192, 1)] == [5, 56], "each as much as the longest beside it"
+    (whole,) = cut(lengths, 8192, 1, pads=False)
+    assert sorted(whole.tolist()) == list(range(61)) and whole[0] == 0
+    assert [len(group) for group in cut(np.ones(150_000, np.int64), 10**6, 1, pads=False)] == [65_535, 65_535, 18_930]

@@ -17,12 +17,12 @@ LAYERS = [
     "config.schema config.asked engine.batching evaluation.measures benchmark.cases "
     "benchmark.figures benchmark.curves",  # pure
     "data.docstrings data.near_duplicates data.splitting mining.judged reporting.samples engine.training_state "  # pure
-    "engine.packed_attention engine.dropout engine.block_linear engine.accumulation engine.lanes "
+    "engine.flash engine.dropout engine.block_linear engine.accumulation engine.lanes "
     "core.reproducibility",
     "core.artifacts core.provenance config.compose hub.download mining.negatives data.tables "
     "mining.exact_search engine.pair_template engine.model_config "
-    "engine.packed_bert engine.packed_modernbert engine.block_attention engine.block_embeddings",
-    "engine.block_first engine.encoding engine.shared_rows",
+    "engine.packed_attention engine.block_attention engine.block_embeddings",
+    "engine.packed_bert engine.packed_modernbert engine.block_first engine.encoding engine.shared_rows",
     "engine.block_bert",
     "engine.block_scoring engine.packed "
     "engine.checkpoints engine.tokens hub.cache data.trec data.storage config.composed "  # files, machine

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from packed_models import PlainVarlen, apart, bert, gradients, modernbert, padded, random_pairs, template
+from packed_models import PlainFlash, apart, bert, falling, gradients, modernbert, padded, random_pairs, template
 from small_models import tiny
 from transformers import (
     BertForMaskedLM,
@@ -21,6 +21,7 @@ from transformers import (
 from pipeline.config.learning import Precision
 from pipeline.core.reproducibility import seed_everything
 from pipeline.engine import modeling, packed, packed_attention, packed_modernbert
+from pipeline.engine.flash import Flash
 
 MODELS: dict[str, Callable[[], Any]] = {
     "bert, 1 layer": lambda: bert(1),
@@ -46,8 +47,8 @@ model_named = pytest.mark.parametrize("name", MODELS)
 @model_named
 def test_logits_and_gradients_equal_the_padded_model(name: str, kernel: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if kernel == "unpadded":
-        monkeypatch.setattr(packed_attention, "varlen_attn", PlainVarlen())
-        monkeypatch.setattr(packed_attention, "runs_unpadded", lambda query, dropout: True)
+        monkeypatch.setattr(packed_attention, "Flash", PlainFlash())
+        monkeypatch.setattr(packed_attention, "runs_unpadded", lambda query: True)
     model, pairs = MODELS[name]().double(), random_pairs()
     expected = padded(model, pairs)
     wanted = gradients(model, expected)
@@ -174,17 +175,18 @@ def gpu_case(name: str) -> tuple[Any, Any, dict[str, torch.Tensor]]:
     return model, pairs, {key: tensor.to("cuda") for key, tensor in batch.items()}
 
 
-def counted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The windows the true kernel is called with from now on."""
-    calls: list[tuple[int, int]] = []
-    true_one = packed_attention.varlen_attn
+    windows: list[int] = []
 
-    def call(*args: Any, **keywords: Any) -> Any:
-        calls.append(keywords["window_size"])
-        return true_one(*args, **keywords)
+    class Counted:
+        @staticmethod
+        def apply(*args: Any) -> Any:
+            windows.append(args[-1].window)
+            return Flash.apply(*args)  # type: ignore[no-untyped-call]
 
-    monkeypatch.setattr(packed_attention, "varlen_attn", call)
-    return calls
+    monkeypatch.setattr(packed_attention, "Flash", Counted)
+    return windows
 
 
 @pytest.mark.gpu
@@ -200,7 +202,7 @@ def test_on_a_gpu_bf16_is_as_near_to_the_padded_fp32_model_as_padded_bf16(
         rounded = padded(model, pairs, LONGEST).float()
     usual = apart(gradients(model, rounded), wanted)
     found = modeling.logits(model, batch, Precision.bf16)
-    assert calls == ([(-1, -1)] * 3 if name == "bert" else [(-1, -1), (64, 64), (64, 64), (-1, -1)])
+    assert calls == ([-1] * 3 if name == "bert" else [-1, 64, 64, -1])
     spread = float(exact.std())
     assert float((found - exact.flatten()).abs().max()) <= max(2 * float((rounded - exact).abs().max()), 0.02 * spread)
     ours = apart(gradients(model, found), wanted)
@@ -250,7 +252,7 @@ def test_on_a_gpu_nothing_waits_for_the_device(name: str, precision: Precision, 
 
 @pytest.mark.gpu
 def test_on_a_gpu_a_batch_is_where_the_device_can_fetch_it(tmp_path: Path) -> None:
-    table, first, second = random_pairs()
+    table, first, second = falling()
     reranker = tiny(tmp_path)
     assert not any(tensor.is_pinned() for tensor in reranker.collate(table, template(), first, second, 8).values())
     reranker.model.to("cuda")

@@ -1,13 +1,16 @@
-"""Attention within pairs: both kernels give the same, and torch's variable-length one is called as it must be."""
+"""Attention within pairs: both kernels give the same, and FlashAttention is called as it must be."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from packed_models import PlainVarlen, random_pairs, template
+from packed_models import PlainFlash, random_pairs, template
 
 from pipeline.engine import packed_attention
+from pipeline.engine.flash import Flash, Runs
 from pipeline.engine.packed_attention import FULL, Layout, attend
 from pipeline.engine.tokens import TokenTable
 
@@ -26,11 +29,11 @@ def rows(count: int = sum(LENGTHS), dtype: torch.dtype = torch.float64) -> list[
 
 
 @pytest.fixture()
-def varlen(monkeypatch: pytest.MonkeyPatch) -> PlainVarlen:
+def plain(monkeypatch: pytest.MonkeyPatch) -> PlainFlash:
     """The unpadded kernel's place taken by the plain one, which a CPU can run."""
-    plain = PlainVarlen()
-    monkeypatch.setattr(packed_attention, "varlen_attn", plain)
-    monkeypatch.setattr(packed_attention, "runs_unpadded", lambda query, dropout: dropout == 0.0)
+    plain = PlainFlash()
+    monkeypatch.setattr(packed_attention, "Flash", plain)
+    monkeypatch.setattr(packed_attention, "runs_unpadded", lambda query: True)
     return plain
 
 
@@ -68,21 +71,18 @@ def test_a_window_hides_what_is_farther_and_nothing_within() -> None:
     [(FULL, False, [0, 6, 9, 21], 12), (2, False, [0, 6, 9, 21], 12), (FULL, True, [0, 1, 2, 3], 1)],
     ids=["whole pairs", "a window of 2", "first tokens"],
 )
-def test_the_unpadded_kernel_is_called_as_its_documentation_asks(
-    varlen: PlainVarlen, window: int, first_only: bool, asked: list[int], longest: int
+def test_the_unpadded_kernel_is_told_where_runs_lie(
+    plain: PlainFlash, window: int, first_only: bool, asked: list[int], longest: int
 ) -> None:
     (query, key, value), where = rows(), layout()
     asking = query[where.first] if first_only else query
-    attend(asking, key, value, where, scale=0.3, dropout=0.0, window=window, first_only=first_only)
-    (call,) = varlen.calls
-    assert call["query"] is asking and call["key"] is key and call["value"] is value
-    for name, starts in (("cu_seq_q", asked), ("cu_seq_k", [0, 6, 9, 21])):
-        assert call[name].dtype == torch.int32 and call[name].tolist() == starts
-    assert (call["max_q"], call["max_k"]) == (longest, 12)
-    assert type(call["max_q"]) is int and type(call["max_k"]) is int, "a tensor would be read back from the device"
-    assert call["scale"] == 0.3 and call["window_size"] == (window, window)
-    left_out = ("return_aux", "enable_gqa", "seqused_k", "block_table", "num_splits")
-    assert [call[name] for name in left_out] == [None, False, None, None, None]
+    attend(asking, key, value, where, scale=0.3, dropout=0.1, window=window, first_only=first_only)
+    (call,) = plain.calls
+    assert call[0] is asking and call[1] is key and call[2] is value
+    for starts, wanted in zip(call[3:5], (asked, [0, 6, 9, 21]), strict=True):
+        assert starts.dtype == torch.int32 and starts.tolist() == wanted
+    assert call[5] == Runs(longest, 12, 0.3, 0.1, window)
+    assert type(call[5].most_queries) is int and type(call[5].most_keys) is int, "a tensor would be read back"
 
 
 @pytest.mark.parametrize(("window", "first_only"), [(FULL, False), (2, False), (0, False), (11, False), (FULL, True)])
@@ -92,8 +92,8 @@ def test_both_kernels_give_the_same_contexts_and_gradients(
     where, found = layout(), []
     for unpadded in (False, True):
         query, key, value = rows()
-        monkeypatch.setattr(packed_attention, "varlen_attn", PlainVarlen())
-        monkeypatch.setattr(packed_attention, "runs_unpadded", lambda query, dropout, chosen=unpadded: chosen)
+        monkeypatch.setattr(packed_attention, "Flash", PlainFlash())
+        monkeypatch.setattr(packed_attention, "runs_unpadded", lambda query, chosen=unpadded: chosen)
         asking = query[where.first] if first_only else query
         context = attend(asking, key, value, where, scale=0.3, dropout=0.0, window=window, first_only=first_only)
         assert context.shape == (len(asking), 32)
@@ -111,51 +111,79 @@ def test_a_window_narrower_than_a_pair_changes_its_contexts() -> None:
     assert same.tolist() == [False, True, True, True, True, False] + [True] * 3 + [False] * 12
 
 
-def test_dropout_and_what_the_kernel_cannot_take_go_by_pair(varlen: PlainVarlen) -> None:
+def test_dropout_by_pair_drops_weights() -> None:
     query, key, value = rows()
-    torch.manual_seed(0)
-    dropped = attend(query, key, value, layout(), scale=0.3, dropout=0.5)
-    assert not varlen.calls and not torch.allclose(dropped, attend(query, key, value, layout(), scale=0.3, dropout=0.0))
-    assert len(varlen.calls) == 1
+    whole, dropped = (attend(query, key, value, layout(), scale=0.3, dropout=rate) for rate in (0.0, 0.5))
+    assert not torch.allclose(dropped, whole)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
 def test_a_cpu_never_runs_the_unpadded_kernel(dtype: torch.dtype) -> None:
-    assert not packed_attention.runs_unpadded(torch.zeros(4, 2, 64, dtype=dtype), 0.0)
+    assert not packed_attention.runs_unpadded(torch.zeros(4, 2, 64, dtype=dtype))
 
 
 @pytest.mark.gpu
-def test_a_gpu_runs_the_unpadded_kernel_in_half_precision_without_dropout() -> None:
-    def runs(dtype: torch.dtype, size: int = 64, dropout: float = 0.0) -> bool:
-        return packed_attention.runs_unpadded(torch.zeros(4, 2, size, dtype=dtype, device="cuda"), dropout)
+def test_a_gpu_runs_the_unpadded_kernel_in_half_precision() -> None:
+    def runs(dtype: torch.dtype, size: int = 64) -> bool:
+        return packed_attention.runs_unpadded(torch.zeros(4, 2, size, dtype=dtype, device="cuda"))
 
     capable = torch.cuda.get_device_capability()[0] >= 8
     assert runs(torch.bfloat16) == runs(torch.float16) == capable
     assert not runs(torch.float32)
-    assert not runs(torch.bfloat16, dropout=0.1)
     assert not runs(torch.bfloat16, size=20) and not runs(torch.bfloat16, size=200)
+
+
+RUNS = [300, 1, 17, 128, 129, 64]
+
+
+def starts_of(lengths: list[int]) -> torch.Tensor:
+    return torch.tensor([0, *np.cumsum(lengths)], dtype=torch.int32)
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize(("window", "first_only"), [(FULL, False), (16, False), (64, False), (FULL, True)])
 def test_the_gpu_kernel_gives_what_the_plain_one_does(window: int, first_only: bool) -> None:
-    lengths = [300, 1, 17, 128, 129, 64]
-    starts = torch.tensor([0, *np.cumsum(lengths)], dtype=torch.int32)
+    starts = starts_of(RUNS)
     generator = torch.Generator().manual_seed(0)
-    given = [torch.randn(sum(lengths), 2, 64, generator=generator).bfloat16() for _ in range(3)]
-    asked = torch.arange(len(lengths) + 1, dtype=torch.int32) if first_only else starts
+    given = [torch.randn(sum(RUNS), 2, 64, generator=generator).bfloat16() for _ in range(3)]
+    asked = torch.arange(len(RUNS) + 1, dtype=torch.int32) if first_only else starts
     found = []
     for place, dtype in (("cpu", torch.float64), ("cuda", torch.bfloat16)):
         q, k, v = (tensor.to(place, dtype).requires_grad_() for tensor in given)
         asking = q[starts[:-1].long().to(place)] if first_only else q
-        kernel = PlainVarlen() if place == "cpu" else packed_attention.varlen_attn
-        context = kernel(
-            asking, k, v, asked.to(place), starts.to(place), 1 if first_only else 300, 300,
-            scale=0.125, window_size=(window, window),
-        )  # fmt: skip
-        assert isinstance(context, torch.Tensor)
+        kernel: Any = PlainFlash() if place == "cpu" else Flash
+        told = Runs(1 if first_only else 300, 300, 0.125, 0.0, window)
+        context = kernel.apply(asking, k, v, asked.to(place), starts.to(place), told)
         (context.double() * torch.linspace(-1, 1, 64, dtype=torch.float64, device=place)).sum().backward()
         found.append([t.detach().double().cpu() for t in (context, q.grad, k.grad, v.grad) if t is not None])
     for a, b in zip(*found, strict=True):
         # bf16 has 8 significant bits; a wrong window or run is off by tenths.
-        assert float((a - b).norm() / a.norm()) <= 0.02
+        assert float((a - b).norm() / a.norm()) < 0.01
+
+
+@pytest.mark.gpu
+def test_the_gpu_kernel_drops_one_weight_in_ten_and_the_same_ones_backwards() -> None:
+    lengths = [64] * 40
+    starts = starts_of(lengths).to("cuda")
+    # Values that tell each key from the others: contexts are the weights themselves.
+    each = torch.eye(64).repeat(40, 1)[:, None].expand(-1, 2, -1).to("cuda", torch.bfloat16).contiguous()
+    query = torch.zeros(2560, 2, 64, dtype=torch.bfloat16, device="cuda")
+    key = torch.zeros_like(query)
+
+    def run(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+        value = each.clone().requires_grad_()
+        torch.manual_seed(seed)
+        context: Any = Flash.apply(query, key, value, starts, starts, Runs(64, 64, 0.125, 0.1, FULL))  # type: ignore[no-untyped-call]
+        torch.rand(1000, device="cuda")  # whatever is drawn in between
+        context.backward(torch.ones_like(context))
+        assert value.grad is not None
+        return context.detach().float(), value.grad.float()
+
+    one, gradient = run(1)
+    assert float((one == 0).float().mean()) == pytest.approx(0.1, abs=0.005)
+    assert torch.allclose(one[one != 0], torch.tensor(1 / 64 / 0.9, device="cuda"), rtol=0.01)
+    # The gradient of a value is the sum of the weights by which it was seen, over its run's queries.
+    seen = one.view(40, 64, 2, 64).sum(dim=1).transpose(1, 2).reshape(2560, 2)
+    assert torch.allclose(gradient, seen[..., None].expand_as(gradient), rtol=0.02, atol=1e-3)
+    again, other = run(1)[0], run(2)[0]
+    assert torch.equal(one, again) and not torch.equal(one, other)

@@ -42,20 +42,24 @@ def bert_of(layers: int, **values: Any) -> Any:
     return bert(layers, intermediate_size=1024, **values)
 
 
+def bert_with_dropout(layers: int, **values: Any) -> Any:
+    return bert_of(layers, hidden_dropout_prob=0.1, attention_probs_dropout_prob=0.1, **values)
+
+
 def modernbert_of(layers: int, **values: Any) -> Any:
     """As wide inside, for 256 units, as ModernBERT-large is for 1,024."""
     return modernbert(layers, intermediate_size=656, layer_types=["sliding_attention"] * layers, **values)
 
 
-def reranker_of(base: Path) -> Reranker:
-    return lively(modeling.load(base, model_config(base), seed=12, attention=Attention.varlen))
+def reranker_of(base: Path, dropout: float = 0.0) -> Reranker:
+    return lively(modeling.load(base, model_config(base, dropout=dropout), seed=12, attention=Attention.varlen))
 
 
 def trainer_of(
     base: Path, device: torch.device, folder: Path, precision: Precision = Precision.fp32, budget: int = 512,
-    hooks: Hooks | None = None, **values: Any,
+    hooks: Hooks | None = None, dropout: float = 0.0, **values: Any,
 ) -> Trainer:  # fmt: skip
-    reranker = reranker_of(base)
+    reranker = reranker_of(base, dropout)
     rows = training_rows(reranker, labelled(STEPS * 16))
     return Trainer(
         reranker, rows, training_config(logging_steps=4, **values), seed=12, device=device, precision=precision,
@@ -103,7 +107,7 @@ def test_training_gives_the_cpus_losses_and_waits_where_it_logs(
         "_step": 2 * LOGGED, "_refuse_bad_numbers": LOGGED + 1, "_fetch_losses": LOGGED + 1, "_checkpoint": state,
         "write": state,
     }  # fmt: skip
-    windows = {"bert": {(-1, -1)}, "modernbert": {(-1, -1), (64, 64)}}[kind]
+    windows = {"bert": {-1}, "modernbert": {-1, 64}}[kind]
     assert set(seen.windows) == (windows if precision is Precision.bf16 else set())
 
 
@@ -126,7 +130,7 @@ def test_scores_are_the_cpus_and_fetched_once(kind: str, bases: dict[str, Path],
     assert seen.windows
 
 
-@pytest.mark.parametrize(("build", "expected"), [(bert_of, 36.1), (modernbert_of, 40.6)])
+@pytest.mark.parametrize(("build", "expected"), [(bert_of, 36.1), (bert_with_dropout, 40.1), (modernbert_of, 40.6)])
 def test_what_a_layer_keeps_is_what_budgets_reckon_with(
     build: Any,
     expected: float,
@@ -155,23 +159,30 @@ def test_what_a_layer_keeps_is_what_budgets_reckon_with(
     assert each <= GPU_BYTES_PER_TOKEN_LAYER
 
 
+@pytest.mark.parametrize(("precision", "dropout"), [(Precision.fp32, 0.0), (Precision.bf16, 0.1)])
 def test_a_run_that_stopped_goes_on_to_the_same_weights(
+    precision: Precision,
+    dropout: float,
     bases: dict[str, Path],
     tmp_path: Path,
     simulated_gpu: Seen,  # noqa: F811
 ) -> None:
-    whole = trainer_of(bases["bert"], CUDA, tmp_path / "whole")
+    def trainer(name: str, hooks: Hooks | None = None) -> Trainer:
+        return trainer_of(bases["bert"], CUDA, tmp_path / name, precision, hooks=hooks, dropout=dropout)
+
+    whole = trainer("whole")
     whole.run()
     stops = iter([False, False, True])
     with pytest.raises(Interrupted):
-        trainer_of(bases["bert"], CUDA, tmp_path / "cut", hooks=Hooks(interrupted=lambda: next(stops))).run()
-    resumed = trainer_of(bases["bert"], CUDA, tmp_path / "cut")
+        trainer("cut", Hooks(interrupted=lambda: next(stops))).run()
+    resumed = trainer("cut")
     resumed.run()
     assert resumed.state.resumed_at == [3]
     found, expected = (
         {name: tensor.cpu() for name, tensor in weights(trainer.reranker).items()} for trainer in (resumed, whole)
     )
     assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert bool(simulated_gpu.windows) == (precision is Precision.bf16), "dropout has no pads either"
 
 
 def test_where_memory_runs_out_the_budget_is_halved_and_the_losses_stay(
@@ -184,3 +195,5 @@ def test_where_memory_runs_out_the_budget_is_halved_and_the_losses_stay(
     simulated_gpu.most_rows = 200  # tokens
     assert losses(scarce) == pytest.approx(expected, rel=1e-5)
     assert scarce.state.budget in (128, 256)
+    assert scarce.state.halved_at == [[1, budget] for budget in (256, 128)[: len(scarce.state.halved_at)]]
+    assert scarce.state.halved_at[-1][1] == scarce.state.budget

@@ -215,8 +215,8 @@ def test_a_resumed_run_ends_with_the_same_bits_on_lanes(
     monkeypatch.setattr(steps, "LANE_TOKENS", 1)
     seen, prepare = list[int](), training.prepare
 
-    def prepared(*arguments: Any) -> steps.Step:
-        step = prepare(*arguments)
+    def prepared(*arguments: Any, **named: Any) -> steps.Step:
+        step = prepare(*arguments, **named)
         seen.append(step.lanes)
         return step
 

@@ -122,7 +122,7 @@ def evaluate(settings: Settings, texts: Columns, model: Path, device: torch.devi
     for _ in range(settings.times):
         measures = reranking.quick(asked, scorer)
     seconds = clock.read()
-    tokens, padded = _cost(reranker, texts, budget_of(reranker, device))
+    tokens, padded = _cost(reranker, texts, budget_of(reranker, device), precision)
     pairs = len(texts["query"]) * DEPTH * settings.times
     return Done(seconds, pairs, tokens * settings.times, padded * settings.times, {"measures": measures})
 
@@ -145,7 +145,7 @@ def reranking_set(texts: Columns) -> RerankingSet:
     )
 
 
-def _cost(reranker: Reranker, texts: Columns, budget: int) -> tuple[int, int]:
+def _cost(reranker: Reranker, texts: Columns, budget: int, precision: Precision) -> tuple[int, int]:
     """Real and computed tokens of one pass over the set."""
     passages = [text for documents in texts["documents"] for text in documents]
     table = TokenTable.build([*texts["query"], *passages], reranker.tokenizer, reranker.max_length)
@@ -155,7 +155,7 @@ def _cost(reranker: Reranker, texts: Columns, budget: int) -> tuple[int, int]:
     lengths = table.pair_lengths(template, first, second)
     computed = (
         reranker.collate(table, template, first[group], second[group], SCORING_WIDTH_STEP)["input_ids"].numel()
-        for group in cut(lengths, budget, reranker.lanes())
+        for group in cut(lengths, budget, reranker.lanes(), pads=reranker.pads(precision))
     )
     return int(lengths.sum()), sum(computed)
 

@@ -14,7 +14,15 @@ import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline.core.errors import EXIT_REQUEUE, EXIT_STATUS, Interrupted, PipelineError, ResourceError, must
+from pipeline.core.errors import (
+    EXIT_REQUEUE,
+    EXIT_STATUS,
+    Interrupted,
+    PipelineError,
+    ResourceError,
+    must,
+    out_of_gpu_memory,
+)
 
 EXIT_BUG = 1
 """Exit status after an error that is ours."""
@@ -87,9 +95,9 @@ def report(error: Exception, log_path: Path | None = None) -> int:
 
 
 def _is_memory(error: Exception) -> bool:
-    """Whether an error says that memory ran out: Python's, torch's own class for a GPU, its words for a CPU."""
-    is_torch = type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
-    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and is_torch)
+    """Whether an error says that memory ran out: Python's, a GPU's, or torch's words for a CPU."""
+    is_torch = isinstance(error, RuntimeError) and (out_of_gpu_memory(error) or "can't allocate memory" in str(error))
+    return isinstance(error, MemoryError) or is_torch
 
 
 def _file_refusal(error: OSError) -> Exception:

@@ -13,6 +13,15 @@ EXIT_REQUEUE = 75
 """Exit status after SIGTERM or SIGINT, what was finished being kept (`EX_TEMPFAIL`): run the command again."""
 
 
+GPU_WITHOUT_MEMORY = (
+    "CUDA error: out of memory",
+    "CUDA driver error: out of memory",  # memory that is mapped as it grows
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate",  # its workspace did not fit
+)
+"""What drivers and libraries say where torch's allocator does not say it by its own class."""
+
+
 class PipelineError(Exception):
     """Base of every error that is the user's to read."""
 
@@ -47,6 +56,12 @@ class ResourceError(PipelineError):
 
 class Interrupted(PipelineError):
     """SIGTERM or SIGINT arrived and the work so far is saved."""
+
+
+def out_of_gpu_memory(error: RuntimeError) -> bool:
+    """Whether a GPU had no memory left, for a tensor or for what its libraries take beside torch's allocator."""
+    by_torch = type(error).__name__ == "OutOfMemoryError"  # no torch here: a mistyped key is answered without it
+    return by_torch or any(text in str(error) for text in GPU_WITHOUT_MEMORY)
 
 
 def must(thing: str, rule: str, got: object, remedy: str) -> str:

@@ -35,7 +35,7 @@ KEPT_BYTES = 2**29
 
 GPU_BYTES_PER_TOKEN_LAYER = 41
 """Activations kept for the backward pass, in bytes a token, layer and hidden unit: ModernBERT's by their sizes under
-bf16 autocast, by the variable-length kernel (BERT's are 36; with dropout it attends on padded pairs and keeps more)."""
+bf16 autocast and FlashAttention (BERT's are 36, with dropout 40)."""
 
 GPU_ACTIVATIONS = 0.4
 """Share of a GPU's memory for them. Weights, gradients and AdamW's moments of ModernBERT-large are 7 of 24 GiB."""
@@ -61,12 +61,6 @@ def _let_segments_grow() -> None:
     """To be asked before a GPU's first tensor: micro-batches of ever new sizes would leave its memory in pieces."""
     if not {"PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"} & set(os.environ):
         os.environ["PYTORCH_ALLOC_CONF"] = "expandable_segments:True"
-
-
-def out_of_gpu_memory(error: RuntimeError) -> bool:
-    """Whether a GPU had no memory left, for a tensor or for what its libraries take beside torch's allocator."""
-    libraries = ("CUBLAS_STATUS_ALLOC_FAILED", "CUDA error: out of memory")
-    return isinstance(error, torch.cuda.OutOfMemoryError) or any(text in str(error) for text in libraries)
 
 
 @contextmanager

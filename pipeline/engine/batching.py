@@ -81,9 +81,14 @@ class Plan:
             yield order[position * self.batch_size : (position + 1) * self.batch_size]
 
 
-def cut(lengths: npt.NDArray[np.integer], token_budget: int, lanes: int) -> list[Indices]:
-    """Cut pairs into micro-batches for one lane or for several side by side (`engine.lanes`)."""
-    return micro_batches(lengths, token_budget) if lanes == 1 else equal_shares(lengths, token_budget, lanes)
+def cut(lengths: npt.NDArray[np.integer], token_budget: int, lanes: int, *, pads: bool = True) -> list[Indices]:
+    """Cut pairs into micro-batches for one lane or for several side by side (`engine.lanes`).
+
+    `pads`: whether a pair takes as much memory as the longest beside it, where there is one lane.
+    """
+    if lanes == 1 and pads:
+        return micro_batches(lengths, token_budget)
+    return equal_shares(lengths, token_budget, lanes)
 
 
 def micro_batches(lengths: npt.NDArray[np.integer], token_budget: int) -> list[Indices]:
@@ -115,10 +120,11 @@ def equal_shares(lengths: npt.NDArray[np.integer], token_budget: int, lanes: int
         lengths: tokens of each pair, shape (pairs,).
         token_budget: tokens of a group without padding, and of all lanes' groups together twice as many; a group may
             exceed its share by a part of its last pair.
-        lanes: how many groups are computed at once; at least 2.
+        lanes: how many groups are computed at once.
 
     Returns:
-        Positions into `lengths`, longest pairs first, equal lengths in their order; fewer groups where pairs are few.
+        Positions into `lengths`, longest pairs first, equal lengths in their order; fewer groups where pairs are few,
+        and of over `MOST_PAIRS` pairs several.
     """
     order = np.argsort(-lengths.astype(np.int64), kind="stable")
     ends = np.cumsum(lengths[order], dtype=np.int64)
@@ -126,7 +132,8 @@ def equal_shares(lengths: npt.NDArray[np.integer], token_budget: int, lanes: int
     count = lanes * -(-total // (lanes * max(1, min(token_budget, 2 * token_budget // lanes))))
     # A pair belongs to the share in which its first token lies.
     cuts = np.searchsorted(ends, [total * k // count for k in range(1, count)], side="left") + 1
-    return [group for group in np.split(order, cuts) if group.size]
+    shares = [group for group in np.split(order, cuts) if group.size]
+    return [group[start : start + MOST_PAIRS] for group in shares for start in range(0, group.size, MOST_PAIRS)]
 
 
 def rounded(rows: int, least: int) -> int:

@@ -81,6 +81,10 @@ class Reranker:
     def _products_in(self, precision: Precision) -> torch.dtype:
         return torch.bfloat16 if precision is Precision.bf16 else next(self.model.parameters()).dtype
 
+    def pads(self, precision: Precision) -> bool:
+        """Whether a pair takes as much memory as the longest of its micro-batch; to be asked on the model's device."""
+        return not (self.packed and packed.runs_unpadded(self.model, self._products_in(precision)))
+
     def lanes(self) -> int:
         """Micro-batches it computes side by side; to be asked on the main thread."""
         return lanes.available() if self._in_blocks() else 1

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from pipeline.engine import block_bert, packed_bert, packed_modernbert
-from pipeline.engine.packed_attention import Layout
+from pipeline.engine.packed_attention import Layout, has_unpadded
 
 KINDS: dict[str, Any] = {
     "transformers.models.bert.modeling_bert.BertForSequenceClassification": packed_bert,
@@ -33,6 +33,13 @@ def supports(model: nn.Module) -> bool:
     """Whether `logits` computes this model."""
     kind = KINDS.get(_name(model))
     return kind is not None and bool(kind.supports(model.config))
+
+
+def runs_unpadded(model: nn.Module, dtype: torch.dtype) -> bool:
+    """Whether attention of a model that `supports` accepts has no pads either, its products in this type."""
+    config: Any = model.config
+    device = next(model.parameters()).device
+    return device.type == "cuda" and has_unpadded(device, dtype, config.hidden_size // config.num_attention_heads)
 
 
 def logits(model: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:

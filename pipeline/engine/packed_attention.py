@@ -5,7 +5,6 @@ Knows nothing of models: rows of queries, keys and values go in, rows of context
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -13,7 +12,8 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
-from torch.nn.attention.varlen import varlen_attn
+
+from pipeline.engine.flash import Flash, Runs
 
 FULL = -1
 """A window of this many tokens is the whole pair."""
@@ -127,8 +127,8 @@ def attend(
     """
     # Kernels with windows count places from a pair's end when it asks with fewer tokens than it has.
     assert window == FULL or not first_only
-    if runs_unpadded(query, dropout):
-        return _unpadded(query, key, value, layout, scale, window, first_only)
+    if runs_unpadded(query):
+        return _unpadded(query, key, value, layout, scale, dropout, window, first_only)
     asking = query[:, None] if first_only else layout.by_pair(query)
     context = F.scaled_dot_product_attention(
         asking.transpose(1, 2), layout.by_pair(key).transpose(1, 2), layout.by_pair(value).transpose(1, 2),
@@ -138,31 +138,32 @@ def attend(
     return rows if first_only else layout.by_token(rows)
 
 
-def runs_unpadded(query: torch.Tensor, dropout: float) -> bool:
-    """Whether torch's variable-length kernel takes these queries: half precision on a GPU that has it, no dropout."""
-    size = query.shape[-1]
+def runs_unpadded(query: torch.Tensor) -> bool:
+    """Whether FlashAttention takes these queries, (…, size): half precision, on a GPU that has it."""
+    return query.is_cuda and has_unpadded(query.device, query.dtype, query.shape[-1])
+
+
+def has_unpadded(device: torch.device, dtype: torch.dtype, size: int) -> bool:
+    """Whether a GPU attends without padding in this type, with heads of `size`."""
     # The kernel reads a head in pieces of 16 bytes; its gradient of heads over 192 does not run on every GPU.
-    fits = size % 8 == 0 and size <= 192 and query.dtype in (torch.bfloat16, torch.float16)
-    return fits and dropout == 0.0 and query.is_cuda and _has_kernel(query.device)
+    return size % 8 == 0 and size <= 192 and dtype in (torch.bfloat16, torch.float16) and _has_kernel(device)
 
 
 @cache
 def _has_kernel(device: torch.device) -> bool:
     """The kernel is FlashAttention 2: it needs a torch built with it and compute capability 8.0."""
-    # torch logs a line at INFO at each of its calls: thousands a second in the run's log.
-    logging.getLogger("torch.nn.attention.varlen").setLevel(logging.WARNING)
     return torch.backends.cuda.is_flash_attention_available() and torch.cuda.get_device_capability(device)[0] >= 8
 
 
 def _unpadded(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, layout: Layout, scale: float, window: int,
-    first_only: bool,
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, layout: Layout, scale: float, dropout: float,
+    window: int, first_only: bool,
 ) -> torch.Tensor:  # fmt: skip
     pairs, longest = layout.slots.shape
-    starts = torch.arange(pairs + 1, dtype=torch.int32, device=query.device) if first_only else layout.starts
-    context = varlen_attn(
-        query, key, value, starts, layout.starts, 1 if first_only else longest, longest,
-        scale=scale, window_size=(window, window),
-    )  # fmt: skip
-    assert isinstance(context, torch.Tensor)  # it is a pair only when more is asked for
+    if first_only:
+        starts, most = torch.arange(pairs + 1, dtype=torch.int32, device=query.device), 1
+    else:
+        starts, most = layout.starts, longest
+    runs = Runs(most, longest, scale, dropout, window)
+    context: torch.Tensor = Flash.apply(query, key, value, starts, layout.starts, runs)  # type: ignore[no-untyped-call]
     return context.flatten(1)

@@ -14,9 +14,9 @@ import numpy.typing as npt
 import torch
 
 from pipeline.config.learning import Precision
-from pipeline.core.errors import NumericsError, must
+from pipeline.core.errors import NumericsError, must, out_of_gpu_memory
 from pipeline.core.progress import bar
-from pipeline.core.reproducibility import out_of_gpu_memory, reuse_memory
+from pipeline.core.reproducibility import reuse_memory
 from pipeline.engine import lanes, shared_rows
 from pipeline.engine.batching import SCORING_WIDTH_STEP, Indices, cut, halved
 from pipeline.engine.modeling import Batch, Reranker
@@ -111,7 +111,7 @@ class PairScorer:
         """
         side_by_side = self.reranker.lanes()
         while True:
-            asked.prepare(self.token_budget, side_by_side)
+            asked.prepare(self.token_budget, side_by_side, pads=self.reranker.pads(self.precision))
             try:
                 return self._forward_within(asked, side_by_side, what)
             except RuntimeError as error:
@@ -186,10 +186,10 @@ class _Asked:
     limits: tuple[int, int] | None = None
     """Tokens of a micro-batch and lanes that the groups were cut for."""
 
-    def prepare(self, token_budget: int, side_by_side: int) -> None:
+    def prepare(self, token_budget: int, side_by_side: int, *, pads: bool) -> None:
         """Cut them into micro-batches of so many tokens, for so many lanes, unless they are."""
         if self.limits != (token_budget, side_by_side):
             self.limits = None  # until all is in place: an interrupt may come between
             self.batches.clear()
-            self.groups = cut(self.lengths, token_budget, side_by_side)
+            self.groups = cut(self.lengths, token_budget, side_by_side, pads=pads)
             self.limits = (token_budget, side_by_side)

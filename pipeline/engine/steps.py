@@ -53,17 +53,18 @@ class Step:
 
 
 def prepare(
-    reranker: Reranker, data: TrainingRows, rows: npt.NDArray[np.int64], budget: int, most_lanes: int = 1
-) -> Step:
+    reranker: Reranker, data: TrainingRows, rows: npt.NDArray[np.int64], budget: int, most_lanes: int = 1, *,
+    pads: bool = True,
+) -> Step:  # fmt: skip
     """Compose a step's micro-batches: sorted by tokens, cut under the budget for up to so many lanes; every row once.
 
-    More than one lane is for models whose `Reranker.lanes` says so.
+    More than one lane is for models whose `Reranker.lanes` says so, and `pads` is what `Reranker.pads` says.
     """
     first, second, label = data.first[rows], data.second[rows], data.label[rows]
     lengths = data.table.pair_lengths(data.template, first, second)
     side_by_side = min(most_lanes, max(1, int(lengths.sum()) // LANE_TOKENS))
     batches, padded = [], 0
-    for group in cut(lengths, budget, side_by_side):
+    for group in cut(lengths, budget, side_by_side, pads=pads):
         batch = reranker.collate(data.table, data.template, first[group], second[group], TRAINING_WIDTH_STEP)
         padded += batch["input_ids"].numel()
         batches.append((batch, reranker.staged(torch.from_numpy(np.ascontiguousarray(label[group])))))

@@ -20,11 +20,10 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
 
 from pipeline.config.learning import Precision, TrainingConfig
-from pipeline.core.errors import Interrupted, NumericsError
+from pipeline.core.errors import Interrupted, NumericsError, out_of_gpu_memory
 from pipeline.core.progress import bar
 from pipeline.core.reproducibility import (
     differences,
-    out_of_gpu_memory,
     repeatable,
     reuse_memory,
     rng_state,
@@ -32,7 +31,7 @@ from pipeline.core.reproducibility import (
     set_rng_state,
 )
 from pipeline.engine import checkpoints
-from pipeline.engine.batching import Plan, halved, linear_schedule, warmup_steps
+from pipeline.engine.batching import Indices, Plan, halved, linear_schedule, warmup_steps
 from pipeline.engine.checkpoints import Checkpoint
 from pipeline.engine.modeling import Reranker
 from pipeline.engine.steps import Step, TrainingRows, backward, optimizer_of, prepare
@@ -74,7 +73,7 @@ class Trainer:
         self.reranker = reranker
         self.model = self.accelerator.prepare_model(reranker.model)
         self.optimizer = optimizer_of(self.model, config)
-        self.lanes = reranker.lanes()
+        self.lanes, self.pads = reranker.lanes(), reranker.pads(precision)
         self.state = State(budget=token_budget, asked_budget=token_budget)
         self.energy_before: list[dict[str, Any]] = []
         """Energy of earlier pieces of a resumed run, as its checkpoint recorded them."""
@@ -126,12 +125,15 @@ class Trainer:
         """Steps, the next one composed while the current one runs."""
         coming = None
         for rows in self.plan.batches(self.state.step):
-            following = ahead.submit(prepare, self.reranker, self.data, rows, self.state.budget, self.lanes)
+            following = ahead.submit(self._prepare, rows)
             if coming is not None:
                 yield coming.result()
             coming = following
         if coming is not None:
             yield coming.result()
+
+    def _prepare(self, rows: Indices) -> Step:
+        return prepare(self.reranker, self.data, rows, self.state.budget, self.lanes, pads=self.pads)
 
     def _step(self, step: Step, began: float) -> None:
         """One update; its time counts from `began`, so that waiting for its composition does too."""
@@ -171,7 +173,7 @@ class Trainer:
         generators = rng_state()
         while True:
             if step.budget != self.state.budget:  # halved since, or just now: the next step is composed ahead
-                again = prepare(self.reranker, self.data, step.rows, self.state.budget, self.lanes)
+                again = self._prepare(step.rows)
                 step.batches, step.padded, step.budget = again.batches, again.padded, again.budget
             try:
                 with repeatable(self.strict):
@@ -202,6 +204,7 @@ class Trainer:
         first, second = self.data.first[step.rows], self.data.second[step.rows]
         longest = int(self.data.table.pair_lengths(self.data.template, first, second).max())
         self._plan(halved(self.state.budget, longest))
+        self.state.halved_at.append([self.state.step + 1, self.state.budget])
         log.warning("out of GPU memory: runtime.micro_batch_tokens halved to %d", self.state.budget)
 
     def _plan(self, budget: int) -> None:
@@ -319,6 +322,7 @@ class Trainer:
             **state.totals(),
             "precision": self.precision.name,
             "micro_batch_tokens": state.budget,
+            "halved_at": state.halved_at,
             "device": str(self.accelerator.device),
             "resumed_at": state.resumed_at,
         }
