@@ -173,7 +173,7 @@ def gpu_steps(
     reranker = modeling.load(folder, config, seed=12, attention=Attention.varlen)
     if device.type == "cuda":
         total = torch.cuda.get_device_properties(device).total_memory
-        torch.cuda.set_per_process_memory_fraction(min(1.0, GPU_LIMIT_BYTES / total), device)
+        torch.cuda.set_per_process_memory_fraction(min(1.0, GPU_LIMIT_BYTES / total))
         torch.cuda.reset_peak_memory_stats(device)
     data = rows(reranker, pairs(batch * count))
     training = TrainingConfig(

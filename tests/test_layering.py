@@ -17,7 +17,7 @@ LAYERS = [
     "config.schema config.asked engine.batching evaluation.measures benchmark.cases "
     "benchmark.figures benchmark.curves",  # pure
     "data.docstrings data.near_duplicates data.splitting mining.judged reporting.samples engine.training_state "  # pure
-    "engine.flash engine.dropout engine.block_linear engine.accumulation engine.lanes "
+    "engine.flash engine.fused engine.dropout engine.block_linear engine.accumulation engine.lanes "
     "core.reproducibility",
     "core.artifacts core.provenance config.compose hub.download mining.negatives data.tables "
     "mining.exact_search engine.pair_template engine.model_config "

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
+from pipeline.engine import fused
 from pipeline.engine.packed_attention import FULL, Layout, attend
 
 GLOBAL, LOCAL = "full_attention", "sliding_attention"
@@ -58,8 +59,34 @@ def _layer(
         window=layer.config.sliding_window if layer.attention_type == LOCAL else FULL,
     )  # fmt: skip
     x = x + attention.out_drop(attention.Wo(context))
-    result: torch.Tensor = x + layer.mlp(layer.mlp_norm(x))
+    result: torch.Tensor = x + _feed_forward(layer.mlp, layer.mlp_norm(x))
     return result
+
+
+def _feed_forward(mlp: Any, x: torch.Tensor) -> torch.Tensor:
+    rows = mlp.Wi(x)
+    if mlp.config.hidden_activation == "gelu" and fused.runs(rows):
+        bent = _Gated.apply(rows)  # type: ignore[no-untyped-call]
+    else:
+        inner, gate = rows.chunk(2, dim=-1)
+        bent = mlp.act(inner) * gate
+    result: torch.Tensor = mlp.Wo(mlp.drop(bent))
+    return result
+
+
+class _Gated(torch.autograd.Function):
+    """GELU of each row's first half times its second, which keeps the row alone for its gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(rows)
+        return fused.gated(rows)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
+        (rows,) = ctx.saved_tensors
+        return fused.gated_gradient(rows, gradient.contiguous())
 
 
 class _Turned(torch.autograd.Function):
@@ -72,6 +99,9 @@ class _Turned(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, packed: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> tuple[torch.Tensor, ...]:
         ctx.save_for_backward(cos, sin)
+        if fused.runs(packed):
+            query, key, value = packed.unbind(1)
+            return fused.turned(query, key, value, cos, sin).unbind(1)
         # Values are copied: as a view they would keep queries and keys as they were before the turn.
         found = torch.empty_like(packed)
         found[:, :2], found[:, 2] = _rotated(packed[:, :2], cos, sin), packed[:, 2]
@@ -82,8 +112,10 @@ class _Turned(torch.autograd.Function):
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         cos, sin = ctx.saved_tensors
         query, key, value = gradients
-        found = value.new_empty(len(value), 3, *value.shape[1:])
         # A turn's gradient is the turn back.
+        if fused.runs(value):
+            return fused.turned(query.contiguous(), key.contiguous(), value.contiguous(), cos, -sin), None, None
+        found = value.new_empty(len(value), 3, *value.shape[1:])
         found[:, 0], found[:, 1] = _rotated(query, cos, -sin, back=True), _rotated(key, cos, -sin, back=True)
         found[:, 2] = value
         return found, None, None
