@@ -256,4 +256,8 @@ def test_on_a_gpu_a_batch_is_where_the_device_can_fetch_it(tmp_path: Path) -> No
     reranker = tiny(tmp_path)
     assert not any(tensor.is_pinned() for tensor in reranker.collate(table, template(), first, second, 8).values())
     reranker.model.to("cuda")
-    assert all(tensor.is_pinned() for tensor in reranker.collate(table, template(), first, second, 8).values())
+    reranker.keep_tokens(table, template())
+    batch = reranker.collate(table, template(), first, second, 8)
+    assert all(tensor.is_cuda if name == "ids" else tensor.is_pinned() for name, tensor in batch.items() if len(tensor))
+    again = reranker.collate(table, template(), first, second, 8)["ids"]
+    assert again.data_ptr() == batch["ids"].data_ptr(), "the table's tokens stay there"

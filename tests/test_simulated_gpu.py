@@ -124,7 +124,8 @@ def test_scores_are_the_cpus_and_fetched_once(kind: str, bases: dict[str, Path],
     seen.waits.clear()
     for times in (1, 2, 3):
         assert np.abs(subject.score(PAIRS) - expected).max() <= 1e-5
-        assert sum(seen.waits.values()) == times
+        # Once for all the texts' tokens, and for the scores each time.
+        assert seen.waits == {"keep_on": 1, "_forward_within": times}
     assert not seen.windows
     assert np.abs(scorer(CUDA, Precision.bf16).score(PAIRS) - expected).max() <= 0.02 * np.ptp(expected)
     assert seen.windows
@@ -138,7 +139,7 @@ def test_what_a_layer_keeps_is_what_budgets_reckon_with(
 ) -> None:
     table, first, second = random_pairs()
     batch = {name: tensor.to(CUDA) for name, tensor in table.pack(template(), first, second).items()}
-    tokens = len(batch["input_ids"])
+    tokens = modeling.computed_tokens(batch)
 
     def kept(layers: int) -> int:
         found: dict[int, Any] = {}

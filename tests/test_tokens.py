@@ -17,6 +17,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 
 from pipeline.core.errors import ModelError
 from pipeline.engine import tokens
+from pipeline.engine.packed_rows import Rows
 from pipeline.engine.pair_template import PairTemplate, identity
 from pipeline.engine.tokens import TokenTable, proven
 
@@ -155,8 +156,8 @@ def test_a_model_that_is_not_given_token_types_has_the_first_everywhere(tmp_path
         tokenizer.model_input_names = names
         template = proven(tokenizer, MAX)
         table = TokenTable.build(texts, tokenizer, MAX)
-        for batch in (table.pack(template, first, second), table.blocks(template, first, second, 1)):
-            kinds.setdefault(len(names), []).append(int(batch["token_type_ids"].max()))
+        packed, blocks = table.pack(template, first, second), table.blocks(template, first, second, 1)
+        kinds[len(names)] = [int(Rows.of(packed).kinds.max()), int(blocks["token_type_ids"].max())]
     assert kinds == {3: [1, 1], 2: [0, 0]}, "as transformers does with what `collate` leaves out"
 
 
@@ -262,7 +263,7 @@ def test_each_special_token_has_its_own_type(tmp_path: Path) -> None:
     first, second = np.array([1, 0]), np.array([0, 0])
     expected = tokenizer("the river number", "river")["token_type_ids"]
     assert expected[-3:] == [1, 1, 2]
-    packed = table.pack(template, first, second)["token_type_ids"]
+    packed = Rows.of(table.pack(template, first, second)).kinds
     assert packed.tolist() == [*expected, *tokenizer("river", "river")["token_type_ids"]]
     assert table.blocks(template, first, second, 1)["token_type_ids"][: len(expected)].tolist() == expected
 

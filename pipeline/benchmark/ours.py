@@ -154,7 +154,7 @@ def _cost(reranker: Reranker, texts: Columns, budget: int, precision: Precision)
     template = proven(reranker.tokenizer, reranker.max_length)
     lengths = table.pair_lengths(template, first, second)
     computed = (
-        reranker.collate(table, template, first[group], second[group], SCORING_WIDTH_STEP)["input_ids"].numel()
+        modeling.computed_tokens(reranker.collate(table, template, first[group], second[group], SCORING_WIDTH_STEP))
         for group in cut(lengths, budget, reranker.lanes(), pads=reranker.pads(precision))
     )
     return int(lengths.sum()), sum(computed)

@@ -55,12 +55,22 @@ class Reranker:
         """
         if self._in_blocks():
             return table.blocks(template, first, second, width_step)
-        batch = (table.pack if self.packed else table.collate)(template, first, second)
+        if not self.packed:
+            batch = table.collate(template, first, second)
+        else:
+            batch = table.pack(template, first, second, next(self.model.parameters()).device)
         return {name: self.staged(tensor) for name, tensor in batch.items()}
+
+    def keep_tokens(self, table: TokenTable, template: PairTemplate) -> None:
+        """Have all of a table's tokens where batches of it are put together, if that is a GPU; to be asked before."""
+        device = next(self.model.parameters()).device
+        if self.packed and device.type == "cuda":
+            table.keep_on(device, template)
 
     def staged(self, tensor: torch.Tensor) -> torch.Tensor:
         """The tensor in memory that the GPU reads by itself, where the model is on one: other copies may wait there."""
-        return tensor.pin_memory() if next(self.model.parameters()).is_cuda else tensor
+        fetched = next(self.model.parameters()).is_cuda and not tensor.is_cuda and tensor.numel() > 0
+        return tensor.pin_memory() if fetched else tensor
 
     def frozen(self, precision: Precision, shared: Indices | None = None) -> Callable[[Batch], torch.Tensor]:
         """`logits` of many batches while the weights stay as they are; the model must be in evaluation mode.
@@ -211,11 +221,16 @@ def _forward_in_fp32(head: nn.Module, features: torch.Tensor) -> torch.Tensor:
 
 def logits(model: nn.Module, batch: Batch, precision: Precision) -> torch.Tensor:
     """One fp32 logit a pair, shape (pairs,), under the declared precision; of a padded or a packed batch."""
-    device = batch["input_ids"].device.type
+    device = next(model.parameters()).device.type
     with torch.autocast(device, dtype=torch.bfloat16, enabled=precision is Precision.bf16):
         padded = "attention_mask" in batch
         found: torch.Tensor = model(**batch).logits if padded else packed.logits(model, batch)
     return found.float().squeeze(-1)
+
+
+def computed_tokens(batch: Batch) -> int:
+    """Tokens that linear layers see of a batch, pads included."""
+    return batch["extent"].shape[1] if "extent" in batch else batch["input_ids"].numel()
 
 
 def of_step(model: nn.Module, precision: Precision) -> Callable[[Batch, int], torch.Tensor]:

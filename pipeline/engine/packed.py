@@ -14,7 +14,8 @@ import torch
 from torch import nn
 
 from pipeline.engine import block_bert, packed_bert, packed_modernbert
-from pipeline.engine.packed_attention import Layout, has_unpadded
+from pipeline.engine.packed_attention import has_unpadded
+from pipeline.engine.packed_rows import Rows
 
 KINDS: dict[str, Any] = {
     "transformers.models.bert.modeling_bert.BertForSequenceClassification": packed_bert,
@@ -47,12 +48,11 @@ def logits(model: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
 
     Args:
         model: a model `supports` accepts, in training or evaluation mode.
-        batch: `input_ids`, `token_type_ids`, `position_ids` (tokens,) int64, pairs one after another; `slots`,
-            `present`, `places`, `starts`: see `Layout`. Or a batch of blocks, where the model runs in them.
+        batch: made by `TokenTable.pack`, or a batch of blocks, where the model runs in them.
     """
     if "shapes" in batch:
         return block_bert.logits(model, batch)
-    result: torch.Tensor = KINDS[_name(model)].logits(model, batch, Layout.of(batch))
+    result: torch.Tensor = KINDS[_name(model)].logits(model, Rows.of(batch))
     return result
 
 

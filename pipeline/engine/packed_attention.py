@@ -6,7 +6,7 @@ Knows nothing of models: rows of queries, keys and values go in, rows of context
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 import torch
@@ -19,37 +19,54 @@ FULL = -1
 """A window of this many tokens is the whole pair."""
 
 
-@dataclass(slots=True)
+@dataclass
 class Layout:
     """Where the pairs of a packed batch lie; every tensor is on the batch's device.
 
-    Nothing here is read back from the device: sizes the kernels need as numbers are shapes.
+    Nothing here is read back from the device: sizes the kernels need as numbers are given as such.
     """
 
-    slots: torch.Tensor
-    """(pairs, longest) int64: the row of each pair's tokens, 0 where there is none."""
-    present: torch.Tensor
-    """(pairs, longest) bool: where there is one."""
-    places: torch.Tensor
-    """(tokens,) int64: each row's place in the flattened `slots`."""
     starts: torch.Tensor
     """(pairs + 1,) int32: the row each pair starts at, then the number of rows."""
+    pair: torch.Tensor
+    """(tokens,) int64: each row's pair."""
+    position: torch.Tensor
+    """(tokens,) int64: each row's place in its pair."""
+    longest: int
+    """Tokens of the longest pair."""
     _masks: dict[int, torch.Tensor] = field(default_factory=dict)
 
-    @classmethod
-    def of(cls, batch: dict[str, torch.Tensor]) -> Layout:
-        """The layout of a batch made by `TokenTable.pack`."""
-        return cls(batch["slots"], batch["present"], batch["places"], batch["starts"])
-
     @property
+    def pairs(self) -> int:
+        """How many there are."""
+        return len(self.starts) - 1
+
+    @cached_property
     def first(self) -> torch.Tensor:
-        """Row of each pair's first token, (pairs,)."""
-        return self.slots[:, 0]
+        """Row of each pair's first token, (pairs,) int64."""
+        return self.starts[:-1].long()
+
+    @cached_property
+    def present(self) -> torch.Tensor:
+        """(pairs, longest) bool: where there is a token."""
+        lengths = self.starts[1:] - self.starts[:-1]
+        return torch.arange(self.longest, device=self.starts.device) < lengths[:, None]
+
+    @cached_property
+    def slots(self) -> torch.Tensor:
+        """(pairs, longest) int64: the row of each pair's tokens, 0 where there is none."""
+        rows = self.first[:, None] + torch.arange(self.longest, device=self.starts.device)
+        return rows.masked_fill_(~self.present, 0)
+
+    @cached_property
+    def places(self) -> torch.Tensor:
+        """(tokens,) int64: each row's place in the flattened `slots`."""
+        return self.pair * self.longest + self.position
 
     def by_pair(self, rows: torch.Tensor) -> torch.Tensor:
         """Rows (tokens, …) as (pairs, longest, …), zeros where there is no token."""
         spread: torch.Tensor = _Spread.apply(rows, self)  # type: ignore[no-untyped-call]
-        return spread.view(*self.slots.shape, *rows.shape[1:])
+        return spread.view(self.pairs, self.longest, *rows.shape[1:])
 
     def by_token(self, spread: torch.Tensor) -> torch.Tensor:
         """The rows (tokens, …) of (pairs x longest, …): those where there is a token."""
@@ -58,11 +75,11 @@ class Layout:
 
     def mask(self, window: int) -> torch.Tensor:
         """What each place of a pair sees of it, (pairs, 1, 1 or longest, longest) bool."""
-        longest = self.slots.shape[1]
+        longest = self.longest
         if window == FULL or window >= longest - 1:
             return self.present[:, None, None, :]
         if window not in self._masks:
-            place = torch.arange(longest, device=self.slots.device)
+            place = torch.arange(longest, device=self.starts.device)
             near = (place[:, None] - place[None, :]).abs() <= window
             # A place without a token sees everything: its context is dropped, but over nothing it would be NaN.
             self._masks[window] = ((near & self.present[:, None, :]) | ~self.present[:, :, None])[:, None]
@@ -159,11 +176,10 @@ def _unpadded(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, layout: Layout, scale: float, dropout: float,
     window: int, first_only: bool,
 ) -> torch.Tensor:  # fmt: skip
-    pairs, longest = layout.slots.shape
     if first_only:
-        starts, most = torch.arange(pairs + 1, dtype=torch.int32, device=query.device), 1
+        starts, most = torch.arange(layout.pairs + 1, dtype=torch.int32, device=query.device), 1
     else:
-        starts, most = layout.starts, longest
-    runs = Runs(most, longest, scale, dropout, window)
+        starts, most = layout.starts, layout.longest
+    runs = Runs(most, layout.longest, scale, dropout, window)
     context: torch.Tensor = Flash.apply(query, key, value, starts, layout.starts, runs)  # type: ignore[no-untyped-call]
     return context.flatten(1)

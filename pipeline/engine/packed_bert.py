@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from pipeline.engine.packed_attention import Layout, attend
+from pipeline.engine.packed_rows import Rows
 
 
 def supports(config: Any) -> bool:
@@ -21,10 +22,10 @@ def supports(config: Any) -> bool:
     return absolute and not getattr(config, "is_decoder", False)
 
 
-def logits(model: Any, batch: dict[str, torch.Tensor], layout: Layout) -> torch.Tensor:
+def logits(model: Any, rows: Rows) -> torch.Tensor:
     """Logits (pairs, labels) of a BertForSequenceClassification."""
-    bert = model.bert
-    x = _embed(bert.embeddings, batch)
+    bert, layout = model.bert, rows.layout
+    x = _embed(bert.embeddings, rows)
     layers = bert.encoder.layer
     for layer in layers[:-1]:
         x = _layer(layer, x, x, layout, first_only=False)
@@ -34,10 +35,10 @@ def logits(model: Any, batch: dict[str, torch.Tensor], layout: Layout) -> torch.
     return result
 
 
-def _embed(embeddings: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    x = embeddings.word_embeddings(batch["input_ids"])
-    x = x + embeddings.token_type_embeddings(batch["token_type_ids"])
-    x = x + embeddings.position_embeddings(batch["position_ids"])
+def _embed(embeddings: Any, rows: Rows) -> torch.Tensor:
+    x = embeddings.word_embeddings(rows.ids)
+    x = x + embeddings.token_type_embeddings(rows.kinds)
+    x = x + embeddings.position_embeddings(rows.layout.position)
     result: torch.Tensor = embeddings.dropout(embeddings.LayerNorm(x))
     return result
 

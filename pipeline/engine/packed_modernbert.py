@@ -13,6 +13,7 @@ from torch.autograd.function import once_differentiable
 
 from pipeline.engine import fused
 from pipeline.engine.packed_attention import FULL, Layout, attend
+from pipeline.engine.packed_rows import Rows
 
 GLOBAL, LOCAL = "full_attention", "sliding_attention"
 
@@ -25,17 +26,17 @@ def supports(config: Any) -> bool:
     return kinds <= {GLOBAL, LOCAL} and plain and config.classifier_pooling in ("cls", "mean")
 
 
-def logits(model: Any, batch: dict[str, torch.Tensor], layout: Layout) -> torch.Tensor:
+def logits(model: Any, rows: Rows) -> torch.Tensor:
     """Logits (pairs, labels) of a ModernBertForSequenceClassification."""
-    encoder, by_first = model.model, model.config.classifier_pooling == "cls"
-    x = encoder.embeddings(input_ids=batch["input_ids"])
-    turns = {kind: encoder.rotary_emb(x, batch["position_ids"], kind) for kind in set(model.config.layer_types)}
+    encoder, by_first, layout = model.model, model.config.classifier_pooling == "cls", rows.layout
+    x = encoder.embeddings(input_ids=rows.ids)
+    turns = {kind: encoder.rotary_emb(x, layout.position, kind) for kind in set(model.config.layer_types)}
     for number, layer in enumerate(encoder.layers, start=1):
         # As in BERT, all that follows the last attention needs the first tokens alone; every published model ends with
         # a global layer.
         alone = by_first and number == len(encoder.layers) and layer.attention_type == GLOBAL
         x = _layer(layer, x, layout, turns[layer.attention_type], first_only=alone)
-    if by_first and len(x) != len(layout.slots):
+    if by_first and len(x) != layout.pairs:
         x = x[layout.first]
     x = encoder.final_norm(x)
     pooled = x if by_first else _mean(x, layout)

@@ -64,6 +64,11 @@ class PairTemplate:
         return self.max_length - len(self.prefix) - len(self.middle) - len(self.suffix)
 
     @property
+    def specials(self) -> tuple[int, ...]:
+        """The special tokens in order."""
+        return (*self.prefix, *self.middle, *self.suffix)
+
+    @property
     def texts(self) -> tuple[int, int]:
         """Where the two texts stand when each is counted as one token."""
         return len(self.prefix), len(self.prefix) + 1 + len(self.middle)

@@ -66,7 +66,7 @@ def prepare(
     batches, padded = [], 0
     for group in cut(lengths, budget, side_by_side, pads=pads):
         batch = reranker.collate(data.table, data.template, first[group], second[group], TRAINING_WIDTH_STEP)
-        padded += batch["input_ids"].numel()
+        padded += modeling.computed_tokens(batch)
         batches.append((batch, reranker.staged(torch.from_numpy(np.ascontiguousarray(label[group])))))
     return Step(rows, batches, int(lengths.sum()), padded, budget, side_by_side)
 

@@ -74,6 +74,7 @@ class Trainer:
         self.model = self.accelerator.prepare_model(reranker.model)
         self.optimizer = optimizer_of(self.model, config)
         self.lanes, self.pads = reranker.lanes(), reranker.pads(precision)
+        reranker.keep_tokens(data.table, data.template)
         self.state = State(budget=token_budget, asked_budget=token_budget)
         self.energy_before: list[dict[str, Any]] = []
         """Energy of earlier pieces of a resumed run, as its checkpoint recorded them."""
