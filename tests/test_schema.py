@@ -236,7 +236,7 @@ def test_a_path_may_begin_with_the_home_folder(monkeypatch: pytest.MonkeyPatch) 
     assert composed("experiment=smoke").model.path.startswith("package:")
 
 
-def test_the_command_of_the_readme_composes() -> None:
+def test_the_script_of_the_usage_page_composes() -> None:
     done = subprocess.run(
         [sys.executable, "scripts/train.py", "model=modernbert_large", "--cfg", "job"],
         cwd=ROOT,
