@@ -17,6 +17,7 @@ import torch
 try:
     import triton
     from triton import language as tl
+    from triton.language.extra import libdevice
 except ImportError:  # torch's CPU build brings none
     triton = None
 
@@ -127,7 +128,8 @@ def _gate(rows, found, count, WIDTH: tl.constexpr, BLOCK: tl.constexpr):  # type
     at = place // WIDTH * (2 * WIDTH) + place % WIDTH
     one, two = tl.load(rows + at, inside), tl.load(rows + at + WIDTH, inside)
     x = one.to(tl.float32)
-    bent = (x * 0.5 * (1.0 + tl.erf(x * 0.7071067811865476))).to(one.dtype)
+    # As torch has it: 1 + erf(x) has few digits left where x is far below 0.
+    bent = (x * libdevice.normcdf(x)).to(one.dtype)
     tl.store(found + place, (bent.to(tl.float32) * two.to(tl.float32)).to(one.dtype), inside)
 
 
@@ -139,7 +141,7 @@ def _gate_back(rows, gradient, found, count, WIDTH: tl.constexpr, BLOCK: tl.cons
     one, two = tl.load(rows + at, inside), tl.load(rows + at + WIDTH, inside)
     given = tl.load(gradient + place, inside).to(tl.float32)
     x = one.to(tl.float32)
-    cdf = 0.5 * (1.0 + tl.erf(x * 0.7071067811865476))
+    cdf = libdevice.normcdf(x)
     bent = (x * cdf).to(one.dtype).to(tl.float32)
     slope = cdf + x * tl.exp(-0.5 * x * x) * 0.3989422804014327
     through = (given * two.to(tl.float32)).to(one.dtype).to(tl.float32)
