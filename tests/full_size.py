@@ -25,7 +25,8 @@ from pipeline.config.learning import ModelConfig, Precision, TrainingConfig
 from pipeline.config.machine import Attention, Device, RuntimeConfig
 from pipeline.core import provenance
 from pipeline.core.reproducibility import gpu_tokens, resolve_device
-from pipeline.engine import modeling
+from pipeline.engine import model_files
+from pipeline.engine.modeling import Reranker
 from pipeline.engine.scoring import PairScorer
 from pipeline.engine.steps import TrainingRows
 from pipeline.engine.tokens import TokenTable, proven
@@ -92,7 +93,7 @@ def pairs(count: int) -> list[tuple[str, str]]:
     return found
 
 
-def rows(reranker: modeling.Reranker, texts: list[tuple[str, str]]) -> TrainingRows:
+def rows(reranker: Reranker, texts: list[tuple[str, str]]) -> TrainingRows:
     """The pairs as training rows, every sixth a positive."""
     count = len(texts)
     everything = [question for question, _ in texts] + [answer for _, answer in texts]
@@ -105,14 +106,14 @@ def rows(reranker: modeling.Reranker, texts: list[tuple[str, str]]) -> TrainingR
     )
 
 
-def scorer(reranker: modeling.Reranker) -> PairScorer:
+def scorer(reranker: Reranker) -> PairScorer:
     return PairScorer(reranker, device=torch.device("cpu"), precision=Precision.fp32, token_budget=8192)
 
 
 def main(name: str, work: Path) -> dict[str, Any]:
     began = time.perf_counter()
     config = ModelConfig(name=name, path=str(base(name, work / "base")), max_length=LENGTH[name])
-    reranker = modeling.load(Path(config.path), config, seed=12)
+    reranker = model_files.load(Path(config.path), config, seed=12)
     texts = pairs(BATCH[name])
     data = rows(reranker, texts)
     # Without warm-up: its first step has rate 0, and a step that changes nothing would prove little.
@@ -127,11 +128,11 @@ def main(name: str, work: Path) -> dict[str, Any]:
     )  # fmt: skip
     facts = trainer.run()
     after = scorer(reranker).score(probe)
-    modeling.save(reranker, work / "model", config)
+    model_files.save(reranker, work / "model", config)
     parameters = sum(parameter.numel() for parameter in reranker.model.parameters())
     seen = reranker.model.config.to_dict()
     del trainer, reranker
-    reloaded = modeling.load(work / "model", replace(config, path=str(work / "model")), seed=99)
+    reloaded = model_files.load(work / "model", replace(config, path=str(work / "model")), seed=99)
     again = scorer(reloaded).score(probe)
     hardware = provenance.hardware()
     return {
@@ -170,7 +171,7 @@ def gpu_steps(
     A larger GPU is limited to that memory and given that GPU's token budget, so that the figure is the 3090's.
     """
     config = ModelConfig(name="modernbert_large", path=str(folder), max_length=length)
-    reranker = modeling.load(folder, config, seed=12, attention=Attention.varlen)
+    reranker = model_files.load(folder, config, seed=12, attention=Attention.varlen)
     if device.type == "cuda":
         total = torch.cuda.get_device_properties(device).total_memory
         torch.cuda.set_per_process_memory_fraction(min(1.0, GPU_LIMIT_BYTES / total))

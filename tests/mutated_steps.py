@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from torch.nn import functional as F
 
 from pipeline.config.learning import Precision
-from pipeline.engine import modeling, steps, training
+from pipeline.engine import modeling, steps, update
 from pipeline.engine.batching import Plan
 
 
@@ -35,7 +35,7 @@ def _without_pos_weight(logits: torch.Tensor, labels: torch.Tensor, pos_weight: 
 
 
 def _mean_per_micro_batch(patch: pytest.MonkeyPatch) -> None:
-    for module in (steps, training):
+    for module in (steps, update):
         patch.setattr(module, "backward", _mean)
 
 

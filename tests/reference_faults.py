@@ -31,7 +31,7 @@ from small_models import labelled, model_config, tiny
 from pipeline.commands.faults import damages
 from pipeline.core import artifacts
 from pipeline.core.fingerprint import text_digest
-from pipeline.engine import modeling
+from pipeline.engine import model_files
 
 STEPS, EVERY, ROWS, BATCH = 12, 4, 96, 8
 CRASH, OTHER, SAME = "crash", "other weights, silently", "the same weights"
@@ -70,7 +70,7 @@ def outcome(start: Path, undamaged: Path, place: Path, name: str, data: bytes | 
 def measure(root: Path) -> dict[str, Any]:
     """The record: what each fault came to, how many of each, and what it was measured with."""
     start, out = root / "start", root / "undamaged"
-    modeling.save(tiny(root / "base", dropout=0.1), start, model_config(root / "base", dropout=0.1))
+    model_files.save(tiny(root / "base", dropout=0.1), start, model_config(root / "base", dropout=0.1))
     expected = weights_after(start, out, resume=False)
     for path in out.glob("checkpoint-*"):
         if path.name not in {f"checkpoint-{EVERY}", f"checkpoint-{2 * EVERY}"}:

@@ -12,7 +12,7 @@ from hub_fixtures import bert_tiny, sentences
 
 from pipeline.config.learning import ModelConfig, Precision, TrainingConfig
 from pipeline.config.machine import Attention
-from pipeline.engine import modeling
+from pipeline.engine import model_files
 from pipeline.engine.modeling import Reranker
 from pipeline.engine.steps import TrainingRows
 from pipeline.engine.tokens import TokenTable, proven
@@ -30,7 +30,7 @@ def tiny(folder: Path, seed: int = 12, attention: Attention = Attention.varlen, 
     """A BERT of 2 layers and 32 units with a head drawn from `seed`; `folder` is filled once."""
     if not (folder / "config.json").exists():
         bert_tiny(folder)
-    return modeling.load(folder, model_config(folder, **values), seed=seed, attention=attention)
+    return model_files.load(folder, model_config(folder, **values), seed=seed, attention=attention)
 
 
 def lively(reranker: Reranker) -> Reranker:

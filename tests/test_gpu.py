@@ -14,7 +14,7 @@ from pipeline.config.learning import Precision
 from pipeline.config.machine import Attention, RuntimeConfig
 from pipeline.core.errors import Interrupted, out_of_gpu_memory
 from pipeline.core.reproducibility import resolve_device
-from pipeline.engine import modeling
+from pipeline.engine import model_files
 from pipeline.engine.training import Hooks, Trainer
 
 pytestmark = pytest.mark.gpu
@@ -31,7 +31,7 @@ def trainer_of(
     base: Path, folder: Path, *, batch: int = 16, budget: int = 512, hooks: Hooks | None = None, dropout: float = 0.1
 ) -> Trainer:
     """A BERT in bf16 with dropout, as the published bert-tiny is trained."""
-    reranker = lively(modeling.load(base, model_config(base, dropout=dropout), seed=12, attention=Attention.varlen))
+    reranker = lively(model_files.load(base, model_config(base, dropout=dropout), seed=12, attention=Attention.varlen))
     device = resolve_device(RuntimeConfig())
     reranker.model.to(device)
     config = training_config(batch_size=batch, logging_steps=2)
@@ -43,7 +43,7 @@ def trainer_of(
 
 def trained(trainer: Trainer) -> dict[str, torch.Tensor]:
     trainer.run()
-    return {name: tensor.cpu() for name, tensor in weights(trainer.reranker).items()}
+    return {name: tensor.cpu() for name, tensor in weights(trainer.updater.reranker).items()}
 
 
 def equal(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> bool:

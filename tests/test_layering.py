@@ -31,9 +31,10 @@ LAYERS = [
     # One outside library or format each; they know nothing of each other.
     "hub.location data.packaged_docs data.nano_beir data.readers mining.embeddings mining.retrieval engine.modeling "
     "telemetry.emissions telemetry.tracking",
-    "data.source mining.training_rows evaluation.figures telemetry.pieces engine.steps engine.scoring "
-    "evaluation.reranking evaluation.bi_encoder reporting.facts "
+    "data.source mining.training_rows evaluation.figures telemetry.pieces engine.model_files "
+    "engine.steps engine.scoring evaluation.reranking evaluation.bi_encoder reporting.facts "
     "reporting.run_figures",
+    "engine.update",
     # One job each.
     "mining.miner evaluation.evaluator engine.training reporting.model_card reporting.report commands.prediction "
     "reporting.comparison",

@@ -18,7 +18,8 @@ from pipeline.config.learning import Precision
 from pipeline.config.machine import Attention
 from pipeline.core.errors import ModelError
 from pipeline.engine.model_config import OFFSET_POSITIONS, _say, own_max_length
-from pipeline.engine.modeling import Reranker, load, save
+from pipeline.engine.model_files import load, save
+from pipeline.engine.modeling import Reranker
 from pipeline.engine.scoring import PairScorer
 
 PAIRS = [("the river", "a stone of the old river"), ("a stone", "number 7"), ("river " * 30, "stone " * 40)]

@@ -1,12 +1,10 @@
-"""Loading and saving a cross-encoder: which head, which layers, which precision, and what is refused."""
+"""A cross-encoder in memory: in which precision it runs, and that the way it runs changes no score or gradient."""
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import dataclasses
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +14,12 @@ import torch
 from accelerate import Accelerator
 from hub_fixtures import bert_tiny, modernbert, sentences
 from packed_models import apart
-from small_models import BUDGET, CPU, lively, model_config, tiny, training_rows, weights
-from transformers import AutoConfig, dynamic_module_utils
+from small_models import BUDGET, CPU, lively, model_config, tiny, training_rows
 
-from pipeline.config.learning import Activation, Precision
+from pipeline.config.learning import Precision
 from pipeline.config.machine import Attention
-from pipeline.core.errors import ModelError
-from pipeline.engine import modeling
-from pipeline.engine.model_config import own_max_length
-from pipeline.engine.modeling import Reranker, load, save
+from pipeline.engine.model_files import load
+from pipeline.engine.modeling import Reranker
 from pipeline.engine.scoring import PairScorer
 from pipeline.engine.steps import backward, prepare
 
@@ -38,86 +33,6 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def scores(reranker: Reranker, precision: Precision = Precision.fp32) -> Any:
     return PairScorer(reranker, device=CPU, precision=precision, token_budget=BUDGET).score(PAIRS)
-
-
-def differing(one: Reranker, two: Reranker) -> set[str]:
-    a, b = weights(one), weights(two)
-    return {name for name in a if not torch.equal(a[name], b[name])}
-
-
-def test_the_seed_alone_draws_the_head(base: Path) -> None:
-    torch.manual_seed(999)
-    one = tiny(base, seed=12)
-    torch.rand(100)
-    assert differing(one, tiny(base, seed=12)) == set()
-    # Only what the folder does not hold: the published pre-training weights have a pooler, so the classifier.
-    assert differing(one, tiny(base, seed=13)) == {"classifier.weight"}
-    assert not one.head_was_saved and not one.model.training
-    assert all(parameter.dtype == torch.float32 for parameter in one.model.parameters())
-
-
-def test_random_weights_come_from_the_seed_too(base: Path) -> None:
-    shape = {"random_init": True, "hidden_size": 64, "layers": 1}
-    one, two = tiny(base, seed=1, **shape), tiny(base, seed=2, **shape)
-    assert differing(one, tiny(base, seed=1, **shape)) == set()
-    assert {name for name in differing(one, two) if "dense.weight" in name}
-    assert (one.hidden_size, one.layers) == (64, 1)
-
-
-@pytest.mark.parametrize("activation", list(Activation), ids=lambda activation: activation.name)
-def test_the_saved_folder_predicts_as_the_pipeline_scores(base: Path, tmp_path: Path, activation: Activation) -> None:
-    from sentence_transformers import CrossEncoder
-
-    reranker = lively(tiny(base))
-    config = model_config(base, activation=activation)
-    save(reranker, tmp_path, config)
-    applied = {
-        Activation.identity: lambda x: x,
-        Activation.sigmoid: lambda x: 1 / (1 + np.exp(-x)),
-        Activation.tanh: np.tanh,
-    }[activation]
-    found = CrossEncoder(str(tmp_path), device="cpu").predict(PAIRS)
-    assert np.abs(found - applied(scores(reranker).astype(np.float64))).max() <= 1e-5
-    assert sorted(path.suffix for path in tmp_path.iterdir() if path.suffix in (".safetensors", ".bin")) == [
-        ".safetensors"
-    ]
-
-
-def test_a_saved_head_is_kept_whatever_the_seed(base: Path, tmp_path: Path) -> None:
-    first = tiny(base, seed=5)
-    save(first, tmp_path, model_config(base))
-    again = load(tmp_path, model_config(tmp_path), seed=99)
-    assert again.head_was_saved and differing(first, again) == set()
-    assert own_max_length(tmp_path) == 64, "the length it was trained with travels in the tokenizer"
-
-
-def test_saving_twice_gives_the_same_bytes(base: Path, tmp_path: Path) -> None:
-    for name in ("one", "two"):
-        save(tiny(base), tmp_path / name, model_config(base))
-    files = sorted(path.name for path in (tmp_path / "one").iterdir())
-    assert files == sorted(path.name for path in (tmp_path / "two").iterdir())
-    for name in files:
-        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes(), name
-
-
-def test_the_first_layers_are_kept(base: Path, tmp_path: Path) -> None:
-    whole, sliced = tiny(base), tiny(base, layers=1)
-    a, b = weights(whole), weights(sliced)
-    assert sliced.layers == 1 and set(a) - set(b) == {name for name in a if ".layer.1." in name} != set()
-    assert all(torch.equal(a[name], b[name]) for name in b)
-    save(sliced, tmp_path, model_config(base))
-    assert load(tmp_path, model_config(tmp_path), seed=0).layers == 1
-    with pytest.raises(ModelError, match=r"^model\.layers must be at most the model's 2, got 3\. "):
-        tiny(base, layers=3)
-
-
-def test_dropout_is_the_configured_one(base: Path) -> None:
-    def rates(reranker: Reranker) -> set[float]:
-        return {module.p for module in reranker.model.modules() if isinstance(module, torch.nn.Dropout)}
-
-    assert rates(tiny(base, dropout=0.0)) == {0.0}
-    assert rates(tiny(base, dropout=0.25)) == {0.25}
-    assert rates(tiny(base, dropout=None)) == {0.1}, "the published one"
 
 
 @pytest.mark.parametrize("attention", ["varlen", "eager"])
@@ -145,29 +60,6 @@ def test_a_copy_scores_by_its_own_head(base: Path, attention: str) -> None:
     assert reranker.model.classifier.weight.grad is None  # type: ignore[union-attr]
 
 
-# --- ModernBERT -------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("attention", ["varlen", "eager"])
-def test_modernbert_pools_as_its_configuration_says_and_comes_back(tmp_path: Path, attention: str) -> None:
-    from sentence_transformers import CrossEncoder
-
-    source = modernbert(tmp_path / "source")
-    config = model_config(source, max_length=128)
-    reranker = lively(load(source, config, seed=12, attention=Attention[attention]))
-    assert reranker.model.config.classifier_pooling == "mean"  # type: ignore[union-attr]
-    save(reranker, tmp_path / "saved", config)
-    assert json.loads((tmp_path / "saved" / "config.json").read_text())["classifier_pooling"] == "mean"
-    again = load(tmp_path / "saved", config, seed=99, attention=Attention[attention])
-    assert differing(reranker, again) == set() and again.packed == (attention == "varlen")
-    expected = scores(reranker)
-    assert np.array_equal(scores(again), expected)
-    found = CrossEncoder(str(tmp_path / "saved"), device="cpu").predict(PAIRS)
-    assert np.abs(found - 1 / (1 + np.exp(-expected.astype(np.float64)))).max() <= 1e-5
-    again.model.config.classifier_pooling = "cls"  # type: ignore[union-attr]
-    assert np.abs(scores(again) - expected).max() > 1e-4, "the pooling is not without effect"
-
-
 @pytest.mark.parametrize("pooling", ["mean", "cls"])
 def test_modernbert_without_padding_has_the_scores_and_gradients_of_one_padded_batch(
     tmp_path: Path, pooling: str
@@ -192,104 +84,3 @@ def test_modernbert_without_padding_has_the_scores_and_gradients_of_one_padded_b
     (expected, wanted), (ours, gradients) = found[Attention.eager], found[Attention.varlen]
     assert np.abs(ours - expected).max() <= 1e-5 < expected.std()
     assert apart(gradients, wanted) <= 1e-6
-
-
-# --- refusals ---------------------------------------------------------------------------------------------------------
-
-
-def one_sentence(error: pytest.ExceptionInfo[ModelError]) -> None:
-    assert "\n" not in str(error.value)
-    assert error.value.__suppress_context__ or error.value.__context__ is None
-
-
-def test_more_than_one_label_is_refused(base: Path, tmp_path: Path) -> None:
-    from transformers import BertConfig, BertForSequenceClassification
-
-    small = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
-    BertForSequenceClassification(BertConfig(num_labels=3, vocab_size=400, **small)).save_pretrained(tmp_path)
-    tiny(base).tokenizer.save_pretrained(tmp_path)
-    with pytest.raises(ModelError, match=r"^model\.path must be a cross-encoder with one label, got '?3 labels in "):
-        load(tmp_path, model_config(tmp_path), seed=0)
-
-
-def test_a_length_beyond_the_positions_is_refused(base: Path) -> None:
-    with pytest.raises(ModelError, match=r"^model\.max_length must be at most the 512 positions .*max_length=512\."):
-        tiny(base, max_length=513)
-
-
-def damaged(base: Path, folder: Path, name: str, data: bytes | None) -> Path:
-    save(tiny(base), folder, model_config(base))
-    if data is None:
-        (folder / name).unlink()
-    else:
-        (folder / name).write_bytes(data)
-    return folder
-
-
-@pytest.mark.parametrize(
-    ("name", "data", "said"),
-    [
-        ("config.json", None, "be a folder with config.json"),
-        ("config.json", b"{", "hold a model and tokenizer"),
-        ("config.json", b"[]", "hold a model and tokenizer"),
-        ("config.json", b'{"model_type": "no-such-model"}', "hold a model and tokenizer"),
-        ("config.json", b'{"model_type": "bert", "architectures": ["T"], "hidden_size": "x"}', "hold"),
-        ("tokenizer.json", b"{", "hold a model and tokenizer"),
-        ("model.safetensors", None, "hold weights"),
-        ("model.safetensors", b"torn", "hold weights"),
-        ("model.safetensors", b"", "hold weights"),
-    ],
-)
-def test_a_damaged_folder_is_refused_in_one_sentence(
-    base: Path, tmp_path: Path, name: str, data: bytes | None, said: str
-) -> None:
-    folder = damaged(base, tmp_path, name, data)
-    with pytest.raises(ModelError, match=rf"^model\.path must {said}.*, got ") as error:
-        load(folder, model_config(folder), seed=0)
-    one_sentence(error)
-    assert str(folder) in str(error.value)
-
-
-class Payload:
-    """Unpickled without care, this makes a folder."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = str(path)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.mkdir, (self.path,)
-
-
-def test_weights_that_would_run_code_are_refused_and_run_nothing(base: Path, tmp_path: Path) -> None:
-    folder = damaged(base, tmp_path / "model", "model.safetensors", None)
-    torch.save({"classifier.bias": Payload(tmp_path / "executed")}, folder / "pytorch_model.bin")
-    with pytest.raises(ModelError, match=r"^model\.path must hold weights that load as fp32 tensors, got ") as error:
-        load(folder, model_config(folder), seed=0)
-    one_sentence(error)
-    assert not (tmp_path / "executed").exists()
-    torch.load(folder / "pytorch_model.bin", weights_only=False)
-    assert (tmp_path / "executed").exists(), "the payload does work where pickles are trusted"
-
-
-def test_code_that_comes_with_a_model_is_never_run(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = damaged(base, tmp_path / "model", "own.py", f"open({str(tmp_path / 'executed')!r}, 'w')\n".encode())
-    path = folder / "config.json"
-    auto = {name: f"own.{name}" for name in ("AutoConfig", "AutoModel", "AutoModelForSequenceClassification")}
-    known = {**json.loads(path.read_text()), "auto_map": auto}
-    for config in (known, {**known, "model_type": "of-its-own"}):
-        path.write_text(json.dumps(config))
-        with contextlib.suppress(ModelError):  # a known type loads without its code, another is refused
-            load(folder, model_config(folder), seed=0)
-        assert not (tmp_path / "executed").exists()
-    with pytest.raises(ModelError, match=r"^model\.path must hold a model and tokenizer"):
-        load(folder, model_config(folder), seed=0)
-    monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
-    with contextlib.suppress(AttributeError):
-        AutoConfig.from_pretrained(folder, trust_remote_code=True)
-    assert (tmp_path / "executed").exists(), "the code does run where it is trusted"
-
-
-def test_no_notice_is_left_on_the_console(base: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    save(tiny(base), tmp_path, model_config(base))
-    modeling.load(tmp_path, model_config(tmp_path), seed=0)
-    assert capfd.readouterr() == ("", "")

@@ -17,7 +17,7 @@ from pipeline.config.sets import NANO_BEIR
 from pipeline.core.errors import ConfigError
 from pipeline.core.fingerprint import plain
 from pipeline.engine.batching import Plan, linear_schedule, warmup_steps
-from pipeline.engine.modeling import ACTIVATIONS
+from pipeline.engine.model_files import ACTIVATIONS
 from pipeline.engine.steps import optimizer_of
 from pipeline.stages.sets import NANO_MEAN, fixed_sets, nano_names
 

@@ -18,7 +18,7 @@ from pipeline.config.learning import Precision
 from pipeline.config.machine import Attention
 from pipeline.core.errors import Interrupted
 from pipeline.core.reproducibility import GPU_BYTES_PER_TOKEN_LAYER
-from pipeline.engine import modeling
+from pipeline.engine import model_files, modeling
 from pipeline.engine.modeling import Reranker
 from pipeline.engine.scoring import PairScorer
 from pipeline.engine.training import Hooks, Trainer
@@ -52,7 +52,7 @@ def modernbert_of(layers: int, **values: Any) -> Any:
 
 
 def reranker_of(base: Path, dropout: float = 0.0) -> Reranker:
-    return lively(modeling.load(base, model_config(base, dropout=dropout), seed=12, attention=Attention.varlen))
+    return lively(model_files.load(base, model_config(base, dropout=dropout), seed=12, attention=Attention.varlen))
 
 
 def trainer_of(
@@ -180,7 +180,7 @@ def test_a_run_that_stopped_goes_on_to_the_same_weights(
     resumed.run()
     assert resumed.state.resumed_at == [3]
     found, expected = (
-        {name: tensor.cpu() for name, tensor in weights(trainer.reranker).items()} for trainer in (resumed, whole)
+        {name: tensor.cpu() for name, tensor in weights(trainer.updater.reranker).items()} for trainer in (resumed, whole)
     )
     assert all(torch.equal(found[name], expected[name]) for name in expected)
     assert bool(simulated_gpu.windows) == (precision is Precision.bf16), "dropout has no pads either"

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from pipeline.config.learning import Precision
 from pipeline.config.machine import Attention
-from pipeline.engine import modeling, steps
+from pipeline.engine import model_files, modeling, steps
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def plain_gradients(base: Path, rows: list[tuple[str, str, float]]) -> dict[str,
     start = base.parent / f"{base.name}-plain"
     reranker = tiny(base)
     if not start.exists():
-        modeling.save(reranker, start, model_config(base))
+        model_files.save(reranker, start, model_config(base))
     model = AutoModelForSequenceClassification.from_pretrained(start, attn_implementation="eager")
     batch = reranker.tokenizer(
         [q for q, _, _ in rows], [p for _, p, _ in rows], truncation="longest_first", max_length=64, padding=True,

@@ -6,6 +6,7 @@ import logging
 import math
 import re
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,8 @@ from mutated_steps import MUTATIONS
 from small_models import BUDGET, labelled, model_config, tiny, trainer_of, training_config, training_rows, weights
 
 from pipeline.config.learning import Precision, TrainingConfig
-from pipeline.core.errors import Interrupted, NumericsError, ResourceError
-from pipeline.engine import checkpoints, modeling, steps, training
+from pipeline.core.errors import ArtifactError, Interrupted, NumericsError, ResourceError
+from pipeline.engine import checkpoints, model_files, modeling, steps, training, update
 from pipeline.engine.batching import Plan
 from pipeline.engine.training import Hooks
 
@@ -79,7 +80,7 @@ def reference(
 def fifty(base: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[float], dict[str, torch.Tensor]]:
     """The common starting folder, and what the reference makes of 50 steps, the last with 11 rows."""
     start = tmp_path_factory.mktemp("start")
-    modeling.save(tiny(base), start, model_config(base))
+    model_files.save(tiny(base), start, model_config(base))
     return start, *reference(start, labelled(795), training_config(), tmp_path_factory.mktemp("reference"))
 
 
@@ -213,14 +214,14 @@ def test_a_resumed_run_ends_with_the_same_bits_on_lanes(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(steps, "LANE_TOKENS", 1)
-    seen, prepare = list[int](), training.prepare
+    seen, prepare = list[int](), update.prepare
 
     def prepared(*arguments: Any, **named: Any) -> steps.Step:
         step = prepare(*arguments, **named)
         seen.append(step.lanes)
         return step
 
-    monkeypatch.setattr(training, "prepare", prepared)
+    monkeypatch.setattr(update, "prepare", prepared)
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
@@ -277,7 +278,7 @@ def test_non_finite_numbers_stop_before_the_update(
         reranker, training_rows(reranker, labelled(50)), training_config(batch_size=8, eval_steps=2), tmp_path
     )
     good, sums = weights(reranker), [0]
-    healthy = training.backward
+    healthy = update.backward
 
     def poisoned(model: torch.nn.Module, step: steps.Step, **rest: Any) -> torch.Tensor:
         sums[0] += 1
@@ -292,7 +293,7 @@ def test_non_finite_numbers_stop_before_the_update(
         parameter.grad[0, 0] = float("nan")
         return loss
 
-    monkeypatch.setattr(training, "backward", poisoned)
+    monkeypatch.setattr(update, "backward", poisoned)
     batch = list(trainer.plan.batches())[3]
     said = (
         rf"loss and gradient must be finite, got loss .* by step 4 \(batch rows "
@@ -337,6 +338,27 @@ def test_the_best_steps_weights_are_restored(base: Path, tmp_path: Path) -> None
     assert all(torch.equal(tensor, at[4][name]) for name, tensor in weights(reranker).items())
     assert any(not torch.equal(at[14][name], tensor) for name, tensor in at[4].items())
     assert checkpoints.steps(tmp_path) == [4, 14]
+    (checkpoints.folder_of(tmp_path, 4) / "model.safetensors").unlink()
+    remedy = f"Restore it, or delete {tmp_path} to train from the start"
+    with pytest.raises(ArtifactError, match=f"must hold the best step's weights, got .*{remedy}"):
+        trainer_of(tiny(base), training_rows(reranker, labelled(50)), config, tmp_path).run()
+
+
+def test_seconds_hold_the_evaluations_before_them(base: Path, tmp_path: Path) -> None:
+    reranker, rows = tiny(base), list[Row]()
+    config = training_config(batch_size=16, max_steps=1, eval_steps=1, eval_sets=["validation"])
+
+    def evaluate() -> training.Measures:
+        time.sleep(0.2)
+        return {"validation": {"ndcg@10": 0.5}}
+
+    hooks = Hooks(evaluate=evaluate, on_row=rows_into(rows))
+    trainer_of(reranker, training_rows(reranker, labelled(50)), config, tmp_path, hooks).run()
+    before, trained, after = rows
+    assert (before["kind"], trained["kind"], after["kind"]) == ("evaluation", "train", "evaluation")
+    assert 0.2 <= before["seconds"] <= trained["seconds"] <= after["seconds"] - 0.2
+    facts = checkpoints.read(checkpoints.folder_of(tmp_path, 1)).facts
+    assert facts["seconds"] >= after["seconds"], "a resumed run counts on from there"
 
 
 def test_a_logged_loss_is_the_mean_since_the_row_before(base: Path, tmp_path: Path) -> None:
@@ -378,7 +400,7 @@ def test_a_bad_step_that_nothing_was_read_of_leaves_no_checkpoint(base: Path, tm
 
     def interrupted() -> bool:
         if trainer.state.step == 2:
-            trainer.failed.fill_(1.0)  # as an update between two logged steps leaves it on a GPU
+            trainer.updater.failed.fill_(1.0)  # as an update between two logged steps leaves it on a GPU
         return trainer.state.step == 2
 
     config, data = training_config(eval_steps=0, max_steps=5), training_rows(reranker, labelled(45))
@@ -402,14 +424,14 @@ def test_an_operator_without_a_repeatable_kernel_is_named_and_used(
         )
         data, config = training_rows(reranker, labelled(45)), training_config(max_steps=3)
         trainer = trainer_of(reranker, data, config, tmp_path / str(strict), Hooks())
-        trainer.strict = strict
+        trainer.updater.strict = strict
         with caplog.at_level(logging.WARNING):
             trainer.run()
         found.append(weights(reranker))
     assert caplog.messages == [
         "equal runs may differ in their last bits: put_ does not have a deterministic implementation"
     ]
-    assert torch.is_deterministic_algorithms_warn_only_enabled() and not trainer.strict
+    assert torch.is_deterministic_algorithms_warn_only_enabled() and not trainer.updater.strict
     assert all(torch.equal(found[0][name], found[1][name]) for name in found[0]), "the step was repeated as it was"
 
 
@@ -515,7 +537,7 @@ def test_clipping_inside_the_update_is_clipping_before_it(base: Path, tmp_path: 
     for step, picked in enumerate(plan.batches()):
         optimizer.param_groups[0]["lr"] = config.learning_rate * (3 - step) / 3
         batch = steps.prepare(plain, data, picked, BUDGET)
-        training.backward(plain.model, batch, pos_weight=config.pos_weight, precision=Precision.fp32,
+        update.backward(plain.model, batch, pos_weight=config.pos_weight, precision=Precision.fp32,
                           accelerator=Accelerator(cpu=True))  # fmt: skip
         torch.nn.utils.clip_grad_norm_(plain.model.parameters(), 1e-3)
         optimizer.step()

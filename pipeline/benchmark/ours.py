@@ -21,7 +21,7 @@ from pipeline.config.learning import ModelConfig, Precision, TrainingConfig
 from pipeline.config.machine import Device, RuntimeConfig
 from pipeline.core.records import PairRows, RerankingSet, Split
 from pipeline.core.reproducibility import micro_batch_tokens, resolve_attention
-from pipeline.engine import model_config, modeling
+from pipeline.engine import model_config, model_files, modeling
 from pipeline.engine.batching import SCORING_WIDTH_STEP, cut
 from pipeline.engine.modeling import Reranker
 from pipeline.engine.scoring import PairScorer
@@ -68,7 +68,7 @@ def load(folder: Path, dropout: float) -> Reranker:
     """The prepared cross-encoder, as a run loads one."""
     length = model_config.own_max_length(folder)
     config = ModelConfig(name="benchmark", path=str(folder), max_length=length, dropout=dropout)
-    return modeling.load(folder, config, seed=SEED, attention=resolve_attention(RuntimeConfig()))
+    return model_files.load(folder, config, seed=SEED, attention=resolve_attention(RuntimeConfig()))
 
 
 def budget_of(reranker: Reranker, device: torch.device) -> int:

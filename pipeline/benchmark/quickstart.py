@@ -28,7 +28,7 @@ from pipeline.core.artifacts import read_json, write_json
 from pipeline.core.records import AS_RETRIEVED, TRAINED, UNTRAINED, RerankingSet
 from pipeline.data import storage
 from pipeline.data.packaged_docs import extract
-from pipeline.engine import modeling
+from pipeline.engine import model_files
 from pipeline.engine.batching import Plan, warmup_steps
 from pipeline.evaluation.measures import MEASURES, mean, order, per_query
 from pipeline.stages.card import card
@@ -61,7 +61,7 @@ def prepare(rows: int, work: Path, overrides: Sequence[str] = ()) -> None:
     command = [*overrides, *scaled(whole, rows, pairs)]
     run = _run(command, work / "prepared", work / "cache")
     mine(run)
-    modeling.save(load_reranker(run, run.base.folder, run.config.model), work / "model", run.config.model)
+    model_files.save(load_reranker(run, run.base.folder, run.config.model), work / "model", run.config.model)
     mined = storage.read_rows(run.mined_folder)
     columns = {
         "question": [mined.questions[q] for q in mined.question],

@@ -29,7 +29,7 @@ from pipeline.config.learning import Activation, ModelConfig, Precision
 from pipeline.config.machine import RuntimeConfig
 from pipeline.core.artifacts import read_json, write_json
 from pipeline.core.reproducibility import resolve_device, resolve_precision
-from pipeline.engine import modeling
+from pipeline.engine import model_files
 from pipeline.hub import location
 from pipeline.telemetry.emissions import measured
 
@@ -98,7 +98,7 @@ def cross_encoder(settings: Settings, packaged: Path, tokenizer: Any, work: Path
         name=settings.model, path=str(base), max_length=512 if drawn else 256, dropout=settings.dropout,
         random_init=drawn, activation=Activation.identity,
     )  # fmt: skip
-    modeling.save(modeling.load(base, config, seed=SEED), work / "model", config)
+    model_files.save(model_files.load(base, config, seed=SEED), work / "model", config)
 
 
 def configuration(model: str, tokenizer: Any) -> Any:

@@ -68,7 +68,7 @@ def run_profile(asked: Profile, config: Config) -> Path:
                 token_budget=run.token_budget(reranker.hidden_size, reranker.layers), folder=Path(scratch),
                 identity={}, hooks=Hooks(on_row=lambda logged: profiler.step()),
             )  # fmt: skip
-            trainer.lanes = 1  # the profiler sees the thread it was started on
+            trainer.updater.lanes = 1  # the profiler sees the thread it was started on
             facts = trainer.run()
         with artifacts.publish(folder, {"artifact": "profile", "provenance": made_by}) as work:
             operators = operators_of(profiler, gpu)

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from pipeline.core import artifacts
-from pipeline.core.errors import ArtifactError
+from pipeline.core.errors import ArtifactError, must
 
 log = logging.getLogger(__name__)
 
@@ -103,6 +103,20 @@ def newest(root: Path) -> Checkpoint | None:
             f"Restore one, or delete {root} to train from the start."
         )
     return None
+
+
+def read_best(root: Path, step: int) -> Checkpoint:
+    """The checkpoint of the step that a run chose.
+
+    Raises:
+        ArtifactError: when it does not verify: no other one holds those weights.
+    """
+    folder = folder_of(root, step)
+    try:
+        return read(folder)
+    except ArtifactError as error:
+        remedy = f"Restore it, or delete {root} to train from the start."
+        raise ArtifactError(must(str(folder), "hold the best step's weights", str(error), remedy)) from None
 
 
 def prune(root: Path, keep: int, also: int | None = None) -> None:

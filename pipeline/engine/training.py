@@ -16,26 +16,24 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState, GradientState
 
 from pipeline.config.learning import Precision, TrainingConfig
-from pipeline.core.errors import Interrupted, NumericsError, out_of_gpu_memory
+from pipeline.core.errors import Interrupted, NumericsError
 from pipeline.core.progress import bar
 from pipeline.core.reproducibility import (
     differences,
-    repeatable,
     reuse_memory,
     rng_state,
     seed_everything,
     set_rng_state,
 )
 from pipeline.engine import checkpoints
-from pipeline.engine.batching import Indices, Plan, halved, linear_schedule, warmup_steps
+from pipeline.engine.batching import Plan, linear_schedule, warmup_steps
 from pipeline.engine.checkpoints import Checkpoint
 from pipeline.engine.modeling import Reranker
-from pipeline.engine.steps import Step, TrainingRows, backward, optimizer_of, prepare
+from pipeline.engine.steps import Step, TrainingRows
 from pipeline.engine.training_state import Measures, State
+from pipeline.engine.update import Updater
 
 log = logging.getLogger(__name__)
 
@@ -63,30 +61,23 @@ class Trainer:
         seed_everything(seed)
         if device.type == "cpu":
             reuse_memory()
-        AcceleratorState._reset_state(reset_partial_state=True)
-        GradientState._reset_state()
-        self.accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="no")
-        self.config, self.data, self.hooks, self.precision = config, data, hooks, precision
+        self.config, self.hooks, self.precision, self.device = config, hooks, precision, device
         self.folder, self.identity = folder, identity
         self.plan = Plan(len(data.label), config.batch_size, config.epochs, seed, config.max_steps)
         self.warmup = warmup_steps(self.plan.steps, config.warmup_ratio)
-        self.reranker = reranker
-        self.model = self.accelerator.prepare_model(reranker.model)
-        self.optimizer = optimizer_of(self.model, config)
-        self.lanes, self.pads = reranker.lanes(), reranker.pads(precision)
-        reranker.keep_tokens(data.table, data.template)
+        self.updater = Updater(
+            reranker, data, config, device=device, precision=precision, budget=token_budget, on_halved=self._halved
+        )
+        self.model = self.updater.model
         self.state = State(budget=token_budget, asked_budget=token_budget)
         self.energy_before: list[dict[str, Any]] = []
         """Energy of earlier pieces of a resumed run, as its checkpoint recorded them."""
-        self.failed = torch.zeros((), dtype=torch.float32, device=device)
         self.pending = torch.zeros((), dtype=torch.float32, device=device)
         """Losses not yet fetched from the device: fetching one waits for it."""
-        self.bad = torch.zeros(2, dtype=torch.float32, device=device)
-        """Loss and gradient norm of the newest step, or of the first that was not finite."""
-        self.rows = np.zeros(0, np.int64)
+        self.batch_rows = np.zeros(0, np.int64)
         """The newest step's."""
-        self.strict = device.type == "cuda"
-        """Whether operators without a repeatable kernel are refused."""
+        self.began = 0.0
+        """When the run would have begun had it not been interrupted, by `time.perf_counter`."""
 
     def run(self) -> dict[str, Any]:
         """Train to the end and leave the chosen weights in the model.
@@ -97,7 +88,7 @@ class Trainer:
         Raises:
             NumericsError: at a non-finite loss, gradient or weight, before the update; the last checkpoint stays.
             Interrupted: after a signal, with a checkpoint of the last finished step written.
-            ArtifactError: when checkpoints are there and none verifies.
+            ArtifactError: when checkpoints are there and none verifies, or the best step's does not.
         """
         self._resume()
         plan = self.plan
@@ -106,7 +97,7 @@ class Trainer:
                 "%-9s %s of %s rows are seen, for training.max_steps=%d (null: all)", "train",
                 f"{plan.steps * plan.batch_size:,}", f"{plan.rows:,}", plan.steps,
             )  # fmt: skip
-        started, before = time.perf_counter(), self.state.seconds
+        self.began = time.perf_counter() - self.state.seconds
         if self.state.step == 0 and self.config.eval_sets and not self.state.rows:
             self._evaluate()
         self.model.train()
@@ -115,50 +106,37 @@ class Trainer:
             began = time.perf_counter()
             for step in self._prepared(ahead):
                 self._step(step, began)
-                self.state.seconds = before + time.perf_counter() - started
                 self._after_step()
                 progress.advance(1)
                 began = time.perf_counter()
-        self.state.seconds = before + time.perf_counter() - started
+        self._clock()
         return self._finish()
+
+    def _clock(self) -> None:
+        self.state.seconds = time.perf_counter() - self.began
 
     def _prepared(self, ahead: ThreadPoolExecutor) -> Iterator[Step]:
         """Steps, the next one composed while the current one runs."""
         coming = None
         for rows in self.plan.batches(self.state.step):
-            following = ahead.submit(self._prepare, rows)
+            following = ahead.submit(self.updater.prepare, rows)
             if coming is not None:
                 yield coming.result()
             coming = following
         if coming is not None:
             yield coming.result()
 
-    def _prepare(self, rows: Indices) -> Step:
-        return prepare(self.reranker, self.data, rows, self.state.budget, self.lanes, pads=self.pads)
-
     def _step(self, step: Step, began: float) -> None:
         """One update; its time counts from `began`, so that waiting for its composition does too."""
         rate = self.config.learning_rate * linear_schedule(self.state.step, self.plan.steps, self.warmup)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        loss = self._backward_within_memory(step)
-        norm = torch.nn.utils.get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
-        # Clipped inside the fused update, which divides by it: a pass over all gradients less.
-        self.optimizer.grad_scale = ((norm + 1e-6) / self.config.max_grad_norm).clamp(min=1.0)  # type: ignore[attr-defined]
-        finite = torch.isfinite(norm) & torch.isfinite(loss)
-        self.bad = torch.where(self.failed > 0, self.bad, torch.stack([loss.float(), norm.float()]))
-        # Fused AdamW skips its update on the device while found_inf is set: no host sync, and no bad update either.
-        self.failed = torch.maximum(self.failed, (~finite).float())
-        self.optimizer.found_inf = self.failed  # type: ignore[attr-defined]
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        loss, norm = self.updater.update(step, rate)
         self.state.step += 1
         self.state.since_log += 1
         self.state.tokens += step.tokens
         self.state.padded += step.padded
-        self.rows = step.rows
+        self.batch_rows = step.rows
         logs = self._logs_now()
-        if logs or self._fixed_now() or self.accelerator.device.type == "cpu":
+        if logs or self._fixed_now() or self.device.type == "cpu":
             self._refuse_bad_numbers()
             self.state.loss_sum += float(loss)
         else:
@@ -167,63 +145,26 @@ class Trainer:
         if logs:
             self._log(float(norm), rate)
 
-    def _backward_within_memory(self, step: Step) -> torch.Tensor:
-        """A step's gradient, repeated with RNG restored: under half the budget when the GPU runs out of memory; with
-        kernels whose sums come in any order, from then on, when an operator has no other.
-        """
-        generators = rng_state()
-        while True:
-            if step.budget != self.state.budget:  # halved since, or just now: the next step is composed ahead
-                again = self._prepare(step.rows)
-                step.batches, step.padded, step.budget = again.batches, again.padded, again.budget
-            try:
-                with repeatable(self.strict):
-                    return backward(
-                        self.model, step, pos_weight=self.config.pos_weight, precision=self.precision,
-                        accelerator=self.accelerator,
-                    )  # fmt: skip
-            except RuntimeError as error:
-                full = out_of_gpu_memory(error)
-                if not full:
-                    if "does not have a deterministic implementation" not in str(error):
-                        raise
-                    self.strict = False
-                    log.warning("equal runs may differ in their last bits: %s", str(error).split(", but")[0])
-            # The exception held the step's activations: nothing could be given back before it was gone.
-            self.optimizer.zero_grad(set_to_none=True)
-            if full:
-                self._halve(step)
-            set_rng_state(generators)
-
-    def _halve(self, step: Step) -> None:
-        """Halve the budget from this step on; the new one is part of every later checkpoint's facts and scope.
-
-        Raises:
-            ResourceError: when the longest pair of the step is alone in its micro-batch already.
-        """
-        torch.cuda.empty_cache()
-        first, second = self.data.first[step.rows], self.data.second[step.rows]
-        longest = int(self.data.table.pair_lengths(self.data.template, first, second).max())
-        self._plan(halved(self.state.budget, longest))
-        self.state.halved_at.append([self.state.step + 1, self.state.budget])
-        log.warning("out of GPU memory: runtime.micro_batch_tokens halved to %d", self.state.budget)
+    def _halved(self, budget: int) -> None:
+        self.state.halved_at.append([self.state.step + 1, budget])
+        self._plan(budget)
 
     def _plan(self, budget: int) -> None:
         """Compose steps under this budget; the scope says so, for other sums have other last bits."""
-        self.state.budget = budget
+        self.state.budget = self.updater.budget = budget
         if "scope" in self.identity:
             self.identity = {**self.identity, "scope": {**self.identity["scope"], "micro_batch_tokens": budget}}
 
     def _refuse_bad_numbers(self) -> None:
         """Waits for the device."""
-        if float(self.failed):
+        if float(self.updater.failed):
             last = checkpoints.steps(self.folder)
             kept = f"the checkpoint of step {last[-1]} is kept" if last else "no checkpoint had been written"
-            loss, norm = self.bad.tolist()
+            loss, norm = self.updater.bad.tolist()
             raise NumericsError(
                 f"loss and gradient must be finite, got loss {loss} and gradient norm {norm} by step "
-                f"{self.state.step} (batch rows {self.rows[:4].tolist()}…, learning rate "
-                f"{self.optimizer.param_groups[0]['lr']:.3g}). The update was not applied; {kept}. "
+                f"{self.state.step} (batch rows {self.batch_rows[:4].tolist()}…, learning rate "
+                f"{self.updater.optimizer.param_groups[0]['lr']:.3g}). The update was not applied; {kept}. "
                 "Lower training.learning_rate."
             )
 
@@ -236,6 +177,7 @@ class Trainer:
 
     def _log(self, norm: float, rate: float) -> None:
         self._fetch_losses()
+        self._clock()
         self.state.log_steps(self.plan, norm, rate)
         self.hooks.on_row(self.state.rows)
 
@@ -260,6 +202,7 @@ class Trainer:
     def _evaluate(self) -> None:
         measures = self.hooks.evaluate()
         self.model.train()
+        self._clock()
         config = self.config
         if config.keep_best and config.selection_set is not None and self.state.step > 0 and self._fixed_now():
             chosen = self.hooks.selection_set or config.selection_set
@@ -276,8 +219,9 @@ class Trainer:
                 raise NumericsError(f"weights must be finite, got {name} with NaN or infinity after step "
                                     f"{self.state.step}. Lower training.learning_rate.")  # fmt: skip
         self._fetch_losses()
+        self._clock()
         facts = {**self.state.facts(), "energy": [*self.energy_before, *self.hooks.energy()]}
-        checkpoint = Checkpoint(self.state.step, weights, self.optimizer.state_dict(), rng_state(), facts)
+        checkpoint = Checkpoint(self.state.step, weights, self.updater.optimizer.state_dict(), rng_state(), facts)
         checkpoints.write(self.folder, checkpoint, self.identity)
         checkpoints.prune(self.folder, self.config.keep_checkpoints, self.state.best_step)
 
@@ -286,7 +230,7 @@ class Trainer:
         if found is None:
             return
         self.model.load_state_dict(found.weights)
-        self.optimizer.load_state_dict(found.optimizer)
+        self.updater.optimizer.load_state_dict(found.optimizer)
         set_rng_state(found.generators)
         asked = self.state.asked_budget
         self.state = State.of(found.step, found.facts)
@@ -308,8 +252,7 @@ class Trainer:
         state, config = self.state, self.config
         chosen = state.best_step if config.keep_best and state.best_step is not None else state.step
         if chosen != state.step:
-            best = checkpoints.read(checkpoints.folder_of(self.folder, chosen))
-            self.model.load_state_dict(best.weights)
+            self.model.load_state_dict(checkpoints.read_best(self.folder, chosen).weights)
         self.model.eval()
         return {
             "steps": state.step,
@@ -324,6 +267,7 @@ class Trainer:
             "precision": self.precision.name,
             "micro_batch_tokens": state.budget,
             "halved_at": state.halved_at,
-            "device": str(self.accelerator.device),
+            "scope": self.identity.get("scope"),
+            "device": str(self.device),
             "resumed_at": state.resumed_at,
         }

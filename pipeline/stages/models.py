@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pipeline.config.learning import ModelConfig
 from pipeline.core.reproducibility import release_memory
-from pipeline.engine import modeling
+from pipeline.engine import model_files
 from pipeline.engine.modeling import Reranker
 from pipeline.engine.scoring import PairScorer
 from pipeline.stages.plan import Run
@@ -16,7 +16,7 @@ from pipeline.stages.plan import Run
 def load(run: Run, folder: Path, config: ModelConfig) -> Reranker:
     """The model of a folder; a head it lacks is drawn from the run's seed."""
     release_memory()  # of models that were worked with before: a training's is more than a small model's weights
-    return modeling.load(folder, config, seed=run.config.seed, attention=run.attention())
+    return model_files.load(folder, config, seed=run.config.seed, attention=run.attention())
 
 
 def load_saved(run: Run, folder: Path) -> Reranker:

@@ -19,7 +19,7 @@ from pipeline.core.errors import ArtifactError, Interrupted
 from pipeline.core.fingerprint import fingerprint, plain, slug
 from pipeline.core.records import AS_RETRIEVED
 from pipeline.data import storage
-from pipeline.engine import modeling
+from pipeline.engine import model_files
 from pipeline.engine.modeling import Reranker
 from pipeline.engine.pair_template import identity
 from pipeline.engine.steps import TrainingRows
@@ -75,7 +75,7 @@ def train(run: Run) -> Path:
                 raise Interrupted("training was asked to stop at its end. Run the same command again to go on.")
             pieces.recover(trainer.energy_before)
             facts |= {"tracking": metrics.finish(), "cut_share": cut_share, **pieces.facts()}
-            modeling.save(reranker, work, run.config.model)
+            model_files.save(reranker, work, run.config.model)
             _must_reload_equal(run, reranker, work)
             artifacts.write_json(work / "training.json", facts)
             artifacts.write_bytes(work / "metrics.jsonl", metrics.path.read_bytes())

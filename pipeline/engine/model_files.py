@@ -1,0 +1,150 @@
+"""Load a cross-encoder from a folder and save one to it. Wraps transformers; knows nothing of batches or precision.
+
+The model is a plain `AutoModelForSequenceClassification` with one label; the saved folder is a plain
+sentence-transformers `CrossEncoder`.
+"""
+
+from __future__ import annotations
+
+import json
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase
+
+from pipeline.config.learning import Activation, ModelConfig
+from pipeline.config.machine import Attention
+from pipeline.core.errors import ModelError, must
+from pipeline.engine import model_config, packed
+from pipeline.engine.modeling import Reranker, keep_head_in_fp32
+
+ACTIVATIONS = {
+    Activation.identity: "torch.nn.modules.linear.Identity",
+    Activation.sigmoid: "torch.nn.modules.activation.Sigmoid",
+    Activation.tanh: "torch.nn.modules.activation.Tanh",
+}
+"""What the saved CrossEncoder applies in `predict`, by the import path sentence-transformers stores."""
+
+
+def load(folder: Path, config: ModelConfig, *, seed: int, attention: Attention = Attention.eager) -> Reranker:
+    """Load an encoder (a new head is drawn from `seed`) or a cross-encoder (its head is kept).
+
+    Args:
+        folder: a local folder with config.json, weights and tokenizer files.
+        config: lengths, dropout, kept layers; with `random_init` only the configuration and tokenizer are read.
+        seed: decides every weight the folder does not hold.
+        attention: `eager` or `sdpa` on padded batches; `varlen` without padding where `packed` supports the model,
+            else `sdpa`, or `eager` where transformers has no SDPA for it.
+
+    Raises:
+        ModelError: when the folder holds no usable model, one with more than one label, or one without embeddings of
+            all that its tokenizer gives; when `sdpa` is asked of a model without.
+    """
+    seen, tokenizer = model_config.read(folder)
+    hf = model_config.adapted(seen, config)
+    saved_head = not config.random_init and model_config.is_cross_encoder(seen)
+    if saved_head and hf.num_labels != 1:
+        raise ModelError(must("model.path", "be a cross-encoder with one label", f"{hf.num_labels} labels in {folder}",
+                              "Rerankers score a pair with one number: choose another model."))  # fmt: skip
+    hf.num_labels = 1
+    limit = model_config.positions(hf)
+    if limit is not None and config.max_length > limit:
+        raise ModelError(must("model.max_length", f"be at most the {limit} positions of {folder}", config.max_length,
+                              f"Pass model.max_length={limit}."))  # fmt: skip
+    implementation = model_config.attention_of(hf, attention)
+    torch.manual_seed(seed)
+    with model_config.quiet():
+        model = (_from_config if config.random_init else _from_weights)(folder, hf, implementation)
+    if config.dropout is not None:
+        model_config.check_dropout(model, config.dropout)
+    _check_embeddings(model, tokenizer, folder, drawn=config.random_init)
+    tokenizer.model_max_length = config.max_length
+    model_config.set_padding_side(tokenizer, hf)
+    _align(model)
+    keep_head_in_fp32(model)
+    return Reranker(
+        model=model.eval(),
+        tokenizer=tokenizer,
+        max_length=config.max_length,
+        hidden_size=int(hf.hidden_size),
+        layers=int(hf.num_hidden_layers),
+        head_was_saved=saved_head,
+        packed=attention is Attention.varlen and packed.supports(model),
+    )
+
+
+def _from_config(folder: Path, hf: Any, implementation: str) -> Any:
+    try:
+        return AutoModelForSequenceClassification.from_config(hf, attn_implementation=implementation)
+    except Exception as error:  # whatever a kind of model asserts of its configuration
+        raise ModelError(must("model.random_init", "make a model of a configuration that transformers can build",
+                              f"{folder} ({model_config.reason(error)})",
+                              "Use null for model.layers and model.hidden_size.")) from None  # fmt: skip
+
+
+def _from_weights(folder: Path, hf: Any, implementation: str) -> Any:
+    try:
+        return AutoModelForSequenceClassification.from_pretrained(
+            folder, config=hf, dtype=torch.float32, attn_implementation=implementation
+        )
+    except Exception as error:  # transformers and torch raise many kinds for a torn or unsafe weights file
+        raise ModelError(must("model.path", "hold weights that load as fp32 tensors",
+                              f"{folder} ({model_config.reason(error)})",
+                              "Download or save the model again.")) from None  # fmt: skip
+
+
+def _check_embeddings(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path, *, drawn: bool) -> None:
+    """Refuse tokens without an embedding: looking one up fails in the middle of a run, and a GPU does not say why."""
+    try:
+        table = model.get_input_embeddings()
+    except NotImplementedError:  # a kind without: its own checks are left
+        return
+    pair = tokenizer("one", "two", return_token_type_ids=True)
+    # Special tokens that stand in no pair, such as an image's, may have none.
+    unused = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+    unused -= {*pair["input_ids"], tokenizer.pad_token_id}
+    ids = max(number for number in tokenizer.get_vocab().values() if number not in unused) + 1
+    if isinstance(table, nn.Embedding) and ids > table.num_embeddings:
+        resize = f"Call model.resize_token_embeddings({ids}) and save it again."
+        raise ModelError(must("model.path", "have an embedding for each token of its tokenizer",
+                              f"{table.num_embeddings} for {ids} in {folder}",
+                              f"Write vocab_size {ids} in its config.json." if drawn else resize))  # fmt: skip
+    types = int(getattr(model.config, "type_vocab_size", 0) or 0)  # 0: it takes none
+    given = max(pair["token_type_ids"]) + 1 if "token_type_ids" in tokenizer.model_input_names else 0
+    if types and given > types:
+        raise ModelError(must("model.path", "have an embedding for each token type of its tokenizer",
+                              f"{types} for {given} in {folder}",
+                              "Take token_type_ids out of its tokenizer's model_input_names."))  # fmt: skip
+
+
+def _align(model: nn.Module) -> None:
+    """Copy weights out of the mapped file: where a tensor starts in memory decides the last bits of a CPU product.
+
+    Without this a reloaded model scores 1e-7 beside the one in memory. torch allocates on 64 bytes.
+    """
+    for tensor in (*model.parameters(), *model.buffers()):
+        tensor.data = tensor.data.clone()
+
+
+def save(reranker: Reranker, folder: Path, config: ModelConfig) -> None:
+    """Write a plain CrossEncoder folder: safetensors weights, tokenizer, activation.
+
+    The folder loads with `sentence_transformers.CrossEncoder(folder)`, `AutoModelForSequenceClassification` and `load`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    model: Any = reranker.model
+    with model_config.quiet():
+        model.config.architectures = [type(model).__name__]
+        model.save_pretrained(folder, safe_serialization=True)
+        reranker.tokenizer.save_pretrained(folder)
+    path = folder / "config.json"
+    saved = json.loads(path.read_text())
+    saved["sentence_transformers"] = {
+        "activation_fn": ACTIVATIONS[config.activation],
+        "version": version("sentence-transformers"),
+    }
+    saved["id2label"], saved["label2id"] = {"0": "LABEL_0"}, {"LABEL_0": 0}
+    path.write_text(json.dumps(saved, indent=2, sort_keys=True) + "\n")

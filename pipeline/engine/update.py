@@ -1,0 +1,116 @@
+"""Updates of a model: the gradient of whole steps, within a device's memory, and the optimizer that takes it.
+
+Knows one step at a time, and nothing of schedules, logs, checkpoints or evaluations.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, GradientState
+
+from pipeline.config.learning import Precision, TrainingConfig
+from pipeline.core.errors import out_of_gpu_memory
+from pipeline.core.reproducibility import repeatable, rng_state, set_rng_state
+from pipeline.engine.batching import Indices, halved
+from pipeline.engine.modeling import Reranker
+from pipeline.engine.steps import Step, TrainingRows, backward, optimizer_of, prepare
+
+log = logging.getLogger(__name__)
+
+
+class Updater:
+    """A reranker, its optimizer, and the budget under which steps are computed."""
+
+    def __init__(
+        self, reranker: Reranker, data: TrainingRows, config: TrainingConfig, *,
+        device: torch.device, precision: Precision, budget: int, on_halved: Callable[[int], None],
+    ) -> None:  # fmt: skip
+        # accelerate keeps the first device for the whole process; the next run of a sweep may ask for another.
+        AcceleratorState._reset_state(reset_partial_state=True)
+        GradientState._reset_state()
+        self.accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="no")
+        self.model = self.accelerator.prepare_model(reranker.model)
+        self.optimizer = optimizer_of(self.model, config)
+        self.reranker, self.data, self.config, self.precision = reranker, data, config, precision
+        self.budget = budget
+        """Tokens of a micro-batch."""
+        self.on_halved = on_halved
+        """Told each new budget after memory ran out."""
+        self.lanes, self.pads = reranker.lanes(), reranker.pads(precision)
+        reranker.keep_tokens(data.table, data.template)
+        self.failed = torch.zeros((), dtype=torch.float32, device=device)
+        """1 from the first step on whose loss or gradient was not finite: no update is made any more."""
+        self.bad = torch.zeros(2, dtype=torch.float32, device=device)
+        """Loss and gradient norm of the newest step, or of the first that was not finite."""
+        self.strict = device.type == "cuda"
+        """Whether operators without a repeatable kernel are refused."""
+
+    def prepare(self, rows: Indices) -> Step:
+        """Compose a step of these rows; may be asked on another thread."""
+        return prepare(self.reranker, self.data, rows, self.budget, self.lanes, pads=self.pads)
+
+    def update(self, step: Step, rate: float) -> tuple[torch.Tensor, torch.Tensor]:
+        """One update at a learning rate, unless its numbers or earlier ones were not finite.
+
+        Returns:
+            Loss and gradient norm before clipping, 0-d, on the device: reading one waits for it.
+
+        Raises:
+            ResourceError: when a GPU cannot hold the step's longest pair alone.
+        """
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        loss = self._backward_within_memory(step)
+        norm = torch.nn.utils.get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
+        # Clipped inside the fused update, which divides by it: a pass over all gradients less.
+        self.optimizer.grad_scale = ((norm + 1e-6) / self.config.max_grad_norm).clamp(min=1.0)  # type: ignore[attr-defined]
+        finite = torch.isfinite(norm) & torch.isfinite(loss)
+        self.bad = torch.where(self.failed > 0, self.bad, torch.stack([loss.float(), norm.float()]))
+        # Fused AdamW skips its update on the device while found_inf is set: no host sync, and no bad update either.
+        self.failed = torch.maximum(self.failed, (~finite).float())
+        self.optimizer.found_inf = self.failed  # type: ignore[attr-defined]
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return loss, norm
+
+    def _backward_within_memory(self, step: Step) -> torch.Tensor:
+        """The gradient of one step.
+
+        When the GPU is full the budget is halved; when an operator has no repeatable kernel, strictness ends. Then the
+        step is repeated from the same state of the random numbers.
+        """
+        generators = rng_state()
+        while True:
+            if step.budget != self.budget:  # halved since, or just now: the next step is composed ahead
+                again = self.prepare(step.rows)
+                step.batches, step.padded, step.budget = again.batches, again.padded, again.budget
+            try:
+                with repeatable(self.strict):
+                    return backward(
+                        self.model, step, pos_weight=self.config.pos_weight, precision=self.precision,
+                        accelerator=self.accelerator,
+                    )  # fmt: skip
+            except RuntimeError as error:
+                full = out_of_gpu_memory(error)
+                if not full:
+                    if "does not have a deterministic implementation" not in str(error):
+                        raise
+                    self.strict = False
+                    log.warning("equal runs may differ in their last bits: %s", str(error).split(", but")[0])
+            # The exception held the step's activations: nothing could be given back before it was gone.
+            self.optimizer.zero_grad(set_to_none=True)
+            if full:
+                self._halve(step)
+            set_rng_state(generators)
+
+    def _halve(self, step: Step) -> None:
+        torch.cuda.empty_cache()
+        first, second = self.data.first[step.rows], self.data.second[step.rows]
+        longest = int(self.data.table.pair_lengths(self.data.template, first, second).max())
+        self.budget = halved(self.budget, longest)
+        self.on_halved(self.budget)
+        log.warning("out of GPU memory: runtime.micro_batch_tokens halved to %d", self.budget)
