@@ -334,3 +334,22 @@ def test_the_counts_of_published_facts_are_the_files() -> None:
         before, after = facts["first-stage/gooaq-dev/ndcg@10"], facts["final/gooaq-dev/as_retrieved/ndcg@10"]
         assert f"{before:.4f} → {after:.4f} for {name}" in text_of(RESULTS)
         assert recipe["hub_id"] in text_of(README)
+
+
+def test_the_figures_of_a_gpu_are_the_records() -> None:
+    found = record("gpu_h200.json")
+    names = {"train BERT-tiny": "train_bert_tiny", "train ModernBERT-large": "train_modernbert_large"}
+    of_speed = {row[0].split(",")[0]: row for row in rows_under(text_of(SPEED), "work, bf16")}
+    for work, name in names.items():
+        pairs = found["pairs"][name]
+        assert of_speed[work][3] == ratio_cell(pairs["ratio"]), name
+        assert of_speed[work][4].startswith(f"{pairs['ratio_recipe']['median']:.2f}"), name
+        assert f" {pairs['ratio']['median']:.1f} times" in " ".join(text_of(README).split()), name
+    steps = {(row["case"], row["batch"]): row for row in found["steps"]["201d98f"]}
+    cases = [("train_bert_tiny", 2048), ("train_modernbert_large", 64), ("train_modernbert_large", 256)]
+    for row, case in zip(rows_under(text_of(SPEED), "step"), cases, strict=True):
+        step = steps[case]
+        seconds = [float(cell.split()[0]) for cell in row[1:3]]
+        assert seconds == pytest.approx([step["step_ms"], step["kernels_ms"]], rel=0.01)
+        by_wall, by_kernels = step["share_of_attainable"], step["share_by_kernels"]
+        assert row[3] == f"{100 * by_wall:.0f} / {100 * by_kernels:.0f} %"

@@ -180,7 +180,8 @@ def test_a_run_that_stopped_goes_on_to_the_same_weights(
     resumed.run()
     assert resumed.state.resumed_at == [3]
     found, expected = (
-        {name: tensor.cpu() for name, tensor in weights(trainer.updater.reranker).items()} for trainer in (resumed, whole)
+        {name: tensor.cpu() for name, tensor in weights(trainer.updater.reranker).items()}
+        for trainer in (resumed, whole)
     )
     assert all(torch.equal(found[name], expected[name]) for name in expected)
     assert bool(simulated_gpu.windows) == (precision is Precision.bf16), "dropout has no pads either"
