@@ -23,7 +23,7 @@ from packed_models import plain_flash
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
 from torch.utils._pytree import tree_leaves, tree_map
 
-from pipeline.engine import packed_attention
+from pipeline.engine import fused, packed_attention
 from pipeline.engine.flash import Runs
 
 CUDA, CPU = torch.device("cuda", 0), torch.device("cpu")
@@ -253,6 +253,7 @@ def simulated_gpu(monkeypatch: pytest.MonkeyPatch) -> Any:
         torch.Tensor, "to", lambda tensor, *args, **kwargs: move(tensor, *map(_first, args), **tree_map(_first, kwargs))
     )
     packed_attention._has_kernel.cache_clear()
+    monkeypatch.setattr(fused, "_work", lambda device: False)
     # A parameter of the CPU cannot become one of the device in place, as it does on a true one.
     torch.__future__.set_overwrite_module_params_on_conversion(True)
     seen = Seen()

@@ -181,3 +181,8 @@ def test_pairs_without_pads_are_cut_by_their_own_tokens() -> None:
     (whole,) = cut(lengths, 8192, 1, pads=False)
     assert sorted(whole.tolist()) == list(range(61)) and whole[0] == 0
     assert [len(group) for group in cut(np.ones(150_000, np.int64), 10**6, 1, pads=False)] == [65_535, 65_535, 18_930]
+    # One long pair among many: what is spread by pair stays within sixteen budgets.
+    uneven = np.array([8000, *[40] * 1000], np.int64)
+    groups = cut(uneven, 49_152, 1, pads=False)
+    assert max(len(group) * int(uneven[group].max()) for group in groups) <= 16 * 49_152
+    assert len(groups) == 2 and sorted(np.concatenate(groups).tolist()) == list(range(1001))

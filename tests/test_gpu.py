@@ -76,7 +76,7 @@ def test_a_full_memory_halves_the_budget_and_the_weights_are_those_of_a_run_that
 ) -> None:
     scarce = trainer_of(base, tmp_path / "scarce", batch=4096, budget=2**20)
     found = trained(scarce)
-    (*_, (step, budget)) = scarce.state.halved_at
+    ((step, budget),) = scarce.state.budgets
     assert step == 1 and budget < 2**18
     torch.cuda.set_per_process_memory_fraction(1.0)
     assert equal(trained(trainer_of(base, tmp_path / "small", batch=4096, budget=budget)), found)

@@ -197,5 +197,4 @@ def test_where_memory_runs_out_the_budget_is_halved_and_the_losses_stay(
     simulated_gpu.most_rows = 200  # tokens
     assert losses(scarce) == pytest.approx(expected, rel=1e-5)
     assert scarce.state.budget in (128, 256)
-    assert scarce.state.halved_at == [[1, budget] for budget in (256, 128)[: len(scarce.state.halved_at)]]
-    assert scarce.state.halved_at[-1][1] == scarce.state.budget
+    assert scarce.state.budgets == [[1, scarce.state.budget]]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import math
 import re
 import shutil
 import time
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -377,6 +379,19 @@ def test_a_logged_loss_is_the_mean_since_the_row_before(base: Path, tmp_path: Pa
         assert row["learning_rate"] == each[end - 1]["learning_rate"]
     assert [row["pairs"] for row in each] == [8, 8, 8, 8, 8, 8, 2] * 2
     assert each[0]["learning_rate"] == 0.0 and each[-1]["epoch"] == 2.0
+
+
+def test_a_trainer_that_is_done_with_is_gone_at_once(base: Path, tmp_path: Path) -> None:
+    reranker = tiny(base)
+    trainer = trainer_of(reranker, training_rows(reranker, labelled(50)), training_config(max_steps=1), tmp_path)
+    trainer.run()
+    table = weakref.ref(trainer.updater.data.table)
+    gc.disable()  # a cycle would be found by it
+    try:
+        del trainer
+        assert table() is None, "its optimizer and tokens would lie beside the next model's"
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ EXIT_REQUEUE = 75
 GPU_WITHOUT_MEMORY = (
     "CUDA error: out of memory",
     "CUDA driver error: out of memory",  # memory that is mapped as it grows
+    "Triton Error [CUDA]: out of memory",
     "CUBLAS_STATUS_ALLOC_FAILED",
     "CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate",  # its workspace did not fit
 )

@@ -33,6 +33,10 @@ ROWS_STEP = 64
 MOST_PAIRS = 65_535
 """Pairs of a micro-batch: a GPU's attention kernels count them along an axis of so many."""
 
+SPREAD = 16
+"""Pairs x longest pair of a micro-batch without pads, in budgets: where a model pools, its last layer's rows alone are
+spread by pair, a hundredth of what its layers keep."""
+
 Indices = npt.NDArray[np.int64]
 
 
@@ -86,9 +90,12 @@ def cut(lengths: npt.NDArray[np.integer], token_budget: int, lanes: int, *, pads
 
     `pads`: whether a pair takes as much memory as the longest beside it, where there is one lane.
     """
-    if lanes == 1 and pads:
+    if lanes > 1:
+        return equal_shares(lengths, token_budget, lanes)
+    if pads:
         return micro_batches(lengths, token_budget)
-    return equal_shares(lengths, token_budget, lanes)
+    shares = equal_shares(lengths, token_budget, 1)
+    return [share[part] for share in shares for part in micro_batches(lengths[share], SPREAD * token_budget)]
 
 
 def micro_batches(lengths: npt.NDArray[np.integer], token_budget: int) -> list[Indices]:
@@ -123,8 +130,7 @@ def equal_shares(lengths: npt.NDArray[np.integer], token_budget: int, lanes: int
         lanes: how many groups are computed at once.
 
     Returns:
-        Positions into `lengths`, longest pairs first, equal lengths in their order; fewer groups where pairs are few,
-        and of over `MOST_PAIRS` pairs several.
+        Positions into `lengths`, longest pairs first, equal lengths in their order; fewer groups where pairs are few.
     """
     order = np.argsort(-lengths.astype(np.int64), kind="stable")
     ends = np.cumsum(lengths[order], dtype=np.int64)
@@ -132,8 +138,7 @@ def equal_shares(lengths: npt.NDArray[np.integer], token_budget: int, lanes: int
     count = lanes * -(-total // (lanes * max(1, min(token_budget, 2 * token_budget // lanes))))
     # A pair belongs to the share in which its first token lies.
     cuts = np.searchsorted(ends, [total * k // count for k in range(1, count)], side="left") + 1
-    shares = [group for group in np.split(order, cuts) if group.size]
-    return [group[start : start + MOST_PAIRS] for group in shares for start in range(0, group.size, MOST_PAIRS)]
+    return [group for group in np.split(order, cuts) if group.size]
 
 
 def rounded(rows: int, least: int) -> int:

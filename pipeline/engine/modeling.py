@@ -77,7 +77,7 @@ class Reranker:
 
     def pads(self, precision: Precision) -> bool:
         """Whether a pair takes as much memory as the longest of its micro-batch; to be asked on the model's device."""
-        return not (self.packed and packed.runs_unpadded(self.model, self._products_in(precision)))
+        return not (self.packed and packed.attends_unpadded(self.model, self._products_in(precision)))
 
     def lanes(self) -> int:
         """Micro-batches it computes side by side; to be asked on the main thread."""

@@ -36,7 +36,7 @@ def supports(model: nn.Module) -> bool:
     return kind is not None and bool(kind.supports(model.config))
 
 
-def runs_unpadded(model: nn.Module, dtype: torch.dtype) -> bool:
+def attends_unpadded(model: nn.Module, dtype: torch.dtype) -> bool:
     """Whether attention of a model that `supports` accepts has no pads either, its products in this type."""
     config: Any = model.config
     device = next(model.parameters()).device

@@ -102,6 +102,9 @@ class PairScorer:
         start = len(self._table)  # not of positions: an interrupt may have left them behind
         self._table = self._table.extended(TokenTable.build(new, self.reranker.tokenizer, self.reranker.max_length))
         self._position.update((text, start + i) for i, text in enumerate(new))
+        if self.device.type == "cuda":  # what stays composed there would keep the shorter table's tokens too
+            for asked in self._known.values():
+                asked.batches.clear()
 
     def _forward(self, asked: _Asked, what: str) -> npt.NDArray[np.float32]:
         """All logits under one budget; when the GPU runs out of memory it is halved, for later calls too.
@@ -160,7 +163,7 @@ class PairScorer:
                 batch = shared_rows.split(batch, asked.shared)
             if asked.again:
                 asked.batches[number] = batch
-        # Copied each time: what stayed on a GPU would be missing when training needs it.
+        # Copied each time but for the texts' tokens: what stayed on a GPU would be missing when training needs it.
         return {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
 
 

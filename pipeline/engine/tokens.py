@@ -77,8 +77,8 @@ class TokenTable:
         self.ids = ids
         self.starts = starts
         self.lengths = lengths
-        self._kept: dict[torch.device, torch.Tensor] = {}
-        """All ids on a device, see `keep_on`."""
+        self._kept: dict[tuple[torch.device, tuple[int, ...]], torch.Tensor] = {}
+        """All ids on a device with special tokens behind them, see `keep_on`."""
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -175,7 +175,7 @@ class TokenTable:
         """
         widths, begins = self._runs(template, first, second)
         lengths = widths.sum(axis=1)
-        kept = None if device is None else self._kept.get(device)
+        kept = None if device is None else self._kept.get((device, template.specials))
         if kept is None:
             ids, offsets = torch.from_numpy(self._flat(template, first, second).ids), np.zeros_like(begins)
         else:
@@ -192,10 +192,10 @@ class TokenTable:
 
     def keep_on(self, device: torch.device, template: PairTemplate) -> None:
         """Keep all ids and, behind them, the template's special tokens in a GPU's memory, if they fit."""
-        if device not in self._kept:
-            ids = np.concatenate([self.ids, template.specials], dtype=np.int32)
-            if ids.nbytes <= torch.cuda.get_device_properties(device).total_memory * KEPT_SHARE:
-                self._kept[device] = torch.from_numpy(ids).to(device)
+        room = torch.cuda.get_device_properties(device).total_memory * KEPT_SHARE
+        if (device, template.specials) not in self._kept and 4 * len(self.ids) <= room:
+            ids = np.concatenate([self.ids, np.asarray(template.specials, np.int32)], dtype=np.int32)
+            self._kept[device, template.specials] = torch.from_numpy(ids).to(device)
 
     def _sources(self, template: PairTemplate, first: Ints, second: Ints) -> Ints:
         """Where each run's first token lies among the ids that `keep_on` keeps, (pairs, runs of a pair)."""

@@ -65,9 +65,7 @@ class Trainer:
         self.folder, self.identity = folder, identity
         self.plan = Plan(len(data.label), config.batch_size, config.epochs, seed, config.max_steps)
         self.warmup = warmup_steps(self.plan.steps, config.warmup_ratio)
-        self.updater = Updater(
-            reranker, data, config, device=device, precision=precision, budget=token_budget, on_halved=self._halved
-        )
+        self.updater = Updater(reranker, data, config, device=device, precision=precision, budget=token_budget)
         self.model = self.updater.model
         self.state = State(budget=token_budget, asked_budget=token_budget)
         self.energy_before: list[dict[str, Any]] = []
@@ -131,6 +129,8 @@ class Trainer:
         rate = self.config.learning_rate * linear_schedule(self.state.step, self.plan.steps, self.warmup)
         loss, norm = self.updater.update(step, rate)
         self.state.step += 1
+        if self.updater.budget != self.state.budget:
+            self._set_budget(self.updater.budget, self.state.step)
         self.state.since_log += 1
         self.state.tokens += step.tokens
         self.state.padded += step.padded
@@ -145,12 +145,10 @@ class Trainer:
         if logs:
             self._log(float(norm), rate)
 
-    def _halved(self, budget: int) -> None:
-        self.state.halved_at.append([self.state.step + 1, budget])
-        self._plan(budget)
-
-    def _plan(self, budget: int) -> None:
-        """Compose steps under this budget; the scope says so, for other sums have other last bits."""
+    def _set_budget(self, budget: int, step: int) -> None:
+        """Compose steps under this budget from `step` on; the scope says so, for other sums have other last bits."""
+        if budget != self.state.budget:
+            self.state.budgets.append([step, budget])
         self.state.budget = self.updater.budget = budget
         if "scope" in self.identity:
             self.identity = {**self.identity, "scope": {**self.identity["scope"], "micro_batch_tokens": budget}}
@@ -235,7 +233,7 @@ class Trainer:
         asked = self.state.asked_budget
         self.state = State.of(found.step, found.facts)
         # What memory allowed holds for this machine only: one that is asked for another budget starts with that.
-        self._plan(self.state.budget if self.state.asked_budget == asked else asked)
+        self._set_budget(self.state.budget if self.state.asked_budget == asked else asked, found.step + 1)
         self.state.asked_budget = asked
         self.energy_before = found.facts.get("energy", [])
         if found.step < self.plan.steps:
@@ -266,7 +264,7 @@ class Trainer:
             **state.totals(),
             "precision": self.precision.name,
             "micro_batch_tokens": state.budget,
-            "halved_at": state.halved_at,
+            "budgets": state.budgets,
             "scope": self.identity.get("scope"),
             "device": str(self.device),
             "resumed_at": state.resumed_at,

@@ -34,8 +34,8 @@ class State:
     """Tokens of a micro-batch, halved each time memory ran out."""
     asked_budget: int = 0
     """What it was before any halving."""
-    halved_at: list[list[int]] = field(default_factory=list)
-    """[step, budget]: from which step on it was which, see `budget`."""
+    budgets: list[list[int]] = field(default_factory=list)
+    """[step, budget] of each change: from which step on it was which, see `budget`."""
     resumed_at: list[int] = field(default_factory=list)
 
     @classmethod

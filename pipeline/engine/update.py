@@ -6,7 +6,6 @@ Knows one step at a time, and nothing of schedules, logs, checkpoints or evaluat
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 
 import torch
 from accelerate import Accelerator
@@ -27,7 +26,7 @@ class Updater:
 
     def __init__(
         self, reranker: Reranker, data: TrainingRows, config: TrainingConfig, *,
-        device: torch.device, precision: Precision, budget: int, on_halved: Callable[[int], None],
+        device: torch.device, precision: Precision, budget: int,
     ) -> None:  # fmt: skip
         # accelerate keeps the first device for the whole process; the next run of a sweep may ask for another.
         AcceleratorState._reset_state(reset_partial_state=True)
@@ -37,9 +36,7 @@ class Updater:
         self.optimizer = optimizer_of(self.model, config)
         self.reranker, self.data, self.config, self.precision = reranker, data, config, precision
         self.budget = budget
-        """Tokens of a micro-batch."""
-        self.on_halved = on_halved
-        """Told each new budget after memory ran out."""
+        """Tokens of a micro-batch, halved each time memory runs out."""
         self.lanes, self.pads = reranker.lanes(), reranker.pads(precision)
         reranker.keep_tokens(data.table, data.template)
         self.failed = torch.zeros((), dtype=torch.float32, device=device)
@@ -112,5 +109,4 @@ class Updater:
         first, second = self.data.first[step.rows], self.data.second[step.rows]
         longest = int(self.data.table.pair_lengths(self.data.template, first, second).max())
         self.budget = halved(self.budget, longest)
-        self.on_halved(self.budget)
         log.warning("out of GPU memory: runtime.micro_batch_tokens halved to %d", self.budget)

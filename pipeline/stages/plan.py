@@ -26,6 +26,7 @@ from pipeline.core.errors import ConfigError, must
 from pipeline.core.fingerprint import fingerprint, plain, slug
 from pipeline.core.provenance import record
 from pipeline.data import source
+from pipeline.engine import fused
 from pipeline.hub import location
 from pipeline.hub.cache import LOCK, Kind
 from pipeline.telemetry.emissions import add, measured
@@ -171,6 +172,7 @@ class Run:
         return {
             **reproducibility.scope(self.device, precision, budget),
             "attention": self.attention().name,
+            "fused": fused.version(self.device),
             "code": code,
         }
 
