@@ -321,8 +321,10 @@ def test_a_score_that_is_no_number_is_refused(base: Path) -> None:
         torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB."),
         RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
         RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported"),
+        RuntimeError("CUDA driver error: out of memory"),
+        RuntimeError("Triton Error [CUDA]: out of memory"),
     ],
-    ids=["torch's allocator", "cuBLAS", "the driver"],
+    ids=["torch's allocator", "cuBLAS", "the driver", "memory that grows", "a kernel's own"],
 )
 @pytest.mark.usefixtures("batches_of_a_gpu")
 def test_out_of_memory_halves_the_budget_for_good(

@@ -523,11 +523,14 @@ def test_out_of_memory_later_changes_last_bits_only_and_a_resume_keeps_the_plan(
     shutil.rmtree(checkpoints.folder_of(tmp_path / "late", 7))
     _, again, _, facts = trained_within(base, tmp_path / "late", BUDGET, None)
     assert (facts["micro_batch_tokens"], facts["resumed_at"]) == (BUDGET // 2, [6])
+    assert facts["budgets"] == [[5, BUDGET // 2]]
+    assert facts["scope"]["micro_batch_tokens"] == BUDGET // 2
     assert all(torch.equal(again[name], found[name]) for name in found)
     shutil.rmtree(checkpoints.folder_of(tmp_path / "late", 7))
     with caplog.at_level(logging.WARNING):
         _, _, _, facts = trained_within(base, tmp_path / "late", 2 * BUDGET, None)
     assert facts["micro_batch_tokens"] == 2 * BUDGET
+    assert facts["budgets"] == [[5, BUDGET // 2], [7, 2 * BUDGET]]
     assert f"micro_batch_tokens {BUDGET // 2} → {2 * BUDGET}" in caplog.text
 
 
