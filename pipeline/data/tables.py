@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pipeline.core.errors import DataError, must
+from pipeline.core.errors import DataError, first_line, must
 
 Record = dict[str, Any]
 """One row's wanted columns, as the file holds them."""
@@ -113,8 +113,8 @@ def parquet_records(path: Path, wanted: Wanted) -> Iterator[tuple[int, Record]]:
                     line += 1
                     yield line, dict(zip(columns, row, strict=True))
     except (arrow.ArrowException, OSError, UnicodeDecodeError) as error:
-        got = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DataError(must(str(path), "be a readable Parquet file", got, "Write the file again.")) from None
+        got, remedy = first_line(error), "Write the file again."
+        raise DataError(must(str(path), "be a readable Parquet file", got, remedy)) from None
 
 
 def hub_records(
@@ -126,7 +126,7 @@ def hub_records(
     try:
         loaded = datasets.load_dataset(str(folder), name=subset, split=split, cache_dir=str(cache / "datasets"))
     except Exception as error:  # datasets raises many unrelated kinds for what it cannot read
-        got = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+        got = f"{type(error).__name__}: {first_line(error)}"
         remedy = "Check data.path, data.subset and data.split."
         raise DataError(must(source, f"be a data set with the split {split!r}", got, remedy)) from error
     _check_columns(source, wanted, list(loaded.column_names))

@@ -30,7 +30,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import hf_raise_for_status  # type: ignore[attr-defined]
 from tqdm.auto import tqdm  # type: ignore[import-untyped]
 
-from pipeline.core.errors import HubError, must
+from pipeline.core.errors import HubError, first_line, must
 from pipeline.core.fingerprint import file_digest
 
 log = logging.getLogger(__name__)
@@ -83,7 +83,7 @@ def cause_of(error: BaseException) -> str:
         return "no connection"
     if isinstance(error, httpx2.NetworkError | httpx2.RemoteProtocolError):
         return "a connection that broke off"
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+    return first_line(error)
 
 
 def retrying(what: str, action: Callable[[], T], *, client_retries: bool = False) -> T:
