@@ -61,8 +61,6 @@ def locate(
     if local.exists():
         identity = {"sha256": _local_digest(local, kind, lock)}
         return Located(local, identity, f"{path} (local, sha256 {identity['sha256'][:12]})")
-    if looks_local(path) or (local.parent != Path() and local.parent.exists()):
-        raise HubError(must(key, "name a file or folder that exists", path, "Check the path, or give a hub id."))
     repository = _repository(path, revision, kind, lock, allow, key)
     with repository.refusals():
         commit = repository.commit(refresh)
@@ -74,6 +72,10 @@ def locate(
 def _repository(
     path: str, revision: str | None, kind: Kind, lock: Path, allow: Sequence[str] | None, key: str
 ) -> Repository:
+    """The repository a hub id names; a name that means this disk is never asked for there."""
+    parent = Path(path).parent
+    if looks_local(path) or (parent != Path() and parent.exists()):
+        raise HubError(must(key, "name a file or folder that exists", path, "Check the path, or give a hub id."))
     found = re.fullmatch(r"([\w.-]+(?:/[\w.-]+)?)(?:@([\w./-]+))?", path)
     if found is None:
         remedy = "Correct it; a revision follows an @."
