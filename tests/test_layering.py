@@ -22,11 +22,11 @@ LAYERS = [
     "core.artifacts core.provenance config.compose hub.download mining.negatives data.tables "
     "mining.exact_search engine.pair_template engine.model_config "
     "engine.packed_attention engine.block_attention engine.block_embeddings",
-    "engine.packed_rows engine.block_first engine.encoding engine.shared_rows",
+    "engine.packed_rows engine.block_first engine.encoding engine.shared_rows data.trec",
     "engine.packed_bert engine.packed_modernbert",
     "engine.block_bert",
     "engine.block_scoring engine.packed "
-    "engine.checkpoints engine.tokens hub.cache data.trec data.storage config.composed "  # files, machine
+    "engine.checkpoints engine.tokens hub.cache data.beir data.storage config.composed "  # files, machine
     "benchmark.processes",
     # One outside library or format each; they know nothing of each other.
     "hub.location data.packaged_docs data.nano_beir data.readers mining.embeddings mining.retrieval engine.modeling "

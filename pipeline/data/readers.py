@@ -17,8 +17,9 @@ from typing import Any
 from pipeline.config.data import DataConfig, Format
 from pipeline.core.errors import DataError, must
 from pipeline.core.records import PairRows
-from pipeline.data.tables import Record, csv_records, hub_records, parquet_records
-from pipeline.data.trec import HIGHEST_GRADE, TRAIN_QRELS_FILES, json_objects, read_beir
+from pipeline.data.beir import TRAIN_QRELS_FILES, read_beir
+from pipeline.data.tables import Record, csv_records, hub_records, json_objects, parquet_records
+from pipeline.data.trec import HIGHEST_GRADE
 
 log = logging.getLogger(__name__)
 

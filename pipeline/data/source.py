@@ -17,10 +17,10 @@ from pipeline.config.data import DataConfig, Format
 from pipeline.core.errors import DataError, must
 from pipeline.core.fingerprint import file_digest
 from pipeline.core.records import PairRows, Split, fold
+from pipeline.data.beir import QRELS_FILES, TRAIN_QRELS_FILES, judgements_file
 from pipeline.data.packaged_docs import extract
 from pipeline.data.readers import Source, read, read_corpus, read_hub
 from pipeline.data.splitting import Held, hold_out, hold_out_rows, subset, whole_questions
-from pipeline.data.trec import QRELS_FILES, TRAIN_QRELS_FILES, judgements_of
 
 log = logging.getLogger(__name__)
 
@@ -114,7 +114,7 @@ def _digests(key: str, path: Path, config: DataConfig) -> dict[str, str]:
     if config.format is not Format.beir:
         return {key: _file_digest(path, key)}
     names = QRELS_FILES if key == "dev_path" else TRAIN_QRELS_FILES
-    judgements = judgements_of(path, names) or names[0]
+    judgements = judgements_file(path, names) or names[0]
     return {f"{key}/{name}": _file_digest(path / name, key) for name in ("queries.jsonl", "corpus.jsonl", judgements)}
 
 

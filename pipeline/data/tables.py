@@ -1,4 +1,4 @@
-"""Lines of text files, and rows of tables as dictionaries of the wanted columns: CSV and TSV, Parquet, `datasets`.
+"""Lines of text files, objects of JSON lines, and rows of CSV, TSV, Parquet and `datasets` as the wanted columns.
 
 Checks that the columns are there and that the file can be read; knows nothing of what they mean.
 """
@@ -6,6 +6,7 @@ Checks that the columns are there and that the file can be read; knows nothing o
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,30 @@ def decoded_lines(path: Path) -> Iterator[tuple[int, str]]:
         raise DataError(must(str(path), "exist", "nothing there", "Check the path.")) from None
     except OSError as error:
         raise DataError(must(str(path), "be a readable file", error, "Check the path and its permissions.")) from None
+
+
+def text_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Number (from 1) and text of each line that is not blank, without its end; refusals as `decoded_lines`."""
+    for number, line in decoded_lines(path):
+        if line.strip():
+            yield number, line.rstrip("\r\n")
+
+
+def json_objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Line number and object of each line of a JSON-lines file, blank lines passed over.
+
+    Raises:
+        DataError: when the file cannot be read, or a line is not UTF-8 or not one JSON object.
+    """
+    for number, line in text_lines(path):
+        thing = f"{path}, line {number}"
+        try:
+            value = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise DataError(must(thing, "be one JSON object", f"{line[:80]} ({error})", "Repair the line.")) from None
+        if not isinstance(value, dict):
+            raise DataError(must(thing, "be one JSON object", line[:80], 'Write {"key": value, …} on each line.'))
+        yield number, value
 
 
 def parquet_records(path: Path, wanted: Wanted) -> Iterator[tuple[int, Record]]:
