@@ -49,6 +49,13 @@ def test_a_collections_own_run_is_read_and_passages_it_lacks_are_counted(
     assert "1 ranked passages of unknown queries and 1 of unknown passages dropped, first passage 'gone'" in caplog.text
 
 
+def test_a_run_that_is_not_asked_for_cannot_refuse_the_folder(tmp_path: Path) -> None:
+    folder = beir(tmp_path / "c", run="broken")
+    assert read_beir(folder, with_run=False).run is None
+    with pytest.raises(DataError, match=r"run\.trec, line 1 must have 6 columns"):
+        read_beir(folder)
+
+
 def test_unknown_judgements_are_counted_and_fatal_only_when_none_remain(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

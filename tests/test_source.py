@@ -479,6 +479,7 @@ def test_a_beir_folder_is_trained_on_its_train_judgements_and_its_test_ones_are_
         (tmp_path / "qrels" / f"{name}.tsv").write_text("query-id\tcorpus-id\tscore\n" + judged)
     assert {int(q.split()[1]) for q in loaded(tmp_path, format=Format.beir).train.questions} < set(range(120))
     section = {"format": Format.beir, "dev_path": str(tmp_path)}
+    (tmp_path / "run.trec").write_text("broken")  # read of a collection that is evaluated only
     split = loaded(tmp_path, **section)
     assert split.dev.questions == [f"query {i}" for i in range(120, 150)] and len(split.train) == 120
     assert split.dev.labels == [1.0 + (i % 3 == 0) for i in range(120, 150)]  # grades are kept

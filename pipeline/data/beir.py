@@ -30,7 +30,9 @@ def judgements_file(folder: Path, files: Sequence[str]) -> str | None:
     return next((file for file in files if (folder / file).is_file()), None)
 
 
-def read_beir(folder: Path, name: str | None = None, files: Sequence[str] = QRELS_FILES) -> Collection:
+def read_beir(
+    folder: Path, name: str | None = None, files: Sequence[str] = QRELS_FILES, *, with_run: bool = True
+) -> Collection:
     """A judged collection in the BEIR layout: `queries.jsonl`, `corpus.jsonl`, `qrels/test.tsv`, maybe `run.trec`.
 
     A passage is its title and its text joined by a space, outer white space cut. Judgements come from the first of
@@ -41,6 +43,7 @@ def read_beir(folder: Path, name: str | None = None, files: Sequence[str] = QREL
         folder: The collection's folder.
         name: The name it goes by in reports; the folder's own without it.
         files: Where its judgements may stand, below the folder.
+        with_run: Whether its own first stage is read; a broken one is refused.
 
     Raises:
         DataError: naming file, line, key and remedy: a missing or broken file, an id twice, or nothing left to judge.
@@ -65,7 +68,7 @@ def read_beir(folder: Path, name: str | None = None, files: Sequence[str] = QREL
         remedy = "Judge at least one passage 1 or more."
         raise DataError(must(str(judgements), "judge some passage relevant", "no grade above 0", remedy))
     run = None
-    if (folder / "run.trec").is_file():
+    if with_run and (folder / "run.trec").is_file():
         path = folder / "run.trec"
         run = _known_only(read_run(path, queries.keys() | passages.keys()), queries, passages, path, "ranked passages")
     log.info("%s: %d queries, %d passages, judgements of %s", folder, len(queries), len(passages), judgements.name)
