@@ -29,7 +29,8 @@ from tqdm.auto import tqdm  # type: ignore[import-untyped]
 from pipeline.core.artifacts import locked, read_json, sealed, write_json, write_text
 from pipeline.core.errors import ArtifactError, HubError, PipelineError, must
 from pipeline.core.fingerprint import file_digest
-from pipeline.hub.download import OTHER_WAYS, Mismatch, fetch, refusal, retrying
+from pipeline.hub.download import fetch, retrying
+from pipeline.hub.failures import OTHER_WAYS, Mismatch, refusal
 from pipeline.hub.repo_files import is_pickle, literal_patterns, model_files
 
 log = logging.getLogger(__name__)
