@@ -22,7 +22,7 @@ LAYERS = [
     "core.artifacts core.provenance config.compose hub.download mining.negatives data.tables "
     "mining.exact_search engine.pair_template engine.model_config "
     "engine.packed_attention engine.block_attention engine.block_embeddings",
-    "engine.packed_rows engine.block_first engine.encoding engine.shared_rows data.trec",
+    "engine.packed_rows engine.block_first engine.encoding engine.shared_rows data.trec hub.lock_file",
     "engine.packed_bert engine.packed_modernbert",
     "engine.block_bert",
     "engine.block_scoring engine.packed "

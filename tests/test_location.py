@@ -22,8 +22,8 @@ from typing import Any
 import pytest
 from loopback_hub import TOKEN, LoopbackHub
 
-from pipeline.core.errors import ArtifactError, HubError
-from pipeline.hub.cache import REMEMBER_FROM_BYTES, Book, Repository
+from pipeline.core.errors import HubError
+from pipeline.hub.cache import Repository
 from pipeline.hub.location import locate, preview
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -426,25 +426,6 @@ def test_local_folders_are_known_by_what_decides_the_model(desk: Desk) -> None:
     (folder / "model.safetensors").write_bytes(b"#" + FILES["model.safetensors"][1:])
     assert identity() != first
     assert desk.hub.requests == []
-
-
-def test_a_large_local_file_is_hashed_again_only_when_it_changes(tmp_path: Path) -> None:
-    weights, book = tmp_path / "model.safetensors", Book(tmp_path / "hub.lock.json")
-    weights.write_bytes(b"a" * REMEMBER_FROM_BYTES)
-    first = book.digest(weights)
-    remembered = json.loads(book.path.read_text())["hashed"][str(weights)]
-    assert remembered[2] == first
-    book.put("hashed", str(weights), [*remembered[:2], "from memory"])
-    assert book.digest(weights) == "from memory"
-    os.utime(weights, ns=(1, 1))
-    assert book.digest(weights) == first
-    written = book.path.read_text()
-    for altered in (written.replace(first[:8], first[7::-1]), written.replace('"seal"', '"sea1"'), "[]", "{"):
-        book.path.write_text(altered)
-        with pytest.raises(ArtifactError, match=r"hub\.lock\.json must be .* Delete it"):
-            book.digest(weights)
-    book.path.write_text(json.dumps({"hashed": {str(weights): [weights.stat().st_size, 1, "of an earlier version"]}}))
-    assert book.digest(weights) == "of an earlier version"
 
 
 @pytest.mark.parametrize("look_up", [locate, preview])

@@ -14,7 +14,8 @@ from pathlib import Path
 
 from pipeline.core.errors import HubError, must
 from pipeline.core.fingerprint import text_digest
-from pipeline.hub.cache import Book, Kind, Repository
+from pipeline.hub.cache import Kind, Repository
+from pipeline.hub.lock_file import LockFile
 from pipeline.hub.repo_files import identity_files, looks_local
 
 PACKAGE = "package:"
@@ -136,7 +137,7 @@ def _packaged(module: str, lock: Path, key: str) -> Located:
 def _local_digest(path: Path, kind: Kind, lock: Path) -> str:
     """sha256 over names and contents: of a model its weights, configuration and tokenizer, of data everything."""
     if path.is_file():
-        return Book(lock).digest(path)
+        return LockFile(lock).digest(path)
     files = sorted(
         (found.relative_to(path).as_posix(), found)
         for found in path.rglob("*")
@@ -145,5 +146,5 @@ def _local_digest(path: Path, kind: Kind, lock: Path) -> str:
     if kind == "model":
         deciding = set(identity_files([name for name, _ in files]))
         files = [(name, found) for name, found in files if name in deciding]
-    book = Book(lock)
-    return text_digest(text for name, found in files for text in (name, book.digest(found)))
+    lock_file = LockFile(lock)
+    return text_digest(text for name, found in files for text in (name, lock_file.digest(found)))

@@ -27,7 +27,8 @@ from pipeline.core.fingerprint import fingerprint, plain, slug
 from pipeline.core.provenance import record
 from pipeline.data import source
 from pipeline.hub import location
-from pipeline.hub.cache import LOCK, Kind
+from pipeline.hub.cache import Kind
+from pipeline.hub.lock_file import LOCK
 from pipeline.telemetry.emissions import add, measured
 from pipeline.telemetry.pieces import Pieces, counted
 
