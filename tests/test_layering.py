@@ -16,7 +16,8 @@ LAYERS = [
     "config.machine hub.repo_files hub.failures mining.topk",
     "config.schema config.asked engine.batching evaluation.measures benchmark.cases "
     "benchmark.figures benchmark.curves",  # pure
-    "data.docstrings data.near_duplicates data.splitting mining.judged reporting.samples engine.training_state "  # pure
+    "data.docstrings data.near_duplicates data.splitting data.cleaning mining.judged reporting.samples "
+    "engine.training_state "  # pure
     "engine.flash engine.fused engine.dropout engine.block_linear engine.accumulation engine.lanes "
     "core.reproducibility",
     "core.artifacts core.provenance config.compose hub.download mining.negatives data.tables "
@@ -31,7 +32,7 @@ LAYERS = [
     # One outside library or format each; they know nothing of each other.
     "hub.location data.packaged_docs data.nano_beir data.readers mining.embeddings mining.retrieval engine.modeling "
     "telemetry.emissions telemetry.tracking",
-    "data.source mining.training_rows evaluation.figures telemetry.pieces engine.steps engine.scoring "
+    "data.source data.content mining.training_rows evaluation.figures telemetry.pieces engine.steps engine.scoring "
     "evaluation.reranking evaluation.bi_encoder reporting.facts "
     "reporting.run_figures",
     # One job each.
