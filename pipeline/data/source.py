@@ -12,14 +12,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pipeline.config import data as settings
-from pipeline.config.data import DataConfig
+from pipeline.config.data import DataConfig, Source
 from pipeline.core.errors import DataError, must
 from pipeline.core.records import PairRows, Split, fold
 from pipeline.data.beir import QRELS_FILES
 from pipeline.data.cleaning import clean, describe, usable_questions
 from pipeline.data.packaged_docs import extract
-from pipeline.data.readers import Source, read, read_corpus, read_hub
+from pipeline.data.readers import Loaded, read, read_corpus, read_hub
 from pipeline.data.splitting import Held, hold_out, hold_out_rows, subset, whole_questions
 
 log = logging.getLogger(__name__)
@@ -97,16 +96,16 @@ def _name(config: DataConfig) -> str:
     return config.path or "+".join(config.packages)
 
 
-def _read(config: DataConfig, source: Path | None, cache: Path, workers: int | None) -> Source:
+def _read(config: DataConfig, source: Path | None, cache: Path, workers: int | None) -> Loaded:
     """The rows as loaded, the first `data.rows` of them."""
-    if config.source is settings.Source.packaged_docs:
+    if config.source is Source.packaged_docs:
         extraction = extract(config.packages, cache, workers)
         rows = extraction.rows
         if config.rows is not None:
             rows = rows.take(list(range(min(config.rows, len(rows)))))
-        return Source(rows, counts=Counter(extraction.counts))
+        return Loaded(rows, counts=Counter(extraction.counts))
     path = source or Path(config.path or "")
-    if config.source is settings.Source.hub:
+    if config.source is Source.hub:
         return read_hub(path, config, cache)
     return read(path, config)
 
@@ -118,7 +117,7 @@ class _SplitRows:
     parts: dict[str, PairRows]
     dropped: dict[str, Counter[str]]
     """What the split itself dropped of each part, by reason."""
-    dev_file: Source | None
+    dev_file: Loaded | None
     """What `data.dev_path` holds, where it is given."""
     surplus: list[PairRows]
     """Rows of held-out groups that no part takes: their passages are searched."""
@@ -166,7 +165,7 @@ def _held_out_size(key: str, wish: int, questions: int) -> int:
 
 def _hold_out(config: DataConfig, rows: PairRows, size: int, usable: dict[str, None], *, salt: int) -> Held:
     """Rows to hold out; `salt` tells the validation draw from the dev draw."""
-    if config.source is settings.Source.hub:
+    if config.source is Source.hub:
         drawn = hold_out_rows(len(rows), size, seed=config.split_seed)
         return whole_questions(drawn, rows, usable) if config.dedupe else drawn  # not: as the published recipe has it
     seed: int | list[int] = config.split_seed if not salt else [config.split_seed, salt]
@@ -183,7 +182,7 @@ def _refuse_the_same(config: DataConfig, train: PairRows, dev: PairRows) -> None
 
 
 def _corpus(
-    config: DataConfig, sources: Sequence[Source], parts: Sequence[PairRows]
+    config: DataConfig, sources: Sequence[Loaded], parts: Sequence[PairRows]
 ) -> tuple[list[str], list[str] | None, Counter[str]]:
     """What is searched: the user's own corpus, the collection's, or every passage of `parts`; distinct by text.
 
