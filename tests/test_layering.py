@@ -14,7 +14,7 @@ LAYERS = [
     "config.rules config.sets config.paths config.ending",
     "core.records core.fingerprint core.progress core.markdown config.arguments config.data config.learning "
     "config.machine hub.repo_files hub.failures mining.topk",
-    "config.schema config.asked engine.batching evaluation.measures benchmark.cases "
+    "config.schema data.docstring_paragraphs config.asked engine.batching evaluation.measures benchmark.cases "
     "benchmark.figures benchmark.curves",  # pure
     "data.docstrings data.near_duplicates data.splitting data.cleaning mining.judged reporting.samples "
     "engine.training_state "  # pure
