@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.data.docstrings import PASSAGE_CHARACTERS, plain_words, query_and_passage, sentences
+from pipeline.data.docstrings import PASSAGE_CHARACTERS, query_and_passage, sentences
 
 NUMPY_STYLE = """
     fit(x, y=None)
@@ -138,18 +138,3 @@ def test_abbreviations_end_no_sentence() -> None:
         "(Mostly.)",
         "Done",
     ]
-
-
-@pytest.mark.parametrize(
-    ("markup", "words"),
-    [
-        (":class:`~torch.nn.Linear` and :meth:`fit <a.b.fit>`", "Linear and fit"),
-        ("``x`` or `y`_ or **bold** or *thin*", "x or y or bold or thin"),
-        ("a * b * c and *args", "a * b * c and *args"),
-        ("`the guide <https://example.org>`_ says [2]_, [`Auto`]", "the guide says, Auto"),
-        ("<Tip warning={true}>Mind</Tip> the\tgap", "Mind the gap"),
-        (":math:`x^2` grows", "x^2 grows"),
-    ],
-)
-def test_markup_becomes_words(markup: str, words: str) -> None:
-    assert plain_words(markup) == words

@@ -27,8 +27,9 @@ from pipeline.core.artifacts import MANIFEST, problems
 from pipeline.core.errors import DataError, PipelineError
 from pipeline.core.records import AS_RETRIEVED, PROTOCOLS, TRAINED, RerankingSet, Split
 from pipeline.data import storage
+from pipeline.data.beir import read_beir
 from pipeline.data.source import load as load_pairs
-from pipeline.data.trec import read_beir, read_qrels, read_run
+from pipeline.data.trec import read_qrels, read_run
 from pipeline.evaluation import evaluator
 from pipeline.stages.mine import mine
 from pipeline.stages.plan import Run

@@ -13,25 +13,26 @@ LAYERS = [
     "core.errors core.upkeep",
     "config.rules config.sets config.paths config.ending",
     "core.records core.fingerprint core.progress core.markdown config.arguments config.data config.learning "
-    "config.machine hub.repo_files mining.topk",
-    "config.schema config.asked engine.batching evaluation.measures benchmark.cases "
+    "config.machine hub.repo_files hub.failures mining.topk",
+    "config.schema data.docstring_paragraphs config.asked engine.batching evaluation.measures benchmark.cases "
     "benchmark.figures benchmark.curves",  # pure
-    "data.docstrings data.near_duplicates data.splitting mining.judged reporting.samples engine.training_state "  # pure
+    "data.docstrings data.near_duplicates data.splitting data.cleaning mining.judged reporting.samples "
+    "engine.training_state "  # pure
     "engine.flash engine.fused engine.dropout engine.block_linear engine.accumulation engine.lanes "
     "core.reproducibility",
-    "core.artifacts core.provenance config.compose hub.download mining.negatives data.tables "
+    "core.artifacts core.provenance config.compose hub.download mining.negatives data.tables data.python_sources "
     "mining.exact_search engine.pair_template engine.model_config "
     "engine.packed_attention engine.block_attention engine.block_embeddings",
-    "engine.packed_rows engine.block_first engine.encoding engine.shared_rows",
+    "engine.packed_rows engine.block_first engine.encoding engine.shared_rows data.trec hub.lock_file",
     "engine.packed_bert engine.packed_modernbert",
     "engine.block_bert",
-    "engine.block_scoring engine.packed "
-    "engine.checkpoints engine.tokens hub.cache data.trec data.storage config.composed "  # files, machine
+    "engine.block_scoring engine.packed data.row_builder "
+    "engine.checkpoints engine.tokens hub.cache data.beir data.storage config.composed "  # files, machine
     "benchmark.processes",
     # One outside library or format each; they know nothing of each other.
     "hub.location data.packaged_docs data.nano_beir data.readers mining.embeddings mining.retrieval engine.modeling "
     "telemetry.emissions telemetry.tracking",
-    "data.source mining.training_rows evaluation.figures telemetry.pieces engine.model_files "
+    "data.source data.content mining.training_rows evaluation.figures telemetry.pieces engine.model_files "
     "engine.steps engine.scoring evaluation.reranking evaluation.bi_encoder reporting.facts "
     "reporting.run_figures",
     "engine.update",

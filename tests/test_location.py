@@ -14,13 +14,17 @@ import subprocess
 import sys
 import termios
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 from loopback_hub import TOKEN, LoopbackHub
+
+from pipeline.core.errors import HubError
+from pipeline.hub.cache import Repository
+from pipeline.hub.location import locate, preview
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -424,28 +428,7 @@ def test_local_folders_are_known_by_what_decides_the_model(desk: Desk) -> None:
     assert desk.hub.requests == []
 
 
-def test_a_large_local_file_is_hashed_again_only_when_it_changes(tmp_path: Path) -> None:
-    from pipeline.core.errors import ArtifactError
-    from pipeline.hub.cache import REMEMBER_FROM_BYTES, Book
-
-    weights, book = tmp_path / "model.safetensors", Book(tmp_path / "hub.lock.json")
-    weights.write_bytes(b"a" * REMEMBER_FROM_BYTES)
-    first = book.digest(weights)
-    remembered = json.loads(book.path.read_text())["hashed"][str(weights)]
-    assert remembered[2] == first
-    book.put("hashed", str(weights), [*remembered[:2], "from memory"])
-    assert book.digest(weights) == "from memory"
-    os.utime(weights, ns=(1, 1))
-    assert book.digest(weights) == first
-    written = book.path.read_text()
-    for altered in (written.replace(first[:8], first[7::-1]), written.replace('"seal"', '"sea1"'), "[]", "{"):
-        book.path.write_text(altered)
-        with pytest.raises(ArtifactError, match=r"hub\.lock\.json must be .* Delete it"):
-            book.digest(weights)
-    book.path.write_text(json.dumps({"hashed": {str(weights): [weights.stat().st_size, 1, "of an earlier version"]}}))
-    assert book.digest(weights) == "of an earlier version"
-
-
+@pytest.mark.parametrize("look_up", [locate, preview])
 @pytest.mark.parametrize(
     ("path", "words"),
     [
@@ -453,20 +436,30 @@ def test_a_large_local_file_is_hashed_again_only_when_it_changes(tmp_path: Path)
         ("/nothing/here", "exists"),
         ("~/nothing-here", "exists"),
         ("pairs.jsonl", "exists"),
+        ("runs/x.trec", "exists"),
         ("a/b/c", "exists"),
         ("tests/nothing", "exists"),
         ("two words", "owner/name"),
-        ("package:no_such_package_here", "installed package"),
-        ("package:json", "holds a model"),
     ],
 )
 def test_a_name_that_leads_nowhere_is_refused_without_a_call(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, words: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, look_up: Callable[..., object], path: str, words: str
 ) -> None:
-    from pipeline.core.errors import HubError
-    from pipeline.hub.location import locate
+    def asks(*_: object) -> None:
+        raise AssertionError("the hub is asked")
 
+    monkeypatch.setattr(Repository, "commit", asks)
     monkeypatch.chdir(ROOT)
+    with pytest.raises(HubError, match=words) as refused:
+        look_up(path, None, kind="model", lock=tmp_path / "l", refresh=False, allow=None, key="model.path")
+    assert "model.path must" in str(refused.value) and path in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [("package:no_such_package_here", "installed package"), ("package:json", "holds a model")],
+)
+def test_a_package_that_is_not_there_or_holds_no_model_is_refused(tmp_path: Path, path: str, words: str) -> None:
     with pytest.raises(HubError, match=words) as refused:
         locate(path, None, kind="model", lock=tmp_path / "l", refresh=False, allow=None, key="model.path")
     assert "model.path must" in str(refused.value) and path in str(refused.value)

@@ -54,6 +54,19 @@ def test_a_missing_split_subset_or_column_is_named(snapshot: Path) -> None:
             read(snapshot, "NanoNQ")  # splits that disagree are datasets' error, a missing column ours
 
 
+def test_an_error_of_datasets_that_says_nothing_is_known_by_its_name(
+    snapshot: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import datasets
+
+    def fails(*_: object, **__: object) -> None:
+        raise KeyError
+
+    monkeypatch.setattr(datasets, "load_dataset", fails)
+    with pytest.raises(DataError, match="hold subset corpus with split NanoNQ, got 'KeyError'"):
+        read(snapshot, "NanoNQ")
+
+
 def test_ids_that_lead_nowhere_are_named(snapshot: Path) -> None:
     path = snapshot / "corpus" / "NanoNQ-00000-of-00001.parquet"
     pq.write_table(pq.read_table(path).slice(1), path)

@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.core.errors import DataError
 from pipeline.core.records import fold
-from pipeline.data import packaged_docs
+from pipeline.data import python_sources
 from pipeline.data.packaged_docs import extract
 
 SUBJECTS = ("kernels", "graphs", "tensors", "splines", "matrices", "polynomials", "wavelets", "clusters")
@@ -84,7 +84,7 @@ def test_the_cache_answers_until_it_is_damaged_or_the_package_changes(
     (path,) = cache.iterdir()
     written = path.read_bytes()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(packaged_docs, "read_modules", None)  # reading sources again would fail
+        patch.setattr(python_sources, "read_modules", None)  # reading sources again would fail
         assert extract(["docpack"], cache) == first
     path.write_bytes(written.replace(b"wavelets", b"wavelatz"))
     assert extract(["docpack"], cache) == first

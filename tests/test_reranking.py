@@ -12,7 +12,7 @@ import pytest
 
 from pipeline.core.errors import DataError, NumericsError
 from pipeline.core.records import AS_RETRIEVED, POSITIVES_ADDED, Collection, RerankingSet
-from pipeline.data.trec import read_beir
+from pipeline.data.beir import read_beir
 from pipeline.evaluation.measures import MEASURES
 from pipeline.evaluation.reranking import (
     collection_set,

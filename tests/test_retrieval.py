@@ -91,7 +91,7 @@ def test_an_imported_run_ranks_by_score_then_passage() -> None:
 def test_ndcg_is_the_published_one(name: str, expected: float) -> None:
     import ir_measures
 
-    from pipeline.data.trec import read_beir
+    from pipeline.data.beir import read_beir
     from pipeline.evaluation.reranking import run_candidates
 
     folder = Path(__file__).resolve().parents[2] / "shared" / "data" / "collections" / name

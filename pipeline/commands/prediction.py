@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pipeline.core.artifacts import problems
 from pipeline.core.errors import ArtifactError, ConfigError, DataError, must
-from pipeline.data.trec import json_objects
+from pipeline.data.tables import json_objects
 
 
 @dataclass(kw_only=True)

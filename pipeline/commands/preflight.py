@@ -27,8 +27,9 @@ from pipeline.core import reproducibility
 from pipeline.core.errors import HubError, ResourceError, must
 from pipeline.core.progress import duration
 from pipeline.hub import location
-from pipeline.hub.cache import LOCK, Kind
+from pipeline.hub.cache import Kind
 from pipeline.hub.download import retrying
+from pipeline.hub.lock_file import LOCK
 
 log = logging.getLogger(__name__)
 

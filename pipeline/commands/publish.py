@@ -18,7 +18,7 @@ from pipeline.commands.prediction import find_run
 from pipeline.config.asked import Publication
 from pipeline.core.artifacts import manifest_of, problems
 from pipeline.core.errors import ArtifactError, ConfigError, HubError, must
-from pipeline.hub.download import LOG_IN, cause_of, status_of
+from pipeline.hub.failures import LOG_IN, cause_of, status_of
 from pipeline.reporting.comparison import card_of
 from pipeline.reporting.model_card import LATEST
 

@@ -13,7 +13,7 @@ from typing import Any
 from pipeline.config import composed
 from pipeline.config.asked import Rerun
 from pipeline.config.schema import Config
-from pipeline.hub.cache import LOCK
+from pipeline.hub.lock_file import LOCK
 from pipeline.stages.plan import Run, shown
 from pipeline.stages.run import run as run_stages
 

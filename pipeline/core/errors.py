@@ -65,6 +65,11 @@ def out_of_gpu_memory(error: RuntimeError) -> bool:
     return by_torch or any(text in str(error) for text in GPU_WITHOUT_MEMORY)
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says; the name of its class where it says nothing."""
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
 def must(thing: str, rule: str, got: object, remedy: str) -> str:
     """The one sentence form of every refusal."""
     shown = repr(got) if isinstance(got, str) else str(got)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config.sets import NANO_CANDIDATES
-from pipeline.core.errors import DataError, must
+from pipeline.core.errors import DataError, first_line, must
 from pipeline.core.records import Collection
 
 _COLUMNS = {
@@ -54,9 +54,9 @@ def _columns(folder: Path, subset: str, split: str) -> dict[str, list[Any]]:
     try:
         table = datasets.load_dataset(str(folder), subset, split=split)
     except (datasets.exceptions.DatasetsError, ValueError, KeyError, OSError) as error:
-        reason = str(error).splitlines()[0]
         remedy = "Check evaluation.nano_beir_path, or pass hub.refresh=true."
-        raise DataError(must(f"{folder}", f"hold subset {subset} with split {split}", reason, remedy)) from None
+        rule = f"hold subset {subset} with split {split}"
+        raise DataError(must(str(folder), rule, first_line(error), remedy)) from None
     missing = [column for column in _COLUMNS[subset] if column not in table.column_names]
     if missing:
         remedy = "Check evaluation.nano_beir_path."

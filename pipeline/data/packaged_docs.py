@@ -1,23 +1,16 @@
-"""Query/passage pairs from the docstrings of installed libraries, read with `ast`: nothing is imported or run.
+"""Query/passage pairs from the docstrings of installed libraries: which files are read, which pairs stay, the cache.
 
-Knows where packages lie and how a cache file is kept; not how pairs are split or used.
+Knows where packages lie and how a cache file is kept; not how sources are read, nor how pairs are split or used.
 """
 
 from __future__ import annotations
 
-import ast
-import functools
-import gc
 import importlib.metadata
 import importlib.util
 import json
 import logging
 import os
-import subprocess
-import sys
-import warnings
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,8 +18,8 @@ from pipeline.core.artifacts import write_bytes
 from pipeline.core.errors import DataError, must
 from pipeline.core.fingerprint import canonical_json, fingerprint, text_digest
 from pipeline.core.records import PairRows, fold
-from pipeline.data.docstrings import query_and_passage
 from pipeline.data.near_duplicates import NearDuplicates
+from pipeline.data.python_sources import Pair, read_sources
 
 log = logging.getLogger(__name__)
 
@@ -46,20 +39,6 @@ SKIPPED_FOLDERS = {
 }
 COMMON_QUERY = 4
 """A first sentence that this many docstrings open with names nothing in particular."""
-
-_ADDED_DOCS = {"add_docstr", "add_newdoc", "_add_docstr", "add_newdoc_for_scalar_type"}
-_ENTRY = """
-import signal
-signal.signal(signal.SIGINT, signal.SIG_IGN)
-signal.signal(signal.SIGTERM, signal.SIG_IGN)
-signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-from pipeline.data.packaged_docs import serve
-serve()
-"""
-# Signals reach a whole group, and a killed reader closes the pipe: neither is a traceback of a worker's.
-
-Pair = tuple[str, str, str, int]
-"""Query, passage, module, line (1-based)."""
 
 
 @dataclass(slots=True)
@@ -90,7 +69,7 @@ def extract(packages: list[str], cache: Path, workers: int | None = None) -> Ext
         return cached
     log.info("reading the docstrings of %s", ", ".join(f"{name} {version}" for name, version in versions.items()))
     files = [entry for package, folder in folders.items() for entry in _sources(package, folder)]
-    pairs, counts = _read_sources(files, workers or len(os.sched_getaffinity(0)))
+    pairs, counts = read_sources(files, workers or len(os.sched_getaffinity(0)))
     kept = _distinct(pairs, counts)
     rows = PairRows(
         questions=[pair[0] for pair in kept],
@@ -138,121 +117,6 @@ def _sources(package: str, folder: Path) -> list[tuple[str, str]]:
             names = parts[:-1] if parts[-1] == "__init__" else parts
             found.append((".".join((package, *names)), str(path)))
     return sorted(found)
-
-
-def _read_sources(files: list[tuple[str, str]], workers: int) -> tuple[list[Pair], Counter[str]]:
-    """Pairs of all files in the files' order, with counts; in other processes when there is enough to do."""
-    workers = max(1, min(workers, len(files) // 100))
-    chunks = [files[start : start + 150] for start in range(0, len(files), 150)]
-    if workers == 1:
-        results = [read_modules(chunk) for chunk in chunks]
-    else:
-        with ThreadPoolExecutor(workers) as pool:
-            shares = list(pool.map(_in_process, [chunks[start::workers] for start in range(workers)]))
-        results = [shares[chunk % workers][chunk // workers] for chunk in range(len(chunks))]
-    counts: Counter[str] = Counter()
-    for _, counted in results:
-        counts.update(counted)
-    return [pair for pairs, _ in results for pair in pairs], counts
-
-
-def _in_process(chunks: list[list[tuple[str, str]]]) -> list[tuple[list[Pair], dict[str, int]]]:
-    """`read_modules` of each chunk in one fresh interpreter.
-
-    Not multiprocessing: forking a process that runs torch's threads can deadlock, and spawning imports the
-    entry point, torch included, once more in every worker.
-    """
-    home = str(Path(__file__).resolve().parents[2])
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([home, os.environ.get("PYTHONPATH", "")])}
-    done = subprocess.run(
-        [sys.executable, "-c", _ENTRY],
-        input=json.dumps(chunks).encode(),
-        stdout=subprocess.PIPE,
-        env=environment,
-        check=True,
-    )
-    return [([(q, p, m, n) for q, p, m, n in pairs], counts) for pairs, counts in json.loads(done.stdout)]
-
-
-def serve() -> None:
-    """What a worker process runs: chunks of files from standard input, results to standard output, both JSON."""
-    # The garbage collector would walk the growing syntax trees again and again (five times the time).
-    gc.disable()
-    chunks = json.loads(sys.stdin.buffer.read())
-    sys.stdout.buffer.write(json.dumps([read_modules(chunk) for chunk in chunks]).encode())
-
-
-def read_modules(files: list[tuple[str, str]]) -> tuple[list[Pair], dict[str, int]]:
-    """Pairs of the given (module, path) sources in order, and counts of what was read and dropped."""
-    pairs: list[Pair] = []
-    counts: Counter[str] = Counter()
-    parse = functools.cache(query_and_passage)  # libraries repeat whole docstrings
-    for module, path in files:
-        source = Path(path).read_bytes()
-        if b'"""' not in source and b"'''" not in source:
-            continue
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # invalid escapes in other people's docstrings
-                found = _docstrings(ast.parse(source))
-        except (SyntaxError, ValueError, RecursionError):
-            counts["unreadable_modules"] += 1
-            continue
-        for doc, line in found:
-            counts["docstrings"] += 1
-            result = parse(doc)
-            if isinstance(result, str):
-                counts[result] += 1
-            elif not _is_clean(*result):
-                counts["not_text"] += 1
-            else:
-                pairs.append((*result, module, line))
-    return pairs, dict(counts)
-
-
-def _is_clean(query: str, passage: str) -> bool:
-    """Whether both can be written as UTF-8: an escape in a docstring may spell half a surrogate pair."""
-    try:
-        (query + passage).encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _docstrings(tree: ast.Module) -> list[tuple[str, int]]:
-    """Docstrings with their lines: the module's, its classes', functions' and methods', and texts added by call."""
-    found: list[tuple[str, int]] = []
-    pending: list[ast.stmt | ast.Module] = [tree]
-    while pending:
-        node = pending.pop()
-        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
-            found += _added(node.value)
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            doc = ast.get_docstring(node, clean=False)
-            if doc:
-                found.append((doc, node.body[0].lineno))
-        if isinstance(node, ast.Module | ast.ClassDef | ast.If):
-            pending.extend(reversed([*node.body, *(node.orelse if isinstance(node, ast.If) else [])]))
-        elif isinstance(node, ast.Try):
-            handled = [statement for handler in node.handlers for statement in handler.body]
-            pending.extend(reversed([*node.body, *handled, *node.orelse]))
-    return found
-
-
-def _added(call: ast.Call) -> list[tuple[str, int]]:
-    """The text of a call such as `add_docstr(torch.abs, '''…'''.format(…))`, which documents compiled functions."""
-    function = call.func
-    name = function.id if isinstance(function, ast.Name) else getattr(function, "attr", "")
-    if name not in _ADDED_DOCS:
-        return []
-    found = []
-    for argument in call.args:
-        text = argument
-        if isinstance(text, ast.Call) and isinstance(text.func, ast.Attribute) and text.func.attr == "format":
-            text = text.func.value
-        if isinstance(text, ast.Constant) and isinstance(text.value, str) and "\n" in text.value:
-            found.append((text.value, text.lineno))
-    return found
 
 
 def _distinct(pairs: list[Pair], counts: Counter[str]) -> list[Pair]:

@@ -5,20 +5,18 @@ Every refusal names file, line (1-based), key and remedy. Knows nothing of split
 
 from __future__ import annotations
 
-import json
 import logging
-import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from pipeline.config.data import DataConfig, Format
 from pipeline.core.errors import DataError, must
 from pipeline.core.records import PairRows
-from pipeline.data.tables import Record, csv_records, hub_records, parquet_records
-from pipeline.data.trec import HIGHEST_GRADE, TRAIN_QRELS_FILES, json_objects, read_beir
+from pipeline.data.beir import TRAIN_QRELS_FILES, read_beir
+from pipeline.data.row_builder import RowBuilder
+from pipeline.data.tables import Record, csv_records, hub_records, json_objects, parquet_records
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +30,7 @@ BLANK, REPEATED = "corpus_passages_without_text", "corpus_passages_with_an_earli
 
 
 @dataclass(slots=True)
-class Source:
+class Loaded:
     """Rows as loaded, the corpus a source brings with it, and what was put right while reading."""
 
     rows: PairRows
@@ -41,98 +39,7 @@ class Source:
     counts: Counter[str] = field(default_factory=Counter)
 
 
-class _Builder:
-    """Checks one row after another and gathers the columns."""
-
-    def __init__(self, config: DataConfig, source: str, *, from_text: bool) -> None:
-        self._config, self._source, self._from_text = config, source, from_text
-        self.counts: Counter[str] = Counter()
-        labelled, listed = config.format is Format.labelled, config.format is Format.negatives
-        grouped = config.group_column is not None
-        self.rows = PairRows(
-            [], [], [], [] if labelled else None, [] if listed else None, groups=[] if grouped else None
-        )
-
-    def add(self, line: int, record: Record) -> None:
-        """Take one row in.
-
-        Raises:
-            DataError: for a missing key or a value of the wrong type.
-        """
-        config, rows = self._config, self.rows
-        rows.questions.append(self._text(line, record, "question_column", config.question_column))
-        rows.answers.append(self._text(line, record, "answer_column", config.answer_column))
-        rows.lines.append(line)
-        if rows.labels is not None:
-            rows.labels.append(self._label(line, record))
-        if rows.negatives is not None:
-            rows.negatives.append(self._negatives(line, record))
-        if rows.groups is not None and config.group_column is not None:
-            group = self._value(line, record, "group_column", config.group_column)
-            rows.groups.append(f"row {line}" if group is None else str(group))
-
-    def _value(self, line: int, record: Record, key: str, column: str) -> Any:
-        if column not in record:
-            got = ", ".join(map(str, record)) or "no key"
-            remedy = f"Name the key that holds it: data.{key}=<key>."
-            raise DataError(must(f"{self._source}, line {line}", f"have the key {column!r}", got, remedy))
-        return record[column]
-
-    def _wrong(self, line: int, column: str, rule: str, value: object, remedy: str) -> DataError:
-        shown = f"{type(value).__name__} {json.dumps(value, default=str)[:80]}"
-        return DataError(must(f"{self._source}, line {line}, key {column!r}", rule, shown, remedy))
-
-    def _text(self, line: int, record: Record, key: str, column: str) -> str:
-        value = self._value(line, record, key, column)
-        if value is None:
-            return ""
-        if not isinstance(value, str):
-            raise self._wrong(line, column, "be text", value, f"Write it as a string, or name another key: data.{key}.")
-        return self._encodable(value)
-
-    def _encodable(self, text: str) -> str:
-        """The text with half surrogate pairs (cut emoji) as U+FFFD and NULs as spaces; both are counted."""
-        if "\0" in text:
-            self.counts["texts_with_nul"] += 1
-            text = text.replace("\0", " ")
-        if not text.isascii():
-            try:
-                text.encode()
-            except UnicodeEncodeError:
-                self.counts["texts_with_lone_surrogate"] += 1
-                text = "".join("\ufffd" if "\ud800" <= c <= "\udfff" else c for c in text)
-        return text
-
-    def _label(self, line: int, record: Record) -> float:
-        column = self._config.label_column
-        value = self._value(line, record, "label_column", column)
-        try:
-            number = float(value) if self._from_text or not isinstance(value, str) else math.nan
-        except (TypeError, ValueError, OverflowError):
-            number = math.nan
-        if not abs(number) <= HIGHEST_GRADE:
-            rule = f"be a number from -{HIGHEST_GRADE} to {HIGHEST_GRADE}"
-            raise self._wrong(line, column, rule, value, "Write 0 or 1, or a grade.")
-        return number
-
-    def _negatives(self, line: int, record: Record) -> list[str]:
-        column, remedy = self._config.negatives_column, 'Write ["passage", …].'
-        value = self._value(line, record, "negatives_column", column)
-        if self._from_text and isinstance(value, str) and value.strip():
-            try:
-                value = json.loads(value)
-            except (ValueError, RecursionError):
-                raise self._wrong(line, column, "be a JSON list of texts", value, remedy) from None
-        if value is None or value == "":
-            return []
-        if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
-            raise self._wrong(line, column, "be a list of texts", value, remedy)
-        kept = [self._encodable(text) for text in value if text.strip()]
-        self.counts["blank_negatives_dropped"] += len(value) - len(kept)
-        return kept
-
-
-def read(path: Path, config: DataConfig, qrels_files: Sequence[str] = TRAIN_QRELS_FILES) -> Source:
+def read(path: Path, config: DataConfig, qrels_files: Sequence[str] = TRAIN_QRELS_FILES) -> Loaded:
     """Rows of a file (by its suffix) or of a BEIR folder, the first `data.rows` of them.
 
     A folder's judgements are the first of `qrels_files`.
@@ -158,17 +65,17 @@ def read(path: Path, config: DataConfig, qrels_files: Sequence[str] = TRAIN_QREL
         known = ", ".join((*JSON_SUFFIXES, *CSV_SUFFIXES, *PARQUET_SUFFIXES))
         remedy = "Unpack it first." if suffix in PACKED_SUFFIXES else "Rename or convert the file."
         raise DataError(must(str(path), f"end in one of {known}", suffix or "no suffix", remedy))
-    return _gather(records, _Builder(config, str(path), from_text=suffix in CSV_SUFFIXES), str(path), config)
+    return _gather(records, RowBuilder(config, str(path), from_text=suffix in CSV_SUFFIXES), str(path), config)
 
 
-def _gather(records: Iterator[tuple[int, Record]], builder: _Builder, source: str, config: DataConfig) -> Source:
+def _gather(records: Iterator[tuple[int, Record]], builder: RowBuilder, source: str, config: DataConfig) -> Loaded:
     for line, record in records:
         builder.add(line, record)
         if len(builder.rows) == config.rows:
             break
     if not len(builder.rows):
         raise DataError(must(source, "hold rows", "an empty file", "Write one question and answer a line."))
-    return Source(builder.rows, counts=+builder.counts)
+    return Loaded(builder.rows, counts=+builder.counts)
 
 
 def wanted_columns(config: DataConfig) -> dict[str, str]:
@@ -183,7 +90,7 @@ def wanted_columns(config: DataConfig) -> dict[str, str]:
     return wanted
 
 
-def read_hub(folder: Path, config: DataConfig, cache: Path) -> Source:
+def read_hub(folder: Path, config: DataConfig, cache: Path) -> Loaded:
     """Rows of a data set repository's local copy, the first `data.rows` of `data.split`, read by `datasets`.
 
     Raises:
@@ -191,12 +98,12 @@ def read_hub(folder: Path, config: DataConfig, cache: Path) -> Source:
     """
     source = f"{config.path} ({folder})"
     records = hub_records(folder, wanted_columns(config), source, subset=config.subset, split=config.split, cache=cache)
-    return _gather(records, _Builder(config, source, from_text=False), source, config)
+    return _gather(records, RowBuilder(config, source, from_text=False), source, config)
 
 
-def _beir(folder: Path, config: DataConfig, qrels_files: Sequence[str]) -> Source:
+def _beir(folder: Path, config: DataConfig, qrels_files: Sequence[str]) -> Loaded:
     """Judged positives of a BEIR folder as rows, query by query; the collection's passages as the corpus."""
-    collection = read_beir(folder, files=qrels_files)
+    collection = read_beir(folder, files=qrels_files, with_run=False)
     rows, grades = PairRows([], [], [], question_ids=[]), list[float]()
     for query, text in collection.queries.items():
         for passage, grade in collection.qrels.get(query, {}).items():
@@ -219,7 +126,7 @@ def _beir(folder: Path, config: DataConfig, qrels_files: Sequence[str]) -> Sourc
     if config.rows is not None:
         rows = rows.take(list(range(min(config.rows, len(rows)))))
     repeated = Counter({REPEATED: len(collection.passages) - len(first)})
-    return Source(rows, list(first), list(first.values()), +repeated)
+    return Loaded(rows, list(first), list(first.values()), +repeated)
 
 
 def read_corpus(path: Path, config: DataConfig) -> tuple[list[str], list[str] | None, Counter[str]]:
@@ -233,12 +140,12 @@ def read_corpus(path: Path, config: DataConfig) -> tuple[list[str], list[str] | 
     """
     first: dict[str, str | None] = {}
     seen: set[str] = set()
-    builder = _Builder(config, str(path), from_text=False)
+    builder = RowBuilder(config, str(path), from_text=False)
     counts = builder.counts
     for line, record in json_objects(path):
         column = "text" if "text" in record else config.answer_column
-        text = builder._text(line, record, "answer_column", column)
-        title = builder._text(line, record, "answer_column", "title") if column == "text" and "title" in record else ""
+        text = builder.text(line, record, "answer_column", column)
+        title = builder.text(line, record, "answer_column", "title") if column == "text" and "title" in record else ""
         text = f"{title} {text}".strip()
         identifier = record.get("_id", record.get("id"))
         if identifier is not None:

@@ -1,4 +1,4 @@
-"""Lines of text files, and rows of tables as dictionaries of the wanted columns: CSV and TSV, Parquet, `datasets`.
+"""Lines of text files, objects of JSON lines, and rows of CSV, TSV, Parquet and `datasets` as the wanted columns.
 
 Checks that the columns are there and that the file can be read; knows nothing of what they mean.
 """
@@ -6,11 +6,12 @@ Checks that the columns are there and that the file can be read; knows nothing o
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pipeline.core.errors import DataError, must
+from pipeline.core.errors import DataError, first_line, must
 
 Record = dict[str, Any]
 """One row's wanted columns, as the file holds them."""
@@ -97,6 +98,30 @@ def decoded_lines(path: Path) -> Iterator[tuple[int, str]]:
         raise DataError(must(str(path), "be a readable file", error, "Check the path and its permissions.")) from None
 
 
+def text_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Number (from 1) and text of each line that is not blank, without its end; refusals as `decoded_lines`."""
+    for number, line in decoded_lines(path):
+        if line.strip():
+            yield number, line.rstrip("\r\n")
+
+
+def json_objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Line number and object of each line of a JSON-lines file, blank lines passed over.
+
+    Raises:
+        DataError: when the file cannot be read, or a line is not UTF-8 or not one JSON object.
+    """
+    for number, line in text_lines(path):
+        thing = f"{path}, line {number}"
+        try:
+            value = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise DataError(must(thing, "be one JSON object", f"{line[:80]} ({error})", "Repair the line.")) from None
+        if not isinstance(value, dict):
+            raise DataError(must(thing, "be one JSON object", line[:80], 'Write {"key": value, …} on each line.'))
+        yield number, value
+
+
 def parquet_records(path: Path, wanted: Wanted) -> Iterator[tuple[int, Record]]:
     """Rows of a Parquet file, numbered from 1, a batch in memory at a time."""
     import pyarrow as arrow
@@ -113,8 +138,8 @@ def parquet_records(path: Path, wanted: Wanted) -> Iterator[tuple[int, Record]]:
                     line += 1
                     yield line, dict(zip(columns, row, strict=True))
     except (arrow.ArrowException, OSError, UnicodeDecodeError) as error:
-        got = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DataError(must(str(path), "be a readable Parquet file", got, "Write the file again.")) from None
+        got, remedy = first_line(error), "Write the file again."
+        raise DataError(must(str(path), "be a readable Parquet file", got, remedy)) from None
 
 
 def hub_records(
@@ -126,7 +151,7 @@ def hub_records(
     try:
         loaded = datasets.load_dataset(str(folder), name=subset, split=split, cache_dir=str(cache / "datasets"))
     except Exception as error:  # datasets raises many unrelated kinds for what it cannot read
-        got = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+        got = f"{type(error).__name__}: {first_line(error)}"
         remedy = "Check data.path, data.subset and data.split."
         raise DataError(must(source, f"be a data set with the split {split!r}", got, remedy)) from error
     _check_columns(source, wanted, list(loaded.column_names))

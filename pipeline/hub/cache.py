@@ -1,5 +1,4 @@
-"""Repositories of the hub in the hub client's cache: one commit, only the files wanted, each verified; and what is
-remembered of them beside the outputs.
+"""Repositories of the hub in the hub client's cache: one commit, only the files wanted, each verified.
 
 Wraps huggingface_hub. Knows nothing of local folders or packages, and never runs code from a repository.
 """
@@ -26,66 +25,19 @@ from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 from tqdm.auto import tqdm  # type: ignore[import-untyped]
 
-from pipeline.core.artifacts import locked, read_json, sealed, write_json, write_text
-from pipeline.core.errors import ArtifactError, HubError, PipelineError, must
-from pipeline.core.fingerprint import file_digest
-from pipeline.hub.download import OTHER_WAYS, Mismatch, fetch, refusal, retrying
+from pipeline.core.artifacts import locked, write_text
+from pipeline.core.errors import HubError, PipelineError, must
+from pipeline.hub.download import fetch, retrying
+from pipeline.hub.failures import OTHER_WAYS, Mismatch, refusal
+from pipeline.hub.lock_file import LockFile
 from pipeline.hub.repo_files import is_pickle, literal_patterns, model_files
 
 log = logging.getLogger(__name__)
 
-LOCK = "hub.lock.json"
-"""Below `outputs_dir`: which commit each name on the hub resolved to, and the digests of files."""
-
 Kind = Literal["model", "dataset"]
-
-REMEMBER_FROM_BYTES = 32 * 2**20
-"""Larger files are hashed once and remembered by size and modification time; smaller ones at every start."""
 
 DOWNLOADS_AT_ONCE = 4
 """Files fetched side by side: the many small ones of a data set would otherwise wait for each other's round trips."""
-
-
-SECTIONS = {"commits", "files", "hashed"}
-
-
-class Book:
-    """The lock file: `commits` by artefact, `files` by artefact and commit, `hashed` large files by path; sealed."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def get(self, section: str, name: str) -> Any:
-        return self._read().get(section, {}).get(name)
-
-    def put(self, section: str, name: str, value: Any) -> None:
-        with locked(self.path):
-            content = self._read()
-            content.setdefault(section, {})[name] = value
-            write_json(self.path, sealed({part: dict(sorted(content[part].items())) for part in sorted(content)}))
-
-    def _read(self) -> dict[str, Any]:
-        """The sections. A digit altered in one would silently name other weights: other keys, other results."""
-        found = read_json(self.path) if self.path.exists() else {}
-        content = {name: part for name, part in found.items() if name != "seal"} if isinstance(found, dict) else {"": 0}
-        # One without a seal is of an earlier version.
-        if content.keys() - SECTIONS or ("seal" in found and found["seal"] != sealed(content)["seal"]):
-            raise ArtifactError(
-                f"{self.path} must be as it was written, got an altered one. Delete it to resolve anew."
-            )
-        return content
-
-    def digest(self, path: Path) -> str:
-        """sha256 of a file; of a large one from memory while its size and modification time stand."""
-        real = path.resolve()
-        stat = real.stat()
-        if stat.st_size < REMEMBER_FROM_BYTES:
-            return file_digest(real)
-        seen = self.get("hashed", str(real))
-        if not seen or seen[:2] != [stat.st_size, stat.st_mtime_ns]:
-            seen = [stat.st_size, stat.st_mtime_ns, file_digest(real)]
-            self.put("hashed", str(real), seen)
-        return str(seen[2])
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,8 +68,8 @@ class Repository:
     def commit(self, refresh: bool) -> str:
         """The commit of `revision`: from the lock file, else from the hub (then recorded)."""
         label = f"{self.kind} {self.name} {self.revision or constants.DEFAULT_REVISION}"
-        book = Book(self.lock)
-        known = None if refresh else book.get("commits", label)
+        lock_file = LockFile(self.lock)
+        known = None if refresh else lock_file.get("commits", label)
         if known:
             return str(known)
         if self.revision and re.fullmatch(r"[0-9a-f]{40}", self.revision):
@@ -132,7 +84,7 @@ class Repository:
             # As the hub client does itself: lets HF_HUB_OFFLINE=1 find the commit even without the lock file.
             with contextlib.suppress(OSError):
                 write_text(self._cache / "refs" / (self.revision or constants.DEFAULT_REVISION), commit)
-        book.put("commits", label, commit)
+        lock_file.put("commits", label, commit)
         log.info("%s: %s is commit %s", self.name, self.revision or constants.DEFAULT_REVISION, commit)
         return commit
 
@@ -144,34 +96,32 @@ class Repository:
                 .resolved
             )
         except RevisionResolutionError:
-            remedy = f"Run once with a connection and without HF_HUB_OFFLINE. {OTHER_WAYS}"
-            raise HubError(
-                must(self.key, "be in the cache when HF_HUB_OFFLINE=1", f"{self.name}, not cached", remedy)
-            ) from None
+            raise self._not_cached(self.name) from None
 
     def snapshot(self, commit: str) -> Path:
         """The folder of the files at `commit`, each one there and as the hub announced it."""
         label = f"{self.kind} {self.name} {commit}" + (f" {' '.join(self.allow)}" if self.allow else "")
         folder = self._cache / "snapshots" / commit
-        book = Book(self.lock)
-        expected: dict[str, dict[str, Any]] = book.get("files", label) or {}
-        if expected and not _differing(folder, expected, book):
+        lock_file = LockFile(self.lock)
+        expected: dict[str, dict[str, Any]] = lock_file.get("files", label) or {}
+        if expected and not lock_file.differing(folder, expected):
             return folder
         wanted = self.wanted(commit)
-        self._discard(folder, wanted, expected, book)
+        self._discard(folder, wanted, expected, lock_file)
         if not constants.is_offline_mode():
             self._download(commit, self.missing(commit, wanted))
         self._link(commit, [entry.path for entry in wanted])
         announced = {
             entry.path: {"size": entry.size, "sha256": entry.lfs.sha256 if entry.lfs else None} for entry in wanted
         }
-        if differing := _differing(folder, announced, book):
-            self._discard(folder, wanted, expected, book)
+        if differing := lock_file.differing(folder, announced):
+            self._discard(folder, wanted, expected, lock_file)
             raise Mismatch(f"{', '.join(differing)} otherwise than announced")
         found = {
-            name: {"size": facts["size"], "sha256": book.digest(folder / name)} for name, facts in announced.items()
+            name: {"size": facts["size"], "sha256": lock_file.digest(folder / name)}
+            for name, facts in announced.items()
         }
-        book.put("files", label, found)
+        lock_file.put("files", label, found)
         return folder
 
     def _link(self, commit: str, names: list[str]) -> None:
@@ -221,11 +171,13 @@ class Repository:
         try:
             return list(get_cached_repo_tree(self.name, repo_type=self.kind, revision=commit))
         except CachedRepoTreeNotFoundError:
-            remedy = f"Run once with a connection and without HF_HUB_OFFLINE. {OTHER_WAYS}"
-            got = f"{self.name} at {commit[:12]}, not cached"
-            raise HubError(must(self.key, "be in the cache when HF_HUB_OFFLINE=1", got, remedy)) from None
+            raise self._not_cached(f"{self.name} at {commit[:12]}") from None
 
-    def _discard(self, folder: Path, wanted: list[RepoFile], expected: dict[str, Any], book: Book) -> None:
+    def _not_cached(self, what: str) -> HubError:
+        remedy = f"Run once with a connection and without HF_HUB_OFFLINE. {OTHER_WAYS}"
+        return HubError(must(self.key, "be in the cache when HF_HUB_OFFLINE=1", f"{what}, not cached", remedy))
+
+    def _discard(self, folder: Path, wanted: list[RepoFile], expected: dict[str, Any], lock_file: LockFile) -> None:
         """Remove cached files that are not what the hub lists, so that nothing trips over them again."""
         for entry in wanted:
             pointer = folder / entry.path
@@ -233,7 +185,7 @@ class Repository:
             blob = pointer.resolve() if pointer.exists() else self._cache / "blobs" / (announced or entry.blob_id)
             if not blob.is_file():
                 continue
-            if blob.stat().st_size != entry.size or (announced and book.digest(blob) != announced):
+            if blob.stat().st_size != entry.size or (announced and lock_file.digest(blob) != announced):
                 log.warning("%s: the cached %s is damaged and was removed", self.name, entry.path)
                 blob.unlink()
                 pointer.unlink(missing_ok=True)
@@ -289,14 +241,3 @@ class _NoBar(tqdm):  # type: ignore[misc]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{**kwargs, "disable": True})
-
-
-def _differing(folder: Path, expected: dict[str, dict[str, Any]], book: Book) -> list[str]:
-    """Names of files that are not there with the size and (where known) sha256 expected."""
-    return [
-        name
-        for name, facts in expected.items()
-        if not (folder / name).is_file()
-        or (folder / name).stat().st_size != facts["size"]
-        or (facts["sha256"] is not None and book.digest(folder / name) != facts["sha256"])
-    ]

@@ -1,5 +1,4 @@
-"""One remote file onto disk: tried again, resumed, checked; and a failure in one sentence. Knows HTTP and the hub
-client's errors; knows nothing of repositories' contents or of caches.
+"""One remote file onto disk: tried again, resumed, checked. Knows HTTP; nothing of repositories' contents or of caches.
 
 Requests go through the hub client's own session, so its offline switch, proxies and headers hold here as well.
 """
@@ -7,7 +6,6 @@ Requests go through the hub client's own session, so its offline switch, proxies
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
 import threading
 import time
@@ -17,21 +15,12 @@ from typing import TypeVar
 
 import httpx2
 from huggingface_hub import constants, get_session
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
-    RemoteEntryNotFoundError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
+from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import hf_raise_for_status  # type: ignore[attr-defined]
 from tqdm.auto import tqdm  # type: ignore[import-untyped]
 
-from pipeline.core.errors import HubError, must
 from pipeline.core.fingerprint import file_digest
+from pipeline.hub.failures import Mismatch, cause_of, is_transient
 
 log = logging.getLogger(__name__)
 
@@ -45,45 +34,9 @@ RESUMABLE = ".resumable"
 PROGRESS_FROM_BYTES = 8 * 2**20
 """Smaller files show no bar."""
 
-OTHER_WAYS = "With the files in the cache, HF_HUB_OFFLINE=1 uses them; experiment=quickstart needs no hub."
-"""Ends every refusal: what works without this download."""
-
-LOG_IN = "log in with `hf auth login` or set HF_TOKEN"
-_TRANSIENT_STATUS = (408, 425, 429, 500, 502, 503, 504)
-
-
-class Mismatch(Exception):
-    """A finished download is not the file the server announced."""
-
 
 class Stopped(Exception):
     """Another download of the same group failed, or the user interrupted: this one ends where it is."""
-
-
-def status_of(error: BaseException) -> int | None:
-    """HTTP status behind an error of the hub client, None where there was no answer."""
-    return error.response.status_code if isinstance(error, HfHubHTTPError) else None
-
-
-def is_transient(error: BaseException) -> bool:
-    """Whether trying again can help: busy or broken server, lost or stalled connection, damaged body."""
-    if isinstance(error, HfHubHTTPError):
-        return status_of(error) in _TRANSIENT_STATUS
-    return isinstance(error, httpx2.TimeoutException | httpx2.NetworkError | httpx2.RemoteProtocolError | Mismatch)
-
-
-def cause_of(error: BaseException) -> str:
-    """A few words on what went wrong, without addresses or headers (those may hold a token)."""
-    status = status_of(error)
-    if status is not None:
-        return f"HTTP {status}"
-    if isinstance(error, httpx2.TimeoutException):
-        return f"a connection that stalled for {constants.HF_HUB_DOWNLOAD_TIMEOUT} s"
-    if isinstance(error, httpx2.ConnectError):
-        return "no connection"
-    if isinstance(error, httpx2.NetworkError | httpx2.RemoteProtocolError):
-        return "a connection that broke off"
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def retrying(what: str, action: Callable[[], T], *, client_retries: bool = False) -> T:
@@ -229,41 +182,3 @@ def _size(path: Path) -> int:
     with contextlib.suppress(FileNotFoundError):
         return path.stat().st_size
     return 0
-
-
-def refusal(error: Exception, *, key: str, repository: str, kind: str, revision: str | None) -> HubError:
-    """The sentence for a failure of the hub client. Never holds an address, a header or a token."""
-    thing = f"{key}={repository}"
-    got, rule, remedy = cause_of(error), "be had from the hub", "Try again later."
-    status = status_of(error)
-    if isinstance(error, GatedRepoError):
-        rule, got = "be open to you", f"a gated repository (HTTP {status})"
-        remedy = f"Accept its terms on its page, then {LOG_IN}."
-    elif isinstance(error, RepositoryNotFoundError):
-        rule, got = f"be a {kind} on the hub that you may read", f"none of that name, or a private one (HTTP {status})"
-        remedy = f"Check the spelling; for a private repository {LOG_IN}."
-    elif isinstance(error, RevisionNotFoundError):
-        rule, got = "have the revision asked for", f"none called {revision or 'main'} (HTTP {status})"
-        remedy = f"Correct {key.rsplit('.', 1)[0]}.revision, or pass hub.refresh=true if it moved."
-    elif isinstance(error, RemoteEntryNotFoundError) or status == 404:
-        rule, got = "hold every file it lists", f"a missing file (HTTP {status})"
-        remedy = "Pass hub.refresh=true to take its present commit."
-    elif status in (401, 403):
-        rule, got = "be open to you", f"access refused (HTTP {status})"
-        remedy = f"Ask for access on its page, then {LOG_IN}."
-    elif isinstance(error, OfflineModeIsEnabled | LocalEntryNotFoundError):
-        rule, got = "be in the cache when the hub is off (HF_HUB_OFFLINE=1)", f"{repository}, not all of it cached"
-        remedy = "Run once with a connection and without HF_HUB_OFFLINE."
-    elif isinstance(error, HFValidationError):
-        rule, remedy = "be a hub id such as owner/name", "Correct it."
-    elif isinstance(error, Mismatch):
-        rule, remedy = "arrive as the hub announced it", "The damaged file was removed: run again."
-    elif isinstance(error, HfHubHTTPError | httpx2.HTTPError):
-        remedy = "Run again: what has arrived is kept and continued."
-    elif isinstance(error, OSError):
-        rule, remedy = "fit on this disk and be writable", "Free some space, or set HF_HOME to another folder."
-        got = errno.errorcode.get(error.errno or 0, type(error).__name__)
-    elif isinstance(error, ValueError | KeyError):
-        rule, remedy = "be answered for by a hub", "Check HF_ENDPOINT and any proxy."
-        got = f"an answer that is not a hub's ({got})"
-    return HubError(must(thing, rule, got, f"{remedy} {OTHER_WAYS}"))

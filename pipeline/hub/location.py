@@ -14,7 +14,8 @@ from pathlib import Path
 
 from pipeline.core.errors import HubError, must
 from pipeline.core.fingerprint import text_digest
-from pipeline.hub.cache import Book, Kind, Repository
+from pipeline.hub.cache import Kind, Repository
+from pipeline.hub.lock_file import LockFile
 from pipeline.hub.repo_files import identity_files, looks_local
 
 PACKAGE = "package:"
@@ -61,8 +62,6 @@ def locate(
     if local.exists():
         identity = {"sha256": _local_digest(local, kind, lock)}
         return Located(local, identity, f"{path} (local, sha256 {identity['sha256'][:12]})")
-    if looks_local(path) or (local.parent != Path() and local.parent.exists()):
-        raise HubError(must(key, "name a file or folder that exists", path, "Check the path, or give a hub id."))
     repository = _repository(path, revision, kind, lock, allow, key)
     with repository.refusals():
         commit = repository.commit(refresh)
@@ -74,6 +73,10 @@ def locate(
 def _repository(
     path: str, revision: str | None, kind: Kind, lock: Path, allow: Sequence[str] | None, key: str
 ) -> Repository:
+    """The repository a hub id names; a name that means this disk is never asked for there."""
+    parent = Path(path).parent
+    if looks_local(path) or (parent != Path() and parent.exists()):
+        raise HubError(must(key, "name a file or folder that exists", path, "Check the path, or give a hub id."))
     found = re.fullmatch(r"([\w.-]+(?:/[\w.-]+)?)(?:@([\w./-]+))?", path)
     if found is None:
         remedy = "Correct it; a revision follows an @."
@@ -134,7 +137,7 @@ def _packaged(module: str, lock: Path, key: str) -> Located:
 def _local_digest(path: Path, kind: Kind, lock: Path) -> str:
     """sha256 over names and contents: of a model its weights, configuration and tokenizer, of data everything."""
     if path.is_file():
-        return Book(lock).digest(path)
+        return LockFile(lock).digest(path)
     files = sorted(
         (found.relative_to(path).as_posix(), found)
         for found in path.rglob("*")
@@ -143,5 +146,5 @@ def _local_digest(path: Path, kind: Kind, lock: Path) -> str:
     if kind == "model":
         deciding = set(identity_files([name for name, _ in files]))
         files = [(name, found) for name, found in files if name in deciding]
-    book = Book(lock)
-    return text_digest(text for name, found in files for text in (name, book.digest(found)))
+    lock_file = LockFile(lock)
+    return text_digest(text for name, found in files for text in (name, lock_file.digest(found)))

@@ -12,8 +12,8 @@ from pipeline.core import artifacts
 from pipeline.core.fingerprint import fingerprint, slug
 from pipeline.core.records import TRAINED, UNTRAINED, RerankingSet, fold
 from pipeline.data import storage
+from pipeline.data.beir import read_beir
 from pipeline.data.nano_beir import read as read_nano_beir
-from pipeline.data.trec import read_beir
 from pipeline.engine import model_config
 from pipeline.evaluation import evaluator, figures, reranking
 from pipeline.evaluation.bi_encoder import BiEncoderScorer

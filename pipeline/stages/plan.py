@@ -25,10 +25,11 @@ from pipeline.core import artifacts, reproducibility, upkeep
 from pipeline.core.errors import ConfigError, must
 from pipeline.core.fingerprint import fingerprint, plain, slug
 from pipeline.core.provenance import record
-from pipeline.data import source
+from pipeline.data.content import content_digest
 from pipeline.engine import fused
 from pipeline.hub import location
-from pipeline.hub.cache import LOCK, Kind
+from pipeline.hub.cache import Kind
+from pipeline.hub.lock_file import LOCK
 from pipeline.telemetry.emissions import add, measured
 from pipeline.telemetry.pieces import Pieces, counted
 
@@ -122,9 +123,7 @@ class Run:
     def mine_key(self) -> dict[str, Any]:
         """Everything that decides what MINE writes."""
         config = self.config
-        content = source.content_digest(
-            config.data, source=self.data_path, cache=self.cache, workers=config.runtime.workers
-        )
+        content = content_digest(config.data, source=self.data_path, cache=self.cache, workers=config.runtime.workers)
         searched = {"search": VERSIONS["search"]} if config.mining.retriever is Retriever.embedding else {}
         return {
             "stage": "mine",

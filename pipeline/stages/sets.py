@@ -8,8 +8,8 @@ from pipeline.config.schema import Config
 from pipeline.config.sets import DEV, NANO, VALIDATION, nano_beir_name
 from pipeline.core.records import RerankingSet
 from pipeline.data import storage
+from pipeline.data.beir import read_beir
 from pipeline.data.nano_beir import read as read_nano_beir
-from pipeline.data.trec import read_beir
 from pipeline.evaluation import reranking
 from pipeline.mining.retrieval import bm25_run
 from pipeline.stages.plan import Run

@@ -1,0 +1,147 @@
+"""Judged collections as folders in the BEIR layout. Knows nothing of models or of stages."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections import Counter
+from collections.abc import Container, Mapping, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from pipeline.core.errors import DataError, must
+from pipeline.core.records import Collection, Qrels
+from pipeline.data.tables import json_objects, text_lines
+from pipeline.data.trec import judge, read_run
+
+log = logging.getLogger(__name__)
+
+QRELS_FILES = ("qrels/test.tsv", "qrels/dev.tsv", "qrels/train.tsv", "qrels.tsv")
+"""Where a BEIR folder may keep its judgements; the first that exists is read, and said."""
+
+TRAIN_QRELS_FILES = ("qrels/train.tsv", "qrels/dev.tsv", "qrels/test.tsv", "qrels.tsv")
+"""The same of a folder that is trained on: what others report on is taken last."""
+
+Grade = TypeVar("Grade", int, float)
+
+
+def judgements_file(folder: Path, files: Sequence[str]) -> str | None:
+    """The name of the first of `files` that a BEIR folder has; None where it has none of them."""
+    return next((file for file in files if (folder / file).is_file()), None)
+
+
+def read_beir(
+    folder: Path, name: str | None = None, files: Sequence[str] = QRELS_FILES, *, with_run: bool = True
+) -> Collection:
+    """A judged collection in the BEIR layout: `queries.jsonl`, `corpus.jsonl`, `qrels/test.tsv`, maybe `run.trec`.
+
+    A passage is its title and its text joined by a space, outer white space cut. Judgements come from the first of
+    `files`. Judgements and ranked passages of ids the collection lacks are dropped, and queries of blank text
+    with them; how many is logged. Queries without a judgement stay. Blank passages stay: they are the collection's own.
+
+    Args:
+        folder: The collection's folder.
+        name: The name it goes by in reports; the folder's own without it.
+        files: Where its judgements may stand, below the folder.
+        with_run: Whether its own first stage is read; a broken one is refused.
+
+    Raises:
+        DataError: naming file, line, key and remedy: a missing or broken file, an id twice, or nothing left to judge.
+    """
+    if not folder.is_dir():
+        remedy = "Give a folder with queries.jsonl, corpus.jsonl and qrels/test.tsv."
+        raise DataError(must(str(folder), "be a folder in the BEIR layout", "no folder there", remedy))
+    queries = _read_texts(folder / "queries.jsonl", with_title=False)
+    blank = [query for query, text in queries.items() if not text.strip()]
+    if blank:
+        log.warning("%s: %d queries of blank text dropped, first %r", folder / "queries.jsonl", len(blank), blank[0])
+        queries = {query: text for query, text in queries.items() if text.strip()}
+    passages = _read_texts(folder / "corpus.jsonl", with_title=True)
+    empty = sum(not text.strip() for text in passages.values())
+    if empty:
+        log.warning("%s: %d passages have neither title nor text; kept", folder / "corpus.jsonl", empty)
+    if (own := judgements_file(folder, files)) is None:
+        raise DataError(must(str(folder), f"hold one of {', '.join(files)}", "none of them", "Add judgements."))
+    judgements = folder / own
+    qrels = _known_only(_read_beir_qrels(judgements), queries, passages, judgements, "judgements")
+    if not any(grade > 0 for grades in qrels.values() for grade in grades.values()):
+        remedy = "Judge at least one passage 1 or more."
+        raise DataError(must(str(judgements), "judge some passage relevant", "no grade above 0", remedy))
+    run = None
+    if with_run and (folder / "run.trec").is_file():
+        path = folder / "run.trec"
+        run = _known_only(read_run(path, queries.keys() | passages.keys()), queries, passages, path, "ranked passages")
+    log.info("%s: %d queries, %d passages, judgements of %s", folder, len(queries), len(passages), judgements.name)
+    return Collection(name or folder.resolve().name, queries, passages, qrels, run)
+
+
+def _read_texts(path: Path, *, with_title: bool) -> dict[str, str]:
+    """Id → text of a `queries.jsonl` or `corpus.jsonl`, in the file's order; a null text counts as blank."""
+    texts: dict[str, str] = {}
+    lines: dict[str, int] = {}
+    for number, row in json_objects(path):
+        thing = f"{path}, line {number}, key"
+        identifier = row.get("_id")
+        if isinstance(identifier, bool) or not isinstance(identifier, str | int):
+            got = identifier if "_id" in row else f"only the keys {sorted(row)}"
+            raise DataError(must(f"{thing} _id", "be text or a whole number", got, "Give every line its id."))
+        if "text" not in row:
+            raise DataError(must(f"{thing} text", "be there", f"only the keys {sorted(row)}", "Add it."))
+        parts = [row.get("title") or "", row["text"] or ""] if with_title else [row["text"] or ""]
+        for key, part in zip(["title", "text"] if with_title else ["text"], parts, strict=True):
+            if not isinstance(part, str):
+                raise DataError(must(f"{thing} {key}", "be text", part, "Put it in quotes."))
+        identifier = str(identifier)
+        if identifier in texts:
+            got = f"{identifier!r} again (first on line {lines[identifier]})"
+            raise DataError(must(f"{thing} _id", "be distinct", got, "Rename or delete one of the two."))
+        texts[identifier], lines[identifier] = " ".join(part for part in parts if part).strip(), number
+    if not texts:
+        raise DataError(must(str(path), "hold at least one line", "an empty file", "Check the collection."))
+    return texts
+
+
+def _read_beir_qrels(path: Path) -> Qrels:
+    """Tab-separated `query-id corpus-id score`; a first line whose score is no number is its header."""
+    qrels: Qrels = {}
+    for index, (number, line) in enumerate(text_lines(path)):
+        columns = line.split("\t")
+        if len(columns) != 3:
+            got, remedy = f"{len(columns)}: {line[:80]}", "Write `query-id<tab>corpus-id<tab>score`."
+            raise DataError(must(f"{path}, line {number}", "have 3 columns between tabs", got, remedy))
+        if index == 0 and not re.fullmatch(r"\s*[-+]?[0-9.]+\s*", columns[2]):
+            continue
+        judge(qrels, columns[0], columns[1], columns[2], f"{path}, line {number}")
+    return qrels
+
+
+def _known_only(
+    table: Mapping[str, Mapping[str, Grade]],
+    queries: Container[str],
+    passages: Container[str],
+    path: Path,
+    what: str,
+) -> dict[str, dict[str, Grade]]:
+    """The entries whose query and passage the collection has; the others are counted in the log.
+
+    Raises:
+        DataError: when none is left.
+    """
+    kept: dict[str, dict[str, Grade]] = {}
+    unknown: Counter[str] = Counter()
+    example = ""
+    for query, entries in table.items():
+        for passage, value in entries.items():
+            if query in queries and passage in passages:
+                kept.setdefault(query, {})[passage] = value
+            else:
+                side = "query" if query not in queries else "passage"
+                unknown[side] += 1
+                example = example or f"{side} {(query if side == 'query' else passage)!r}"
+    if not kept:
+        remedy = "Check that the ids are those of queries.jsonl and corpus.jsonl."
+        raise DataError(must(str(path), f"hold {what} of the collection's own ids", f"none, first {example}", remedy))
+    if unknown:
+        message = "%s: %d %s of unknown queries and %d of unknown passages dropped, first %s"
+        log.warning(message, path, unknown["query"], what, unknown["passage"], example)
+    return kept

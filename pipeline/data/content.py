@@ -1,0 +1,51 @@
+"""Digests of a configuration's data, which are part of a result's name. Knows which files are read; not what for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pipeline.config.data import DataConfig, Format, Source
+from pipeline.core.errors import DataError, must
+from pipeline.core.fingerprint import file_digest
+from pipeline.data.beir import QRELS_FILES, TRAIN_QRELS_FILES, judgements_file
+from pipeline.data.packaged_docs import extract
+
+
+def content_digest(
+    config: DataConfig, *, source: Path | None, cache: Path, workers: int | None = None
+) -> dict[str, str]:
+    """sha256 of every outside input by what it is; empty for the hub, whose commit says the same.
+
+    Raises:
+        DataError: when a file is missing or unreadable, or a package is not installed.
+    """
+    if config.source is Source.packaged_docs:
+        found = {"packaged_docs": extract(config.packages, cache, workers).digest}
+    elif config.source is Source.local:
+        found = _digests("path", source or Path(config.path or ""), config)
+    else:
+        found = {}
+    if config.dev_path is not None:
+        found |= _digests("dev_path", Path(config.dev_path), config)
+    if config.corpus_path is not None:
+        found["corpus_path"] = _file_digest(Path(config.corpus_path), "corpus_path")
+    return found
+
+
+def _digests(key: str, path: Path, config: DataConfig) -> dict[str, str]:
+    if config.format is not Format.beir:
+        return {key: _file_digest(path, key)}
+    names = QRELS_FILES if key == "dev_path" else TRAIN_QRELS_FILES
+    judgements = judgements_file(path, names) or names[0]
+    return {f"{key}/{name}": _file_digest(path / name, key) for name in ("queries.jsonl", "corpus.jsonl", judgements)}
+
+
+def _file_digest(path: Path, key: str) -> str:
+    if path.exists() and not path.is_file() and not path.is_dir():  # read twice, and a pipe may never end
+        remedy = f"Write its content to a file and pass data.{key}=<file>."
+        raise DataError(must(str(path), "be a file", "a pipe or device", remedy))
+    try:
+        return file_digest(path)
+    except OSError as error:
+        got = error.strerror or str(error)
+        raise DataError(must(str(path), "be a readable file", got, f"Correct data.{key} or data.format.")) from None

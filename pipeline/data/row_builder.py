@@ -1,0 +1,113 @@
+"""Question/answer rows, checked one after another and gathered as columns. Knows keys and types; reads no files."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from typing import Any
+
+from pipeline.config.data import DataConfig, Format
+from pipeline.core.errors import DataError, must
+from pipeline.core.records import PairRows
+from pipeline.data.tables import Record
+from pipeline.data.trec import HIGHEST_GRADE
+
+
+class RowBuilder:
+    """Takes rows in, in order; `rows` are the columns so far, `counts` what was put right.
+
+    `source` is what refusals name. `from_text` says that every value is text (CSV), numbers and lists too.
+    """
+
+    def __init__(self, config: DataConfig, source: str, *, from_text: bool) -> None:
+        self._config, self._source, self._from_text = config, source, from_text
+        self.counts: Counter[str] = Counter()
+        labelled, listed = config.format is Format.labelled, config.format is Format.negatives
+        grouped = config.group_column is not None
+        self.rows = PairRows(
+            [], [], [], [] if labelled else None, [] if listed else None, groups=[] if grouped else None
+        )
+
+    def add(self, line: int, record: Record) -> None:
+        """Take one row in.
+
+        Raises:
+            DataError: for a missing key or a value of the wrong type.
+        """
+        config, rows = self._config, self.rows
+        rows.questions.append(self.text(line, record, "question_column", config.question_column))
+        rows.answers.append(self.text(line, record, "answer_column", config.answer_column))
+        rows.lines.append(line)
+        if rows.labels is not None:
+            rows.labels.append(self._label(line, record))
+        if rows.negatives is not None:
+            rows.negatives.append(self._negatives(line, record))
+        if rows.groups is not None and config.group_column is not None:
+            group = self._value(line, record, "group_column", config.group_column)
+            rows.groups.append(f"row {line}" if group is None else str(group))
+
+    def text(self, line: int, record: Record, key: str, column: str) -> str:
+        """The text in a row's `column`, which the configuration's `key` names; null counts as blank.
+
+        Raises:
+            DataError: for a missing key or a value that is no text.
+        """
+        value = self._value(line, record, key, column)
+        if value is None:
+            return ""
+        if not isinstance(value, str):
+            raise self._wrong(line, column, "be text", value, f"Write it as a string, or name another key: data.{key}.")
+        return self._encodable(value)
+
+    def _value(self, line: int, record: Record, key: str, column: str) -> Any:
+        if column not in record:
+            got = ", ".join(map(str, record)) or "no key"
+            remedy = f"Name the key that holds it: data.{key}=<key>."
+            raise DataError(must(f"{self._source}, line {line}", f"have the key {column!r}", got, remedy))
+        return record[column]
+
+    def _wrong(self, line: int, column: str, rule: str, value: object, remedy: str) -> DataError:
+        shown = f"{type(value).__name__} {json.dumps(value, default=str)[:80]}"
+        return DataError(must(f"{self._source}, line {line}, key {column!r}", rule, shown, remedy))
+
+    def _encodable(self, text: str) -> str:
+        """The text with half surrogate pairs (cut emoji) as U+FFFD and NULs as spaces; both are counted."""
+        if "\0" in text:
+            self.counts["texts_with_nul"] += 1
+            text = text.replace("\0", " ")
+        if not text.isascii():
+            try:
+                text.encode()
+            except UnicodeEncodeError:
+                self.counts["texts_with_lone_surrogate"] += 1
+                text = "".join("\ufffd" if "\ud800" <= c <= "\udfff" else c for c in text)
+        return text
+
+    def _label(self, line: int, record: Record) -> float:
+        column = self._config.label_column
+        value = self._value(line, record, "label_column", column)
+        try:
+            number = float(value) if self._from_text or not isinstance(value, str) else math.nan
+        except (TypeError, ValueError, OverflowError):
+            number = math.nan
+        if not abs(number) <= HIGHEST_GRADE:
+            rule = f"be a number from -{HIGHEST_GRADE} to {HIGHEST_GRADE}"
+            raise self._wrong(line, column, rule, value, "Write 0 or 1, or a grade.")
+        return number
+
+    def _negatives(self, line: int, record: Record) -> list[str]:
+        column, remedy = self._config.negatives_column, 'Write ["passage", …].'
+        value = self._value(line, record, "negatives_column", column)
+        if self._from_text and isinstance(value, str) and value.strip():
+            try:
+                value = json.loads(value)
+            except (ValueError, RecursionError):
+                raise self._wrong(line, column, "be a JSON list of texts", value, remedy) from None
+        if value is None or value == "":
+            return []
+        if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
+            raise self._wrong(line, column, "be a list of texts", value, remedy)
+        kept = [self._encodable(text) for text in value if text.strip()]
+        self.counts["blank_negatives_dropped"] += len(value) - len(kept)
+        return kept

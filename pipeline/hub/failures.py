@@ -1,0 +1,97 @@
+"""Why a request to the hub failed, in one sentence, and whether trying again can help.
+
+Knows HTTP and the hub client's errors; nothing of files, caches or what is done about a failure.
+"""
+
+from __future__ import annotations
+
+import errno
+
+import httpx2
+from huggingface_hub import constants
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RemoteEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from pipeline.core.errors import HubError, first_line, must
+
+OTHER_WAYS = "With the files in the cache, HF_HUB_OFFLINE=1 uses them; experiment=quickstart needs no hub."
+"""Ends every refusal: what works without this download."""
+
+LOG_IN = "log in with `hf auth login` or set HF_TOKEN"
+_TRANSIENT_STATUS = (408, 425, 429, 500, 502, 503, 504)
+
+
+class Mismatch(Exception):
+    """A finished download is not the file the server announced."""
+
+
+def status_of(error: BaseException) -> int | None:
+    """HTTP status behind an error of the hub client, None where there was no answer."""
+    return error.response.status_code if isinstance(error, HfHubHTTPError) else None
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether trying again can help: busy or broken server, lost or stalled connection, damaged body."""
+    if isinstance(error, HfHubHTTPError):
+        return status_of(error) in _TRANSIENT_STATUS
+    return isinstance(error, httpx2.TimeoutException | httpx2.NetworkError | httpx2.RemoteProtocolError | Mismatch)
+
+
+def cause_of(error: BaseException) -> str:
+    """A few words on what went wrong, without addresses or headers (those may hold a token)."""
+    status = status_of(error)
+    if status is not None:
+        return f"HTTP {status}"
+    if isinstance(error, httpx2.TimeoutException):
+        return f"a connection that stalled for {constants.HF_HUB_DOWNLOAD_TIMEOUT} s"
+    if isinstance(error, httpx2.ConnectError):
+        return "no connection"
+    if isinstance(error, httpx2.NetworkError | httpx2.RemoteProtocolError):
+        return "a connection that broke off"
+    return first_line(error)
+
+
+def refusal(error: Exception, *, key: str, repository: str, kind: str, revision: str | None) -> HubError:
+    """The sentence for a failure of the hub client. Never holds an address, a header or a token."""
+    thing = f"{key}={repository}"
+    got, rule, remedy = cause_of(error), "be had from the hub", "Try again later."
+    status = status_of(error)
+    if isinstance(error, GatedRepoError):
+        rule, got = "be open to you", f"a gated repository (HTTP {status})"
+        remedy = f"Accept its terms on its page, then {LOG_IN}."
+    elif isinstance(error, RepositoryNotFoundError):
+        rule, got = f"be a {kind} on the hub that you may read", f"none of that name, or a private one (HTTP {status})"
+        remedy = f"Check the spelling; for a private repository {LOG_IN}."
+    elif isinstance(error, RevisionNotFoundError):
+        rule, got = "have the revision asked for", f"none called {revision or 'main'} (HTTP {status})"
+        remedy = f"Correct {key.rsplit('.', 1)[0]}.revision, or pass hub.refresh=true if it moved."
+    elif isinstance(error, RemoteEntryNotFoundError) or status == 404:
+        rule, got = "hold every file it lists", f"a missing file (HTTP {status})"
+        remedy = "Pass hub.refresh=true to take its present commit."
+    elif status in (401, 403):
+        rule, got = "be open to you", f"access refused (HTTP {status})"
+        remedy = f"Ask for access on its page, then {LOG_IN}."
+    elif isinstance(error, OfflineModeIsEnabled | LocalEntryNotFoundError):
+        rule, got = "be in the cache when the hub is off (HF_HUB_OFFLINE=1)", f"{repository}, not all of it cached"
+        remedy = "Run once with a connection and without HF_HUB_OFFLINE."
+    elif isinstance(error, HFValidationError):
+        rule, remedy = "be a hub id such as owner/name", "Correct it."
+    elif isinstance(error, Mismatch):
+        rule, remedy = "arrive as the hub announced it", "The damaged file was removed: run again."
+    elif isinstance(error, HfHubHTTPError | httpx2.HTTPError):
+        remedy = "Run again: what has arrived is kept and continued."
+    elif isinstance(error, OSError):
+        rule, remedy = "fit on this disk and be writable", "Free some space, or set HF_HOME to another folder."
+        got = errno.errorcode.get(error.errno or 0, type(error).__name__)
+    elif isinstance(error, ValueError | KeyError):
+        rule, remedy = "be answered for by a hub", "Check HF_ENDPOINT and any proxy."
+        got = f"an answer that is not a hub's ({got})"
+    return HubError(must(thing, rule, got, f"{remedy} {OTHER_WAYS}"))

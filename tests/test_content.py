@@ -1,0 +1,78 @@
+"""Every outside input is known by what it holds, and what cannot be read is refused before anything else."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.config.data import DataConfig, Format, Source
+from pipeline.core.errors import DataError
+from pipeline.data.content import content_digest
+
+
+def digests(path: Path, /, **keys: Any) -> dict[str, str]:
+    section = DataConfig(**{"source": Source.local, "name": "x", "path": str(path), **keys})
+    return content_digest(section, source=None, cache=path.parent)
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.fixture
+def jsonl(tmp_path: Path) -> Path:
+    path = tmp_path / "pairs.jsonl"
+    path.write_text('{"question": "a", "answer": "b"}\n')
+    return path
+
+
+def test_files_of_ones_own_are_known_by_their_sha256(jsonl: Path) -> None:
+    dev, corpus = jsonl.with_name("dev.jsonl"), jsonl.with_name("corpus.jsonl")
+    dev.write_text('{"question": "c", "answer": "d"}\n')
+    corpus.write_text('{"text": "e"}\n')
+    assert digests(jsonl, dev_path=str(dev), corpus_path=str(corpus)) == {
+        "path": sha256(jsonl),
+        "dev_path": sha256(dev),
+        "corpus_path": sha256(corpus),
+    }
+
+
+def test_a_beir_folder_is_known_by_the_files_its_pairs_are_read_from(tmp_path: Path) -> None:
+    folder = tmp_path / "beir"
+    (folder / "qrels").mkdir(parents=True)
+    for name in ("queries.jsonl", "corpus.jsonl", "qrels/test.tsv", "run.trec"):
+        (folder / name).write_text(name)
+    read = ("queries.jsonl", "corpus.jsonl", "qrels/test.tsv")
+    assert digests(folder, format=Format.beir) == {f"path/{name}": sha256(folder / name) for name in read}
+    (folder / "qrels" / "train.tsv").write_text("judgements to train on")
+    assert digests(folder, format=Format.beir, dev_path=str(folder)) == {
+        **{f"path/{name}": sha256(folder / name) for name in (*read[:2], "qrels/train.tsv")},
+        **{f"dev_path/{name}": sha256(folder / name) for name in read},
+    }
+
+
+def test_a_data_set_of_the_hub_is_known_by_its_commit_alone(jsonl: Path) -> None:
+    assert digests(jsonl.parent, source=Source.hub) == {}
+    assert digests(jsonl.parent, source=Source.hub, corpus_path=str(jsonl)) == {"corpus_path": sha256(jsonl)}
+
+
+def test_a_pipe_is_refused_and_not_waited_for(jsonl: Path) -> None:
+    pipe = jsonl.with_name("pipe.jsonl")
+    os.mkfifo(pipe)
+    sentence = (
+        r"pipe.jsonl must be a file, got 'a pipe or device'. Write its content to a file and pass data.{}=<file>."
+    )
+    for key in ("path", "dev_path", "corpus_path"):
+        with pytest.raises(DataError, match=sentence.format(key)):
+            digests(jsonl, **{key: str(pipe)})
+
+
+def test_a_loop_of_links_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").symlink_to(tmp_path / "b.jsonl")
+    (tmp_path / "b.jsonl").symlink_to(tmp_path / "a.jsonl")
+    with pytest.raises(DataError, match="must be a readable file, got 'Too many levels of symbolic links'"):
+        digests(tmp_path / "a.jsonl")

@@ -1,0 +1,48 @@
+"""The lock file: large files remembered, and whatever it was not written as refused."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from pipeline.core.errors import ArtifactError
+from pipeline.hub.lock_file import LOCK, REMEMBER_FROM_BYTES, LockFile
+
+
+def test_a_large_file_is_hashed_again_only_when_it_changes(tmp_path: Path) -> None:
+    weights, lock_file = tmp_path / "model.safetensors", LockFile(tmp_path / LOCK)
+    weights.write_bytes(b"a" * REMEMBER_FROM_BYTES)
+    first = lock_file.digest(weights)
+    remembered = json.loads(lock_file.path.read_text())["hashed"][str(weights)]
+    assert remembered[2] == first
+    lock_file.put("hashed", str(weights), [*remembered[:2], "from memory"])
+    assert lock_file.digest(weights) == "from memory"
+    os.utime(weights, ns=(1, 1))
+    assert lock_file.digest(weights) == first
+    written = lock_file.path.read_text()
+    for altered in (written.replace(first[:8], first[7::-1]), written.replace('"seal"', '"sea1"'), "[]", "{"):
+        lock_file.path.write_text(altered)
+        with pytest.raises(ArtifactError, match=r"hub\.lock\.json must be .* Delete it"):
+            lock_file.digest(weights)
+    lock_file.path.write_text(
+        json.dumps({"hashed": {str(weights): [weights.stat().st_size, 1, "of an earlier version"]}})
+    )
+    assert lock_file.digest(weights) == "of an earlier version"
+
+
+def test_files_that_are_gone_or_other_than_expected_are_named(tmp_path: Path) -> None:
+    lock_file = LockFile(tmp_path / LOCK)
+    for name in ("same", "unknown", "longer", "altered"):
+        (tmp_path / name).write_bytes(b"abc")
+    known = lock_file.digest(tmp_path / "same")
+    expected = {
+        "same": {"size": 3, "sha256": known},
+        "unknown": {"size": 3, "sha256": None},
+        "longer": {"size": 2, "sha256": known},
+        "altered": {"size": 3, "sha256": known[::-1]},
+        "gone": {"size": 3, "sha256": known},
+    }
+    assert lock_file.differing(tmp_path, expected) == ["longer", "altered", "gone"]
