@@ -13,7 +13,8 @@ LAYERS = [
     "core.errors core.upkeep",
     "config.rules config.sets config.paths config.ending",
     "core.records core.fingerprint core.progress core.markdown config.arguments config.data config.learning "
-    "config.machine hub.repo_files mining.topk",
+    "config.machine hub.repo_files mining.topk "
+    "telemetry.energy_records",
     "config.schema config.asked engine.batching evaluation.measures benchmark.cases "
     "benchmark.figures benchmark.curves",  # pure
     "data.docstrings data.near_duplicates data.splitting mining.judged reporting.samples engine.training_state "  # pure

@@ -19,7 +19,7 @@ from pipeline.core.provenance import masked
 from pipeline.core.records import AS_RETRIEVED, FIRST_STAGE, POSITIVES_ADDED, TRAINED, LabelledPairs
 from pipeline.engine.batching import Plan
 from pipeline.reporting.samples import describe_rows, example_pairs
-from pipeline.telemetry.emissions import add
+from pipeline.telemetry.energy_records import add
 
 TRAIN = "train"
 """Name of the stage whose energy is the model's own; the others are mining and measuring."""

@@ -13,7 +13,7 @@ from pipeline.reporting.facts import RunFiles, collect
 from pipeline.stages.evaluate import evaluation_folder
 from pipeline.stages.plan import VERSIONS, Run, is_done, shown, stage
 from pipeline.stages.sets import NANO_MEAN, final_sets
-from pipeline.telemetry.emissions import add
+from pipeline.telemetry.energy_records import add
 
 log = logging.getLogger(__name__)
 

@@ -28,7 +28,8 @@ from pipeline.core.provenance import record
 from pipeline.data import source
 from pipeline.hub import location
 from pipeline.hub.cache import LOCK, Kind
-from pipeline.telemetry.emissions import add, measured
+from pipeline.telemetry.emissions import measured
+from pipeline.telemetry.energy_records import add
 from pipeline.telemetry.pieces import Pieces, counted
 
 log = logging.getLogger(__name__)
