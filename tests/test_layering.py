@@ -15,7 +15,7 @@ LAYERS = [
     "core.records core.fingerprint core.progress core.markdown config.arguments config.data config.learning "
     "config.machine hub.repo_files mining.topk "
     "telemetry.energy_records",
-    "config.schema config.asked engine.batching evaluation.measures benchmark.cases "
+    "config.schema config.asked engine.batching evaluation.measures evaluation.protocols benchmark.cases "
     "benchmark.figures benchmark.curves",  # pure
     "data.docstrings data.near_duplicates data.splitting mining.judged reporting.samples engine.training_state "  # pure
     "engine.flash engine.fused engine.dropout engine.block_linear engine.accumulation engine.lanes "
@@ -28,13 +28,13 @@ LAYERS = [
     "engine.block_bert",
     "engine.block_scoring engine.packed "
     "engine.checkpoints engine.tokens hub.cache data.trec data.storage config.composed "  # files, machine
-    "benchmark.processes",
+    "benchmark.processes reporting.facts",
+    "reporting.verdicts",
     # One outside library or format each; they know nothing of each other.
     "hub.location data.packaged_docs data.nano_beir data.readers mining.embeddings mining.retrieval engine.modeling "
     "telemetry.emissions telemetry.tracking",
     "data.source mining.training_rows evaluation.figures telemetry.pieces engine.steps engine.scoring "
-    "evaluation.reranking evaluation.bi_encoder reporting.facts "
-    "reporting.run_figures",
+    "evaluation.reranking evaluation.bi_encoder reporting.run_figures",
     # One job each.
     "mining.miner evaluation.evaluator engine.training reporting.model_card reporting.report commands.prediction "
     "reporting.comparison",

@@ -16,17 +16,17 @@ from huggingface_hub import EvalResult, ModelCardData
 from pipeline.config.sets import NANO_BEIR, NANO_CANDIDATES
 from pipeline.core.markdown import as_json, escape, literal, sample, without_places
 from pipeline.core.records import FIRST_STAGE, POSITIVES_ADDED, PROTOCOLS, TRAINED
-from pipeline.reporting.facts import (
+from pipeline.evaluation.protocols import fixed_step_protocol
+from pipeline.reporting.facts import Facts
+from pipeline.reporting.verdicts import (
     MEASURE_NAMES,
     NOT_TRAINED,
-    Facts,
     below_first_stage,
-    fixed_step_protocol,
     pairs_seen,
-    pieces,
     selection,
     selection_sentence,
     systems,
+    time_over_processes,
     verdict,
 )
 
@@ -284,7 +284,7 @@ def render(facts: Facts) -> str:
         left_out=_left_out(facts.statistics.get("leaks", {})),
         not_trained=NOT_TRAINED,
         seen=pairs_seen(facts.training) if facts.is_trained else 0,
-        pieces=pieces(facts.training),
+        over_processes=time_over_processes(facts.training),
         loss=as_json(
             {
                 "activation_fn": "torch.nn.modules.linear.Identity",

@@ -12,15 +12,15 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.core.records import FIRST_STAGE, PROTOCOLS, TRAINED
-from pipeline.reporting.facts import (
+from pipeline.reporting.facts import Facts
+from pipeline.reporting.verdicts import (
     MEASURE_NAMES,
     NOT_TRAINED,
-    Facts,
     pairs_seen,
-    pieces,
     selection,
     selection_sentence,
     systems,
+    time_over_processes,
     verdict,
 )
 
@@ -124,7 +124,7 @@ def _lines(summary: Json) -> Iterable[str]:
     if is_trained and summary["pairs_per_second"] is not None:
         seen, seconds = pairs_seen(summary["training"]), summary["training_seconds"]
         yield f"speed    {summary['pairs_per_second']:,.1f} pairs/s ({seen:,} pairs, {seconds:,.1f} s with evaluations)"
-    if (spent := pieces(summary["training"])) is not None:
+    if (spent := time_over_processes(summary["training"])) is not None:
         yield f"time     {spent}"
     if summary["training"].get("tracking"):
         yield f"tracking {summary['training']['tracking']}"
