@@ -74,12 +74,7 @@ def summary(facts: Facts) -> Json:
 def _difference(protocol: Mapping[str, Any], system: str) -> str:
     if system == FIRST_STAGE:
         return ""
-    found = protocol.get("differences", {}).get(system)
-    if found is None and system == TRAINED:
-        found = protocol.get("difference")
-    if found is None:
-        return ""
-    of = found["ndcg@10"]
+    of = protocol["differences"][system]["ndcg@10"]
     return f"{of['mean']:+.4f} [{of['low']:+.4f}, {of['high']:+.4f}]"
 
 
