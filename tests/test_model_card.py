@@ -220,7 +220,7 @@ def test_local_data_and_models_claim_no_name_on_the_hub(tmp_path: Path) -> None:
         "model": {**run_facts.CONFIG["model"], "path": "package:some_package", "title": None, "name": "my|model"},
         "data": {**run_facts.CONFIG["data"], "source": "local", "path": "/home/someone/pairs.jsonl", "title": None},
     }
-    card = render(run_facts.write(tmp_path, config=config))
+    card = render(run_facts.write(tmp_path, config=config, base_id=None, data_id=None))
     data = ModelCard(card).data.to_dict()
     assert "base_model" not in data
     assert "datasets" not in data

@@ -7,7 +7,6 @@ cannot disagree. Nothing here measures anything; nothing here knows what a figur
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -110,22 +109,15 @@ def _read_log(path: Path) -> list[Json]:
         raise ArtifactError(f"{path} must be readable JSON lines, got {error}. Run the training stage again.") from None
 
 
-def _hub_id(path: str) -> str | None:
-    """The path when it is a name on the hub: of that form, and no folder here by that name."""
-    return (
-        path
-        if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9._-]+)?", path) and not Path(path).exists()
-        else None
-    )
-
-
-def collect(files: RunFiles, config: Json, pairs: LabelledPairs) -> Facts:
+def collect(files: RunFiles, config: Json, pairs: LabelledPairs, *, base_id: str | None, data_id: str | None) -> Facts:
     """Read a run's files.
 
     Args:
         files: where they lie; every one of them must be there.
         config: the parsed configuration as plain data (`fingerprint.plain`).
         pairs: the mined training rows.
+        base_id: the base model's name on the hub, None where it did not come from there.
+        data_id: the training data's, likewise.
 
     Raises:
         ArtifactError: when a file is missing or broken.
@@ -141,6 +133,6 @@ def collect(files: RunFiles, config: Json, pairs: LabelledPairs) -> Facts:
         emissions={stage: read_json(path) for stage, path in files.emissions.items()},
         rows=describe_rows(pairs),
         example=example_pairs(pairs),
-        base_id=_hub_id(config["model"]["path"]),
-        data_id=_hub_id(config["data"]["path"]) if config["data"]["source"] == "hub" else None,
+        base_id=base_id,
+        data_id=data_id,
     )
