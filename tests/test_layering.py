@@ -34,7 +34,8 @@ LAYERS = [
     "hub.location data.packaged_docs data.nano_beir data.readers mining.embeddings mining.retrieval engine.modeling "
     "telemetry.emissions telemetry.tracking",
     "data.source mining.training_rows evaluation.figures telemetry.pieces engine.steps engine.scoring "
-    "evaluation.reranking evaluation.bi_encoder reporting.card_tables reporting.run_figures",
+    "evaluation.reranking evaluation.bi_encoder reporting.card_tables reporting.run_figures "
+    "commands.estimates",
     # One job each.
     "mining.miner evaluation.evaluator engine.training reporting.model_card reporting.report commands.prediction "
     "reporting.comparison",
