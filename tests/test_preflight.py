@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -50,6 +51,19 @@ def test_memory_and_disk_that_do_not_suffice_fail(config: Config) -> None:
     cache, outputs = _disk(config, 10**18, HUGE)
     assert (cache.status, outputs.status) == (FAIL, FAIL)
     assert "HF_HOME" in cache.said and "outputs_dir=" in outputs.said
+
+
+@pytest.mark.parametrize(("same_disk", "status"), [(True, FAIL), (False, OK)], ids=["one disk", "two disks"])
+def test_what_shares_a_disk_must_fit_on_it_together(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, same_disk: bool, status: str
+) -> None:
+    monkeypatch.setattr(preflight.constants, "HF_HUB_CACHE", str(tmp_path / "cache" / "hub"))
+    monkeypatch.setattr(preflight.shutil, "disk_usage", lambda folder: SimpleNamespace(free=5 * 10**9))
+    if not same_disk:
+        monkeypatch.setattr(preflight, "_device_number", lambda folder: hash(folder))
+    cache, outputs = _disk(config, 4 * 10**9, TINY)  # with 2 GB and a little for outputs
+    assert (cache.status, outputs.status) == (OK, status)
+    assert ("beside 4.00 GB to download to the same disk" in outputs.said) == same_disk
 
 
 def test_a_time_of_days_warns(config: Config) -> None:

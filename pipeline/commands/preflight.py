@@ -187,30 +187,36 @@ def _precision(config: Config, device: torch.device) -> Finding:
     return Finding(OK, "precision", f"{precision.name} ({reason})")
 
 
-def _free(folder: Path) -> int:
-    while not folder.exists():
-        folder = folder.parent
-    return shutil.disk_usage(folder).free
+def _nearest(folder: Path) -> Path:
+    """The folder itself or the one it will be made in: what exists, so that its disk can be asked."""
+    return next(path for path in (folder, *folder.parents) if path.exists())
 
 
 def _room(what: str, said: str, folder: Path, needed: int, otherwise: str) -> Finding:
-    free = _free(folder)
+    free = shutil.disk_usage(_nearest(folder)).free
     said = f"{said}, {free / 1e9:.1f} GB free"
     return Finding(OK, what, said) if free > needed else Finding(FAIL, what, f"{said}. Free some, or {otherwise}")
 
 
 def _disk(config: Config, downloads: int, size: Size | None) -> list[Finding]:
-    """The cache takes the downloads; outputs take what the run writes."""
+    """The cache takes the downloads; outputs take what the run writes, and both at once where they share a disk."""
     found = []
-    cache, outputs = Path(constants.HF_HUB_CACHE), Path(config.outputs_dir).resolve()
+    cache, outputs = Path(constants.HF_HUB_CACHE).absolute(), Path(config.outputs_dir).resolve()
     if downloads:
         said = f"{downloads / 1e9:.2f} GB to download"
         found.append(_room("cache disk", said, cache, downloads, "set HF_HOME to a larger disk"))
     if size is not None:
         needed = estimates.disk_bytes(config, size)
         said = f"{needed / 1e9:.1f} GB for checkpoints, model and data"
+        if downloads and _device_number(cache) == _device_number(outputs):
+            needed += downloads
+            said += f" beside {downloads / 1e9:.2f} GB to download to the same disk"
         found.append(_room("outputs disk", said, outputs, needed, "pass outputs_dir=<folder on a larger disk>"))
     return found
+
+
+def _device_number(folder: Path) -> int:
+    return _nearest(folder).stat().st_dev
 
 
 def _memory(size: Size, device: torch.device) -> Finding:
