@@ -104,7 +104,13 @@ def test_bf16_where_it_is_slow_warns(config: Config, monkeypatch: pytest.MonkeyP
         found.status == WARN and "neither AMX nor AVX512_BF16" in found.said and "training.precision=fp32" in found.said
     )
     plain = replace(config, training=replace(config.training, precision=Precision.fp32))
-    assert _precision(plain, CPU).status == OK
+    found = _precision(plain, CPU)
+    assert found.status == WARN and "Pass evaluation.precision=fp32, which" in found.said, "the recipe scores in bf16"
+    plain = replace(plain, evaluation=replace(plain.evaluation, precision=Precision.fp32))
+    assert _precision(plain, CPU) == Finding(OK, "precision", "fp32 (as configured)")
+    apart = replace(plain, evaluation=replace(plain.evaluation, precision=Precision.auto))
+    monkeypatch.setattr(preflight.reproducibility, "bf16_unit", lambda: "AMX")
+    assert _precision(apart, CPU).said == "fp32 (as configured); evaluation bf16 (the CPU has AMX)"
 
 
 def test_a_report_with_a_failure_is_an_error_that_names_it(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:

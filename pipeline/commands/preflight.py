@@ -176,15 +176,19 @@ def _device(config: Config) -> tuple[torch.device, Finding]:
 
 
 def _precision(config: Config, device: torch.device) -> Finding:
-    precision, reason = reproducibility.resolve_precision(config.training.precision, device)
-    if precision is Precision.bf16:
-        fast, _ = reproducibility.resolve_precision(Precision.auto, device)
-        if fast is not Precision.bf16:
-            on_gpu = "GPU has no bf16 units (compute capability below 8.0)"
-            where = on_gpu if device.type == "cuda" else f"CPU has {reproducibility.NO_BF16_UNIT}"
-            return Finding(WARN, "precision", f"bf16, but this {where}: slow. Pass training.precision=fp32 "
-                           "evaluation.precision=fp32, which is another recipe")  # fmt: skip
-    return Finding(OK, "precision", f"{precision.name} ({reason})")
+    """The precisions of training and of scoring, which are two keys."""
+    asked = {"training.precision": config.training.precision, "evaluation.precision": config.evaluation.precision}
+    found = {key: reproducibility.resolve_precision(precision, device) for key, precision in asked.items()}
+    fast, _ = reproducibility.resolve_precision(Precision.auto, device)
+    slow = [key for key, (precision, _) in found.items() if precision is Precision.bf16 and fast is not Precision.bf16]
+    if slow:
+        on_gpu = "GPU has no bf16 units (compute capability below 8.0)"
+        where = on_gpu if device.type == "cuda" else f"CPU has {reproducibility.NO_BF16_UNIT}"
+        remedy = " ".join(f"{key}=fp32" for key in slow)
+        return Finding(WARN, "precision", f"bf16, but this {where}: slow. Pass {remedy}, which is another recipe")
+    (training, reason), (evaluation, why) = found.values()
+    apart = "" if evaluation is training else f"; evaluation {evaluation.name} ({why})"
+    return Finding(OK, "precision", f"{training.name} ({reason}){apart}")
 
 
 def _nearest(folder: Path) -> Path:
