@@ -35,7 +35,7 @@ LAYERS = [
     "telemetry.emissions telemetry.tracking",
     "data.source mining.training_rows evaluation.figures telemetry.pieces engine.steps engine.scoring "
     "evaluation.reranking evaluation.bi_encoder reporting.card_tables reporting.run_figures "
-    "commands.estimates",
+    "commands.estimates commands.run_folder",
     # One job each.
     "mining.miner evaluation.evaluator engine.training reporting.model_card reporting.report commands.prediction "
     "reporting.comparison",
