@@ -147,17 +147,18 @@ def _figures(verdict: Verdict, run: Run, manifest: dict[str, Any], mined: Path) 
     if apart == 0 and moved == 0 and len(ranked) == len(now):
         verdict.checked.append(f"figures: {dev.name} scored again by the reloaded model, equal in every digit and rank")
         return
-    cause = _cause(_recorded_scope(verdict.run), _scope(run, reranker))
+    outside, cause = _cause(_recorded_scope(verdict.run), _scope(run, reranker))
     line = f"figures: {dev.name} scored again: means {apart:.3g} apart, {moved} of {len(now)} rankings differ; {cause}"
-    (verdict.differs if apart > TOLERANCE or not cause.startswith("this machine") else verdict.checked).append(line)
+    (verdict.checked if outside and apart <= TOLERANCE else verdict.differs).append(line)
 
 
-def _cause(before: dict[str, Any] | None, now: dict[str, Any]) -> str:
+def _cause(before: dict[str, Any] | None, now: dict[str, Any]) -> tuple[bool, str]:
+    """Whether this machine is outside the run's scope, which alone allows a tolerance, and the cause in words."""
     if before is None:
-        return "the run's scope is not recorded, for no checkpoint says it"
+        return False, "the run's scope is not recorded, for no checkpoint says it"
     if changed := differences(before, now):
-        return f"this machine is outside the run's scope: {changed}"
-    return "in the same scope, so by weights or data"
+        return True, f"this machine is outside the run's scope: {changed}"
+    return False, "in the same scope, so by weights or data"
 
 
 def _recorded_scope(run: Path) -> dict[str, Any] | None:
@@ -205,10 +206,9 @@ def _compare(verdict: Verdict, before: Path, now: Path, start: int, end: int) ->
         verdict.checked.append(f"{what}: weights bit-identical (sha256 {digests[0][:12]})")
         return
     apart = _apart(load_file(before / "model.safetensors"), load_file(now / "model.safetensors"))
-    cause = _cause(scopes[0], scopes[1] or {})
+    outside, cause = _cause(scopes[0], scopes[1] or {})
     line = f"{what}: weights up to {apart:.3g} apart; {cause}"
-    ok = apart <= TOLERANCE and cause.startswith("this machine")
-    (verdict.checked if ok else verdict.differs).append(line)
+    (verdict.checked if outside and apart <= TOLERANCE else verdict.differs).append(line)
 
 
 def _apart(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
@@ -225,6 +225,6 @@ def _saved_is_a_checkpoint(verdict: Verdict, root: Path) -> None:
     if not folder.is_dir():
         return
     saved = load_file(verdict.run / "model" / "model.safetensors")
-    apart = _apart(saved, load_file(folder / "model.safetensors"))
-    line = f"weights: the saved model {{}} the checkpoint of step {step}"
-    (verdict.checked if apart == 0 else verdict.differs).append(line.format("is" if apart == 0 else "is not"))
+    same = _apart(saved, load_file(folder / "model.safetensors")) == 0
+    line = f"weights: the saved model {'is' if same else 'is not'} the checkpoint of step {step}"
+    (verdict.checked if same else verdict.differs).append(line)
