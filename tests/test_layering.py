@@ -44,7 +44,8 @@ LAYERS = [
     "stages.train stages.evaluate commands.publish",
     "stages.card commands.reproduction commands.verification commands.profiling",
     "stages.run benchmark.quickstart",
-    "commands.rerunning commands.victim benchmark.side benchmark.points",
+    "commands.rerunning commands.victim benchmark.points benchmark.quickstart_reference",
+    "benchmark.side",
     "commands.faults benchmark.paired benchmark.growth",
 ]
 LAYER = {module: level for level, modules in enumerate(LAYERS) for module in modules.split()}

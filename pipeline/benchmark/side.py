@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from pipeline.benchmark import ours, quickstart, reference
+from pipeline.benchmark import ours, quickstart, quickstart_reference, reference
 from pipeline.benchmark.cases import (
     CASES,
     SEED,
@@ -57,7 +57,7 @@ MATRIX_ROWS = {"cpu": 4096, "cuda": 65_536}
 
 
 OURS = {**ours.JOBS, "quickstart": quickstart.ours}
-REFERENCE = {**reference.JOBS, "quickstart": quickstart.reference}
+REFERENCE = {**reference.JOBS, "quickstart": quickstart_reference.reference}
 """Both sides' jobs by name."""
 
 
