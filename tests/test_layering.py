@@ -45,8 +45,9 @@ LAYERS = [
     "stages.card commands.reproduction commands.verification commands.profiling",
     "stages.run benchmark.quickstart",
     "commands.rerunning commands.victim benchmark.points benchmark.quickstart_reference",
-    "benchmark.side",
-    "commands.faults benchmark.paired benchmark.growth",
+    "commands.kills benchmark.side",
+    "commands.file_faults benchmark.paired benchmark.growth",
+    "commands.faults",
 ]
 LAYER = {module: level for level, modules in enumerate(LAYERS) for module in modules.split()}
 
