@@ -103,10 +103,12 @@ def test_a_killed_service_is_warned_about_once_and_the_run_goes_on(tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    ("message", "said"), [("", "OSError"), ("\n \n", "OSError"), ("\n no login\nat all", "OSError:  no login")]
+    ("message", "said"), [("", "OSError"), ("\n \n", "OSError"), ("\n no login\nat all", "OSError: no login")]
 )
 def test_a_failure_is_told_by_the_first_line_that_says_something(message: str, said: str, tmp_path: Path) -> None:
-    tracker = WandbTracker(TrackingConfig(wandb=Wandb.offline), "run-1", tmp_path, {})
+    blocked = tmp_path / "file"
+    blocked.write_text("a file where the folder should be: no service is started")
+    tracker = WandbTracker(TrackingConfig(wandb=Wandb.offline), "run-1", blocked, {})
     tracker._fail(OSError(message))
     assert f"W&B failed ({said});" in str(tracker.finish())
 
