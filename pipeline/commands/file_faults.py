@@ -1,6 +1,6 @@
 """Files of a finished run damaged, each alone, where the next command must read it: made again or refused, never used.
 
-Knows nothing of kills, nor of how many files are asked for.
+Knows nothing of how many files are asked for, nor of how runs are killed.
 """
 
 from __future__ import annotations
