@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 from pipeline.config.asked import Faults
 from pipeline.config.compose import command
 
@@ -10,6 +12,7 @@ def main(asked: Faults) -> None:
     """One campaign; exit status 0 only when nothing was lost."""
     from pipeline.commands import faults  # late: a mistyped argument is answered without loading torch
 
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
     record, path = faults.campaign(asked)
     for sentence in record.lost:
         print(sentence)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pipeline.commands.prediction import Prediction, predict
+from pipeline.commands.prediction import predict
+from pipeline.config.asked import Prediction
 from pipeline.config.compose import command
 
 

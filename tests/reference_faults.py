@@ -28,7 +28,7 @@ from sentence_transformers.cross_encoder import CrossEncoderTrainer, CrossEncode
 from sentence_transformers.cross_encoder.losses import BinaryCrossEntropyLoss
 from small_models import labelled, model_config, tiny
 
-from pipeline.commands.faults import damages
+from pipeline.commands.file_faults import damages
 from pipeline.core import artifacts
 from pipeline.core.fingerprint import text_digest
 from pipeline.engine import model_files

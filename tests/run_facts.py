@@ -214,6 +214,8 @@ def write(
     rows: LabelledPairs | None = None,
     systems: tuple[str, ...] = ("untrained", "trained"),
     log: list[dict[str, Any]] = LOG,
+    base_id: str | None = CONFIG["model"]["path"],
+    data_id: str | None = CONFIG["data"]["path"],
 ) -> Facts:
     """Write a run's files below a folder and collect them again."""
     run = folder / "run"
@@ -240,7 +242,7 @@ def write(
         measures={name: run / "evaluations" / name / "measures.json" for name in measures},
         emissions={stage: run / stage / "emissions.json" for stage in emissions},
     )
-    return collect(files, config, pairs() if rows is None else rows)
+    return collect(files, config, pairs() if rows is None else rows, base_id=base_id, data_id=data_id)
 
 
 def write_large(folder: Path) -> Facts:
@@ -250,4 +252,7 @@ def write_large(folder: Path) -> Facts:
         "best_step": 8000, "saved_step": 8000, "selection_set": "gooaq-dev",
     }  # fmt: skip
     config = config_of(LARGE)
-    return write(folder, config=config, training=training, rows=recipe_pairs(), log=published_log(LARGE, 9038))
+    return write(
+        folder, config=config, training=training, rows=recipe_pairs(), log=published_log(LARGE, 9038),
+        base_id=config["model"]["path"],
+    )  # fmt: skip

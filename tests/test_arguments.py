@@ -8,9 +8,8 @@ from enum import Enum
 import pytest
 
 from pipeline.benchmark.cases import Benchmark
-from pipeline.commands.prediction import Prediction
 from pipeline.config.arguments import keys, near, nearest, parse_arguments, rule
-from pipeline.config.asked import Faults, Publication, Reproduction, Rerun, Verification
+from pipeline.config.asked import Faults, Prediction, Publication, Reproduction, Rerun, Verification
 from pipeline.config.paths import ARGUMENTS
 from pipeline.core.errors import ConfigError
 

@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.commands import faults
-from pipeline.commands.faults import Record, Undisturbed, chain, damage, damages, files_of, undisturbed
+from pipeline.commands.file_faults import damage, damages, files_of
+from pipeline.commands.kills import Record, Undisturbed, chain, undisturbed
 from pipeline.commands.victim import TRAIN, Place, Server, kill
 from pipeline.config.asked import Faults
 from pipeline.core import artifacts

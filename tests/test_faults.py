@@ -3,28 +3,17 @@
 from __future__ import annotations
 
 import json
-import random
 import re
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from pipeline.commands.faults import CUTS, Record, arguments, damages, status
+from pipeline.commands.faults import CUTS, arguments, status
+from pipeline.commands.kills import Record
 from pipeline.config.arguments import parse_arguments
 from pipeline.config.asked import Faults
 from pipeline.core.errors import ConfigError
-
-
-def test_a_damaged_file_is_never_the_same_file() -> None:
-    for data in (b"", b"a", bytes(range(256)) * 4):
-        for seed in range(50):
-            found = dict(damages(data, random.Random(seed)))
-            assert list(found) == ["missing", "truncated", "flipped"]
-            assert found["missing"] is None and data not in (found["truncated"], found["flipped"])
-            flipped = found["flipped"]
-            if data and flipped is not None:
-                assert sum((a ^ b).bit_count() for a, b in zip(data, flipped, strict=True)) == 1
 
 
 def test_only_a_campaign_without_loss_ends_well() -> None:

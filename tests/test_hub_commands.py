@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from hub_fixtures import bert_tiny, gooaq, nano_beir, static_retriever
+from huggingface_hub import ModelCard
 from loopback_hub import TOKEN, LoopbackHub
 from script_process import Done, ScriptProcess, script_process
 
@@ -22,7 +23,7 @@ from pipeline.reporting.run_figures import measured_run
 
 EXPERIMENT = "gooaq_bert_tiny"
 REPO = "tester/pushed"
-BASE = "prajjwal1/bert-tiny"
+BASE, PAIRS = "prajjwal1/bert-tiny", "sentence-transformers/gooaq"
 SMALLER = ["data.rows=110", "training.max_steps=2", "training.eval_steps=2", "training.logging_steps=2",
            "training.batch_size=32", "emissions.enabled=false", "runtime=cpu"]  # fmt: skip
 
@@ -87,7 +88,7 @@ def facts_of(run: Path) -> dict[str, Any]:
 def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
     root = tmp_path_factory.mktemp("commands")
     hub = LoopbackHub()
-    hub.publish("dataset", "sentence-transformers/gooaq", gooaq(root / "gooaq", rows=120))
+    hub.publish("dataset", PAIRS, gooaq(root / "gooaq", rows=120))
     hub.publish("dataset", "sentence-transformers/NanoBEIR-en", nano_beir(root / "nano", queries=3))
     hub.publish("model", BASE, bert_tiny(root / "tiny"))
     hub.publish("model", "sentence-transformers/static-retrieval-mrl-en-v1", static_retriever(root / "static"))
@@ -100,7 +101,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
                 "gpu": desk.recipe("check", "runtime=rtx3090"),
                 "absent": desk.recipe("check", "model.path=nobody/nothing"),
                 "token": desk.recipe("check"),
-                "train": desk.recipe("train"),
+                "train": desk.recipe("train", f"model.path={BASE}@main", f"data.path={PAIRS}@main"),
             },
             token={"HF_TOKEN": "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"},
         )
@@ -177,6 +178,11 @@ def test_a_pushed_run_is_a_cross_encoder_with_its_card(desk: Desk) -> None:
     assert f"CrossEncoder('{REPO}')" in card and "outputs/latest" not in card
     assert not any(str(desk.root).encode() in content or TOKEN.encode() in content for content in files.values())
     assert desk.done["load"].status == 0 and "SHAPE (2,) Sigmoid()" in desk.done["load"].out
+
+
+def test_a_card_names_base_and_data_without_their_revisions(desk: Desk) -> None:
+    data = ModelCard((desk.run / "card" / "README.md").read_text()).data.to_dict()
+    assert data["base_model"] in (BASE, [BASE]) and data["datasets"] == [PAIRS]
 
 
 def test_a_push_without_permission_is_one_sentence(desk: Desk) -> None:

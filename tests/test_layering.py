@@ -13,8 +13,9 @@ LAYERS = [
     "core.errors core.upkeep",
     "config.rules config.sets config.paths config.ending",
     "core.records core.fingerprint core.progress core.markdown config.arguments config.data config.learning "
-    "config.machine hub.repo_files hub.failures mining.topk",
-    "config.schema data.docstring_paragraphs config.asked engine.batching evaluation.measures benchmark.cases "
+    "config.machine hub.repo_files hub.failures mining.topk telemetry.energy_records",
+    "config.schema data.docstring_paragraphs config.asked engine.batching evaluation.measures evaluation.protocols "
+    "benchmark.cases "
     "benchmark.figures benchmark.curves",  # pure
     "data.docstrings data.near_duplicates data.splitting data.cleaning mining.judged reporting.samples "
     "engine.training_state "  # pure
@@ -28,13 +29,14 @@ LAYERS = [
     "engine.block_bert",
     "engine.block_scoring engine.packed data.row_builder "
     "engine.checkpoints engine.tokens hub.cache data.beir data.storage config.composed "  # files, machine
-    "benchmark.processes",
+    "benchmark.processes reporting.facts",
+    "reporting.verdicts",
     # One outside library or format each; they know nothing of each other.
     "hub.location data.packaged_docs data.nano_beir data.readers mining.embeddings mining.retrieval engine.modeling "
     "telemetry.emissions telemetry.tracking",
     "data.source data.content mining.training_rows evaluation.figures telemetry.pieces engine.model_files "
-    "engine.steps engine.scoring evaluation.reranking evaluation.bi_encoder reporting.facts "
-    "reporting.run_figures",
+    "engine.steps engine.scoring evaluation.reranking evaluation.bi_encoder reporting.card_tables "
+    "reporting.run_figures commands.estimates commands.run_folder",
     "engine.update",
     # One job each.
     "mining.miner evaluation.evaluator engine.training reporting.model_card reporting.report commands.prediction "
@@ -44,8 +46,10 @@ LAYERS = [
     "stages.train stages.evaluate commands.publish",
     "stages.card commands.reproduction commands.verification commands.profiling",
     "stages.run benchmark.quickstart",
-    "commands.rerunning commands.victim benchmark.side benchmark.points",
-    "commands.faults benchmark.paired benchmark.growth",
+    "commands.rerunning commands.victim benchmark.points benchmark.quickstart_reference",
+    "commands.kills benchmark.side",
+    "commands.file_faults benchmark.paired benchmark.growth",
+    "commands.faults",
 ]
 LAYER = {module: level for level, modules in enumerate(LAYERS) for module in modules.split()}
 

@@ -185,18 +185,6 @@ def test_the_kept_row_is_bold_and_the_selection_said(card: str, tmp_path: Path) 
     assert "selected on this set" not in last
 
 
-def test_the_published_log_is_a_table_of_its_rows_with_the_best_in_bold(cards: dict[str, str]) -> None:
-    log = cards[run_facts.LARGE].partition("### Training Logs\n\n")[2].partition("\n\n")[0].splitlines()
-    names = ["gooaq-dev", "NanoMSMARCO", "NanoNFCorpus", "NanoNQ", "NanoBEIR_R100_mean"]
-    assert log[0] == f"| Epoch | Step | Training Loss | {' | '.join(f'{name}_ndcg@10' for name in names)} |"
-    # 46 losses, the untrained model, the last step's evaluation, the saved model.
-    assert len(log) - 2 == 46 + 3
-    bold = [row for row in log if "**" in row]
-    assert len(bold) == 1 and bold[0].startswith("| **0.8852** | **8000** | ")
-    evaluated = [row for row in log[2:] if "-" not in row.split("|")[4].split("(")[0]]
-    assert len(evaluated) == 10 + 2, "the published ten, the last step's, the saved model's"
-
-
 def test_being_below_the_first_stage_is_said_plainly(card: str) -> None:
     assert "**This model is below its first stage in nDCG@10, as retrieved, on: NanoNQ, NanoBEIR_R100_mean.**" in card
 
@@ -232,7 +220,7 @@ def test_local_data_and_models_claim_no_name_on_the_hub(tmp_path: Path) -> None:
         "model": {**run_facts.CONFIG["model"], "path": "package:some_package", "title": None, "name": "my|model"},
         "data": {**run_facts.CONFIG["data"], "source": "local", "path": "/home/someone/pairs.jsonl", "title": None},
     }
-    card = render(run_facts.write(tmp_path, config=config))
+    card = render(run_facts.write(tmp_path, config=config, base_id=None, data_id=None))
     data = ModelCard(card).data.to_dict()
     assert "base_model" not in data
     assert "datasets" not in data

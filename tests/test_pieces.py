@@ -17,7 +17,8 @@ from pipeline.commands import faults
 from pipeline.commands.victim import Place, Server, kill
 from pipeline.config.asked import Faults
 from pipeline.core import artifacts
-from pipeline.telemetry.emissions import add, measured
+from pipeline.telemetry.emissions import measured
+from pipeline.telemetry.energy_records import add
 from pipeline.telemetry.pieces import NOTE_SECONDS, Pieces, counted
 
 METERED = [word for word in faults.arguments(Faults()) if word != "emissions=off"]

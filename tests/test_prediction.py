@@ -1,4 +1,4 @@
-"""Scoring with a finished run: which run, which passages, and what is refused."""
+"""Scoring with a finished run: which passages, and what is refused."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.commands.prediction import Prediction, find_run, model_folder, predict, read_passages
+from pipeline.commands.prediction import predict, read_passages
+from pipeline.config.asked import Prediction
 from pipeline.core import artifacts
-from pipeline.core.errors import ArtifactError, ConfigError, DataError
+from pipeline.core.errors import ConfigError, DataError
 
 
 @pytest.fixture(scope="module")
@@ -51,24 +52,6 @@ def test_one_passage_and_a_file_agree_with_the_library(outputs: Path, tmp_path: 
     assert [float(line.partition("\t")[0]) for line in lines] == pytest.approx(
         [scores[i] for i in best_first], abs=1e-6
     )
-
-
-def test_a_run_is_found_by_name_path_or_as_the_newest(outputs: Path, tmp_path: Path) -> None:
-    run = outputs / "runs" / "tiny-0123"
-    assert find_run(None, str(outputs)) == find_run("tiny-0123", str(outputs)) == find_run(str(run), "elsewhere") == run
-    with pytest.raises(ArtifactError, match=r"run must name a folder .*, got 'other'. Choose among tiny-0123."):
-        find_run("other", str(outputs))
-    with pytest.raises(ArtifactError, match=r"latest must point at a finished run, got none. Run `make train` first."):
-        find_run(None, str(tmp_path))
-
-
-def test_an_altered_model_is_refused(outputs: Path, tmp_path: Path) -> None:
-    with artifacts.publish(tmp_path / "model", {}) as folder:
-        (folder / "model.safetensors").write_bytes(b"weights")
-    assert model_folder(tmp_path) == tmp_path / "model"
-    (tmp_path / "model" / "model.safetensors").write_bytes(b"Weights")
-    with pytest.raises(ArtifactError, match=r"must be complete, got: .*was altered"):
-        model_folder(tmp_path)
 
 
 @pytest.mark.parametrize(

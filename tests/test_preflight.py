@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
 
 import pytest
 import torch
-from full_size import BERT_TINY, MODERNBERT_LARGE
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
 from pipeline.commands import preflight
+from pipeline.commands.estimates import Size
 from pipeline.commands.preflight import (
     FAIL,
     OK,
@@ -24,8 +23,6 @@ from pipeline.commands.preflight import (
     _expected_time,
     _memory,
     _precision,
-    _Size,
-    _size,
 )
 from pipeline.config.data import Retriever, Source
 from pipeline.config.learning import Precision
@@ -35,8 +32,8 @@ from pipeline.core.errors import ResourceError
 
 ROOT = Path(__file__).resolve().parents[1]
 CPU = torch.device("cpu")
-HUGE = _Size(10**15, 10**15)
-TINY = _Size(10**6, 10**3)
+HUGE = Size(10**15, 10**15)
+TINY = Size(10**6, 10**3)
 
 
 @pytest.fixture
@@ -45,25 +42,6 @@ def config(tmp_path: Path) -> Config:
     register()
     with initialize_config_dir(config_dir=str(ROOT / "conf"), version_base="1.3"):
         return parse(compose("config", overrides=["experiment=gooaq_bert_tiny", f"outputs_dir={tmp_path / 'outputs'}"]))
-
-
-def with_model(config: Config, folder: Path, published: dict[str, Any], kind: str) -> Config:
-    folder.mkdir()
-    (folder / "config.json").write_text(json.dumps({**published, **({"model_type": kind} if kind else {})}))
-    return replace(config, model=replace(config.model, path=str(folder)))
-
-
-@pytest.mark.parametrize(
-    ("published", "kind", "parameters"),
-    [(BERT_TINY, "", 4_386_049), (MODERNBERT_LARGE, "modernbert", 395_832_321)],
-    ids=["bert-tiny", "modernbert-large"],
-)
-def test_a_models_size_follows_from_its_configuration(
-    config: Config, tmp_path: Path, published: dict[str, Any], kind: str, parameters: int
-) -> None:
-    size = _size(with_model(config, tmp_path / "model", published, kind))
-    assert size.parameters == pytest.approx(parameters, rel=0.03)  # parameters as the full-size step counted them
-    assert size.encoder < size.parameters
 
 
 def test_memory_and_disk_that_do_not_suffice_fail(config: Config) -> None:
@@ -75,49 +53,25 @@ def test_memory_and_disk_that_do_not_suffice_fail(config: Config) -> None:
     assert "HF_HOME" in cache.said and "outputs_dir=" in outputs.said
 
 
+@pytest.mark.parametrize(("same_disk", "status"), [(True, FAIL), (False, OK)], ids=["one disk", "two disks"])
+def test_what_shares_a_disk_must_fit_on_it_together(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, same_disk: bool, status: str
+) -> None:
+    monkeypatch.setattr(preflight.constants, "HF_HUB_CACHE", str(tmp_path / "cache" / "hub"))
+    monkeypatch.setattr(preflight.shutil, "disk_usage", lambda folder: SimpleNamespace(free=5 * 10**9))
+    if not same_disk:
+        monkeypatch.setattr(preflight, "_device_number", lambda folder: hash(folder))
+    cache, outputs = _disk(config, 4 * 10**9, TINY)  # with 2 GB and a little for outputs
+    assert (cache.status, outputs.status) == (OK, status)
+    assert ("beside 4.00 GB to download to the same disk" in outputs.said) == same_disk
+
+
 def test_a_time_of_days_warns(config: Config) -> None:
     config = replace(config, training=replace(config.training, precision=Precision.fp32))  # fast on every CPU
     assert "for 600,000 pairs" in _expected_time(config, TINY, CPU).said
     assert _expected_time(config, TINY, CPU).status == OK
     found = _expected_time(config, HUGE, CPU)
     assert found.status == WARN and "size=tiny" in found.said
-
-
-def test_training_on_shorter_pairs_takes_less_time(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(preflight, "_share", lambda device, precision: 0.5)
-    training = 6 * TINY.encoder * preflight.PAIR_TOKENS * 600_000
-    twice_too_long = training / (0.5 * 2 * preflight.LONG_HOURS * 3600)
-    monkeypatch.setattr(preflight, "_rate", lambda device, precision: twice_too_long)
-    for length, status in ((None, WARN), (75, WARN), (16, OK)):
-        training_alone = replace(config.training, max_length=length, eval_sets=[], keep_best=False, selection_set=None)
-        shorter = replace(config, training=training_alone, evaluation=replace(config.evaluation, nano_beir=[]))
-        assert _expected_time(shorter, TINY, CPU).status == status
-
-
-def test_only_the_sets_of_the_fixed_steps_count_at_each(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(preflight, "_rate", lambda device, precision: 1e12)
-    monkeypatch.setattr(preflight, "_share", lambda device, precision: 0.5)
-    monkeypatch.setattr(preflight, "duration", lambda seconds: f"{seconds:.6f}")
-    data = replace(config.data, rows=1000, dev_queries=100, validation_queries=10)
-    evaluation = replace(config.evaluation, nano_beir=["nq"])
-    pair = 2 * TINY.encoder * preflight.PAIR_TOKENS / (0.5 * 1e12)
-    dev, validation, nano = 100 * 31, 10 * 31, 50 * 101
-    for sets, a_round in (([], 0), (["validation"], validation), (["dev", "nano_beir"], dev + nano)):
-        fixed = {"eval_sets": sets, "eval_steps": 1, "keep_best": False, "selection_set": None}
-        training = replace(config.training, max_steps=2, **fixed)
-        trained = 3 * min(2 * training.batch_size, 6_000)
-        said = _expected_time(replace(config, data=data, evaluation=evaluation, training=training), TINY, CPU).said
-        expected = pair * (trained + 3 * a_round + 2 * (dev + nano))
-        assert float(said.split()[1]) == pytest.approx(expected, rel=1e-3)
-
-
-def test_the_share_of_the_rate_goes_by_what_multiplies(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(preflight.reproducibility, "bf16_unit", lambda: "AMX")
-    shares = [preflight._share(CPU, precision) for precision in (Precision.bf16, Precision.fp32)]
-    assert shares == [preflight.AMX_SHARE, preflight.CPU_SHARE]
-    monkeypatch.setattr(preflight.reproducibility, "bf16_unit", lambda: "AVX512_BF16")
-    assert preflight._share(CPU, Precision.bf16) == preflight.CPU_SHARE
-    assert preflight._share(torch.device("cuda"), Precision.bf16) == preflight.GPU_SHARE
 
 
 def test_files_and_folders_of_the_users_own_are_looked_for(config: Config, tmp_path: Path) -> None:
@@ -150,7 +104,13 @@ def test_bf16_where_it_is_slow_warns(config: Config, monkeypatch: pytest.MonkeyP
         found.status == WARN and "neither AMX nor AVX512_BF16" in found.said and "training.precision=fp32" in found.said
     )
     plain = replace(config, training=replace(config.training, precision=Precision.fp32))
-    assert _precision(plain, CPU).status == OK
+    found = _precision(plain, CPU)
+    assert found.status == WARN and "Pass evaluation.precision=fp32, which" in found.said, "the recipe scores in bf16"
+    plain = replace(plain, evaluation=replace(plain.evaluation, precision=Precision.fp32))
+    assert _precision(plain, CPU) == Finding(OK, "precision", "fp32 (as configured)")
+    apart = replace(plain, evaluation=replace(plain.evaluation, precision=Precision.auto))
+    monkeypatch.setattr(preflight.reproducibility, "bf16_unit", lambda: "AMX")
+    assert _precision(apart, CPU).said == "fp32 (as configured); evaluation bf16 (the CPU has AMX)"
 
 
 def test_a_report_with_a_failure_is_an_error_that_names_it(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -102,6 +102,17 @@ def test_a_killed_service_is_warned_about_once_and_the_run_goes_on(tmp_path: Pat
     assert "rows were not mirrored" in report
 
 
+@pytest.mark.parametrize(
+    ("message", "said"), [("", "OSError"), ("\n \n", "OSError"), ("\n no login\nat all", "OSError: no login")]
+)
+def test_a_failure_is_told_by_the_first_line_that_says_something(message: str, said: str, tmp_path: Path) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("a file where the folder should be: no service is started")
+    tracker = WandbTracker(TrackingConfig(wandb=Wandb.offline), "run-1", blocked, {})
+    tracker._fail(OSError(message))
+    assert f"W&B failed ({said});" in str(tracker.finish())
+
+
 def test_a_tracker_that_cannot_start_is_reported_not_raised(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     blocked = tmp_path / "file"
     blocked.write_text("a file stands where the folder should be")

@@ -123,6 +123,13 @@ def test_another_scope_is_said_and_compared_to_a_tolerance(outputs: Path, monkey
     assert "apart; this machine is outside the run's scope: threads 1 → 64" in line
 
 
+def test_only_another_known_scope_is_a_cause_that_allows_a_tolerance() -> None:
+    one, other = {"threads": 1}, {"threads": 64}
+    assert verification._cause(one, other) == (True, "this machine is outside the run's scope: threads 1 → 64")
+    assert verification._cause(one, one) == (False, "in the same scope, so by weights or data")
+    assert verification._cause(None, one) == (False, "the run's scope is not recorded, for no checkpoint says it")
+
+
 def test_an_unfinished_run_is_not_verified(outputs: Path) -> None:
     shutil.rmtree((outputs / "latest").resolve() / "card")
     found = verdict(outputs)

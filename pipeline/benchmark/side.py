@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from pipeline.benchmark import ours, quickstart, reference
+from pipeline.benchmark import ours, quickstart, quickstart_reference, reference
 from pipeline.benchmark.cases import (
     CASES,
     SEED,
@@ -25,6 +25,7 @@ from pipeline.benchmark.cases import (
     training_texts,
     words_of,
 )
+from pipeline.commands.estimates import encoder_parameters
 from pipeline.config.learning import Activation, ModelConfig, Precision
 from pipeline.config.machine import RuntimeConfig
 from pipeline.core.artifacts import read_json, write_json
@@ -56,7 +57,7 @@ MATRIX_ROWS = {"cpu": 4096, "cuda": 65_536}
 
 
 OURS = {**ours.JOBS, "quickstart": quickstart.ours}
-REFERENCE = {**reference.JOBS, "quickstart": quickstart.reference}
+REFERENCE = {**reference.JOBS, "quickstart": quickstart_reference.reference}
 """Both sides' jobs by name."""
 
 
@@ -177,9 +178,8 @@ def run(case: Case, setting: dict[str, Any] | None, work: Path, *, energy: bool,
 def operations(model: Path) -> float:
     """Floating-point operations a token of a forward pass: the linear layers of every encoder layer, two a weight."""
     config = read_json(model / "config.json")
-    width, inner = config["hidden_size"], config["intermediate_size"]
-    matrices = 3 if config["model_type"] == "modernbert" else 2  # a gated feed-forward part has one more
-    return float(2 * config["num_hidden_layers"] * (4 * width * width + matrices * width * inner))
+    width, inner, layers = (config[name] for name in ("hidden_size", "intermediate_size", "num_hidden_layers"))
+    return 2.0 * encoder_parameters(width, inner, layers, gated=config["model_type"] == "modernbert")
 
 
 def _attainable(model: Path, device: torch.device, precision: Precision) -> float:

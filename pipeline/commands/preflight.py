@@ -1,15 +1,14 @@
 """What would stop a run after hours, looked at in a minute: hub, device, disk, memory, expected time.
 
-Trains, mines and downloads nothing but configurations of a few kilobytes. One line a finding, with its remedy.
+Trains, mines and downloads nothing but configurations of a few kilobytes. One line a finding, with its remedy; how much
+a run takes is reckoned in `estimates`.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,11 +17,12 @@ import torch
 from huggingface_hub import HfApi, constants, get_token
 from huggingface_hub.errors import HfHubHTTPError
 
+from pipeline.commands import estimates
+from pipeline.commands.estimates import Size
 from pipeline.config.data import Retriever, Source
 from pipeline.config.learning import Precision
 from pipeline.config.machine import Device
 from pipeline.config.schema import Config
-from pipeline.config.sets import DEV, NANO, VALIDATION
 from pipeline.core import reproducibility
 from pipeline.core.errors import HubError, ResourceError, must
 from pipeline.core.progress import duration
@@ -35,14 +35,8 @@ log = logging.getLogger(__name__)
 
 OK, WARN, FAIL = "OK", "WARN", "FAIL"
 
-PAIR_TOKENS = 75
-"""Tokens of a pair: GooAQ's question and answer hold 44 and 252 characters on average, special tokens included."""
-
-GPU_SHARE, AMX_SHARE, CPU_SHARE = 0.4, 0.2, 0.7
-"""Share of a large matrix product's rate that training and scoring reach: on a GPU as expected, on CPUs as MiniLM was
-measured (`.github/records`), where AMX multiplies faster than the rest keeps up with. Right to a factor of two."""
-
 LONG_HOURS = 24.0
+"""From here on a run's time is worth a warning."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,14 +51,6 @@ class Finding:
         return f"{self.status:5} {self.what:12} {self.said}"
 
 
-@dataclass(slots=True)
-class _Size:
-    """The base model: parameters in all, and those of the encoder's layers, which decide the time."""
-
-    parameters: int
-    encoder: int
-
-
 def check(config: Config) -> list[Finding]:
     """Every finding, in the order a run would meet them."""
     findings, needed, size = _local(config), 0, None
@@ -76,7 +62,7 @@ def check(config: Config) -> list[Finding]:
         findings.append(finding)
         needed += missing
     try:
-        size = _size(config)
+        size = estimates.size_of(config)
     except (HubError, OSError, ValueError, KeyError, TypeError) as error:
         findings.append(Finding(WARN, "model size", f"not known ({_one_line(error)}): memory and time are not judged"))
     device, finding = _device(config)
@@ -176,22 +162,6 @@ def _artefact(config: Config, what: str, path: str, revision: str | None, kind: 
     return Finding(OK, what, f"{path}: {at}, {found.total_bytes / 1e6:,.1f} MB, {todo}"), found.missing_bytes
 
 
-def _size(config: Config) -> _Size:
-    """Parameters from the configuration file alone: embeddings, attention 4·h², and 2 or (gated) 3 matrices h·i."""
-    lock = Path(config.outputs_dir).resolve() / LOCK
-    located = location.locate(
-        config.model.path, config.model.revision, kind="model", lock=lock, refresh=False,
-        allow=["config.json"], key="model.path",
-    )  # fmt: skip
-    seen = json.loads((located.folder / "config.json").read_text(encoding="utf-8"))
-    width = config.model.hidden_size or int(seen["hidden_size"])
-    inner = 4 * width if config.model.hidden_size else int(seen["intermediate_size"])
-    layers = config.model.layers or int(seen["num_hidden_layers"])
-    gated = 3 if seen.get("model_type") == "modernbert" else 2
-    encoder = layers * (4 * width * width + gated * width * inner)
-    return _Size(encoder + int(seen["vocab_size"]) * width, encoder)
-
-
 def _device(config: Config) -> tuple[torch.device, Finding]:
     try:
         device = reproducibility.resolve_device(config.runtime)
@@ -207,47 +177,55 @@ def _device(config: Config) -> tuple[torch.device, Finding]:
 
 
 def _precision(config: Config, device: torch.device) -> Finding:
-    precision, reason = reproducibility.resolve_precision(config.training.precision, device)
-    if precision is Precision.bf16:
-        fast, _ = reproducibility.resolve_precision(Precision.auto, device)
-        if fast is not Precision.bf16:
-            on_gpu = "GPU has no bf16 units (compute capability below 8.0)"
-            where = on_gpu if device.type == "cuda" else f"CPU has {reproducibility.NO_BF16_UNIT}"
-            return Finding(WARN, "precision", f"bf16, but this {where}: slow. Pass training.precision=fp32 "
-                           "evaluation.precision=fp32, which is another recipe")  # fmt: skip
-    return Finding(OK, "precision", f"{precision.name} ({reason})")
+    """The precisions of training and of scoring, which are two keys."""
+    asked = {"training.precision": config.training.precision, "evaluation.precision": config.evaluation.precision}
+    found = {key: reproducibility.resolve_precision(precision, device) for key, precision in asked.items()}
+    fast, _ = reproducibility.resolve_precision(Precision.auto, device)
+    slow = [key for key, (precision, _) in found.items() if precision is Precision.bf16 and fast is not Precision.bf16]
+    if slow:
+        on_gpu = "GPU has no bf16 units (compute capability below 8.0)"
+        where = on_gpu if device.type == "cuda" else f"CPU has {reproducibility.NO_BF16_UNIT}"
+        remedy = " ".join(f"{key}=fp32" for key in slow)
+        return Finding(WARN, "precision", f"bf16, but this {where}: slow. Pass {remedy}, which is another recipe")
+    (training, reason), (evaluation, why) = found.values()
+    apart = "" if evaluation is training else f"; evaluation {evaluation.name} ({why})"
+    return Finding(OK, "precision", f"{training.name} ({reason}){apart}")
 
 
-def _free(folder: Path) -> int:
-    while not folder.exists():
-        folder = folder.parent
-    return shutil.disk_usage(folder).free
+def _nearest(folder: Path) -> Path:
+    """The folder itself or the one it will be made in: what exists, so that its disk can be asked."""
+    return next(path for path in (folder, *folder.parents) if path.exists())
 
 
 def _room(what: str, said: str, folder: Path, needed: int, otherwise: str) -> Finding:
-    free = _free(folder)
+    free = shutil.disk_usage(_nearest(folder)).free
     said = f"{said}, {free / 1e9:.1f} GB free"
     return Finding(OK, what, said) if free > needed else Finding(FAIL, what, f"{said}. Free some, or {otherwise}")
 
 
-def _disk(config: Config, downloads: int, size: _Size | None) -> list[Finding]:
-    """The cache takes the downloads; outputs take checkpoints (weights and two moments), the model and mined data."""
+def _disk(config: Config, downloads: int, size: Size | None) -> list[Finding]:
+    """The cache takes the downloads; outputs take what the run writes, and both at once where they share a disk."""
     found = []
-    cache, outputs = Path(constants.HF_HUB_CACHE), Path(config.outputs_dir).resolve()
+    cache, outputs = Path(constants.HF_HUB_CACHE).absolute(), Path(config.outputs_dir).resolve()
     if downloads:
         said = f"{downloads / 1e9:.2f} GB to download"
         found.append(_room("cache disk", said, cache, downloads, "set HF_HOME to a larger disk"))
     if size is not None:
-        kept = config.training.keep_checkpoints + (2 if config.training.keep_best else 1)
-        needed = size.parameters * (12 * kept + 4) + 2 * 10**9
+        needed = estimates.disk_bytes(config, size)
         said = f"{needed / 1e9:.1f} GB for checkpoints, model and data"
+        if downloads and _device_number(cache) == _device_number(outputs):
+            needed += downloads
+            said += f" beside {downloads / 1e9:.2f} GB to download to the same disk"
         found.append(_room("outputs disk", said, outputs, needed, "pass outputs_dir=<folder on a larger disk>"))
     return found
 
 
-def _memory(size: _Size, device: torch.device) -> Finding:
-    """Weights, gradients and two moments in fp32 are 16 bytes a parameter; activations take what the budget allows."""
-    needed = 16 * size.parameters + 2 * 2**30
+def _device_number(folder: Path) -> int:
+    return _nearest(folder).stat().st_dev
+
+
+def _memory(size: Size, device: torch.device) -> Finding:
+    needed = estimates.memory_bytes(size)
     if device.type == "cuda":
         available, total = torch.cuda.mem_get_info(device)
         remedy = "Close what else uses the GPU" if total > needed else "Use a smaller model, or a larger GPU"
@@ -258,54 +236,8 @@ def _memory(size: _Size, device: torch.device) -> Finding:
     return Finding(OK, "memory", said) if available > needed else Finding(FAIL, "memory", f"{said}. {remedy}")
 
 
-def _rate(device: torch.device, precision: Precision) -> float:
-    """Floating-point operations a second of a large matrix product, measured for about a second."""
-    width = 8192 if device.type == "cuda" else 512
-    kind = torch.bfloat16 if precision is Precision.bf16 else torch.float32
-    a = torch.randn(width, width, device=device, dtype=kind)
-
-    def seconds(action: Callable[[], object], times: int) -> float:
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        began = time.perf_counter()
-        for _ in range(times):
-            action()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        return time.perf_counter() - began
-
-    once = seconds(lambda: a @ a, 1)
-    times = max(1, min(50, int(0.5 / max(seconds(lambda: a @ a, 1), once / 10, 1e-6))))
-    return 2.0 * width**3 * times / seconds(lambda: a @ a, times)
-
-
-def _share(device: torch.device, precision: Precision) -> float:
-    if device.type == "cuda":
-        return GPU_SHARE
-    with_amx = precision is Precision.bf16 and reproducibility.bf16_unit() == "AMX"
-    return AMX_SHARE if with_amx else CPU_SHARE
-
-
-def _expected_time(config: Config, size: _Size, device: torch.device) -> Finding:
-    """6 operations a token and encoder parameter for training, 2 for scoring; rows, steps and sets as configured."""
-    training, mining, data = config.training, config.mining, config.data
-    questions = min(limit for limit in (data.rows, data.limit, 100_000) if limit is not None)
-    rows = questions * (1 + mining.negatives + mining.random_negatives)
-    pairs = rows * training.epochs
-    if training.max_steps is not None:
-        pairs = min(pairs, training.max_steps * training.batch_size)
-    dev, nano = data.dev_queries * (mining.dev_depth + 1), 50 * 101 * len(config.evaluation.nano_beir)
-    a_round = {DEV: dev, VALIDATION: data.validation_queries * (mining.dev_depth + 1), NANO: nano}
-    steps = -(-pairs // training.batch_size)
-    rounds = 1 + (-(-steps // training.eval_steps) if training.eval_steps else 1)
-    # Before the first step, at the fixed ones and at the last; then every cross-encoder on every reported set but the
-    # collections, whose queries nobody has counted.
-    scored = sum(a_round[name] for name in training.eval_sets) * rounds
-    scored += (dev + nano) * (2 + len(config.evaluation.rivals))
-    precision, _ = reproducibility.resolve_precision(training.precision, device)
-    trained, seen = (min(PAIR_TOKENS, length) for length in (config.training_length, config.model.max_length))
-    operations = size.encoder * (6 * trained * pairs + 2 * seen * scored)
-    hours = operations / (_share(device, precision) * _rate(device, precision)) / 3600
+def _expected_time(config: Config, size: Size, device: torch.device) -> Finding:
+    hours, (pairs, _) = estimates.hours(config, size, device), estimates.pairs_of(config)
     said = f"about {duration(3600 * hours)} of training and scoring for {pairs:,} pairs (right to a factor of two)"
     if hours > LONG_HOURS:
         return Finding(WARN, "time", f"{said}. Try size=tiny first, or use a GPU (runtime=rtx3090)")

@@ -14,7 +14,7 @@ import httpx2
 from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 
-from pipeline.commands.prediction import find_run
+from pipeline.commands.run_folder import find_run
 from pipeline.config.asked import Publication
 from pipeline.core.artifacts import manifest_of, problems
 from pipeline.core.errors import ArtifactError, ConfigError, HubError, must

@@ -10,7 +10,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from pipeline.commands.prediction import find_run
+from pipeline.commands.run_folder import find_run
 from pipeline.config.asked import FIRST, Reproduction
 from pipeline.config.schema import Config
 from pipeline.core import artifacts

@@ -19,11 +19,11 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
-from pipeline.commands.prediction import find_run
+from pipeline.commands.run_folder import find_run, folders_of, mined_of
 from pipeline.config import composed
 from pipeline.config.asked import Verification
 from pipeline.core import artifacts, provenance
-from pipeline.core.errors import ArtifactError, Interrupted
+from pipeline.core.errors import Interrupted
 from pipeline.core.fingerprint import fingerprint
 from pipeline.core.records import AS_RETRIEVED, PROTOCOLS, TRAINED
 from pipeline.core.reproducibility import differences
@@ -79,7 +79,7 @@ def verify(asked: Verification) -> Verdict:
     run = Run(dataclasses.replace(composed.of_run(folder), outputs_dir=str(outputs)))
     manifest = artifacts.manifest_of(folder / "model") or {}
     _circumstances(verdict, manifest)
-    mined = _mined(folder, manifest)
+    mined = mined_of(folder, manifest)
     _figures(verdict, run, manifest, mined)
     with tempfile.TemporaryDirectory() as place:
         _stretch(verdict, run, mined, Path(place))
@@ -91,7 +91,7 @@ def verify(asked: Verification) -> Verdict:
 
 def _files(verdict: Verdict) -> None:
     run, counted, bytes_ = verdict.run, 0, 0
-    for folder in _folders(verdict):
+    for folder in folders_of(run):
         if found := artifacts.problems(folder):
             verdict.differs += found
             continue
@@ -108,42 +108,6 @@ def _files(verdict: Verdict) -> None:
     if len({path.read_bytes() for path in logs}) > 1:
         verdict.differs.append(f"{run / 'metrics.jsonl'} is not the one saved with the model")
     verdict.checked.append(f"files: {counted} files, {bytes_ / 2**20:.1f} MiB, compared with their manifests")
-
-
-def _folders(verdict: Verdict) -> list[Path]:
-    """Every folder with a manifest that this run stands on or made, in the order they were made."""
-    run = verdict.run
-    found = [*(checkpoints.folder_of(run / "checkpoints", step) for step in checkpoints.steps(run / "checkpoints"))]
-    found += [run / "model", *sorted(path for path in (run / "evaluations").glob("[!.]*") if path.is_dir())]
-    try:
-        if (model := artifacts.manifest_of(run / "model")) is not None:
-            found = [_mined(run, model), *_tokens(run, model), *found]
-        if (card := artifacts.manifest_of(run / "card")) is not None:
-            found += [path for name in card["key"]["evaluations"].values()
-                      if not (path := run / "evaluations" / name).is_dir()]  # fmt: skip
-    except ArtifactError:
-        pass  # an altered manifest is named by `problems` below
-    return [*found, run / "card"]
-
-
-def _mined(run: Path, model: dict[str, Any]) -> Path:
-    """The mined set a model was trained on, by the fingerprint in its key."""
-    folders = sorted((run.parents[1] / "mined").glob(f"*-{model['key']['mine']}"))
-    return folders[0] if folders else run.parents[1] / "mined" / model["key"]["mine"]
-
-
-def _tokens(run: Path, model: dict[str, Any]) -> list[Path]:
-    """Token tables of the mined set; they may have been deleted, for they are made again at need."""
-    found = []
-    for folder in sorted((run.parents[1] / "tokens").glob("[!.]*")):
-        try:
-            manifest = artifacts.manifest_of(folder) if folder.is_dir() else None
-        except ArtifactError:
-            found.append(folder)  # nobody knows whose it is: named among what differs
-            continue
-        if manifest is not None and manifest.get("key", {}).get("mine") == model["key"]["mine"]:
-            found.append(folder)
-    return found
 
 
 # --- Figures ----------------------------------------------------------------------------------------------------------
@@ -183,17 +147,18 @@ def _figures(verdict: Verdict, run: Run, manifest: dict[str, Any], mined: Path) 
     if apart == 0 and moved == 0 and len(ranked) == len(now):
         verdict.checked.append(f"figures: {dev.name} scored again by the reloaded model, equal in every digit and rank")
         return
-    cause = _cause(_recorded_scope(verdict.run), _scope(run, reranker))
+    outside, cause = _cause(_recorded_scope(verdict.run), _scope(run, reranker))
     line = f"figures: {dev.name} scored again: means {apart:.3g} apart, {moved} of {len(now)} rankings differ; {cause}"
-    (verdict.differs if apart > TOLERANCE or not cause.startswith("this machine") else verdict.checked).append(line)
+    (verdict.checked if outside and apart <= TOLERANCE else verdict.differs).append(line)
 
 
-def _cause(before: dict[str, Any] | None, now: dict[str, Any]) -> str:
+def _cause(before: dict[str, Any] | None, now: dict[str, Any]) -> tuple[bool, str]:
+    """Whether this machine is outside the run's scope, which alone allows a tolerance, and the cause in words."""
     if before is None:
-        return "the run's scope is not recorded, for no checkpoint says it"
+        return False, "the run's scope is not recorded, for no checkpoint says it"
     if changed := differences(before, now):
-        return f"this machine is outside the run's scope: {changed}"
-    return "in the same scope, so by weights or data"
+        return True, f"this machine is outside the run's scope: {changed}"
+    return False, "in the same scope, so by weights or data"
 
 
 def _recorded_scope(run: Path) -> dict[str, Any] | None:
@@ -241,10 +206,9 @@ def _compare(verdict: Verdict, before: Path, now: Path, start: int, end: int) ->
         verdict.checked.append(f"{what}: weights bit-identical (sha256 {digests[0][:12]})")
         return
     apart = _apart(load_file(before / "model.safetensors"), load_file(now / "model.safetensors"))
-    cause = _cause(scopes[0], scopes[1] or {})
+    outside, cause = _cause(scopes[0], scopes[1] or {})
     line = f"{what}: weights up to {apart:.3g} apart; {cause}"
-    ok = apart <= TOLERANCE and cause.startswith("this machine")
-    (verdict.checked if ok else verdict.differs).append(line)
+    (verdict.checked if outside and apart <= TOLERANCE else verdict.differs).append(line)
 
 
 def _apart(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
@@ -261,6 +225,6 @@ def _saved_is_a_checkpoint(verdict: Verdict, root: Path) -> None:
     if not folder.is_dir():
         return
     saved = load_file(verdict.run / "model" / "model.safetensors")
-    apart = _apart(saved, load_file(folder / "model.safetensors"))
-    line = f"weights: the saved model {{}} the checkpoint of step {step}"
-    (verdict.checked if apart == 0 else verdict.differs).append(line.format("is" if apart == 0 else "is not"))
+    same = _apart(saved, load_file(folder / "model.safetensors")) == 0
+    line = f"weights: the saved model {'is' if same else 'is not'} the checkpoint of step {step}"
+    (verdict.checked if same else verdict.differs).append(line)

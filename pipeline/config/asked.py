@@ -11,6 +11,31 @@ FIRST = "first"
 
 
 @dataclass(kw_only=True)
+class Prediction:
+    """The arguments of `scripts/predict.py`."""
+
+    q: str
+    """The question."""
+    p: str | None = None
+    """One passage."""
+    file: str | None = None
+    """Or many: JSONL with the key `text`, one passage a line."""
+    run: str | None = None
+    """Folder name below outputs/runs or a path; None takes the newest run."""
+    outputs_dir: str = "outputs"
+    """Where runs lie."""
+
+    def __post_init__(self) -> None:
+        if not self.q.strip():
+            raise ConfigError(must("q", "hold a question", self.q, "Pass q='…' (make predict Q='…' P='…')."))
+        if (self.p is None) == (self.file is None):
+            raise ConfigError(
+                "p or file must be given, and not both, got "
+                f"{'neither' if self.p is None else 'both'}. Pass p='…' (make predict Q='…' P='…') or file=<JSONL>."
+            )
+
+
+@dataclass(kw_only=True)
 class Reproduction:
     """The arguments of `scripts/reproduce.py` beside the configuration's."""
 

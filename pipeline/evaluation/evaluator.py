@@ -25,7 +25,7 @@ from pipeline.core.records import (
     fold,
 )
 from pipeline.data.trec import escape, write_qrels, write_run
-from pipeline.evaluation.figures import NOTES, Scored, Values, means_of, protocol_json
+from pipeline.evaluation.figures import Scored, Values, means_of, protocol_json
 from pipeline.evaluation.measures import (
     MEASURES,
     Difference,
@@ -33,6 +33,7 @@ from pipeline.evaluation.measures import (
     judged,
     per_query,
 )
+from pipeline.evaluation.protocols import NOTES
 from pipeline.evaluation.reranking import SystemRankings, first_stage
 
 log = logging.getLogger(__name__)

@@ -13,16 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.core.artifacts import read_json
-from pipeline.core.records import AS_RETRIEVED, FIRST_STAGE, POSITIVES_ADDED, PROTOCOLS, TRAINED
+from pipeline.core.records import AS_RETRIEVED, FIRST_STAGE, PROTOCOLS, TRAINED
 from pipeline.data.trec import unescape
 from pipeline.evaluation.measures import MEASURES, Difference, mean, stratified_difference
-
-NOTES = {
-    AS_RETRIEVED: "The first stage's candidates reordered; a positive it never found counts 0.",
-    POSITIVES_ADDED: "Positives the first stage missed are added before reranking, while the first stage keeps its "
-    "as-retrieved figure: this protocol supports no claim against the first stage.",
-}
-"""What each protocol means, to stand beside its figures."""
+from pipeline.evaluation.protocols import NOTES
 
 Values = dict[str, dict[str, dict[str, dict[str, float]]]]
 """protocol → system → measure → query id → value."""

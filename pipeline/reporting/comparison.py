@@ -21,10 +21,10 @@ from pipeline.reporting.run_figures import Measured
 Json = dict[str, Any]
 
 FACTS = Path(__file__).with_name("published.json")
-"""Every published fact: experiment → `hub_id` and `facts`, each with `id`, `status`, `kind` and `value`."""
+"""Every published fact: experiment → `hub_id` and `facts`, each with `id`, `status`, `kind` and `value`.
 
-STATUSES = ("config test", "loopback test", "needs a hub", "needs a GPU")
-"""Where a fact is checked: by the tests, or by a user who has the hub or the GPU that the tests do without."""
+`status` says where a fact is checked: by the tests, or by a user who has the hub or the GPU that the tests do without.
+"""
 
 OK, OKISH, FAIL = "OK", "OKish", "FAIL"
 

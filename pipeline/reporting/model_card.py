@@ -13,20 +13,18 @@ from typing import Any
 import jinja2
 from huggingface_hub import EvalResult, ModelCardData
 
-from pipeline.config.sets import NANO_BEIR, NANO_CANDIDATES
 from pipeline.core.markdown import as_json, escape, literal, sample, without_places
-from pipeline.core.records import FIRST_STAGE, POSITIVES_ADDED, PROTOCOLS, TRAINED
-from pipeline.reporting.facts import (
+from pipeline.core.records import PROTOCOLS, TRAINED
+from pipeline.reporting.card_tables import evaluations, log_table
+from pipeline.reporting.facts import Facts
+from pipeline.reporting.verdicts import (
     MEASURE_NAMES,
     NOT_TRAINED,
-    Facts,
     below_first_stage,
-    fixed_step_protocol,
     pairs_seen,
-    pieces,
     selection,
     selection_sentence,
-    systems,
+    time_over_processes,
     verdict,
 )
 
@@ -65,10 +63,6 @@ REFERENCE_DEFAULTS: Json = {
 
 def _number(value: float) -> float | int:
     return int(value) if float(value).is_integer() else float(value)
-
-
-def _signed(value: float) -> str:
-    return f"{value:+.4f}"
 
 
 def metadata(facts: Facts) -> ModelCardData:
@@ -126,90 +120,6 @@ def _results(facts: Facts) -> list[EvalResult]:
         if TRAINED in measures.get(protocol, {})
         for measure, label in MEASURE_NAMES.items()
     ]
-
-
-def _parameters(facts: Facts, name: str, measures: Mapping[str, Any], protocol: str) -> Json:
-    """The evaluator's parameters under the names the reference evaluator has."""
-    short = {split: key for key, split in NANO_BEIR.items()}
-    depth = facts.config["evaluation"]["depth"]
-    if name == facts.config["data"]["dev_name"]:
-        depth = facts.config["mining"]["dev_depth"]
-    elif "sets" in measures or name in short:
-        depth = NANO_CANDIDATES
-    return {
-        "at_k": 10,
-        "always_rerank_positives": protocol == POSITIVES_ADDED,
-        "dataset_names": [short.get(member, member) for member in measures.get("sets", [name])],
-        "rerank_k": depth,
-    }
-
-
-def _evaluations(facts: Facts) -> list[Json]:
-    """One entry a set and protocol: names, parameters, a row a measure, the note on what the protocol means."""
-    found = []
-    for name, measures in facts.measures.items():
-        for protocol in (protocol for protocol in PROTOCOLS if TRAINED in measures.get(protocol, {})):
-            of = measures[protocol]
-            shown = systems(of)
-            rows = []
-            for measure in ("map", "mrr@10", "ndcg@10"):
-                gain = of["difference"][measure]
-                figures = [f"{of[system][measure]:.4f}" for system in shown[:-1]]
-                trained = f"**{of[TRAINED][measure]:.4f} ({_signed(gain['mean'])})**"
-                rows.append([measure, *figures, trained, f"{_signed(gain['low'])} to {_signed(gain['high'])}"])
-            heads = ["Metric", *(system.replace("_", " ") for system in shown), "95 % of the difference"]
-            found.append(
-                {
-                    "kind": "Cross Encoder Nano BEIR" if "sets" in measures else "Cross Encoder Reranking",
-                    "name": name,
-                    "protocol": protocol,
-                    "queries": measures["queries"],
-                    "found": measures.get("positives_found"),
-                    "interval": measures.get("interval", ""),
-                    "note": measures.get("notes", {}).get(protocol, ""),
-                    "parameters": as_json(_parameters(facts, name, measures, protocol)),
-                    "heads": heads,
-                    "rows": rows,
-                }
-            )
-    return found
-
-
-def _log_table(facts: Facts) -> Json:
-    """The training log: columns `<set>_ndcg@10`, a row a logged step, the saved weights' figures last."""
-    names = list(dict.fromkeys(name for row in facts.log if row["kind"] == "evaluation" for name in row["evaluation"]))
-    steps: dict[int, Json] = {}
-    for row in facts.log:
-        entry = steps.setdefault(row["step"], {"epoch": row["epoch"], "loss": None, "sets": {}})
-        if row["kind"] == "train":
-            entry["loss"] = row["loss"]
-        else:
-            entry["sets"] = {name: of["ndcg@10"] for name, of in row["evaluation"].items()}
-
-    def cell(name: str, value: float | None) -> str:
-        if value is None:
-            return "-"
-        first = facts.measures.get(name, {}).get(fixed_step_protocol(name), {}).get(FIRST_STAGE)
-        return f"{value:.4f}" if first is None else f"{value:.4f} ({_signed(value - first['ndcg@10'])})"
-
-    rows = []
-    for step, entry in sorted(steps.items()):
-        loss = "-" if entry["loss"] is None else f"{entry['loss']:.4f}"
-        cells = [f"{entry['epoch']:.4f}", str(step), loss, *(cell(name, entry["sets"].get(name)) for name in names)]
-        is_kept = step == facts.training.get("best_step")
-        rows.append([f"**{text}**" if is_kept else text for text in cells])
-    final = [
-        cell(name, facts.measures.get(name, {}).get(fixed_step_protocol(name), {}).get(TRAINED, {}).get("ndcg@10"))
-        for name in names
-    ]
-    if set(final) != {"-"}:
-        rows.append(["-", "saved model", "-", *final])
-    return {
-        "heads": ["Epoch", "Step", "Training Loss", *(f"{name}_ndcg@10" for name in names)],
-        "rows": rows,
-        "has_kept": facts.training.get("best_step") is not None,
-        "protocols": {name: fixed_step_protocol(name) for name in names},
-    }
 
 
 def _hyperparameters(facts: Facts) -> tuple[Json, Json]:
@@ -277,14 +187,14 @@ def render(facts: Facts) -> str:
         hardware=facts.provenance.get("hardware", {}),
         threads=facts.provenance.get("threads", {}),
         versions=facts.provenance.get("versions", {}),
-        evaluations=_evaluations(facts),
+        evaluations=evaluations(facts),
         verdicts=[sentence for name, of in facts.measures.items() for sentence in verdict(name, of)],
         below=below_first_stage(facts.measures),
         selected=None if chosen is None else selection_sentence(chosen),
         left_out=_left_out(facts.statistics.get("leaks", {})),
         not_trained=NOT_TRAINED,
         seen=pairs_seen(facts.training) if facts.is_trained else 0,
-        pieces=pieces(facts.training),
+        over_processes=time_over_processes(facts.training),
         loss=as_json(
             {
                 "activation_fn": "torch.nn.modules.linear.Identity",
@@ -293,7 +203,7 @@ def render(facts: Facts) -> str:
         ),
         changed=changed,
         everything=everything,
-        log=_log_table(facts),
+        log=log_table(facts),
         training_energy=_energy(facts.training_emissions),
         all_energy=_energy(facts.all_emissions),
         stages=stages,

@@ -12,15 +12,15 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.core.records import FIRST_STAGE, PROTOCOLS, TRAINED
-from pipeline.reporting.facts import (
+from pipeline.reporting.facts import Facts
+from pipeline.reporting.verdicts import (
     MEASURE_NAMES,
     NOT_TRAINED,
-    Facts,
     pairs_seen,
-    pieces,
     selection,
     selection_sentence,
     systems,
+    time_over_processes,
     verdict,
 )
 
@@ -74,12 +74,7 @@ def summary(facts: Facts) -> Json:
 def _difference(protocol: Mapping[str, Any], system: str) -> str:
     if system == FIRST_STAGE:
         return ""
-    found = protocol.get("differences", {}).get(system)
-    if found is None and system == TRAINED:
-        found = protocol.get("difference")
-    if found is None:
-        return ""
-    of = found["ndcg@10"]
+    of = protocol["differences"][system]["ndcg@10"]
     return f"{of['mean']:+.4f} [{of['low']:+.4f}, {of['high']:+.4f}]"
 
 
@@ -124,7 +119,7 @@ def _lines(summary: Json) -> Iterable[str]:
     if is_trained and summary["pairs_per_second"] is not None:
         seen, seconds = pairs_seen(summary["training"]), summary["training_seconds"]
         yield f"speed    {summary['pairs_per_second']:,.1f} pairs/s ({seen:,} pairs, {seconds:,.1f} s with evaluations)"
-    if (spent := pieces(summary["training"])) is not None:
+    if (spent := time_over_processes(summary["training"])) is not None:
         yield f"time     {spent}"
     if summary["training"].get("tracking"):
         yield f"tracking {summary['training']['tracking']}"

@@ -13,7 +13,7 @@ from pipeline.reporting.facts import RunFiles, collect
 from pipeline.stages.evaluate import evaluation_folder
 from pipeline.stages.plan import VERSIONS, Run, is_done, shown, stage
 from pipeline.stages.sets import NANO_MEAN, final_sets
-from pipeline.telemetry.emissions import add
+from pipeline.telemetry.energy_records import add
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +49,12 @@ def card(run: Run) -> Path:
         done = is_done(folder, "card") and (artifacts.manifest_of(folder) or {}).get("fingerprint") == fingerprint(key)
         if not done:
             with stage(run, folder, key) as (work, pieces):
-                facts = collect(files, plain(run.config), storage.read_rows(run.mined_folder))
+                pairs = storage.read_rows(run.mined_folder)
+                facts = collect(
+                    files, plain(run.config), pairs,
+                    base_id=run.base.identity.get("hub"),
+                    data_id=None if run.source is None else run.source.identity.get("hub"),
+                )  # fmt: skip
                 if pieces.before:  # what this process uses is known when the card is written
                     facts.emissions["card"] = {**add(pieces.before), **pieces.facts()}
                 artifacts.write_text(work / "README.md", model_card.render(facts))

@@ -27,7 +27,7 @@ from pipeline.engine.tokens import TokenTable, proven
 from pipeline.engine.training import Hooks, Trainer
 from pipeline.engine.training_state import Measures
 from pipeline.evaluation import figures, reranking
-from pipeline.reporting.facts import fixed_step_protocol
+from pipeline.evaluation.protocols import fixed_step_protocol
 from pipeline.stages.logs import MetricsLog
 from pipeline.stages.models import load, load_saved, scorer_of
 from pipeline.stages.plan import VERSIONS, Run, is_done, shown, stage

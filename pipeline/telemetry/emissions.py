@@ -12,6 +12,8 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from pipeline.telemetry.energy_records import ESTIMATED, MEASURED, PARTLY
+
 log = logging.getLogger(__name__)
 
 WORLD_AVERAGE = "world average"
@@ -20,12 +22,8 @@ WORLD_AVERAGE = "world average"
 MEASURE_SECONDS = 15
 """Seconds between two readings of the energy counters (codecarbon's default; it samples CPU load every second)."""
 
-MEASURED, PARTLY, ESTIMATED = "measured", "partly measured", "estimated"
-
 # How codecarbon names its CPU modes, and what each of them is. `cpu_load` scales a TDP by the load.
 _COUNTERS = {"intel_rapl": "RAPL", "intel_power_gadget": "Power Gadget", "windows_emi": "Energy Meter Interface"}
-
-_SUMS = ("energy_kwh", "emissions_kg", "duration_s", "cpu_energy_kwh", "gpu_energy_kwh", "ram_energy_kwh")
 
 
 class _Inbox:
@@ -222,33 +220,3 @@ def measured(enabled: bool, country_iso_code: str | None, name: str) -> Iterator
         yield meter
     finally:
         meter._stop()
-
-
-def _same(records: Sequence[dict[str, Any]], key: str) -> Any:
-    """The value all records share, joined in order where they differ (a run resumed on another machine)."""
-    values = list(dict.fromkeys(record.get(key) for record in records))
-    return values[0] if len(values) == 1 else ", ".join(str(value) for value in values)
-
-
-def add(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The sum of stages, or of the pieces of one resumed stage, as a record of the same form.
-
-    Records without figures (disabled or failed) cannot be summed: `pieces_without_figures` counts them, so that a
-    sum is never mistaken for the whole. When none has figures the result is the first one that failed, else
-    `{"enabled": False}`.
-    """
-    known = [record for record in records if "energy_kwh" in record]
-    if not known:
-        return next((dict(record) for record in records if "error" in record), {"enabled": False})
-    total: dict[str, Any] = {key: sum(float(record[key]) for record in known) for key in _SUMS}
-    total["g_per_kwh"] = 1000 * total["emissions_kg"] / total["energy_kwh"] if total["energy_kwh"] > 0 else None
-    methods = [record["method"] for record in known]
-    total["method"] = methods[0] if len(set(methods)) == 1 else PARTLY
-    total["method_by_component"] = {
-        name: _same([record["method_by_component"] for record in known], name)
-        for name in dict.fromkeys(name for record in known for name in record["method_by_component"])
-    }
-    for key in ("country_iso_code", "grid", "cpu_model", "gpu_model", "ram_gib", "codecarbon_version"):
-        total[key] = _same(known, key)
-    total["pieces_without_figures"] = len(records) - len(known) + sum(r.get("pieces_without_figures", 0) for r in known)
-    return total

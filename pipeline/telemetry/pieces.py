@@ -17,7 +17,7 @@ from typing import Any
 
 from pipeline.core import artifacts
 from pipeline.core.errors import ArtifactError
-from pipeline.telemetry.emissions import add
+from pipeline.telemetry.energy_records import add
 
 log = logging.getLogger(__name__)
 

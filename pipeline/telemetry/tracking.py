@@ -82,7 +82,7 @@ class WandbTracker:
             self._fail(error)
 
     def _fail(self, error: BaseException) -> None:
-        reason = str(error).splitlines()[0] if str(error) else ""
+        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
         self._failure = f"{type(error).__name__}: {reason}" if reason else type(error).__name__
         self._run = None
         log.warning(

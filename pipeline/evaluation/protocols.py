@@ -1,0 +1,20 @@
+"""The protocols under which a set is evaluated: what each of them means, and which one the fixed steps take.
+
+Pure: knows nothing of rankings, figures or how they are shown.
+"""
+
+from __future__ import annotations
+
+from pipeline.core.records import AS_RETRIEVED, POSITIVES_ADDED
+
+NOTES = {
+    AS_RETRIEVED: "The first stage's candidates reordered; a positive it never found counts 0.",
+    POSITIVES_ADDED: "Positives the first stage missed are added before reranking, while the first stage keeps its "
+    "as-retrieved figure: this protocol supports no claim against the first stage.",
+}
+"""What each protocol means, to stand beside its figures."""
+
+
+def fixed_step_protocol(name: str) -> str:
+    """The protocol a set is evaluated under at the fixed steps, as published: added for NanoBEIR, else as retrieved."""
+    return POSITIVES_ADDED if name.startswith("Nano") else AS_RETRIEVED

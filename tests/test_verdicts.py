@@ -1,0 +1,108 @@
+"""The sentences that follow from a run's figures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import run_facts
+
+from pipeline.reporting.verdicts import below_first_stage, selection, selection_sentence, verdict
+
+
+def _set(low: float, mean: float, high: float, *, rival: float | None = None, queries: int = 800) -> dict[str, Any]:
+    difference = {"ndcg@10": {"mean": mean, "low": low, "high": high, "p": 0.01}}
+    protocol: dict[str, Any] = {
+        "first_stage": {"ndcg@10": 0.4},
+        "untrained": {"ndcg@10": 0.1},
+        "trained": {"ndcg@10": 0.4 + mean},
+        "difference": difference,
+        "differences": {"trained": difference},
+        "trained_minus": {},
+    }
+    if rival is not None:
+        protocol["fusion"] = {"ndcg@10": rival}
+        protocol["trained_minus"]["fusion"] = {"ndcg@10": {"mean": -0.02, "low": -0.03, "high": -0.01, "p": 0.01}}
+    return {"queries": queries, "as_retrieved": protocol}
+
+
+@pytest.mark.parametrize(
+    ("figures", "sentence"),
+    [
+        (
+            (0.012, 0.031, 0.05),
+            "dev: trained beats the first stage by +0.031 nDCG@10 (95 % 0.012 to 0.050, 800 queries).",
+        ),
+        (
+            (-0.05, -0.031, -0.012),
+            "dev: trained is below the first stage by 0.031 nDCG@10 (95 % -0.050 to -0.012, 800 queries).",
+        ),
+        (
+            (-0.01, 0.002, 0.02),
+            "dev: trained does not beat the first stage: it is 0.002 nDCG@10 above, within chance "
+            "(95 % -0.010 to 0.020, 800 queries).",
+        ),
+        (
+            (-0.02, -0.002, 0.01),
+            "dev: trained does not beat the first stage: it is 0.002 nDCG@10 below, within chance "
+            "(95 % -0.020 to 0.010, 800 queries).",
+        ),
+    ],
+    ids=["beats", "below", "above within chance", "below within chance"],
+)
+def test_the_verdict_follows_the_interval(figures: tuple[float, float, float], sentence: str) -> None:
+    assert verdict("dev", _set(*figures))[0] == sentence
+
+
+def test_queries_that_were_trained_on_are_said() -> None:
+    sentences = verdict("dev", {**_set(0.012, 0.031, 0.05), "queries_trained_on": 3})
+    assert sentences[1:] == ["dev: 3 of its 800 queries are training questions too, which flatters trained."]
+    assert len(verdict("dev", {**_set(0.012, 0.031, 0.05), "queries_trained_on": 0})) == 1
+
+
+def test_a_rival_that_wins_is_said() -> None:
+    sentences = verdict("dev", _set(0.012, 0.031, 0.05, rival=0.451))
+    assert sentences[1] == (
+        "dev: the best ranking is fusion, 0.451 nDCG@10, 0.020 above trained; "
+        "trained minus it: 95 % -0.030 to -0.010, 800 queries."
+    )
+    assert len(verdict("dev", _set(0.012, 0.031, 0.05, rival=0.43))) == 1
+
+
+def test_an_equal_rival_does_not_win_and_an_untrained_evaluation_has_no_verdict() -> None:
+    measures = _set(0.0, 0.0, 0.0)
+    assert len(verdict("dev", measures)) == 1
+    del measures["as_retrieved"]["trained"]
+    assert verdict("dev", measures) == []
+
+
+def test_sets_below_their_first_stage_are_listed(tmp_path: Path) -> None:
+    assert below_first_stage(run_facts.write(tmp_path).measures) == ["NanoNQ", "NanoBEIR_R100_mean"]
+
+
+def _selected(tmp_path: Path, name: str) -> dict[str, Any]:
+    training = {**run_facts.TRAINING, "best_step": 20, "saved_step": 20, "selection_set": name}
+    chosen = selection(run_facts.write(tmp_path, training=training))
+    assert chosen is not None
+    return chosen
+
+
+def test_a_reported_selection_set_is_said_with_the_last_step_s_figure(tmp_path: Path) -> None:
+    chosen = _selected(tmp_path, "gooaq-dev")
+    assert (chosen["best_figure"], chosen["last_figure"]) == (0.51, 0.5)
+    assert selection_sentence(chosen) == (
+        "gooaq-dev: selected on this set (the checkpoint of step 20 had the best nDCG@10), so its figure is "
+        "favoured; the last step's (283) is 0.5000."
+    )
+
+
+def test_a_separate_selection_set_favours_no_figure(tmp_path: Path) -> None:
+    chosen = _selected(tmp_path, "validation")
+    assert not chosen["is_reported"]
+    assert "not a reported set" in selection_sentence(chosen)
+    assert "not evaluated" in selection_sentence(chosen)
+
+
+def test_without_selection_nothing_is_said(tmp_path: Path) -> None:
+    assert selection(run_facts.write(tmp_path)) is None
