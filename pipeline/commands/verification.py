@@ -155,16 +155,15 @@ def _figures(verdict: Verdict, run: Run, manifest: dict[str, Any], mined: Path) 
 def _cause(before: dict[str, Any] | None, now: dict[str, Any]) -> tuple[bool, str]:
     """Whether this machine is outside the run's scope, which alone allows a tolerance, and the cause in words."""
     if before is None:
-        return False, "the run's scope is not recorded, for no checkpoint says it"
+        return False, "the run's scope is not recorded, for its training.json does not say it"
     if changed := differences(before, now):
         return True, f"this machine is outside the run's scope: {changed}"
     return False, "in the same scope, so by weights or data"
 
 
 def _recorded_scope(run: Path) -> dict[str, Any] | None:
-    steps = checkpoints.steps(run / "checkpoints")
-    manifest = artifacts.manifest_of(checkpoints.folder_of(run / "checkpoints", steps[-1])) if steps else None
-    return None if manifest is None else manifest.get("scope")
+    scope: dict[str, Any] | None = artifacts.read_json(run / "model" / "training.json").get("scope")
+    return scope
 
 
 # --- Training ---------------------------------------------------------------------------------------------------------
