@@ -353,3 +353,23 @@ def test_the_figures_of_a_gpu_are_the_records() -> None:
         assert seconds == pytest.approx([step["step_ms"], step["kernels_ms"]], rel=0.01)
         by_wall, by_kernels = step["share_of_attainable"], step["share_by_kernels"]
         assert row[3] == f"{100 * by_wall:.0f} / {100 * by_kernels:.0f} %"
+
+
+def test_what_is_predicted_for_a_gpu_follows_from_what_was_measured() -> None:
+    found = record("gpu_h200.json")
+    steps = {(row["case"], row["batch"]): row for row in found["steps"]["201d98f"]}
+    operations = 3 * 2 * 28 * (4 * 1024**2 + 3 * 1024 * 2624)  # a token's, forwards and twice backwards
+    rows = {row[0]: row for row in rows_under(text_of(SPEED), "prediction")}
+    for tokens, work in ((55, "ModernBERT-large's steps"), (75, "the same, 75 tokens")):
+        (row,) = (row for head, row in rows.items() if head.startswith(work))
+        for cell, batch in zip(row[1:3], (256, 64), strict=True):
+            rate = 71e12 * steps["train_modernbert_large", batch]["share_by_kernels"]
+            training = 578_402 * tokens * operations / rate / 60
+            evaluating = 11 * 45_000 * tokens * operations / 3 / rate / 60
+            assert cell.startswith(f"{training:.0f} + {evaluating:.0f}"), work
+    small, large = (steps["train_modernbert_large", batch] for batch in (64, 256))
+    slope = (large["peak_gib"] - small["peak_gib"]) / (large["tokens_a_step"] - small["tokens_a_step"])
+    peak = small["peak_gib"] + (8192 - small["tokens_a_step"]) * slope
+    assert any(row[1] == f"{peak:.1f} GiB" for row in rows.values())
+    seconds = steps["train_bert_tiny", 2048]["kernels_ms"] / 1e3 * 283 * 4800 / 936
+    assert any(row[1].startswith(f"{seconds:.0f} + ") for row in rows.values())

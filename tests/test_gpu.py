@@ -1,4 +1,4 @@
-"""Whole runs on a true GPU: they repeat, go on and survive a full memory to the bit. Its kernels: `test_packed`."""
+"""Whole runs on a true GPU: they repeat, go on and survive a full memory, to the bit."""
 
 from __future__ import annotations
 

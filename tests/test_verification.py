@@ -127,7 +127,10 @@ def test_only_another_known_scope_is_a_cause_that_allows_a_tolerance() -> None:
     one, other = {"threads": 1}, {"threads": 64}
     assert verification._cause(one, other) == (True, "this machine is outside the run's scope: threads 1 → 64")
     assert verification._cause(one, one) == (False, "in the same scope, so by weights or data")
-    assert verification._cause(None, one) == (False, "the run's scope is not recorded, for its training.json does not say it")
+    assert verification._cause(None, one) == (
+        False,
+        "the run's scope is not recorded, for its training.json does not say it",
+    )
 
 
 def test_an_unfinished_run_is_not_verified(outputs: Path) -> None:

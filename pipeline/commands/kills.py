@@ -1,6 +1,6 @@
 """Runs killed at random moments of what they have still to do, and left to end; and the record of what was lost.
 
-Knows nothing of how many kills are asked for, nor of how files are damaged.
+Knows nothing of how many kills are asked for; files are damaged in `file_faults`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Docstrings of source files as query/passage pairs, by `ast` and in other processes: nothing is imported or run.
 
-Knows Python's syntax; not where packages lie, nor which of the pairs are kept.
+Knows Python's syntax; not where packages lie, nor which of the usable pairs are kept.
 """
 
 from __future__ import annotations

@@ -43,17 +43,17 @@ def version(device: torch.device) -> str | None:
 def _work(device: torch.device) -> bool:
     """Whether the kernels compile and give what operators do, tried once a process."""
     if triton is None:
-        log.info("ModernBERT runs by operators: there is no Triton")
+        log.info("fused kernels off: there is no Triton")
         return False
     try:
         agree = _agree_with_operators(device)
     except Exception as error:  # no C compiler, no headers, a card Triton does not know
         if isinstance(error, RuntimeError) and out_of_gpu_memory(error):
             raise
-        log.info("ModernBERT runs by operators, Triton does not compile: %s", " ".join(str(error).split())[:200])
+        log.info("fused kernels off, Triton does not compile: %s", " ".join(str(error).split())[:200])
         return False
     if not agree:
-        log.warning("ModernBERT runs by operators: Triton's kernels give something else on this GPU")
+        log.warning("fused kernels off: Triton's give something else than operators on this GPU")
     return agree
 
 

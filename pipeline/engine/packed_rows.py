@@ -1,6 +1,7 @@
 """A packed batch from what the host says of it: rows of token ids, types and positions, put together on their device.
 
-The host sends where runs of tokens lie, a few numbers a pair; the tokens of a whole training set stay on a GPU.
+The host sends where runs of tokens lie, a few numbers a pair; the tokens of a whole training set stay on a GPU where
+they fit.
 """
 
 from __future__ import annotations

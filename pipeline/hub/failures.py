@@ -1,6 +1,6 @@
 """Why a request to the hub failed, in one sentence, and whether trying again can help.
 
-Knows HTTP and the hub client's errors; nothing of files, caches or what is done about a failure.
+Knows HTTP and the hub client's errors; opens no file and decides nothing.
 """
 
 from __future__ import annotations
