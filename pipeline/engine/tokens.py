@@ -177,7 +177,8 @@ class TokenTable:
         lengths = widths.sum(axis=1)
         kept = None if device is None else self._kept.get((device, template.specials))
         if kept is None:
-            ids, offsets = torch.from_numpy(self._flat(template, first, second).ids), np.zeros_like(begins)
+            own = self._ids(template, first, second, widths, begins)
+            ids, offsets = torch.from_numpy(own), np.zeros_like(begins)
         else:
             ids, offsets = kept, self._sources(template, first, second) - begins
         starts = np.concatenate([[0], np.cumsum(lengths)])
@@ -247,14 +248,21 @@ class TokenTable:
             "firsts": torch.from_numpy(firsts),
         }
 
-    def _flat(self, template: PairTemplate, first: Ints, second: Ints) -> _Flat:
-        """Every token of every pair in order, each with its row and position in the pair."""
-        widths, begins = self._runs(template, first, second)
+    def _ids(
+        self, template: PairTemplate, first: Ints, second: Ints, widths: Ints, begins: Ints
+    ) -> npt.NDArray[np.int64]:
+        """The token of every place of the batch whose runs are so wide and begin there."""
         ids = np.empty(int(widths.sum()), np.int64)
         for part, texts in zip(template.texts, (first, second), strict=True):
             kept = widths[:, part]
             ids[spans(begins[:, part], kept)] = self.ids[spans(self.starts[texts], kept)]
         ids[np.delete(begins, template.texts, axis=1)] = template.specials
+        return ids
+
+    def _flat(self, template: PairTemplate, first: Ints, second: Ints) -> _Flat:
+        """Every token of every pair in order, each with its row and position in the pair."""
+        widths, begins = self._runs(template, first, second)
+        ids = self._ids(template, first, second, widths, begins)
         lengths = widths.sum(axis=1)
         row = np.repeat(np.arange(len(lengths)), lengths)
         position = np.arange(len(row)) - np.repeat(begins[:, 0], lengths)
