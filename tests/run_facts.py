@@ -9,10 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
+from composed_config import composed
 
-from pipeline.config.schema import parse, register
 from pipeline.core.artifacts import write_json, write_text
 from pipeline.core.fingerprint import plain
 from pipeline.core.records import AS_RETRIEVED, POSITIVES_ADDED, PROTOCOLS, LabelledPairs, RerankingSet
@@ -88,16 +86,11 @@ PROVENANCE: dict[str, Any] = {
 
 def config_of(experiment: str) -> dict[str, Any]:
     """An experiment as composed, plain, but only with keys named here: one more elsewhere changes no golden file."""
-    GlobalHydra.instance().clear()
-    register()
-    with initialize_config_dir(config_dir=str(ROOT / "conf"), version_base="1.3"):
-        composed: dict[str, Any] = plain(parse(compose("config", overrides=[f"experiment={experiment}"])))
+    whole: dict[str, Any] = plain(composed(f"experiment={experiment}"))
     kept = {name: set(of) for name, of in CONFIG.items() if isinstance(of, dict)}
     kept["training"] |= {"logging_steps", "logging_first_step", "eval_steps", "eval_sets", "keep_checkpoints"}
-    sections = {
-        name: {key: composed[name][key] for key in composed[name] if key in keys} for name, keys in kept.items()
-    }
-    return {"name": composed["name"], "seed": composed["seed"], **sections}
+    sections = {name: {key: whole[name][key] for key in whole[name] if key in keys} for name, keys in kept.items()}
+    return {"name": whole["name"], "seed": whole["seed"], **sections}
 
 
 def published_log(experiment: str, steps: int) -> list[dict[str, Any]]:

@@ -14,6 +14,7 @@ from pipeline.config.learning import ModelConfig, Precision, TrainingConfig
 from pipeline.config.machine import Attention
 from pipeline.engine import model_files
 from pipeline.engine.modeling import Reranker
+from pipeline.engine.scoring import PairScorer
 from pipeline.engine.steps import TrainingRows
 from pipeline.engine.tokens import TokenTable, proven
 from pipeline.engine.training import Hooks, Trainer
@@ -40,6 +41,15 @@ def lively(reranker: Reranker) -> Reranker:
             if parameter.ndim == 2 and "embeddings" not in name:
                 parameter.mul_(8)
     return reranker
+
+
+PROBES = [(question, answer) for question, answer in sentences(12)] + [("", "river"), ("river " * 90, "stone " * 90)]
+"""Pairs to score: a blank question and one cut at any length among them."""
+
+
+def scores(reranker: Reranker, precision: Precision = Precision.fp32) -> Any:
+    """Logits of `PROBES`."""
+    return PairScorer(reranker, device=CPU, precision=precision, token_budget=BUDGET).score(PROBES)
 
 
 def labelled(count: int) -> list[tuple[str, str, float]]:

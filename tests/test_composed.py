@@ -5,27 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import composed_config
 import pytest
 import yaml
-from hydra import compose, initialize_config_dir
 
 from pipeline.config import composed
-from pipeline.config.compose import CONF
-from pipeline.config.schema import Config, parse, register
 from pipeline.core import artifacts
 from pipeline.core.errors import ArtifactError, ConfigError
 from pipeline.core.fingerprint import fingerprint, plain
 
 
-def configuration(*overrides: str) -> Config:
-    register()
-    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-        return parse(compose("config", list(overrides)))
-
-
 @pytest.mark.parametrize("experiment", ["smoke", "quickstart", "gooaq_bert_tiny", "gooaq_modernbert_large"])
 def test_every_experiment_survives_yaml_and_a_manifest(experiment: str, tmp_path: Path) -> None:
-    config = configuration(f"experiment={experiment}", "training.adam_epsilon=1e-8")
+    config = composed_config.composed(f"experiment={experiment}", "training.adam_epsilon=1e-8")
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(plain(config), sort_keys=False))
     assert composed.of_run(tmp_path) == config
     with artifacts.publish(tmp_path / "model", {"artifact": "train", "provenance": {"config": plain(config)}}):
@@ -50,14 +42,14 @@ def test_every_experiment_survives_yaml_and_a_manifest(experiment: str, tmp_path
     ],
 )
 def test_what_is_no_configuration_is_refused_with_its_key(section: str, key: str, value: Any, named: str) -> None:
-    values = plain(configuration("experiment=smoke"))
+    values = plain(composed_config.composed("experiment=smoke"))
     values[section][key] = value
     with pytest.raises(ArtifactError, match=named):
         composed.from_plain(values, "here")
 
 
 def test_rules_are_checked_again_and_missing_keys_named() -> None:
-    values = plain(configuration("experiment=smoke"))
+    values = plain(composed_config.composed("experiment=smoke"))
     del values["model"]["path"]
     with pytest.raises(ArtifactError, match=r"model\.path must be given"):
         composed.from_plain(values, "here")
@@ -79,7 +71,7 @@ def test_manifests_without_a_configuration_are_refused(tmp_path: Path) -> None:
 
 def test_the_home_folder_of_older_records_is_expanded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/someone")
-    values = plain(configuration("experiment=smoke"))
+    values = plain(composed_config.composed("experiment=smoke"))
     values["model"]["path"] = "~/model"
     values["evaluation"]["rivals"] = ["~/rival", "owner/name"]
     loaded = composed.from_plain(values, "here")

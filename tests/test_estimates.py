@@ -9,14 +9,13 @@ from typing import Any
 
 import pytest
 import torch
+from composed_config import composed
 from full_size import BERT_TINY, MODERNBERT_LARGE
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 
 from pipeline.commands import estimates
 from pipeline.commands.estimates import PAIR_TOKENS, Size, hours, size_of
 from pipeline.config.learning import Precision
-from pipeline.config.schema import Config, parse, register
+from pipeline.config.schema import Config
 
 ROOT = Path(__file__).resolve().parents[1]
 CPU = torch.device("cpu")
@@ -25,10 +24,7 @@ TINY = Size(10**6, 10**3)
 
 @pytest.fixture
 def config(tmp_path: Path) -> Config:
-    GlobalHydra.instance().clear()
-    register()
-    with initialize_config_dir(config_dir=str(ROOT / "conf"), version_base="1.3"):
-        return parse(compose("config", overrides=["experiment=gooaq_bert_tiny", f"outputs_dir={tmp_path / 'outputs'}"]))
+    return composed("experiment=gooaq_bert_tiny", f"outputs_dir={tmp_path / 'outputs'}")
 
 
 def with_model(config: Config, folder: Path, published: dict[str, Any], kind: str) -> Config:

@@ -15,14 +15,13 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from composed_config import composed
 from hub_fixtures import sentences
-from hydra import compose, initialize_config_dir
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline.config.compose import CONF
 from pipeline.config.data import DataConfig, Source
-from pipeline.config.schema import Config, parse, register
+from pipeline.config.schema import Config
 from pipeline.core.artifacts import MANIFEST, problems
 from pipeline.core.errors import DataError, PipelineError
 from pipeline.core.records import AS_RETRIEVED, PROTOCOLS, TRAINED, RerankingSet, Split
@@ -87,10 +86,7 @@ def nasty_rows() -> list[dict[str, Any]]:
 
 
 def configured(data: Path, outputs: Path, *overrides: str) -> Config:
-    register()
-    with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
-        words = [*CONFIGURATION, f"data.path={data}", f"outputs_dir={outputs}", *overrides]
-        return parse(compose("config", words))
+    return composed(*CONFIGURATION, f"data.path={data}", f"outputs_dir={outputs}", *overrides)
 
 
 def load(path: Path, **keys: Any) -> Split:

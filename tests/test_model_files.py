@@ -11,29 +11,22 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hub_fixtures import bert_tiny, modernbert, sentences
-from small_models import BUDGET, CPU, lively, model_config, tiny, weights
+from hub_fixtures import bert_tiny, modernbert
+from small_models import PROBES, lively, model_config, scores, tiny, weights
 from transformers import AutoConfig, dynamic_module_utils
 
-from pipeline.config.learning import Activation, Precision
+from pipeline.config.learning import Activation
 from pipeline.config.machine import Attention
 from pipeline.core.errors import ModelError
 from pipeline.engine import model_files
 from pipeline.engine.model_config import own_max_length
 from pipeline.engine.model_files import load, save
 from pipeline.engine.modeling import Reranker
-from pipeline.engine.scoring import PairScorer
-
-PAIRS = [(question, answer) for question, answer in sentences(12)] + [("", "river"), ("river " * 90, "stone " * 90)]
 
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return bert_tiny(tmp_path_factory.mktemp("base"))
-
-
-def scores(reranker: Reranker, precision: Precision = Precision.fp32) -> Any:
-    return PairScorer(reranker, device=CPU, precision=precision, token_budget=BUDGET).score(PAIRS)
 
 
 def differing(one: Reranker, two: Reranker) -> set[str]:
@@ -72,7 +65,7 @@ def test_the_saved_folder_predicts_as_the_pipeline_scores(base: Path, tmp_path: 
         Activation.sigmoid: lambda x: 1 / (1 + np.exp(-x)),
         Activation.tanh: np.tanh,
     }[activation]
-    found = CrossEncoder(str(tmp_path), device="cpu").predict(PAIRS)
+    found = CrossEncoder(str(tmp_path), device="cpu").predict(PROBES)
     assert np.abs(found - applied(scores(reranker).astype(np.float64))).max() <= 1e-5
     assert sorted(path.suffix for path in tmp_path.iterdir() if path.suffix in (".safetensors", ".bin")) == [
         ".safetensors"
@@ -133,7 +126,7 @@ def test_modernbert_pools_as_its_configuration_says_and_comes_back(tmp_path: Pat
     assert differing(reranker, again) == set() and again.packed == (attention == "varlen")
     expected = scores(reranker)
     assert np.array_equal(scores(again), expected)
-    found = CrossEncoder(str(tmp_path / "saved"), device="cpu").predict(PAIRS)
+    found = CrossEncoder(str(tmp_path / "saved"), device="cpu").predict(PROBES)
     assert np.abs(found - 1 / (1 + np.exp(-expected.astype(np.float64)))).max() <= 1e-5
     again.model.config.classifier_pooling = "cls"  # type: ignore[union-attr]
     assert np.abs(scores(again) - expected).max() > 1e-4, "the pooling is not without effect"

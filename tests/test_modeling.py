@@ -12,27 +12,19 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
-from hub_fixtures import bert_tiny, modernbert, sentences
+from hub_fixtures import bert_tiny, modernbert
 from packed_models import apart
-from small_models import BUDGET, CPU, lively, model_config, tiny, training_rows
+from small_models import PROBES, lively, model_config, scores, tiny, training_rows
 
 from pipeline.config.learning import Precision
 from pipeline.config.machine import Attention
 from pipeline.engine.model_files import load
-from pipeline.engine.modeling import Reranker
-from pipeline.engine.scoring import PairScorer
 from pipeline.engine.steps import backward, prepare
-
-PAIRS = [(question, answer) for question, answer in sentences(12)] + [("", "river"), ("river " * 90, "stone " * 90)]
 
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return bert_tiny(tmp_path_factory.mktemp("base"))
-
-
-def scores(reranker: Reranker, precision: Precision = Precision.fp32) -> Any:
-    return PairScorer(reranker, device=CPU, precision=precision, token_budget=BUDGET).score(PAIRS)
 
 
 @pytest.mark.parametrize("attention", ["varlen", "eager"])
@@ -69,7 +61,7 @@ def test_modernbert_without_padding_has_the_scores_and_gradients_of_one_padded_b
     # Pairs have 5 to 128 tokens here: wider than the window of the layers that have one.
     settings |= {"classifier_pooling": pooling, "local_attention": 32}
     (source / "config.json").write_text(json.dumps(settings))
-    rows = [(question, answer * 8 if i % 2 else answer, i % 3 / 2) for i, (question, answer) in enumerate(PAIRS)]
+    rows = [(question, answer * 8 if i % 2 else answer, i % 3 / 2) for i, (question, answer) in enumerate(PROBES)]
     found: dict[Attention, tuple[Any, dict[str, torch.Tensor]]] = {}
     for attention in (Attention.eager, Attention.varlen):
         reranker = lively(load(source, model_config(source, max_length=128), seed=12, attention=attention))

@@ -8,8 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
+from composed_config import composed
 
 from pipeline.commands import preflight
 from pipeline.commands.estimates import Size
@@ -27,7 +26,7 @@ from pipeline.commands.preflight import (
 from pipeline.config.data import Retriever, Source
 from pipeline.config.learning import Precision
 from pipeline.config.machine import Device, RuntimeConfig
-from pipeline.config.schema import Config, parse, register
+from pipeline.config.schema import Config
 from pipeline.core.errors import ResourceError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -38,10 +37,7 @@ TINY = Size(10**6, 10**3)
 
 @pytest.fixture
 def config(tmp_path: Path) -> Config:
-    GlobalHydra.instance().clear()
-    register()
-    with initialize_config_dir(config_dir=str(ROOT / "conf"), version_base="1.3"):
-        return parse(compose("config", overrides=["experiment=gooaq_bert_tiny", f"outputs_dir={tmp_path / 'outputs'}"]))
+    return composed("experiment=gooaq_bert_tiny", f"outputs_dir={tmp_path / 'outputs'}")
 
 
 def test_memory_and_disk_that_do_not_suffice_fail(config: Config) -> None:

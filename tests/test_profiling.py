@@ -6,27 +6,23 @@ import json
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
+from composed_config import composed
 from torch.autograd import DeviceType
 from torch.autograd.profiler_util import EventList, FunctionEventAvg
 
 from pipeline.commands.profiling import BETWEEN, ROWS, operators_of, run_profile, table
 from pipeline.config.asked import Profile
-from pipeline.config.schema import parse, register
 from pipeline.core import artifacts
 from pipeline.core.errors import ConfigError
 from pipeline.engine import lanes, steps
-from tests.test_stages import CONF, SMALLER
+from tests.test_stages import SMALLER
 
 
 def test_a_profile_says_where_the_time_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Side by side where a run would: the profiler does not see what other threads do.
     monkeypatch.setattr(steps, "LANE_TOKENS", 1)
     monkeypatch.setattr(lanes, "available", lambda: 2)
-    register()
-    with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
-        composed = compose("config", overrides=[*SMALLER, f"outputs_dir={tmp_path}"])
-    folder = run_profile(Profile(steps=2), parse(composed))
+    folder = run_profile(Profile(steps=2), composed(*SMALLER, f"outputs_dir={tmp_path}"))
     assert artifacts.is_complete(folder) and folder.parent == tmp_path / "profiles"
     assert not (tmp_path / "runs").exists() and not (tmp_path / "latest").exists()
     found = json.loads((folder / "profile.json").read_text())

@@ -7,12 +7,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import composed_config
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 
-from pipeline.config.schema import Config, parse, register
+from pipeline.config.schema import Config
 from pipeline.config.sets import NANO_BEIR
 from pipeline.core.errors import ConfigError
 from pipeline.core.fingerprint import plain
@@ -103,12 +102,7 @@ COUNTS: dict[str, tuple[int, int]] = {
 }
 
 
-@functools.cache
-def composed(*overrides: str) -> Config:
-    GlobalHydra.instance().clear()
-    register()
-    with initialize_config_dir(config_dir=str(ROOT / "conf"), version_base="1.3"):
-        return parse(compose("config", overrides=list(overrides)))
+composed = functools.cache(composed_config.composed)
 
 
 def value_of(config: Config, key: str) -> Any:

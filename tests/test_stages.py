@@ -12,14 +12,13 @@ from typing import Any
 
 import pytest
 import torch
+from composed_config import composed
 from hub_fixtures import sentences
 from huggingface_hub import ModelCard
-from hydra import compose, initialize_config_dir
 from safetensors.torch import load_file
 
 from pipeline.commands.verification import verify
 from pipeline.config.asked import Verification
-from pipeline.config.schema import parse, register
 from pipeline.core import artifacts
 from pipeline.core.errors import ConfigError, ModelError, PipelineError
 from pipeline.data import storage
@@ -40,10 +39,7 @@ NOT_RESULTS = (".lock", "latest", "hub.lock.json")
 
 
 def go(outputs: Path, *overrides: str) -> Path | None:
-    register()
-    with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
-        composed = compose("config", overrides=[*SMALLER, f"outputs_dir={outputs}", *overrides])
-    return run(parse(composed))
+    return run(composed(*SMALLER, f"outputs_dir={outputs}", *overrides))
 
 
 def ran(outputs: Path, *overrides: str) -> Path:
@@ -196,10 +192,8 @@ def test_a_base_model_is_no_rival(outputs: Path, first: Path, tmp_path: Path) ->
 @pytest.mark.parametrize("name", ["dev", "validation", "NanoNQ"])
 def test_a_collection_is_not_mistaken_for_another_set(tmp_path: Path, name: str) -> None:
     (tmp_path / name).mkdir()
-    register()
-    with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
-        words = [*SMALLER, f"outputs_dir={tmp_path}/outputs", f"evaluation.collections=[{tmp_path / name}]"]
-        planned = Run(parse(compose("config", words)))
+    words = [*SMALLER, f"outputs_dir={tmp_path}/outputs", f"evaluation.collections=[{tmp_path / name}]"]
+    planned = Run(composed(*words))
     with pytest.raises(ConfigError, match=f"evaluation.collections must be folders of distinct names, .*got '{name}'"):
         _ = planned.collections
 

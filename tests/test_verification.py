@@ -9,14 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
+from composed_config import composed
 from safetensors.torch import load_file, save_file
 
 from pipeline.commands import rerunning, verification
 from pipeline.commands.verification import Verdict
 from pipeline.config.asked import Rerun, Verification
-from pipeline.config.compose import CONF
-from pipeline.config.schema import parse, register
 from pipeline.core import artifacts
 from pipeline.core.errors import ArtifactError
 from pipeline.core.fingerprint import plain
@@ -38,9 +36,7 @@ TINY = [
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The outputs of one run, dropout on, so that generators matter."""
     outputs = tmp_path_factory.mktemp("finished")
-    register()
-    with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
-        assert run(parse(compose("config", [*TINY, f"outputs_dir={outputs}"])))
+    assert run(composed(*TINY, f"outputs_dir={outputs}"))
     return outputs
 
 
