@@ -21,6 +21,7 @@ LAYERS = [
     "engine.training_state "  # pure
     "engine.flash engine.fused engine.dropout engine.block_linear engine.accumulation engine.lanes "
     "core.reproducibility",
+    "core.atomic",
     "core.artifacts core.provenance config.compose hub.download mining.negatives data.tables data.python_sources "
     "mining.exact_search engine.pair_template engine.model_config "
     "engine.packed_attention engine.block_attention engine.block_embeddings",

@@ -20,7 +20,7 @@ from pipeline.benchmark.cases import DEPTH, NEGATIVES, SEED
 from pipeline.config.data import Match, MiningConfig, Retriever
 from pipeline.config.learning import Precision, TrainingConfig
 from pipeline.config.machine import RuntimeConfig
-from pipeline.core import artifacts
+from pipeline.core import atomic
 from pipeline.core.records import PairRows, Split
 from pipeline.core.reproducibility import resolve_device, resolve_precision
 from pipeline.data.storage import CHUNK
@@ -160,13 +160,13 @@ KINDS = {"tokenise": tokenise, "train": train, "evaluate": evaluate, "mine": min
 
 def main(job_file: str) -> None:
     """Read a job, run it, write `result`: seconds, and memory before the job and at its highest."""
-    job = artifacts.read_json(Path(job_file))
+    job = atomic.read_json(Path(job_file))
     run = KINDS[job["kind"]](job["rows"], Path(job["work"]), Path(job["folder"]))
     base = psutil.Process().memory_info().rss
     seconds = run()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     found = {"seconds": seconds, "base_rss_gib": base / 2**30, "peak_rss_gib": peak / 2**20}
-    artifacts.write_json(Path(job["result"]), {**found, "threads": torch.get_num_threads()})
+    atomic.write_json(Path(job["result"]), {**found, "threads": torch.get_num_threads()})
 
 
 if __name__ == "__main__":
