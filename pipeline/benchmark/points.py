@@ -24,9 +24,10 @@ from pipeline.core import atomic
 from pipeline.core.records import PairRows, Split
 from pipeline.core.reproducibility import resolve_device, resolve_precision
 from pipeline.data.storage import CHUNK
+from pipeline.engine import collation
 from pipeline.engine.scoring import PairScorer
 from pipeline.engine.steps import TrainingRows
-from pipeline.engine.tokens import TokenTable, proven
+from pipeline.engine.tokens import TokenTable
 from pipeline.engine.training import Hooks, Trainer
 from pipeline.evaluation import reranking
 from pipeline.mining.miner import mine
@@ -76,7 +77,7 @@ def train(rows: int, work: Path, folder: Path) -> Callable[[], float]:
     _write_rows(rows, count, folder)
     columns = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("question", "passage", "label")}
     data = TrainingRows(
-        table, proven(reranker.tokenizer, reranker.max_length),
+        table, collation.proven(reranker.tokenizer, reranker.max_length),
         columns["question"], columns["passage"].astype(np.int64) + count, columns["label"],
     )  # fmt: skip
     ended: list[float] = []

@@ -19,11 +19,11 @@ from pipeline.core.errors import ArtifactError, Interrupted
 from pipeline.core.fingerprint import fingerprint, plain, slug
 from pipeline.core.records import AS_RETRIEVED
 from pipeline.data import storage
-from pipeline.engine import model_files
+from pipeline.engine import collation, model_files
 from pipeline.engine.modeling import Reranker
 from pipeline.engine.pair_template import identity
 from pipeline.engine.steps import TrainingRows
-from pipeline.engine.tokens import TokenTable, proven
+from pipeline.engine.tokens import TokenTable
 from pipeline.engine.training import Hooks, Trainer
 from pipeline.engine.training_state import Measures
 from pipeline.evaluation import figures, reranking
@@ -120,7 +120,7 @@ def rows_of(mined: Path, tokens: Path, reranker: Reranker, max_length: int) -> T
     pairs = storage.read_indices(mined)
     return TrainingRows(
         table=TokenTable.open(tokens),
-        template=proven(reranker.tokenizer, max_length),
+        template=collation.proven(reranker.tokenizer, max_length),
         first=pairs.question,
         second=pairs.passage.astype(np.int64) + storage.count_questions(mined),
         label=pairs.label,
