@@ -12,7 +12,7 @@ def main(asked: Benchmark) -> None:
     """One case; `growth` is ours alone, over numbers of rows."""
     # Late: a mistyped argument is answered without loading torch.
     from pipeline.benchmark import figures, growth, paired
-    from pipeline.core.artifacts import read_json
+    from pipeline.core.atomic import read_json
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     alone = asked.case is Case.growth

@@ -25,11 +25,11 @@ from pipeline.config.learning import ModelConfig, Precision, TrainingConfig
 from pipeline.config.machine import Attention, Device, RuntimeConfig
 from pipeline.core import provenance
 from pipeline.core.reproducibility import gpu_tokens, resolve_device
-from pipeline.engine import model_files
+from pipeline.engine import collation, model_files
 from pipeline.engine.modeling import Reranker
 from pipeline.engine.scoring import PairScorer
 from pipeline.engine.steps import TrainingRows
-from pipeline.engine.tokens import TokenTable, proven
+from pipeline.engine.tokens import TokenTable
 from pipeline.engine.training import Hooks, Trainer
 
 MODERNBERT_LARGE = {
@@ -99,7 +99,7 @@ def rows(reranker: Reranker, texts: list[tuple[str, str]]) -> TrainingRows:
     everything = [question for question, _ in texts] + [answer for _, answer in texts]
     return TrainingRows(
         table=TokenTable.build(everything, reranker.tokenizer, reranker.max_length),
-        template=proven(reranker.tokenizer, reranker.max_length),
+        template=collation.proven(reranker.tokenizer, reranker.max_length),
         first=np.arange(count),
         second=np.arange(count, 2 * count),
         label=(np.arange(count) % 6 == 0).astype(np.float32),

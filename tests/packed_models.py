@@ -14,7 +14,7 @@ from transformers import (
     ModernBertForSequenceClassification,
 )
 
-from pipeline.engine import flash
+from pipeline.engine import collation, flash
 from pipeline.engine.batching import TRAINING_WIDTH_STEP, micro_batches
 from pipeline.engine.pair_template import PairTemplate
 from pipeline.engine.tokens import TokenTable
@@ -57,7 +57,7 @@ def modernbert(layers: int = 5, pooling: str = "mean", **values: Any) -> ModernB
 
 def padded(model: torch.nn.Module, pairs: Pairs, max_length: int = 24) -> torch.Tensor:
     """transformers' own logits of the pairs, as one padded batch."""
-    batch = pairs[0].collate(template(max_length), *pairs[1:])
+    batch = collation.pad(pairs[0], template(max_length), *pairs[1:])
     if "modernbert" in type(model).__module__:
         batch.pop("token_type_ids")
     place = next(model.parameters()).device
@@ -129,4 +129,4 @@ def falling(count: int = 60) -> Pairs:
 
 
 def batch_of(pairs: Pairs, width_step: int = TRAINING_WIDTH_STEP) -> dict[str, torch.Tensor]:
-    return pairs[0].blocks(template(), *pairs[1:], width_step)
+    return collation.blocks(pairs[0], template(), *pairs[1:], width_step)

@@ -11,7 +11,7 @@ from typing import Any
 
 from huggingface_hub import ModelCard
 
-from pipeline.core import artifacts
+from pipeline.core import artifacts, atomic
 from pipeline.data.trec import write_qrels, write_run
 from pipeline.reporting.comparison import published
 
@@ -50,7 +50,7 @@ def _evaluation(folder: Path, facts: list[dict[str, Any]], name: str, change: Ch
                   "high": trained[m] - first[m] + HALF_WIDTH, "p": 0.5} for m in first}  # fmt: skip
         protocols[protocol] = {"first_stage": first, "untrained": first, "trained": trained, "difference": by}
     with artifacts.publish(folder, {"artifact": "evaluate"}) as work:
-        artifacts.write_json(
+        atomic.write_json(
             work / "measures.json", {"queries": QUERIES, **protocols, **({"sets": members} if members else {})}
         )
         if not members:
@@ -79,12 +79,12 @@ def build(root: Path, experiment: str, change: Change = as_published) -> Path:
             log.setdefault(fact["step"], {})[fact["set"]] = {"ndcg@10": change(fact)}
     for step, sets in log.items():
         rows.setdefault(step, []).append({"kind": "evaluation", "step": step, "evaluation": sets})
-    artifacts.write_text(run / "config.yaml", f"name: {experiment}\n")
+    atomic.write_text(run / "config.yaml", f"name: {experiment}\n")
     with artifacts.publish(run / "model", {"artifact": "train"}) as work:
-        artifacts.write_json(work / "training.json", {"best_step": best})
+        atomic.write_json(work / "training.json", {"best_step": best})
         lines = [json.dumps(row) + "\n" for step in sorted(rows) for row in rows[step]]
-        artifacts.write_text(work / "metrics.jsonl", "".join(lines))
-        artifacts.write_json(work / "emissions.json", {} if energy is None else {"energy_kwh": energy})
+        atomic.write_text(work / "metrics.jsonl", "".join(lines))
+        atomic.write_json(work / "emissions.json", {} if energy is None else {"energy_kwh": energy})
     names = list(dict.fromkeys(fact["set"] for fact in facts if fact["kind"] == "first_stage"))
     members = [name for name in names if name.startswith("Nano") and not name.endswith("mean")]
     folders = {name: f"{name}-{number:012d}" for number, name in enumerate(names)}
@@ -92,10 +92,10 @@ def build(root: Path, experiment: str, change: Change = as_published) -> Path:
         of = members if name.endswith("mean") else []
         _evaluation(run / "evaluations" / folder, facts, name, change, of)
     with artifacts.publish(run / "card", {"artifact": "card", "key": {"evaluations": folders}}) as work:
-        artifacts.write_text(work / "README.md", "# A model\n\n## Usage\n\n## Limitations\n\n- some\n")
-    artifacts.write_json(run / "summary.json", {"statistics": counts})
-    artifacts.write_text(run / "README.md", (run / "card" / "README.md").read_text())
-    artifacts.point(root / "outputs" / "latest", run)
+        atomic.write_text(work / "README.md", "# A model\n\n## Usage\n\n## Limitations\n\n- some\n")
+    atomic.write_json(run / "summary.json", {"statistics": counts})
+    atomic.write_text(run / "README.md", (run / "card" / "README.md").read_text())
+    atomic.point(root / "outputs" / "latest", run)
     return run
 
 

@@ -29,7 +29,7 @@ from sentence_transformers.cross_encoder.losses import BinaryCrossEntropyLoss
 from small_models import labelled, model_config, tiny
 
 from pipeline.commands.file_faults import damages
-from pipeline.core import artifacts
+from pipeline.core import atomic
 from pipeline.core.fingerprint import text_digest
 from pipeline.engine import model_files
 
@@ -106,7 +106,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     with tempfile.TemporaryDirectory() as root, contextlib.redirect_stdout(io.StringIO()):
         record = measure(Path(root))
-    artifacts.write_json(Path(sys.argv[1]), record)
+    atomic.write_json(Path(sys.argv[1]), record)
     print(record["outcomes"])
 
 

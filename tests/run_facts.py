@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from composed_config import composed
 
-from pipeline.core.artifacts import write_json, write_text
+from pipeline.core.atomic import write_json, write_text
 from pipeline.core.fingerprint import plain
 from pipeline.core.records import AS_RETRIEVED, POSITIVES_ADDED, PROTOCOLS, LabelledPairs, RerankingSet
 from pipeline.evaluation.evaluator import Evaluation, evaluate

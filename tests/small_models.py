@@ -12,11 +12,11 @@ from hub_fixtures import bert_tiny, sentences
 
 from pipeline.config.learning import ModelConfig, Precision, TrainingConfig
 from pipeline.config.machine import Attention
-from pipeline.engine import model_files
+from pipeline.engine import collation, model_files
 from pipeline.engine.modeling import Reranker
 from pipeline.engine.scoring import PairScorer
 from pipeline.engine.steps import TrainingRows
-from pipeline.engine.tokens import TokenTable, proven
+from pipeline.engine.tokens import TokenTable
 from pipeline.engine.training import Hooks, Trainer
 
 CPU = torch.device("cpu")
@@ -65,7 +65,7 @@ def training_rows(reranker: Reranker, rows: Sequence[tuple[str, str, float]]) ->
     texts = [question for question, _, _ in rows] + [passage for _, passage, _ in rows]
     return TrainingRows(
         table=TokenTable.build(texts, reranker.tokenizer, reranker.max_length),
-        template=proven(reranker.tokenizer, reranker.max_length),
+        template=collation.proven(reranker.tokenizer, reranker.max_length),
         first=np.arange(len(rows)),
         second=np.arange(len(rows)) + len(rows),
         label=np.array([label for _, _, label in rows], np.float32),

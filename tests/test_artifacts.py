@@ -1,20 +1,19 @@
-"""Complete or absent, whatever happens in between: errors, kills, damage, two processes at once."""
+"""Folders are complete or absent, whatever happens in between: errors, kills, damage."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from pipeline.core import artifacts
-from pipeline.core.artifacts import MANIFEST, is_complete, locked, manifest_of, point, problems, publish
-from pipeline.core.errors import ArtifactError, ResourceError
+from pipeline.core import artifacts, atomic
+from pipeline.core.artifacts import MANIFEST, is_complete, manifest_of, problems, publish
+from pipeline.core.errors import ResourceError
 
 
 def make(folder: Path) -> Path:
@@ -50,11 +49,6 @@ def test_a_published_folder_names_every_file(tmp_path: Path) -> None:
     assert names(tmp_path / "new") == ["thing"]
 
 
-def test_a_folder_the_system_makes_none_in_is_refused() -> None:
-    with pytest.raises(ResourceError, match=r"^/proc/x/y must be a folder that can be made, .* Pass outputs_dir="):
-        artifacts.make_folder(Path("/proc/x/y"))
-
-
 def test_the_manifest_may_be_filled_inside_the_block(tmp_path: Path) -> None:
     facts: dict[str, object] = {}
     with publish(tmp_path / "x", facts):
@@ -71,27 +65,20 @@ def test_an_error_inside_leaves_nothing(tmp_path: Path, error: type[BaseExceptio
     assert names(tmp_path) == []
 
 
-@pytest.mark.parametrize("making", ["open", "mkdir", "symlink_to"])
-def test_a_signal_right_after_making_leaves_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, making: str
+def test_a_signal_right_after_making_the_work_folder_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    make_it = getattr(Path, making)
+    mkdir = Path.mkdir
 
-    def signalled(self: Path, *arguments: object, **options: object) -> object:
-        found = make_it(self, *arguments, **options)
-        if self.name.endswith(artifacts.PARTIAL):
+    def signalled(self: Path, *arguments: Any, **options: Any) -> None:
+        mkdir(self, *arguments, **options)
+        if self.name.endswith(atomic.PARTIAL):
             assert names(tmp_path) == [self.name]
             raise KeyboardInterrupt
-        return found
 
-    work = {
-        "open": lambda: artifacts.write_bytes(tmp_path / "x", b"x"),
-        "mkdir": lambda: make(tmp_path / "x"),
-        "symlink_to": lambda: point(tmp_path / "x", tmp_path),
-    }
-    monkeypatch.setattr(Path, making, signalled)
+    monkeypatch.setattr(Path, "mkdir", signalled)
     with pytest.raises(KeyboardInterrupt):
-        work[making]()
+        make(tmp_path / "x")
     assert names(tmp_path) == []
 
 
@@ -119,8 +106,8 @@ def test_a_signal_between_renames_leaves_one_folder(
 
 def test_a_folder_that_a_killed_process_was_about_to_replace_is_put_back(tmp_path: Path) -> None:
     folder = make(tmp_path / "x")
-    folder.rename(tmp_path / f".x.replaced-999999999{artifacts.PARTIAL}")
-    (tmp_path / f".x.999999999{artifacts.PARTIAL}").mkdir()
+    folder.rename(tmp_path / f".x.replaced-999999999{atomic.PARTIAL}")
+    (tmp_path / f".x.999999999{atomic.PARTIAL}").mkdir()
     with pytest.raises(ValueError, match="not this time"), publish(folder, {}):
         raise ValueError("not this time")
     assert names(tmp_path) == ["x"] and is_complete(folder)
@@ -174,7 +161,7 @@ def run_until(root: Path, folder: Path, code: str) -> None:
     "code",
     [
         "inside = die",
-        "inside = lambda: setattr(artifacts, 'write_json', die)",
+        "inside = lambda: setattr(artifacts.atomic, 'write_json', die)",
         "inside = lambda: setattr(artifacts.os, 'rename', die)",
     ],
     ids=["while writing", "before the manifest", "before the rename"],
@@ -183,16 +170,16 @@ def test_a_killed_process_leaves_no_folder_and_the_next_one_cleans_up(root: Path
     folder = tmp_path / "x"
     run_until(root, folder, code)
     (left,) = names(tmp_path)
-    assert left.startswith(".x.") and left.endswith(artifacts.PARTIAL)
+    assert left.startswith(".x.") and left.endswith(atomic.PARTIAL)
     assert not is_complete(folder) and not folder.exists()
     make(folder)
     assert names(tmp_path) == ["x"] and is_complete(folder)
 
 
 def test_the_work_of_a_living_process_is_left_alone(tmp_path: Path) -> None:
-    living = tmp_path / f".x.{os.getppid()}{artifacts.PARTIAL}"
+    living = tmp_path / f".x.{os.getppid()}{atomic.PARTIAL}"
     living.mkdir()
-    other = tmp_path / f".y.999999999{artifacts.PARTIAL}"
+    other = tmp_path / f".y.999999999{atomic.PARTIAL}"
     other.mkdir()
     make(tmp_path / "x")
     assert living.is_dir() and other.is_dir(), "neither a living process's nor another folder's"
@@ -225,90 +212,3 @@ def test_every_damage_is_named(tmp_path: Path, damage: object, said: str) -> Non
 def test_an_absent_folder_is_not_complete(tmp_path: Path) -> None:
     assert not is_complete(tmp_path / "none") and len(problems(tmp_path / "none")) == 1
     assert manifest_of(tmp_path / "none") is None
-
-
-HOLD = """
-import sys, time
-from pathlib import Path
-from pipeline.core.artifacts import locked
-with locked(Path(sys.argv[1])):
-    print("held", flush=True)
-    sys.stdin.read()
-"""
-
-
-@pytest.mark.parametrize("killed", [False, True])
-def test_a_second_process_waits_and_a_dead_one_holds_nothing(root: Path, tmp_path: Path, killed: bool) -> None:
-    target = tmp_path / "x"
-    with subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(target)], cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as first:
-        assert first.stdin is not None and first.stdout is not None
-        assert first.stdout.readline() == "held\n"
-        with subprocess.Popen(
-            [sys.executable, "-c", HOLD, str(target)], cwd=root, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-        ) as second:  # fmt: skip
-            time.sleep(0.5)
-            assert second.poll() is None, "the second waits while the first holds"
-            if killed:
-                first.kill()
-            else:
-                first.stdin.close()
-            assert second.wait(20) == 0
-    with locked(target):
-        pass
-    assert not target.exists()
-
-
-def test_a_link_is_swapped_and_relative(tmp_path: Path) -> None:
-    for name in ("one", "two"):
-        (tmp_path / "runs" / name).mkdir(parents=True)
-        point(tmp_path / "latest", tmp_path / "runs" / name)
-        assert os.readlink(tmp_path / "latest") == f"runs/{name}"
-    assert names(tmp_path) == ["latest", "runs"]
-    (tmp_path.parent / f"{tmp_path.name}-moved").symlink_to(tmp_path)
-    assert (tmp_path.parent / f"{tmp_path.name}-moved" / "latest").resolve() == tmp_path.resolve() / "runs" / "two"
-
-
-def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "deep" / "facts.json"
-    artifacts.write_json(path, {"é": [1, None]})
-    assert artifacts.read_json(path) == {"é": [1, None]}
-    with pytest.raises(ValueError, match="Out of range float"):
-        artifacts.write_json(path, {"loss": float("nan")})
-
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(artifacts.os, "replace", full)
-    with pytest.raises(OSError, match="No space"):
-        artifacts.write_json(path, {})
-    assert json.loads(path.read_text()) == {"é": [1, None]} and names(path.parent) == ["facts.json"]
-
-
-@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o077, 0o600)])
-def test_who_may_read_a_file_is_the_processs_to_say(tmp_path: Path, mask: int, mode: int) -> None:
-    before = os.umask(mask)
-    try:
-        artifacts.write_json(tmp_path / "x.json", 1)
-    finally:
-        os.umask(before)
-    assert (tmp_path / "x.json").stat().st_mode & 0o777 == mode
-
-
-def test_reading_says_what_is_wrong(tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match=r"must exist, got nothing there"):
-        artifacts.read_json(tmp_path / "none.json")
-    (tmp_path / "torn.json").write_text('{"a": ')
-    with pytest.raises(ArtifactError, match=r"torn\.json must be readable JSON, got .*Delete it"):
-        artifacts.read_json(tmp_path / "torn.json")
-
-
-def test_what_a_killed_writer_left_goes_with_the_next_write(tmp_path: Path) -> None:
-    for name in (".x.json.ab12.999999999", ".x.json.cd34", ".latest.999999999"):
-        (tmp_path / f"{name}{artifacts.PARTIAL}").write_text("half")
-    living = tmp_path / f".x.json.ef56.{os.getppid()}{artifacts.PARTIAL}"
-    living.write_text("at work")
-    artifacts.write_json(tmp_path / "x.json", 1)
-    artifacts.point(tmp_path / "latest", tmp_path / "x.json")
-    assert {path.name for path in tmp_path.iterdir()} == {"x.json", "latest", living.name}

@@ -20,7 +20,7 @@ from packed_models import (
 )  # fmt: skip
 
 from pipeline.config.learning import Precision
-from pipeline.engine import block_attention, block_bert, block_embeddings, modeling, packed
+from pipeline.engine import block_attention, block_bert, block_embeddings, collation, modeling, packed
 from pipeline.engine.batching import TRAINING_WIDTH_STEP, micro_batches
 from pipeline.engine.dropout import Dropout, drawn_seed
 
@@ -154,7 +154,9 @@ def test_shapes_repeat() -> None:
         chosen = rng.permutation(400)[: int(rng.integers(40, 60))]
         lengths = table.pair_lengths(template(300), first[chosen], second[chosen])
         for group in micro_batches(lengths, 4096):
-            batch = table.blocks(template(300), first[chosen][group], second[chosen][group], TRAINING_WIDTH_STEP)
+            batch = collation.blocks(
+                table, template(300), first[chosen][group], second[chosen][group], TRAINING_WIDTH_STEP
+            )
             shapes.add((len(batch["input_ids"]), len(batch["firsts"])))
             assert {pairs * width <= max(2048, width) for pairs, width in batch["shapes"].tolist()} == {True}
             assert {width % 8 for _, width in batch["shapes"].tolist()} == {0}

@@ -10,7 +10,7 @@ from packed_models import batch_of, bert, falling, modernbert, padded, template
 from torch.nn import functional as F
 from transformers import BertModel
 
-from pipeline.engine import block_linear, block_scoring, shared_rows
+from pipeline.engine import block_linear, block_scoring, collation, shared_rows
 from pipeline.engine.batching import SCORING_WIDTH_STEP, TRAINING_WIDTH_STEP
 from pipeline.engine.block_attention import Block, blocks_of
 from pipeline.engine.block_scoring import Frozen, FrozenEncoder, encodes
@@ -131,7 +131,7 @@ def test_both_attentions_are_one(pairs: int, padded: bool) -> None:
 def texts_of(side: str) -> dict[str, torch.Tensor]:
     """A padded batch of tokens: the pads behind, before or among them, no token types, or no mask and so no pads."""
     pairs = falling(13)
-    batch = pairs[0].collate(template(), *pairs[1:])
+    batch = collation.pad(pairs[0], template(), *pairs[1:])
     assert not batch["attention_mask"].all()
     if side == "left":
         return {name: tensor.flip(1) for name, tensor in batch.items()}

@@ -10,7 +10,7 @@ import pytest
 from huggingface_hub import ModelCard
 from published_run import build
 
-from pipeline.core.artifacts import write_json
+from pipeline.core.atomic import write_json
 from pipeline.core.errors import ConfigError
 from pipeline.reporting.comparison import FACTS, FILE, as_section, as_text, card_of, compare, published
 from pipeline.reporting.run_figures import Measured, measured_run

@@ -20,7 +20,7 @@ from pipeline.commands.file_faults import damage, damages, files_of
 from pipeline.commands.kills import Record, Undisturbed, chain, undisturbed
 from pipeline.commands.victim import TRAIN, Place, Server, kill
 from pipeline.config.asked import Faults
-from pipeline.core import artifacts
+from pipeline.core import artifacts, atomic
 from pipeline.core.errors import EXIT_REQUEUE, EXIT_STATUS, ArtifactError
 from pipeline.engine import checkpoints
 
@@ -85,7 +85,7 @@ def test_a_campaign_loses_nothing(tmp_path: Path) -> None:
     record, path = faults.campaign(Faults(kills=20, files=40, outputs_dir=str(tmp_path)))
     assert record.lost == [] and faults.status(record) == 0
     assert {"mine", "train"} < set(record.kills) and record.kills.total() >= 20
-    assert artifacts.read_json(path)["file_faults"] == 40
+    assert atomic.read_json(path)["file_faults"] == 40
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
@@ -101,7 +101,7 @@ def test_a_signal_in_training_writes_a_checkpoint_and_exits_with_75(place: Place
     model = only(place, "runs/*/model")
     rows = [json.loads(line) for line in (model / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows if row["kind"] == "train"] == list(range(1, 161))
-    facts = artifacts.read_json(model / "training.json")
+    facts = atomic.read_json(model / "training.json")
     assert (facts["resumed_at"], facts["processes"]) == ([stopped], 2)
 
 
@@ -133,10 +133,10 @@ def test_a_kill_between_checkpoints_loses_no_time_without_word(place: Place) -> 
     time.sleep(2.5)  # no checkpoint before the last step: all of this will be repeated
     kill(pid, signal.SIGKILL)
     assert place.server.ended(60) == -signal.SIGKILL and not list(place.outputs.glob("runs/*/checkpoints/step-*"))
-    (earlier,) = artifacts.read_json(only(place, "runs/*/.model.pieces.json"))
+    (earlier,) = atomic.read_json(only(place, "runs/*/.model.pieces.json"))
     assert earlier["duration_s"] > 1.5
     assert place.finish() == 0, place.said()
-    facts = artifacts.read_json(only(place, "runs/*/model/training.json"))
+    facts = atomic.read_json(only(place, "runs/*/model/training.json"))
     assert facts["processes"] == 2 and facts["wall_seconds"] >= facts["seconds"] + earlier["duration_s"]
 
 

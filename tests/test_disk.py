@@ -21,7 +21,7 @@ import pytest
 from pipeline.commands import faults
 from pipeline.commands.victim import TRAIN, Place, Server
 from pipeline.config.asked import Faults
-from pipeline.core import artifacts
+from pipeline.core import artifacts, atomic
 from pipeline.core.errors import EXIT_STATUS, ArtifactError, ResourceError
 
 SMOKE = faults.arguments(Faults())
@@ -82,7 +82,7 @@ def refused(said: str, status: int) -> None:
 def all_verify(outputs: Path) -> None:
     complete = [path.parent for path in outputs.rglob(artifacts.MANIFEST)]
     assert all(artifacts.problems(folder) == [] for folder in complete)
-    assert list(outputs.rglob(f"*{artifacts.PARTIAL}")) == []
+    assert list(outputs.rglob(f"*{atomic.PARTIAL}")) == []
 
 
 # --- Disk -------------------------------------------------------------------------------------------------------------

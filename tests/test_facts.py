@@ -15,10 +15,10 @@ def test_a_missing_or_broken_file_is_one_sentence(name: str, tmp_path: Path, mon
     def damaged(path: Path, content: str) -> None:
         original(path, content if not str(path).endswith(name) else "{broken")
 
-    from pipeline.core import artifacts
+    from pipeline.core import atomic
 
-    original = artifacts.write_text
-    monkeypatch.setattr(artifacts, "write_text", damaged)
+    original = atomic.write_text
+    monkeypatch.setattr(atomic, "write_text", damaged)
     monkeypatch.setattr(run_facts, "write_text", damaged)
     with pytest.raises(ArtifactError, match=r"must be readable JSON"):
         run_facts.write(tmp_path)

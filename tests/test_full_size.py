@@ -18,7 +18,7 @@ from full_size import GPU_LIMIT_BYTES, RTX3090_BYTES, gpu_steps
 from hub_fixtures import modernbert
 
 from pipeline.config.learning import Precision
-from pipeline.core.artifacts import write_json
+from pipeline.core.atomic import write_json
 from pipeline.core.reproducibility import gpu_tokens
 
 ROOT = Path(__file__).resolve().parents[1]

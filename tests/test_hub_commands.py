@@ -18,7 +18,7 @@ from huggingface_hub import ModelCard
 from loopback_hub import TOKEN, LoopbackHub
 from script_process import Done, ScriptProcess, script_process
 
-from pipeline.core.artifacts import read_json
+from pipeline.core.atomic import read_json
 from pipeline.reporting.run_figures import measured_run
 
 EXPERIMENT = "gooaq_bert_tiny"

@@ -21,14 +21,16 @@ LAYERS = [
     "engine.training_state "  # pure
     "engine.flash engine.fused engine.dropout engine.block_linear engine.accumulation engine.lanes "
     "core.reproducibility",
+    "core.atomic",
     "core.artifacts core.provenance config.compose hub.download mining.negatives data.tables data.python_sources "
     "mining.exact_search engine.pair_template engine.model_config "
     "engine.packed_attention engine.block_attention engine.block_embeddings",
     "engine.packed_rows engine.block_first engine.encoding engine.shared_rows data.trec hub.lock_file",
     "engine.packed_bert engine.packed_modernbert",
     "engine.block_bert",
-    "engine.block_scoring engine.packed data.row_builder "
-    "engine.checkpoints engine.tokens hub.cache data.beir data.storage config.composed "  # files, machine
+    "engine.tokens",
+    "engine.block_scoring engine.packed engine.collation data.row_builder "
+    "engine.checkpoints hub.cache data.beir data.storage config.composed "  # files, machine
     "benchmark.processes reporting.facts",
     "reporting.verdicts",
     # One outside library or format each; they know nothing of each other.

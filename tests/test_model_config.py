@@ -10,8 +10,8 @@ import pytest
 import torch
 import transformers
 from hub_fixtures import modernbert, wordpiece
+from pair_tokenizers import roberta
 from small_models import BUDGET, CPU, lively, model_config
-from test_tokens import roberta
 from transformers import AutoTokenizer
 
 from pipeline.config.learning import Precision

@@ -20,7 +20,7 @@ from transformers import (
 
 from pipeline.config.learning import Precision
 from pipeline.core.reproducibility import seed_everything
-from pipeline.engine import modeling, packed, packed_attention, packed_modernbert
+from pipeline.engine import collation, modeling, packed, packed_attention, packed_modernbert
 from pipeline.engine.flash import Flash
 
 MODELS: dict[str, Callable[[], Any]] = {
@@ -52,7 +52,7 @@ def test_logits_and_gradients_equal_the_padded_model(name: str, kernel: str, mon
     model, pairs = MODELS[name]().double(), random_pairs()
     expected = padded(model, pairs)
     wanted = gradients(model, expected)
-    found = packed.logits(model, pairs[0].pack(template(), *pairs[1:]))
+    found = packed.logits(model, collation.pack(pairs[0], template(), *pairs[1:]))
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
     ours = gradients(model, found)
     assert ours.keys() == wanted.keys() == {key for key, _ in model.named_parameters()}
@@ -64,10 +64,12 @@ def test_logits_and_gradients_equal_the_padded_model(name: str, kernel: str, mon
 @model_named
 def test_a_pair_does_not_see_its_neighbours(name: str) -> None:
     model, (table, first, second) = MODELS[name]().eval(), random_pairs()
-    together = packed.logits(model, table.pack(template(), first, second))
-    alone = [packed.logits(model, table.pack(template(), first[i : i + 1], second[i : i + 1])) for i in range(25)]
+    together = packed.logits(model, collation.pack(table, template(), first, second))
+    alone = [
+        packed.logits(model, collation.pack(table, template(), first[i : i + 1], second[i : i + 1])) for i in range(25)
+    ]
     torch.testing.assert_close(together, torch.cat(alone), rtol=1e-5, atol=1e-6)
-    backwards = packed.logits(model, table.pack(template(), first[::-1], second[::-1]))
+    backwards = packed.logits(model, collation.pack(table, template(), first[::-1], second[::-1]))
     torch.testing.assert_close(together, backwards.flip(0), rtol=1e-5, atol=1e-6)
 
 
@@ -81,7 +83,7 @@ RATES = {
 def test_dropout_is_drawn_in_training_only(kind: str, rate: str) -> None:
     model = bert(2, **{rate: 0.5}) if kind == "bert" else modernbert(4, **{rate: 0.5})
     pairs = random_pairs()
-    batch = pairs[0].pack(template(), *pairs[1:])
+    batch = collation.pack(pairs[0], template(), *pairs[1:])
     assert torch.equal(packed.logits(model.eval(), batch), packed.logits(copy.deepcopy(model).eval(), batch))
     assert not torch.allclose(packed.logits(model.train(), batch), packed.logits(model.train(), batch))
 
@@ -90,7 +92,7 @@ def test_modernbert_drops_attention_weights_besides_its_output() -> None:
     model, pairs = modernbert(2, attention_dropout=0.5).train(), random_pairs()
     for layer in model.model.layers:
         layer.attn.out_drop = torch.nn.Identity()
-    batch = pairs[0].pack(template(), *pairs[1:])
+    batch = collation.pack(pairs[0], template(), *pairs[1:])
     assert not torch.allclose(packed.logits(model, batch), packed.logits(model, batch))
 
 
@@ -171,7 +173,7 @@ def repeatable() -> Iterator[None]:
 def gpu_case(name: str) -> tuple[Any, Any, dict[str, torch.Tensor]]:
     model = ON_GPU[name]().to("cuda")
     pairs = random_pairs(60, longest_text=LONGEST, max_length=LONGEST)
-    batch = pairs[0].pack(template(LONGEST), *pairs[1:])
+    batch = collation.pack(pairs[0], template(LONGEST), *pairs[1:])
     return model, pairs, {key: tensor.to("cuda") for key, tensor in batch.items()}
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from packed_models import PlainFlash, random_pairs, template
 
-from pipeline.engine import packed_attention
+from pipeline.engine import collation, packed_attention
 from pipeline.engine.flash import Flash, Runs
 from pipeline.engine.packed_attention import FULL, Layout, attend
 from pipeline.engine.packed_rows import Rows
@@ -21,7 +21,7 @@ LENGTHS = [6, 3, 12]
 
 def layout() -> Layout:
     table = TokenTable(np.arange(1, 30), np.array([0, 3, 3]), np.array([3, 0, 9]))
-    return Rows.of(table.pack(template(), np.array([0, 1, 2]), np.array([1, 1, 1]))).layout
+    return Rows.of(collation.pack(table, template(), np.array([0, 1, 2]), np.array([1, 1, 1]))).layout
 
 
 def rows(count: int = sum(LENGTHS), dtype: torch.dtype = torch.float64) -> list[torch.Tensor]:
@@ -52,7 +52,7 @@ def test_a_layout_says_where_each_token_lies() -> None:
 
 def test_places_are_those_of_the_tokens_present_in_order() -> None:
     table, first, second = random_pairs()
-    found = Rows.of(table.pack(template(), first, second)).layout
+    found = Rows.of(collation.pack(table, template(), first, second)).layout
     assert torch.equal(found.places, found.present.flatten().nonzero().squeeze(1))
     assert torch.equal(found.slots.flatten()[found.places], torch.arange(len(found.places)))
 

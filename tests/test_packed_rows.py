@@ -8,7 +8,7 @@ import pytest
 import torch
 from packed_models import random_pairs, template
 
-from pipeline.engine import tokens
+from pipeline.engine import collation, tokens
 from pipeline.engine.packed_rows import Rows
 
 CPU = torch.device("cpu")
@@ -24,11 +24,11 @@ def room(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_rows_are_the_padded_batchs(kept: str, room: None, monkeypatch: pytest.MonkeyPatch) -> None:
     table, first, second = random_pairs()
     monkeypatch.setattr(tokens, "KEPT_SHARE", 1 / 64 if kept == "too many for the device" else 1)
-    padded = table.collate(template(), first, second)
+    padded = collation.pad(table, template(), first, second)
     there = padded["attention_mask"].bool()
     device = None if kept == "a batch's own" else CPU
     table.keep_on(CPU, template())
-    batch = table.pack(template(), first, second, device)
+    batch = collation.pack(table, template(), first, second, device)
     assert (len(batch["ids"]) == len(table.ids) + 3) == (kept == "all of the table")
     rows = Rows.of(batch)
     assert rows.ids.tolist() == padded["input_ids"][there].tolist()
@@ -39,4 +39,4 @@ def test_rows_are_the_padded_batchs(kept: str, room: None, monkeypatch: pytest.M
     assert torch.equal(layout.present, there) and layout.longest == there.shape[1]
     assert layout.starts.tolist() == [0, *there.sum(dim=1).cumsum(0).tolist()]
     if kept == "all of the table":
-        assert table.pack(template(), second, first, device)["ids"] is batch["ids"], "copied once"
+        assert collation.pack(table, template(), second, first, device)["ids"] is batch["ids"], "copied once"

@@ -16,7 +16,7 @@ import pytest
 from pipeline.commands import faults
 from pipeline.commands.victim import Place, Server, kill
 from pipeline.config.asked import Faults
-from pipeline.core import artifacts
+from pipeline.core import atomic
 from pipeline.telemetry.emissions import measured
 from pipeline.telemetry.energy_records import add
 from pipeline.telemetry.pieces import NOTE_SECONDS, Pieces, counted
@@ -68,7 +68,7 @@ def test_a_block_that_fails_is_a_piece_too_and_its_last_reading_is_kept(tmp_path
     with pytest.raises(KeyError), counted(path) as pieces, pieces.metered(lambda: next(readings)):
         assert [record["n"] for record in pieces.note()] == [1]
         raise KeyError
-    (record,) = artifacts.read_json(path)
+    (record,) = atomic.read_json(path)
     assert record["n"] == 2 and record["duration_s"] > 0
 
 
@@ -113,7 +113,7 @@ def kill_in(place: Place, stage: str) -> dict[str, Any]:
                 kill(pid, signal.SIGKILL)
                 place.server.ended(60)
                 if not list(place.outputs.glob(sums)):
-                    record: dict[str, Any] = artifacts.read_json(found[0])[-1]
+                    record: dict[str, Any] = atomic.read_json(found[0])[-1]
                     return record
                 break
         for path in place.outputs.glob(sums):  # it was faster than the signal: once more
@@ -130,11 +130,11 @@ def test_the_table_and_the_card_cover_the_killed_processes_of_every_stage(server
     assert not list(place.outputs.rglob(".*.pieces.json"))
     for stage, (_, sums) in STAGES.items():
         (path,) = place.outputs.glob(sums)
-        record = artifacts.read_json(path)
+        record = atomic.read_json(path)
         assert record["processes"] == 2 and record["wall_seconds"] > lost[stage]["duration_s"], stage
         assert record["energy_kwh"] > 0 and record["pieces_without_figures"] == ("energy_kwh" not in lost[stage])
     (summary,) = place.outputs.glob("runs/*/summary.json")
-    assert set(artifacts.read_json(summary)["emissions"]["stages"]) == {"mine", "train", "evaluate dev", "card"}
+    assert set(atomic.read_json(summary)["emissions"]["stages"]) == {"mine", "train", "evaluate dev", "card"}
     assert " ".join(place.said().split()).count("over 2 processes") >= 4
 
 
@@ -147,4 +147,4 @@ def test_what_a_finished_stage_left_is_not_counted_for_a_later_one(server: Serve
     assert place.finish() == 0 and not left.exists()
     shutil.rmtree(mined / "dev")
     assert place.finish() == 0, place.said()
-    assert artifacts.read_json(mined / "emissions.json")["processes"] == 1
+    assert atomic.read_json(mined / "emissions.json")["processes"] == 1

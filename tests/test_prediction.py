@@ -12,7 +12,7 @@ import torch
 
 from pipeline.commands.prediction import predict, read_passages
 from pipeline.config.asked import Prediction
-from pipeline.core import artifacts
+from pipeline.core import artifacts, atomic
 from pipeline.core.errors import ConfigError, DataError
 
 
@@ -33,7 +33,7 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     BertTokenizerFast(vocab=str(words)).save_pretrained(source)
     with artifacts.publish(root / "runs" / "tiny-0123" / "model", {"stage": "train"}) as folder:
         CrossEncoder(str(source)).save_pretrained(str(folder))
-    artifacts.point(root / "latest", root / "runs" / "tiny-0123")
+    atomic.point(root / "latest", root / "runs" / "tiny-0123")
     return root
 
 

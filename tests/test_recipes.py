@@ -18,7 +18,7 @@ from loopback_hub import TOKEN, LoopbackHub
 from published_run import settled_by_a_card
 from script_process import Done, ScriptProcess, script_process
 
-from pipeline.core.artifacts import read_json
+from pipeline.core.atomic import read_json
 from pipeline.reporting.comparison import published
 
 SMALLER = ["data.rows=110", "data.dev_queries=8", "training.max_steps=4", "training.eval_steps=2",

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.commands.run_folder import find_run, folders_of, mined_of, model_folder
-from pipeline.core import artifacts
+from pipeline.core import artifacts, atomic
 from pipeline.core.errors import ArtifactError
 
 
@@ -17,7 +17,7 @@ def test_a_run_is_found_by_name_path_or_as_the_newest(tmp_path: Path) -> None:
     outputs = tmp_path / "outputs"
     run = outputs / "runs" / "tiny-0123"
     run.mkdir(parents=True)
-    artifacts.point(outputs / "latest", run)
+    atomic.point(outputs / "latest", run)
     assert find_run(None, str(outputs)) == find_run("tiny-0123", str(outputs)) == find_run(str(run), "elsewhere") == run
     with pytest.raises(ArtifactError, match=r"run must name a folder .*, got 'other'. Choose among tiny-0123."):
         find_run("other", str(outputs))

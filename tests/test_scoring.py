@@ -14,7 +14,7 @@ from small_models import BUDGET, CPU, lively, tiny
 from pipeline.config.learning import Precision
 from pipeline.config.machine import Attention
 from pipeline.core.errors import NumericsError, ResourceError
-from pipeline.engine import block_embeddings, block_scoring, lanes, scoring
+from pipeline.engine import block_embeddings, block_scoring, collation, lanes, scoring
 from pipeline.engine.modeling import Reranker
 from pipeline.engine.scoring import PairScorer
 from pipeline.engine.tokens import TokenTable
@@ -266,13 +266,13 @@ def test_rows_are_not_shared_where_few_are_common(base: Path, monkeypatch: pytes
 
 
 def test_its_blocks_are_hardly_wider_than_their_longest_pair(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made, blocks = list[dict[str, torch.Tensor]](), TokenTable.blocks
+    made, blocks = list[dict[str, torch.Tensor]](), collation.blocks
 
     def seen(*arguments: Any) -> dict[str, torch.Tensor]:
         made.append(blocks(*arguments))
         return made[-1]
 
-    monkeypatch.setattr(TokenTable, "blocks", seen)
+    monkeypatch.setattr(collation, "blocks", seen)
     scorer(base).score(PAIRS)
     assert {width % 4 for batch in made for _, width in batch["shapes"].tolist()} == {0}
     assert any(width % 8 for batch in made for _, width in batch["shapes"].tolist())

@@ -18,7 +18,7 @@ from pipeline.config.learning import Precision
 from pipeline.config.machine import Attention
 from pipeline.core.errors import Interrupted
 from pipeline.core.reproducibility import GPU_BYTES_PER_TOKEN_LAYER
-from pipeline.engine import model_files, modeling
+from pipeline.engine import collation, model_files, modeling
 from pipeline.engine.modeling import Reranker
 from pipeline.engine.scoring import PairScorer
 from pipeline.engine.training import Hooks, Trainer
@@ -138,7 +138,7 @@ def test_what_a_layer_keeps_is_what_budgets_reckon_with(
     simulated_gpu: Seen,  # noqa: F811
 ) -> None:
     table, first, second = random_pairs()
-    batch = {name: tensor.to(CUDA) for name, tensor in table.pack(template(), first, second).items()}
+    batch = {name: tensor.to(CUDA) for name, tensor in collation.pack(table, template(), first, second).items()}
     tokens = modeling.computed_tokens(batch)
 
     def kept(layers: int) -> int:

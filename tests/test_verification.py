@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from pipeline.commands import rerunning, verification
 from pipeline.commands.verification import Verdict
 from pipeline.config.asked import Rerun, Verification
-from pipeline.core import artifacts
+from pipeline.core import artifacts, atomic
 from pipeline.core.errors import ArtifactError
 from pipeline.core.fingerprint import plain
 from pipeline.engine import checkpoints
@@ -55,7 +55,7 @@ def resealed(folder: Path) -> None:
     manifest = artifacts.manifest_of(folder)
     assert manifest is not None
     files = {**manifest, "files": artifacts.describe(folder)}
-    artifacts.write_json(folder / artifacts.MANIFEST, artifacts.sealed(files))
+    atomic.write_json(folder / artifacts.MANIFEST, artifacts.sealed(files))
 
 
 def test_a_run_verifies_to_the_bit_and_is_left_as_it_was(outputs: Path) -> None:
@@ -151,7 +151,7 @@ def test_rerun_gives_the_same_names_and_the_same_bits(
         assert names[0] == names[1] and len(names[0]) == 1
     weights = [(folder / "model" / "model.safetensors").read_bytes() for folder in (run, again)]
     assert weights[0] == weights[1]
-    before, now = (artifacts.read_json(of / "model" / "manifest.json")["provenance"]["command"] for of in (run, again))
+    before, now = (atomic.read_json(of / "model" / "manifest.json")["provenance"]["command"] for of in (run, again))
     assert now == [*before, f"outputs_dir={tmp_path / 'again'}"]
 
 

@@ -17,7 +17,7 @@ from pipeline.benchmark.curves import Panel, svg
 from pipeline.benchmark.points import BATCH, QUESTIONS, STEPS
 from pipeline.benchmark.processes import apart
 from pipeline.benchmark.side import cross_encoder, packaged_model, static_model
-from pipeline.core import artifacts, provenance
+from pipeline.core import atomic, provenance
 from pipeline.core.errors import Interrupted
 from pipeline.data.storage import CHUNK
 
@@ -66,8 +66,8 @@ def growth(asked: Benchmark) -> Path:
                     "points_asked": len(points), "curves": curves,
                     **{key: made[key] for key in ("started_at", "command", "git", "versions", "hardware", "threads")},
                 }  # fmt: skip
-                artifacts.write_json(path, result)
-                artifacts.write_text(path.with_suffix(".svg"), plot(curves))
+                atomic.write_json(path, result)
+                atomic.write_text(path.with_suffix(".svg"), plot(curves))
     except KeyboardInterrupt:
         done = sum(map(len, curves.values()))
         kept = f"{done} of {len(points)} points are in {path}" if done else "no point was finished"

@@ -21,12 +21,12 @@ from pipeline.config.learning import ModelConfig, Precision, TrainingConfig
 from pipeline.config.machine import Device, RuntimeConfig
 from pipeline.core.records import PairRows, RerankingSet, Split
 from pipeline.core.reproducibility import micro_batch_tokens, resolve_attention
-from pipeline.engine import model_config, model_files, modeling
+from pipeline.engine import collation, model_config, model_files, modeling
 from pipeline.engine.batching import SCORING_WIDTH_STEP, cut
 from pipeline.engine.modeling import Reranker
 from pipeline.engine.scoring import PairScorer
 from pipeline.engine.steps import TrainingRows
-from pipeline.engine.tokens import TokenTable, proven
+from pipeline.engine.tokens import TokenTable
 from pipeline.engine.training import Hooks, Trainer
 from pipeline.evaluation import reranking
 from pipeline.mining.miner import mine
@@ -105,7 +105,7 @@ def _rows(reranker: Reranker, texts: Columns) -> TrainingRows:
     answers = {text: number + len(questions) for number, text in enumerate(dict.fromkeys(texts["answer"]))}
     return TrainingRows(
         table=TokenTable.build([*questions, *answers], reranker.tokenizer, reranker.max_length),
-        template=proven(reranker.tokenizer, reranker.max_length),
+        template=collation.proven(reranker.tokenizer, reranker.max_length),
         first=np.array([questions[text] for text in texts["question"]]),
         second=np.array([answers[text] for text in texts["answer"]]),
         label=np.array(texts["label"], np.float32),
@@ -151,7 +151,7 @@ def _cost(reranker: Reranker, texts: Columns, budget: int, precision: Precision)
     table = TokenTable.build([*texts["query"], *passages], reranker.tokenizer, reranker.max_length)
     queries = len(texts["query"])
     first, second = np.repeat(np.arange(queries), DEPTH), np.arange(len(passages)) + queries
-    template = proven(reranker.tokenizer, reranker.max_length)
+    template = collation.proven(reranker.tokenizer, reranker.max_length)
     lengths = table.pair_lengths(template, first, second)
     computed = (
         modeling.computed_tokens(reranker.collate(table, template, first[group], second[group], SCORING_WIDTH_STEP))

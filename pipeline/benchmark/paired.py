@@ -19,7 +19,7 @@ from pipeline.benchmark.processes import apart
 from pipeline.benchmark.side import prepare
 from pipeline.config.learning import Precision
 from pipeline.config.machine import RuntimeConfig
-from pipeline.core import artifacts, provenance
+from pipeline.core import atomic, provenance
 from pipeline.core.errors import Interrupted
 from pipeline.core.reproducibility import resolve_device, resolve_precision
 
@@ -52,7 +52,7 @@ def benchmark(asked: Benchmark) -> Path:
     done = 0
     try:
         for result in _measured(asked):
-            artifacts.write_json(path, result)
+            atomic.write_json(path, result)
             done = result["pairs"]
     except KeyboardInterrupt:
         kept = f"{done} of {asked.pairs} pairs are in {path}" if done else "no pair was finished"

@@ -20,13 +20,14 @@ from pipeline.benchmark.cases import DEPTH, NEGATIVES, SEED
 from pipeline.config.data import Match, MiningConfig, Retriever
 from pipeline.config.learning import Precision, TrainingConfig
 from pipeline.config.machine import RuntimeConfig
-from pipeline.core import artifacts
+from pipeline.core import atomic
 from pipeline.core.records import PairRows, Split
 from pipeline.core.reproducibility import resolve_device, resolve_precision
 from pipeline.data.storage import CHUNK
+from pipeline.engine import collation
 from pipeline.engine.scoring import PairScorer
 from pipeline.engine.steps import TrainingRows
-from pipeline.engine.tokens import TokenTable, proven
+from pipeline.engine.tokens import TokenTable
 from pipeline.engine.training import Hooks, Trainer
 from pipeline.evaluation import reranking
 from pipeline.mining.miner import mine
@@ -76,7 +77,7 @@ def train(rows: int, work: Path, folder: Path) -> Callable[[], float]:
     _write_rows(rows, count, folder)
     columns = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("question", "passage", "label")}
     data = TrainingRows(
-        table, proven(reranker.tokenizer, reranker.max_length),
+        table, collation.proven(reranker.tokenizer, reranker.max_length),
         columns["question"], columns["passage"].astype(np.int64) + count, columns["label"],
     )  # fmt: skip
     ended: list[float] = []
@@ -160,13 +161,13 @@ KINDS = {"tokenise": tokenise, "train": train, "evaluate": evaluate, "mine": min
 
 def main(job_file: str) -> None:
     """Read a job, run it, write `result`: seconds, and memory before the job and at its highest."""
-    job = artifacts.read_json(Path(job_file))
+    job = atomic.read_json(Path(job_file))
     run = KINDS[job["kind"]](job["rows"], Path(job["work"]), Path(job["folder"]))
     base = psutil.Process().memory_info().rss
     seconds = run()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     found = {"seconds": seconds, "base_rss_gib": base / 2**30, "peak_rss_gib": peak / 2**20}
-    artifacts.write_json(Path(job["result"]), {**found, "threads": torch.get_num_threads()})
+    atomic.write_json(Path(job["result"]), {**found, "threads": torch.get_num_threads()})
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from typing import Any
 
 import psutil
 
-from pipeline.core import artifacts
+from pipeline.core import atomic
 from pipeline.core.errors import ResourceError, must
 
 
@@ -26,7 +26,7 @@ def apart(module: str, job: dict[str, Any], folder: Path, what: str) -> dict[str
         ResourceError: when it fails, with the last line it said; `what` names it.
     """
     result = folder / "result.json"
-    artifacts.write_json(folder / "job.json", {**job, "result": str(result)})
+    atomic.write_json(folder / "job.json", {**job, "result": str(result)})
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1"}
     load, (busy, every), own = os.getloadavg()[0], _processors(), _children()
     done = subprocess.run(
@@ -38,7 +38,7 @@ def apart(module: str, job: dict[str, Any], folder: Path, what: str) -> dict[str
         said = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
         raise ResourceError(must(f"a run of {what}", "finish", said, 'Try fewer rows: ARGS="… rows=<number>".'))
     others = busy_after - busy - (own_after - own)
-    found: dict[str, Any] = artifacts.read_json(result)
+    found: dict[str, Any] = atomic.read_json(result)
     return {**found, "load_before": load, "others_cpu_share": max(0.0, others / max(every_after - every, 1e-9))}
 
 

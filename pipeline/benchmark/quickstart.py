@@ -20,7 +20,7 @@ from pipeline.config.compose import composed
 from pipeline.config.learning import Precision
 from pipeline.config.schema import Config
 from pipeline.core import upkeep
-from pipeline.core.artifacts import read_json, write_json
+from pipeline.core.atomic import read_json, write_json
 from pipeline.core.records import AS_RETRIEVED, TRAINED, UNTRAINED, RerankingSet
 from pipeline.data import storage
 from pipeline.data.packaged_docs import extract

@@ -19,7 +19,7 @@ from pipeline.benchmark.quickstart import ROWS, SYSTEMS, Phases, Samples, config
 from pipeline.benchmark.reference import load, steps_of
 from pipeline.config.learning import Precision
 from pipeline.config.schema import Config
-from pipeline.core.artifacts import read_json
+from pipeline.core.atomic import read_json
 from pipeline.core.records import TRAINED, UNTRAINED
 from pipeline.engine.batching import Plan, warmup_steps
 from pipeline.evaluation.measures import MEASURES, mean, order, per_query

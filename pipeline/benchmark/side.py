@@ -28,7 +28,7 @@ from pipeline.benchmark.cases import (
 from pipeline.commands.estimates import encoder_parameters
 from pipeline.config.learning import Activation, ModelConfig, Precision
 from pipeline.config.machine import RuntimeConfig
-from pipeline.core.artifacts import read_json, write_json
+from pipeline.core.atomic import read_json, write_json
 from pipeline.core.reproducibility import resolve_device, resolve_precision
 from pipeline.engine import model_files
 from pipeline.hub import location

@@ -18,7 +18,7 @@ from pipeline.commands.file_faults import damage_files
 from pipeline.commands.kills import MODEL, Record, chain, undisturbed
 from pipeline.commands.victim import Place, Server
 from pipeline.config.asked import Faults
-from pipeline.core import artifacts
+from pipeline.core import atomic
 from pipeline.core.errors import EXIT_STATUS, ConfigError, must
 
 log = logging.getLogger(__name__)
@@ -59,7 +59,7 @@ def campaign(asked: Faults) -> tuple[Record, Path]:
     """Kills until `asked.kills`, in chains of `asked.chain`, then file faults; the record and where it was written."""
     draw, record, words = random.Random(asked.seed), Record(), arguments(asked)
     folder, began = Path(asked.outputs_dir).resolve() / "faults", time.time()
-    artifacts.make_folder(folder)
+    atomic.make_folder(folder)
     with (
         tempfile.TemporaryDirectory(prefix=".work-", dir=folder) as work,
         closing(Server(Path(work) / "home")) as server,
@@ -86,7 +86,7 @@ def campaign(asked: Faults) -> tuple[Record, Path]:
         "undisturbed_model": next(iter(digest for name, digest in reference.results.items() if name.endswith(MODEL))),
         **record.as_json(),
     }  # fmt: skip
-    artifacts.write_json(path, {**facts, "seconds": round(time.time() - began, 1)})
+    atomic.write_json(path, {**facts, "seconds": round(time.time() - began, 1)})
     return record, path
 
 

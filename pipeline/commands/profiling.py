@@ -13,7 +13,7 @@ from torch.profiler import DeviceType, ProfilerActivity, profile, schedule
 
 from pipeline.config.asked import Profile
 from pipeline.config.schema import Config
-from pipeline.core import artifacts
+from pipeline.core import artifacts, atomic
 from pipeline.core.fingerprint import plain
 from pipeline.core.provenance import record
 from pipeline.engine.training import Hooks, Trainer
@@ -77,8 +77,8 @@ def run_profile(asked: Profile, config: Config) -> Path:
                 "steps": asked.steps, "batch_size": training.batch_size, "precision": training.precision.name,
                 "pairs_per_second": facts["pairs_per_second"], "operators": operators,
             }  # fmt: skip
-            artifacts.write_json(work / "profile.json", found)
-            artifacts.write_text(work / "table.txt", table(operators) + "\n")
+            atomic.write_json(work / "profile.json", found)
+            atomic.write_text(work / "table.txt", table(operators) + "\n")
     log.info("%s\n\n%d steps of %d pairs, in %s", table(operators), asked.steps, training.batch_size, shown(folder))
     return folder
 

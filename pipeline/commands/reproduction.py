@@ -13,7 +13,7 @@ from typing import Any
 from pipeline.commands.run_folder import find_run
 from pipeline.config.asked import FIRST, Reproduction
 from pipeline.config.schema import Config
-from pipeline.core import artifacts
+from pipeline.core import atomic
 from pipeline.core.errors import ArtifactError, ConfigError, must
 from pipeline.core.fingerprint import slug
 from pipeline.core.records import TRAINED, RerankingSet
@@ -54,9 +54,9 @@ def reproduce(asked: Reproduction, config: Config) -> str:
             found = compare(published_weights(run, path, asked.weights_revision), ("first_stage", "final"), facts)
             name = slug(path)
         target = run.outputs / "reports" / f"reproduce-{slug(config.name)}-{name}.json"
-    artifacts.write_json(target, found)
+    atomic.write_json(target, found)
     if asked.run is not None:
-        artifacts.write_text(target.parent / "README.md", comparison.card_of(target.parent))
+        atomic.write_text(target.parent / "README.md", comparison.card_of(target.parent))
     log.info("\n%s\nkept in %s", comparison.as_text(found), shown(target))
     if failed := found["verdicts"][FAIL]:
         raise ArtifactError(
@@ -73,7 +73,7 @@ def _sets(run: Run) -> dict[str, RerankingSet]:
 def first_stage(run: Run) -> Measured:
     """Row count and first-stage figures of a configuration, mined now where they are not yet."""
     mine(run)
-    statistics = artifacts.read_json(run.mined_folder / "statistics.json")
+    statistics = atomic.read_json(run.mined_folder / "statistics.json")
     measured = _evaluated(run, {name: {} for name in final_sets(run)}, _sets(run))
     measured.counts = {name: statistics[name] for name in ("rows", "positives", "negatives")}
     return measured

@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 from pipeline.commands.run_folder import find_run, folders_of, mined_of
 from pipeline.config import composed
 from pipeline.config.asked import Verification
-from pipeline.core import artifacts, provenance
+from pipeline.core import artifacts, atomic, provenance
 from pipeline.core.errors import Interrupted
 from pipeline.core.fingerprint import fingerprint
 from pipeline.core.records import AS_RETRIEVED, PROTOCOLS, TRAINED
@@ -136,7 +136,7 @@ def _figures(verdict: Verdict, run: Run, manifest: dict[str, Any], mined: Path) 
     reranker = load_saved(run, verdict.run / "model")
     rankings = reranking.rerank(dev, scorer_of(run, reranker))
     found = evaluator.evaluate(dev, {TRAINED: rankings}, resamples=run.config.evaluation.resamples)
-    measures = artifacts.read_json(recorded / "measures.json")
+    measures = atomic.read_json(recorded / "measures.json")
     apart = max(
         abs(found.means(protocol, TRAINED)[measure] - measures[protocol][TRAINED][measure])
         for protocol in PROTOCOLS for measure in MEASURES
@@ -162,7 +162,7 @@ def _cause(before: dict[str, Any] | None, now: dict[str, Any]) -> tuple[bool, st
 
 
 def _recorded_scope(run: Path) -> dict[str, Any] | None:
-    scope: dict[str, Any] | None = artifacts.read_json(run / "model" / "training.json").get("scope")
+    scope: dict[str, Any] | None = atomic.read_json(run / "model" / "training.json").get("scope")
     return scope
 
 

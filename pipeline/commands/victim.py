@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.core import artifacts
+from pipeline.core import artifacts, atomic
 from pipeline.core.errors import ArtifactError
 from pipeline.core.fingerprint import file_digest
 
@@ -224,7 +224,7 @@ class Place:
         """What a finished run lacks, has otherwise, or left lying about, one sentence each."""
         found = self.results()
         sentences = [f"{name} differs" for name in {**expected, **found} if expected.get(name) != found.get(name)]
-        sentences += [f"{path} was left" for path in self.outputs.rglob(f"*{artifacts.PARTIAL}")]
+        sentences += [f"{path} was left" for path in self.outputs.rglob(f"*{atomic.PARTIAL}")]
         sentences += [f"{path} was written outside" for path in (self.root / "here").rglob("*")]
         for folder in self.complete():
             # A damaged checkpoint is skipped for another; what came of that is in the results.

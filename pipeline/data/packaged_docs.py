@@ -14,7 +14,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.core.artifacts import write_bytes
+from pipeline.core.atomic import write_bytes
 from pipeline.core.errors import DataError, must
 from pipeline.core.fingerprint import canonical_json, fingerprint, text_digest
 from pipeline.core.records import PairRows, fold

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.core import artifacts
+from pipeline.core import atomic
 from pipeline.core.records import LabelledPairs, Mined, Qrels, RerankingSet
 
 CHUNK = 8192
@@ -37,7 +37,7 @@ def write_mined(folder: Path, mined: Mined) -> None:
     write_set(folder / "dev", mined.dev)
     if mined.validation is not None:
         write_set(folder / "validation", mined.validation)
-    artifacts.write_json(folder / "statistics.json", mined.statistics)
+    atomic.write_json(folder / "statistics.json", mined.statistics)
 
 
 def read_rows(folder: Path) -> LabelledPairs:
@@ -99,7 +99,7 @@ def write_set(folder: Path, reranking: RerankingSet) -> None:
     _table(folder / "candidates.parquet", dict(zip(("query", "passage", "score"), _transposed(rows, 3), strict=True)))
     judged = [(q, p, grade) for q, grades in reranking.qrels.items() for p, grade in grades.items()]
     _table(folder / "qrels.parquet", dict(zip(("query", "passage", "relevance"), _transposed(judged, 3), strict=True)))
-    artifacts.write_json(folder / "set.json", {"name": reranking.name})
+    atomic.write_json(folder / "set.json", {"name": reranking.name})
 
 
 def _transposed(rows: list[tuple[Any, ...]], width: int) -> list[list[Any]]:
@@ -119,7 +119,7 @@ def read_set(folder: Path) -> RerankingSet:
     for query, passage, relevance in zip(*_columns(folder / "qrels.parquet").values(), strict=True):
         qrels.setdefault(query, {})[passage] = relevance
     return RerankingSet(
-        name=artifacts.read_json(folder / "set.json")["name"],
+        name=atomic.read_json(folder / "set.json")["name"],
         queries=dict(zip(queries["id"], queries["text"], strict=True)),
         passages=dict(zip(passages["id"], passages["text"], strict=True)),
         candidates=candidates,

@@ -11,7 +11,7 @@ import re
 from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 
-from pipeline.core.artifacts import write_text
+from pipeline.core.atomic import write_text
 from pipeline.core.errors import DataError, must
 from pipeline.core.records import Qrels, Run
 from pipeline.data.tables import text_lines

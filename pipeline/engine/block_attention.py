@@ -46,7 +46,7 @@ class Kept:
 
 
 def blocks_of(batch: dict[str, torch.Tensor]) -> list[Block]:
-    """The blocks of a batch made by `TokenTable.blocks`."""
+    """The blocks of a batch made by `collation.blocks`."""
     found, row, pair, lengths = [], 0, 0, batch["lengths"]
     for pairs, width in batch["shapes"].tolist():
         own = lengths[pair : pair + pairs]

@@ -29,7 +29,7 @@ def supports(config: Any) -> bool:
 def logits(
     model: Any, batch: dict[str, torch.Tensor], weights: list[Products] | None = None, seed: int | None = None
 ) -> torch.Tensor:
-    """Logits (pairs, labels) of a BertForSequenceClassification for a batch made by `TokenTable.blocks`.
+    """Logits (pairs, labels) of a BertForSequenceClassification for a batch made by `collation.blocks`.
 
     Runs in autocast's type where that is on, in the weights' own elsewhere. The word table's gradient is sparse.
 

@@ -29,7 +29,7 @@ SHARED_BYTES = 2**25
 
 
 class Frozen:
-    """Logits of one model for batches made by `TokenTable.blocks`, until its weights change: then make another."""
+    """Logits of one model for batches made by `collation.blocks`, until its weights change: then make another."""
 
     def __init__(self, model: Any, dtype: torch.dtype, shared: Indices | None = None) -> None:
         """Take the weights as they are.

@@ -15,7 +15,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from pipeline.core import artifacts
+from pipeline.core import artifacts, atomic
 from pipeline.core.errors import ArtifactError, must
 
 log = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ def write(root: Path, checkpoint: Checkpoint, identity: Mapping[str, Any]) -> Pa
         )
         torch.save(checkpoint.optimizer, work / "optimizer.pt")
         torch.save(checkpoint.generators, work / "generators.pt")
-        artifacts.write_json(work / "facts.json", {"step": checkpoint.step, **checkpoint.facts})
+        atomic.write_json(work / "facts.json", {"step": checkpoint.step, **checkpoint.facts})
     return folder
 
 
@@ -69,7 +69,7 @@ def read(folder: Path) -> Checkpoint:
     wrong = artifacts.problems(folder)
     if wrong:
         raise ArtifactError("; ".join(wrong))
-    facts = artifacts.read_json(folder / "facts.json")
+    facts = atomic.read_json(folder / "facts.json")
     try:
         return Checkpoint(
             step=int(facts.pop("step")),

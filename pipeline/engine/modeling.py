@@ -11,7 +11,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from pipeline.config.learning import Precision
-from pipeline.engine import block_bert, block_scoring, lanes, packed
+from pipeline.engine import block_bert, block_scoring, collation, lanes, packed
 from pipeline.engine.batching import Indices
 from pipeline.engine.pair_template import Ints, PairTemplate
 from pipeline.engine.tokens import TokenTable
@@ -38,11 +38,11 @@ class Reranker:
         Blocks, where it takes them, are multiples of `width_step` wide.
         """
         if self._in_blocks():
-            return table.blocks(template, first, second, width_step)
+            return collation.blocks(table, template, first, second, width_step)
         if not self.packed:
-            batch = table.collate(template, first, second)
+            batch = collation.pad(table, template, first, second)
         else:
-            batch = table.pack(template, first, second, next(self.model.parameters()).device)
+            batch = collation.pack(table, template, first, second, next(self.model.parameters()).device)
         return {name: self.staged(tensor) for name, tensor in batch.items()}
 
     def keep_tokens(self, table: TokenTable, template: PairTemplate) -> None:

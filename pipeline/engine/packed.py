@@ -25,7 +25,7 @@ KINDS: dict[str, Any] = {
 
 
 def runs_in_blocks(model: nn.Module) -> bool:
-    """Whether it runs faster on the batches of `TokenTable.blocks`, and `logits` takes them: BERT on a CPU."""
+    """Whether it runs faster on the batches of `collation.blocks`, and `logits` takes them: BERT on a CPU."""
     on_cpu = next(model.parameters()).device.type == "cpu"
     return on_cpu and KINDS.get(_name(model)) is packed_bert and block_bert.supports(model.config)
 
@@ -48,7 +48,7 @@ def logits(model: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
 
     Args:
         model: a model `supports` accepts, in training or evaluation mode.
-        batch: made by `TokenTable.pack`, or a batch of blocks, where the model runs in them.
+        batch: made by `collation.pack`, or a batch of blocks, where the model runs in them.
     """
     if "shapes" in batch:
         return block_bert.logits(model, batch)

@@ -25,7 +25,7 @@ class Rows:
 
     @classmethod
     def of(cls, batch: dict[str, torch.Tensor]) -> Rows:
-        """The rows of a batch made by `TokenTable.pack`; waits for no device."""
+        """The rows of a batch made by `collation.pack`; waits for no device."""
         widths, offsets, parts = batch["widths"], batch["offsets"], len(batch["kinds"])
         _, tokens, longest = batch["extent"].shape
         place = torch.arange(tokens, device=widths.device)

@@ -17,10 +17,10 @@ from pipeline.config.learning import Precision
 from pipeline.core.errors import NumericsError, must, out_of_gpu_memory
 from pipeline.core.progress import bar
 from pipeline.core.reproducibility import reuse_memory
-from pipeline.engine import lanes, shared_rows
+from pipeline.engine import collation, lanes, shared_rows
 from pipeline.engine.batching import SCORING_WIDTH_STEP, Indices, cut, halved
 from pipeline.engine.modeling import Batch, Reranker
-from pipeline.engine.tokens import TokenTable, proven
+from pipeline.engine.tokens import TokenTable
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ class PairScorer:
         self.device = device
         self.precision = precision
         self.token_budget = token_budget
-        self._template = proven(reranker.tokenizer, reranker.max_length)
+        self._template = collation.proven(reranker.tokenizer, reranker.max_length)
         self._position: dict[str, int] = {}
         self._table = TokenTable.build([], reranker.tokenizer, reranker.max_length)
         self._known: dict[tuple[tuple[str, str], ...], _Asked] = {}  # by the pairs of a call
@@ -91,7 +91,7 @@ class PairScorer:
         if not most:
             return None
         sample = np.argsort(-lengths, kind="stable")[:: -(-tokens // shared_rows.LOOKED_AT)]
-        batch = self._table.blocks(self._template, first[sample], second[sample], SCORING_WIDTH_STEP)
+        batch = collation.blocks(self._table, self._template, first[sample], second[sample], SCORING_WIDTH_STEP)
         found, share = shared_rows.commonest(shared_rows.keys(batch), most)
         return found if share - len(found) / tokens >= shared_rows.LEAST else None
 

@@ -29,7 +29,7 @@ _POSITIONS, _TYPES = 2**20, 2**8
 
 
 def keys(batch: Batch) -> Indices:
-    """One number a row of a batch made by `TokenTable.blocks`, (rows,): equal where token, position and type are."""
+    """One number a row of a batch made by `collation.blocks`, (rows,): equal where token, position and type are."""
     ids, positions, types = (batch[name].numpy() for name in ("input_ids", "position_ids", "token_type_ids"))
     found: Indices = (ids * _POSITIONS + positions) * _TYPES + types
     return found

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pipeline.core.artifacts import write_json, write_text
+from pipeline.core.atomic import write_json, write_text
 from pipeline.core.errors import ConfigError, DataError, must
 from pipeline.core.fingerprint import slug
 from pipeline.core.records import (

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pipeline.core.artifacts import read_json
+from pipeline.core.atomic import read_json
 from pipeline.core.records import AS_RETRIEVED, FIRST_STAGE, PROTOCOLS, TRAINED
 from pipeline.data.trec import unescape
 from pipeline.evaluation.measures import MEASURES, Difference, mean, stratified_difference

@@ -25,7 +25,7 @@ from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 from tqdm.auto import tqdm  # type: ignore[import-untyped]
 
-from pipeline.core.artifacts import locked, write_text
+from pipeline.core.atomic import locked, write_text
 from pipeline.core.errors import HubError, PipelineError, must
 from pipeline.hub.download import fetch, retrying
 from pipeline.hub.failures import OTHER_WAYS, Mismatch, refusal

@@ -8,7 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pipeline.core.artifacts import locked, read_json, sealed, write_json
+from pipeline.core.artifacts import sealed
+from pipeline.core.atomic import locked, read_json, write_json
 from pipeline.core.errors import ArtifactError
 from pipeline.core.fingerprint import file_digest
 

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pipeline.core import artifacts
+from pipeline.core import artifacts, atomic
 from pipeline.core.errors import ModelError, NumericsError, must
 from pipeline.core.fingerprint import file_digest, fingerprint, text_digest
 from pipeline.core.progress import bar
@@ -119,7 +119,7 @@ class Embedder:
         folder = self._cache / f"{side}-{fingerprint(identity)}"
         if folder in self._verified:
             return self._verified[folder]
-        with artifacts.locked(folder):
+        with atomic.locked(folder):
             wrong = artifacts.problems(folder)
             if wrong:
                 if folder.exists():

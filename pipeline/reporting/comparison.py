@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.core.artifacts import read_json
+from pipeline.core.atomic import read_json
 from pipeline.core.errors import ConfigError, must
 from pipeline.core.markdown import escape
 from pipeline.reporting.run_figures import Measured

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.core.artifacts import read_json
+from pipeline.core.atomic import read_json
 from pipeline.core.errors import ArtifactError
 from pipeline.core.provenance import masked
 from pipeline.core.records import LabelledPairs

@@ -10,7 +10,8 @@ from typing import Any
 
 import yaml
 
-from pipeline.core.artifacts import manifest_of, problems, read_json
+from pipeline.core.artifacts import manifest_of, problems
+from pipeline.core.atomic import read_json
 from pipeline.core.errors import ArtifactError
 from pipeline.core.records import AS_RETRIEVED, FIRST_STAGE, TRAINED, Qrels
 from pipeline.data.trec import read_qrels, read_run

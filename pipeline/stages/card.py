@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from pipeline.core import artifacts
+from pipeline.core import artifacts, atomic
 from pipeline.core.fingerprint import fingerprint, plain
 from pipeline.data import storage
 from pipeline.reporting import comparison, model_card, report
@@ -45,7 +45,7 @@ def card(run: Run) -> Path:
             **{f"evaluate {name}": path / "emissions.json" for name, path in evaluations.items()},
         },
     )
-    with artifacts.locked(folder):
+    with atomic.locked(folder):
         done = is_done(folder, "card") and (artifacts.manifest_of(folder) or {}).get("fingerprint") == fingerprint(key)
         if not done:
             with stage(run, folder, key) as (work, pieces):
@@ -57,11 +57,11 @@ def card(run: Run) -> Path:
                 )  # fmt: skip
                 if pieces.before:  # what this process uses is known when the card is written
                     facts.emissions["card"] = {**add(pieces.before), **pieces.facts()}
-                artifacts.write_text(work / "README.md", model_card.render(facts))
-                artifacts.write_json(work / "summary.json", report.summary(facts))
+                atomic.write_text(work / "README.md", model_card.render(facts))
+                atomic.write_json(work / "summary.json", report.summary(facts))
             log.info("%-9s %s", "card", shown(run.folder / "README.md"))
         # Copies for people to find, with no manifest of their own: compared with what has one, and mended.
-        artifacts.mend(run.folder / "README.md", comparison.card_of(run.folder).encode("utf-8", "backslashreplace"))
-        artifacts.mend(run.folder / "summary.json", (folder / "summary.json").read_bytes())
-    log.info("\n%s", report.closing_table(artifacts.read_json(folder / "summary.json")))
+        atomic.mend(run.folder / "README.md", comparison.card_of(run.folder).encode("utf-8", "backslashreplace"))
+        atomic.mend(run.folder / "summary.json", (folder / "summary.json").read_bytes())
+    log.info("\n%s", report.closing_table(atomic.read_json(folder / "summary.json")))
     return folder

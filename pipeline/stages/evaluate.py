@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config.learning import ModelConfig
-from pipeline.core import artifacts
+from pipeline.core import artifacts, atomic
 from pipeline.core.fingerprint import fingerprint, slug
 from pipeline.core.records import TRAINED, UNTRAINED, RerankingSet, fold
 from pipeline.data import storage
@@ -61,17 +61,17 @@ def evaluate(run: Run) -> dict[str, Path]:
     folders = {name: evaluation_folder(run, name) for name in final_sets(run)}
     questions: set[str] | None = None
     for name, folder in folders.items():
-        with artifacts.locked(folder):
+        with atomic.locked(folder):
             if not is_done(folder, "evaluate"):
                 questions = _trained_on(run) if questions is None else questions
                 _evaluate_one(run, name, folder, questions)
     if nano := nano_names(run.config):
         mean = folders[NANO_MEAN] = evaluation_folder(run, NANO_MEAN)
-        with artifacts.locked(mean):
+        with atomic.locked(mean):
             if not is_done(mean, "evaluate"):
                 with stage(run, mean, evaluation_key(run, NANO_MEAN)) as (work, _):
                     members = [figures.read(folders[name], name) for name in nano]
-                    artifacts.write_json(work / "measures.json", figures.mean_of(members, NANO_MEAN))
+                    atomic.write_json(work / "measures.json", figures.mean_of(members, NANO_MEAN))
     return folders
 
 
@@ -105,7 +105,7 @@ def _evaluate_one(run: Run, name: str, folder: Path, questions: set[str]) -> Non
 def _trained_on(run: Run) -> set[str]:
     """Training questions, folded; none where no step was taken."""
     questions: set[str] = set()
-    if artifacts.read_json(run.folder / "model" / "training.json")["steps"]:
+    if atomic.read_json(run.folder / "model" / "training.json")["steps"]:
         for chunk in storage.questions(run.mined_folder):
             questions.update(map(fold, chunk))
     return questions

@@ -7,7 +7,7 @@ import secrets
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from pipeline.core import artifacts
+from pipeline.core import atomic
 from pipeline.core.fingerprint import plain
 from pipeline.stages.plan import Run
 from pipeline.telemetry.tracking import Tracker, start
@@ -21,16 +21,14 @@ class MetricsLog:
         self._written: int | None = None
         name = run.folder / "tracking.json"
         if not name.exists():
-            artifacts.write_json(name, {"id": f"{run.folder.name}-{secrets.token_hex(4)}"})
-        self._tracker: Tracker = start(
-            run.config.tracking, artifacts.read_json(name)["id"], run.folder, plain(run.config)
-        )
+            atomic.write_json(name, {"id": f"{run.folder.name}-{secrets.token_hex(4)}"})
+        self._tracker: Tracker = start(run.config.tracking, atomic.read_json(name)["id"], run.folder, plain(run.config))
 
     def update(self, rows: Sequence[dict[str, Any]]) -> None:
         """Bring the file to these rows: rewritten whole the first time (a resume may have fewer), then appended."""
         lines = [json.dumps(row, allow_nan=False) + "\n" for row in rows[self._written or 0 :]]
         if self._written is None:
-            artifacts.write_text(self.path, "".join(lines))
+            atomic.write_text(self.path, "".join(lines))
         else:
             with self.path.open("a", encoding="utf-8") as stream:
                 stream.writelines(lines)

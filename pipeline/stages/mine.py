@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from pipeline.core import artifacts
+from pipeline.core import atomic
 from pipeline.data import source, storage
 from pipeline.mining.miner import mine as mine_pairs
 from pipeline.stages.plan import Run, is_done, shown, stage
@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 def mine(run: Run) -> Path:
     """Training rows, dev and validation sets of the configuration's data."""
     folder, config = run.mined_folder, run.config
-    with artifacts.locked(folder):
+    with atomic.locked(folder):
         if is_done(folder, "mine"):
             return folder
         with stage(run, folder, run.mine_key) as (work, _):

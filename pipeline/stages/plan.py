@@ -21,7 +21,7 @@ from pipeline.config.learning import Precision
 from pipeline.config.machine import Attention
 from pipeline.config.schema import Config
 from pipeline.config.sets import NANO, is_reserved
-from pipeline.core import artifacts, reproducibility, upkeep
+from pipeline.core import artifacts, atomic, reproducibility, upkeep
 from pipeline.core.errors import ConfigError, must
 from pipeline.core.fingerprint import fingerprint, plain, slug
 from pipeline.core.provenance import record
@@ -212,7 +212,7 @@ def stage(run: Run, folder: Path, key: Mapping[str, Any]) -> Iterator[tuple[Path
     ):
         with measured(emissions.enabled, emissions.country_iso_code, name) as meter, pieces.metered(meter.snapshot):
             yield work, pieces
-        artifacts.write_json(work / "emissions.json", {**add([*pieces.before, meter.record]), **pieces.facts()})
+        atomic.write_json(work / "emissions.json", {**add([*pieces.before, meter.record]), **pieces.facts()})
 
 
 def _pieces(folder: Path) -> Path:

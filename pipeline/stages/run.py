@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pipeline.config.schema import Config, Stage
-from pipeline.core import artifacts
+from pipeline.core import atomic
 from pipeline.stages.banner import announce
 from pipeline.stages.card import card
 from pipeline.stages.evaluate import check_inputs, evaluate
@@ -38,5 +38,5 @@ def run(config: Config, stop_after: Stage | None = None) -> Path | None:
         evaluate(this)
     if last >= ORDER.index(Stage.card):
         card(this)
-    artifacts.point(this.outputs / "latest", this.folder)
+    atomic.point(this.outputs / "latest", this.folder)
     return this.folder

@@ -14,16 +14,16 @@ import numpy as np
 import yaml
 
 from pipeline.config.sets import DEV
-from pipeline.core import artifacts, upkeep
+from pipeline.core import artifacts, atomic, upkeep
 from pipeline.core.errors import ArtifactError, Interrupted
 from pipeline.core.fingerprint import fingerprint, plain, slug
 from pipeline.core.records import AS_RETRIEVED
 from pipeline.data import storage
-from pipeline.engine import model_files
+from pipeline.engine import collation, model_files
 from pipeline.engine.modeling import Reranker
 from pipeline.engine.pair_template import identity
 from pipeline.engine.steps import TrainingRows
-from pipeline.engine.tokens import TokenTable, proven
+from pipeline.engine.tokens import TokenTable
 from pipeline.engine.training import Hooks, Trainer
 from pipeline.engine.training_state import Measures
 from pipeline.evaluation import figures, reranking
@@ -46,12 +46,12 @@ NOTABLE_CUT = 0.05
 def train(run: Run) -> Path:
     """The run's model/: weights, tokenizer, training.json, metrics.jsonl, emissions.json."""
     folder, config = run.folder / "model", run.config
-    with artifacts.locked(folder):
+    with atomic.locked(folder):
         if is_done(folder, "train"):
             # The log beside it was written while training went, without a sync a row.
-            artifacts.mend(run.folder / "metrics.jsonl", (folder / "metrics.jsonl").read_bytes())
+            atomic.mend(run.folder / "metrics.jsonl", (folder / "metrics.jsonl").read_bytes())
             return folder
-        artifacts.write_text(run.folder / "config.yaml", yaml.safe_dump(plain(run.config), sort_keys=False))
+        atomic.write_text(run.folder / "config.yaml", yaml.safe_dump(plain(run.config), sort_keys=False))
         with stage(run, folder, run.train_key) as (work, pieces):
             reranker = load(run, run.base.folder, run.config.model)
             rows = training_rows(run, reranker)
@@ -77,8 +77,8 @@ def train(run: Run) -> Path:
             facts |= {"tracking": metrics.finish(), "cut_share": cut_share, **pieces.facts()}
             model_files.save(reranker, work, run.config.model)
             _must_reload_equal(run, reranker, work)
-            artifacts.write_json(work / "training.json", facts)
-            artifacts.write_bytes(work / "metrics.jsonl", metrics.path.read_bytes())
+            atomic.write_json(work / "training.json", facts)
+            atomic.write_bytes(work / "metrics.jsonl", metrics.path.read_bytes())
         speed = f"{facts['pairs_per_second']:,.1f} pairs/s" if facts["steps"] else "no step"
         log.info("%-9s %s, model in %s", "train", speed, shown(folder))
     return folder
@@ -94,7 +94,7 @@ def training_rows(run: Run, reranker: Reranker) -> TrainingRows:
         "mine": fingerprint(run.mine_key),
     }
     folder = run.outputs / "tokens" / f"{slug(run.config.data.name)}-{fingerprint(key)}"
-    with artifacts.locked(folder):
+    with atomic.locked(folder):
         if not artifacts.is_complete(folder):
             with artifacts.publish(folder, {"artifact": "tokens", "fingerprint": fingerprint(key), "key": key}) as work:
                 texts = storage.texts(run.mined_folder)
@@ -120,7 +120,7 @@ def rows_of(mined: Path, tokens: Path, reranker: Reranker, max_length: int) -> T
     pairs = storage.read_indices(mined)
     return TrainingRows(
         table=TokenTable.open(tokens),
-        template=proven(reranker.tokenizer, max_length),
+        template=collation.proven(reranker.tokenizer, max_length),
         first=pairs.question,
         second=pairs.passage.astype(np.int64) + storage.count_questions(mined),
         label=pairs.label,

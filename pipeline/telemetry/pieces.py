@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from pipeline.core import artifacts
+from pipeline.core import atomic
 from pipeline.core.errors import ArtifactError
 from pipeline.telemetry.energy_records import add
 
@@ -58,7 +58,7 @@ class Pieces:
             if time.monotonic() - self._read_at >= ENERGY_SECONDS:
                 self._known, self._read_at = self._energy(), time.monotonic()
             record = {**self._known, "duration_s": time.monotonic() - self._began}
-            artifacts.write_json(self._path, [*self.before, record])
+            atomic.write_json(self._path, [*self.before, record])
         return [record]
 
     def recover(self, records: list[dict[str, Any]]) -> None:
@@ -105,7 +105,7 @@ def _read(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     try:
-        found = artifacts.read_json(path)
+        found = atomic.read_json(path)
         records = [{**record, "duration_s": float(record["duration_s"])} for record in found]
         add(records)
         return records

@@ -1,0 +1,204 @@
+"""Pairs composed from a table's texts, as batches of three forms: padded, packed without padding, and in blocks.
+
+A cross-encoder's pair is special tokens around two independently tokenised texts; `proven` proves that on the tokenizer
+at hand.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from pipeline.core.errors import ModelError, must
+from pipeline.engine.batching import Blocks, rounded
+from pipeline.engine.encoding import spans
+from pipeline.engine.pair_template import Ints, PairTemplate, truncated
+from pipeline.engine.tokens import TokenTable
+
+_PROVEN: set[tuple[object, ...]] = set()
+"""Tokenizers, by class and whole state, and the templates proven on them: a run builds a dozen scorers on one.
+
+The state is the backend's, and what is kept beside it and given to it at every call. A digest (`identity`) takes longer
+to make than the proof.
+"""
+
+
+def proven(tokenizer: PreTrainedTokenizerBase, max_length: int) -> PairTemplate:
+    """A tokenizer's template, checked once on pairs that need no cut, one cut and two cuts.
+
+    Raises:
+        ModelError: when the tokenizer has no padding token or does not compose pairs from independent texts.
+    """
+    template = PairTemplate.read(tokenizer, max_length)
+    beside = (tokenizer.truncation_side, tokenizer.split_special_tokens, *tokenizer.model_input_names)
+    known = (type(tokenizer).__name__, tokenizer.backend_tokenizer.to_str(), beside, template)
+    if known not in _PROVEN:
+        _prove(template, tokenizer)
+        _PROVEN.add(known)
+    return template
+
+
+def _prove(template: PairTemplate, tokenizer: PreTrainedTokenizerBase) -> None:
+    words = "the quick brown fox jumps over a lazy dog "
+    texts = ["a question?", words * 3, words * (template.max_length // 6 + 1), "é — 漢字 x"]
+    table = TokenTable.build(texts, tokenizer, template.max_length)
+    first, second = np.divmod(np.arange(len(texts) ** 2), len(texts))
+    batch = pad(table, template, first, second)
+    expected = tokenizer(
+        [texts[i] for i in first], [texts[i] for i in second],
+        truncation="longest_first", max_length=template.max_length, padding=True, return_tensors="pt",
+    )  # fmt: skip
+    tokenizer.backend_tokenizer.no_truncation()  # as it was
+    tokenizer.backend_tokenizer.no_padding()
+    if not all(torch.equal(batch[name], expected[name]) for name in batch if name in expected):
+        raise ModelError(must("the model's tokenizer", "encode a pair as its two texts between special tokens",
+                              type(tokenizer).__name__, "Use a model with a BERT-like tokenizer."))  # fmt: skip
+
+
+def pad(table: TokenTable, template: PairTemplate, first: Ints, second: Ints) -> dict[str, torch.Tensor]:
+    """Padded tensors of pairs (pairs,), (pairs,) of a table's texts, as the tokenizer would make them.
+
+    Returns:
+        `input_ids`, `attention_mask` and, where the model takes them, `token_type_ids`: (pairs, longest) int64.
+    """
+    flat = _flat(table, template, first, second)
+    width = int(flat.lengths.max(initial=0))
+    column = flat.position + (np.repeat(width - flat.lengths, flat.lengths) if template.pad_left else 0)
+    shape = (len(flat.lengths), width)
+    ids, mask = np.full(shape, template.pad_id, np.int64), np.zeros(shape, np.int64)
+    ids[flat.row, column] = flat.ids
+    mask[flat.row, column] = 1
+    batch = {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
+    if template.has_types:
+        kinds = np.full(shape, template.pad_type, np.int64)
+        kinds[flat.row, column] = flat.kinds
+        batch["token_type_ids"] = torch.from_numpy(kinds)
+    return batch
+
+
+def pack(
+    table: TokenTable, template: PairTemplate, first: Ints, second: Ints, device: torch.device | None = None
+) -> dict[str, torch.Tensor]:
+    """The same pairs without padding, one after another, as runs of tokens that lie side by side in `ids`.
+
+    Args:
+        table: the texts' tokens.
+        template: the special tokens around a pair: each is a run of one.
+        first: (pairs,) texts.
+        second: (pairs,) texts.
+        device: where the batch goes. Where all ids are kept there (`keep_on`) they are given, else the pairs' own.
+
+    Returns:
+        What `packed_rows.Rows` reads: `ids`; `widths` (runs,) int64, tokens of each run; `offsets` (runs,) int64,
+        what is added to a token's place in the batch for its place in `ids`; `kinds` (runs of a pair,) int64, their
+        types; `starts` (pairs + 1,) int32, the place each pair starts at; `extent`, empty: its shape is 0, all
+        tokens, those of the longest pair.
+    """
+    widths, begins = _runs(table, template, first, second)
+    lengths = widths.sum(axis=1)
+    kept = None if device is None else table.kept_on(device, template)
+    if kept is None:
+        own = _ids(table, template, first, second, widths, begins)
+        ids, offsets = torch.from_numpy(own), np.zeros_like(begins)
+    else:
+        ids, offsets = kept, _sources(table, template, first, second) - begins
+    starts = np.concatenate([[0], np.cumsum(lengths)])
+    return {
+        "ids": ids,
+        "widths": torch.from_numpy(widths.ravel()),
+        "offsets": torch.from_numpy(offsets.ravel()),
+        "kinds": torch.tensor(template.types),
+        "starts": torch.from_numpy(starts.astype(np.int32)),
+        "extent": torch.empty(0, int(starts[-1]), int(lengths.max(initial=0))),
+    }
+
+
+def blocks(
+    table: TokenTable, template: PairTemplate, first: Ints, second: Ints, width_step: int
+) -> dict[str, torch.Tensor]:
+    """The same pairs in blocks of like length; they must come in order of falling length, as micro-batches do.
+
+    A block's width is a multiple of `width_step`.
+
+    Returns:
+        `input_ids`, `token_type_ids`, `position_ids` (rows,) int64: pair after pair, each as wide as its
+        block, then padding up to a number of rows that repeats;
+        `lengths` (pairs,) int64: of each pair its own tokens;
+        `shapes` (blocks, 2) int64: pairs and width of each block;
+        `firsts` (queries,) int64: the row of each pair's first token, then 0 up to a number that repeats.
+    """
+    flat = _flat(table, template, first, second)
+    assert (np.diff(flat.lengths) <= 0).all()
+    laid = Blocks.of(flat.lengths, width_step)
+    ids, kinds, position = (
+        np.full(laid.rows, template.pad_id, np.int64),
+        np.zeros(laid.rows, np.int64),
+        np.zeros(laid.rows, np.int64),
+    )
+    place = laid.starts[flat.row] + flat.position
+    ids[place], kinds[place], position[place] = flat.ids, flat.kinds, flat.position
+    firsts = np.zeros(rounded(len(laid.starts), 16), np.int64)
+    firsts[: len(laid.starts)] = laid.starts
+    return {
+        "input_ids": torch.from_numpy(ids),
+        "token_type_ids": torch.from_numpy(kinds),
+        "position_ids": torch.from_numpy(position),
+        "lengths": torch.from_numpy(flat.lengths),
+        "shapes": torch.tensor(laid.shapes),
+        "firsts": torch.from_numpy(firsts),
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class _Flat:
+    ids: npt.NDArray[np.int64]
+    kinds: npt.NDArray[np.int64]
+    row: npt.NDArray[np.int64]
+    position: npt.NDArray[np.int64]
+    lengths: npt.NDArray[np.int64]
+
+
+def _sources(table: TokenTable, template: PairTemplate, first: Ints, second: Ints) -> Ints:
+    """Where each run's first token lies among the ids that `keep_on` keeps, (pairs, runs of a pair)."""
+    found = np.empty((len(first), len(template.types)), np.int64)
+    one, two = template.texts
+    special = np.delete(np.arange(len(template.types)), template.texts)
+    found[:, one], found[:, two] = table.starts[first], table.starts[second]
+    found[:, special] = len(table.ids) + np.arange(len(special))
+    return found
+
+
+def _runs(table: TokenTable, template: PairTemplate, first: Ints, second: Ints) -> tuple[Ints, Ints]:
+    """Tokens of each pair's special tokens and texts, and where in the batch they begin: (pairs, runs) each."""
+    a, b = truncated(table.lengths[first], table.lengths[second], template.room)
+    widths = np.ones((len(a), len(template.types)), np.int64)
+    one, two = template.texts
+    widths[:, one], widths[:, two] = a, b
+    return widths, (np.cumsum(widths) - widths.ravel()).reshape(widths.shape)
+
+
+def _ids(
+    table: TokenTable, template: PairTemplate, first: Ints, second: Ints, widths: Ints, begins: Ints
+) -> npt.NDArray[np.int64]:
+    """The token of every place of the batch whose runs are so wide and begin there."""
+    ids = np.empty(int(widths.sum()), np.int64)
+    for part, texts in zip(template.texts, (first, second), strict=True):
+        kept = widths[:, part]
+        ids[spans(begins[:, part], kept)] = table.ids[spans(table.starts[texts], kept)]
+    ids[np.delete(begins, template.texts, axis=1)] = template.specials
+    return ids
+
+
+def _flat(table: TokenTable, template: PairTemplate, first: Ints, second: Ints) -> _Flat:
+    """Every token of every pair in order, each with its row and position in the pair."""
+    widths, begins = _runs(table, template, first, second)
+    ids = _ids(table, template, first, second, widths, begins)
+    lengths = widths.sum(axis=1)
+    row = np.repeat(np.arange(len(lengths)), lengths)
+    position = np.arange(len(row)) - np.repeat(begins[:, 0], lengths)
+    kinds = np.repeat(np.tile(np.asarray(template.types, np.int64), len(lengths)), widths.ravel())
+    return _Flat(ids, kinds, row, position, lengths)
