@@ -10,7 +10,7 @@ from pathlib import Path
 import ir_measures
 import pytest
 
-from pipeline.core.errors import ConfigError, DataError
+from pipeline.core.errors import DataError
 from pipeline.core.records import (
     AS_RETRIEVED,
     FIRST_STAGE,
@@ -158,12 +158,6 @@ def test_without_a_trained_system_there_is_no_difference_of_it(tmp_path: Path) -
     figures = done.measures_json()[AS_RETRIEVED]
     assert list(figures) == [FIRST_STAGE, UNTRAINED, "differences"]
     assert not (tmp_path / "run.trec").exists()
-
-
-@pytest.mark.parametrize("names", [["difference"], ["trained_minus"], ["a/b", "a-b"], ["first_stage/"]])
-def test_a_rivals_name_must_be_its_own(names: list[str]) -> None:
-    with pytest.raises(ConfigError, match=r"Names in evaluation\.rivals must be distinct"):
-        evaluate(made(), {name: system("abc") for name in names})
 
 
 def test_queries_without_a_positive_are_left_out_and_counted(caplog: pytest.LogCaptureFixture) -> None:

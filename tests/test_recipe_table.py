@@ -12,13 +12,13 @@ import pytest
 import torch
 
 from pipeline.config.schema import Config
-from pipeline.config.sets import NANO_BEIR
+from pipeline.config.sets import NANO_BEIR, NANO_MEAN
 from pipeline.core.errors import ConfigError
 from pipeline.core.fingerprint import plain
 from pipeline.engine.batching import Plan, linear_schedule, warmup_steps
 from pipeline.engine.model_files import ACTIVATIONS
 from pipeline.engine.steps import optimizer_of
-from pipeline.stages.sets import NANO_MEAN, fixed_sets, nano_names
+from pipeline.stages.sets import fixed_sets, nano_names
 
 ROOT = Path(__file__).resolve().parents[1]
 BOOK = json.loads((ROOT / "pipeline" / "reporting" / "published.json").read_text(encoding="utf-8"))

@@ -212,6 +212,7 @@ def test_every_value_has_a_documented_field() -> None:
         ("runtime.threads=1025", "runtime.threads must be at most 1,024, got 1025. Use null to let it choose."),
         ("runtime.workers=100000", "runtime.workers must be at most 1,024, got 100000. Use null to let it choose."),
         ("emissions.country_iso_code=fr", "emissions.country_iso_code must be three capital letters, got 'fr'. .*FRA"),
+        ("evaluation.nano_beir=[nq,nq]", r"evaluation.nano_beir must name each set once, got \['nq', 'nq'\]. A set "),
         ("evaluation.nano_beir=[msmarko]", "evaluation.nano_beir must .*, got 'msmarko'. .*msmarco"),
         ("data.path=a=b", "an argument must read key=value, got 'data.path=a=b'. "),
         ("training.batch_size", "an argument must read key=value, got 'training.batch_size'. "),
@@ -221,6 +222,38 @@ def test_a_mistake_is_refused_in_one_sentence(override: str, said: str) -> None:
     with pytest.raises(ConfigError, match=f"^{said}"[:-1] + (r"\?" if said.endswith("?") else said[-1])) as refused:
         composed(override)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("eval_sets", "nano_beir", "chosen"),
+    [
+        ("[dev]", "[nq]", "validation"),
+        ("[dev]", "[nq]", "NanoNQ"),
+        ("[nano_beir]", "[msmarco]", "NanoNQ"),
+        ("[nano_beir]", "[]", "NanoBEIR_R100_mean"),
+        ("[nano_beir]", "[nq]", "NanoPhysics"),
+        ("[validation]", "[]", "null"),
+    ],
+)
+def test_the_best_is_chosen_by_a_set_that_is_evaluated(eval_sets: str, nano_beir: str, chosen: str) -> None:
+    keep = ["training.keep_best=true", "training.eval_steps=10"]
+    sets = ["experiment=smoke", f"training.eval_sets={eval_sets}", f"evaluation.nano_beir={nano_beir}"]
+    with pytest.raises(ConfigError, match=r"^training\.selection_set must be one of the sets that .*, got "):
+        composed(*keep, *sets, f"training.selection_set={chosen}")
+
+
+def test_the_best_may_be_chosen_by_one_of_nano_beir_or_its_mean() -> None:
+    for chosen in ("NanoNQ", "NanoMSMARCO", "NanoBEIR_R100_mean", "validation"):
+        config = composed(
+            "experiment=smoke", "training.keep_best=true", "training.eval_steps=10", f"training.selection_set={chosen}",
+            "training.eval_sets=[nano_beir,validation]", "evaluation.nano_beir=[msmarco,nq]",
+        )  # fmt: skip
+        assert config.training.selection_set == chosen
+
+
+def test_choosing_the_best_needs_fixed_steps() -> None:
+    with pytest.raises(ConfigError, match=r"^training\.eval_steps must be above 0 when .*keep_best is true, got 0"):
+        composed("experiment=smoke", "training.keep_best=true", "training.eval_steps=0", "training.selection_set=dev")
 
 
 def test_a_path_may_begin_with_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,7 +25,7 @@ from pipeline.data import storage
 from pipeline.engine import checkpoints
 from pipeline.engine.model_config import own_max_length
 from pipeline.stages.logs import MetricsLog
-from pipeline.stages.plan import Run, rival_name
+from pipeline.stages.plan import Run, rival_names
 from pipeline.stages.run import run
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
@@ -363,10 +363,29 @@ def test_a_saved_run_is_a_model_to_start_from_and_a_rival(outputs: Path, first: 
     assert trained.keys() == before.keys()
     assert all(torch.allclose(trained[name], before[name], atol=1e-7) for name in before)
     measures = summary(run)["measures"]["dev"]["as_retrieved"]
-    name = rival_name(str(saved))
+    (name,) = rival_names([str(saved)])
     assert name == first.name and measures[name] == measures["untrained"]
     assert measures[name] == summary(first)["measures"]["dev"]["as_retrieved"]["trained"]
     assert first.name in (run / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("paths", "names"),
+    [
+        (["owner/ranker", "runs/x-1/model"], ["ranker", "x-1"]),
+        (["a/reranker", "b/reranker", "c/other@main"], ["a-reranker", "b-reranker", "other-main"]),
+        (["x/trained", "y/bi_encoder", "z/differences"], ["x-trained", "y-bi_encoder", "z-differences"]),
+        (["/models/first_stage/model"], ["models-first_stage"]),
+    ],
+)
+def test_a_rivals_name_is_its_own(paths: list[str], names: list[str]) -> None:
+    assert rival_names(paths) == names
+
+
+@pytest.mark.parametrize("paths", [["a/model-1", "b/x", "a/model-1"], ["trained"], ["a/b-c", "a-b/c", "x/b-c", "y/c"]])
+def test_two_rivals_of_one_name_are_refused(paths: list[str]) -> None:
+    with pytest.raises(ConfigError, match=r"^evaluation\.rivals must be models of distinct names, none of the report"):
+        rival_names(paths)
 
 
 def test_a_rivals_weights_name_the_evaluation(outputs: Path, first: Path, tmp_path: Path) -> None:

@@ -20,10 +20,9 @@ from pipeline.benchmark.reference import load, steps_of
 from pipeline.config.learning import Precision
 from pipeline.config.schema import Config
 from pipeline.core.atomic import read_json
-from pipeline.core.records import TRAINED, UNTRAINED
+from pipeline.core.records import BI_ENCODER, TRAINED, UNTRAINED
 from pipeline.engine.batching import Plan, warmup_steps
 from pipeline.evaluation.measures import MEASURES, mean, order, per_query
-from pipeline.stages.evaluate import BI_ENCODER
 
 
 def reference(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from pipeline.config.rules import check, positive
-from pipeline.config.sets import DEV, NANO, VALIDATION
+from pipeline.config.sets import nano_beir_name
 
 Activation = Enum("Activation", "identity sigmoid tanh")
 Precision = Enum("Precision", "auto bf16 fp32")
@@ -161,13 +161,12 @@ class TrainingConfig:
             "Use ndcg@10.",
         )
         if self.keep_best:
-            nano = str(self.selection_set).startswith("Nano") and NANO in self.eval_sets
             check(
-                (nano or self.selection_set in {DEV, VALIDATION} & set(self.eval_sets)) and self.eval_steps > 0,
-                "training.selection_set",
-                f"be one of training.eval_sets={self.eval_sets}, with eval_steps above 0, when keep_best is true",
-                self.selection_set,
-                "Name an evaluated set, or pass training.keep_best=false.",
+                self.eval_steps > 0,
+                "training.eval_steps",
+                "be above 0 when training.keep_best is true",
+                self.eval_steps,
+                "Use 200, or pass training.keep_best=false.",
             )
 
 
@@ -197,6 +196,14 @@ class EvaluationConfig:
     """Bootstrap draws where queries come in groups."""
 
     def __post_init__(self) -> None:
+        names = [nano_beir_name(short) for short in self.nano_beir]
+        check(
+            len(set(names)) == len(names),
+            "evaluation.nano_beir",
+            "name each set once",
+            self.nano_beir,
+            "A set named twice would count twice in the mean.",
+        )
         check(self.depth >= 1, "evaluation.depth", "be at least 1", self.depth, "Use 100.")
         check(self.resamples >= 100, "evaluation.resamples", "be at least 100", self.resamples, "Use 2000.")
         check(

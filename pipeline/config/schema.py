@@ -22,7 +22,7 @@ from pipeline.config.learning import EvaluationConfig, ModelConfig, TrainingConf
 from pipeline.config.machine import EmissionsConfig, HubConfig, RuntimeConfig, TrackingConfig
 from pipeline.config.paths import KEYS, at_home
 from pipeline.config.rules import check, countable, seed
-from pipeline.config.sets import DEV, NANO, VALIDATION, nano_beir_name
+from pipeline.config.sets import DEV, NANO, NANO_MEAN, VALIDATION, nano_beir_name
 from pipeline.core.errors import ConfigError
 
 Stage = Enum("Stage", "mine train evaluate card")
@@ -62,9 +62,16 @@ class Config:
         known = {DEV, VALIDATION, NANO}
         for name in self.training.eval_sets:
             check(name in known, "training.eval_sets", f"hold only {sorted(known)}", name, "Use [dev] or [validation].")
-        if NANO in self.training.eval_sets:
-            for name in self.evaluation.nano_beir:
-                nano_beir_name(name)
+        if self.training.keep_best:
+            evaluated = self._evaluated_at_fixed_steps()
+            check(
+                self.training.selection_set in evaluated,
+                "training.selection_set",
+                f"be one of the sets that training.eval_sets={self.training.eval_sets} evaluates ({evaluated}) when "
+                "training.keep_best is true",
+                self.training.selection_set,
+                "Name an evaluated set, or pass training.keep_best=false.",
+            )
         check(
             VALIDATION not in self.training.eval_sets or self.data.validation_queries > 0,
             "data.validation_queries",
@@ -79,6 +86,13 @@ class Config:
             self.training.max_length,
             "Use null to train on pairs as long as those that are scored.",
         )
+
+    def _evaluated_at_fixed_steps(self) -> list[str]:
+        """Names that `training.selection_set` may have; `dev` stands for whatever `data.dev_name` calls it."""
+        found = [name for name in (DEV, VALIDATION) if name in self.training.eval_sets]
+        if NANO in self.training.eval_sets and self.evaluation.nano_beir:
+            found += [*map(nano_beir_name, self.evaluation.nano_beir), NANO_MEAN]
+        return found
 
     @property
     def training_length(self) -> int:

@@ -24,8 +24,8 @@ NANO_BEIR = {
 }
 """Short names of the thirteen NanoBEIR sets and their split names on the hub."""
 
-NANO_MEANS = "NanoBEIR_"
-"""How the names of means over NanoBEIR sets begin."""
+NANO_MEAN = "NanoBEIR_R100_mean"
+"""Name of the mean over the NanoBEIR sets, as published cards write it."""
 
 NANO_CANDIDATES = 100
 """Depth of their published evaluation: the first 100 of each BM25 list, whatever `evaluation.depth` says."""
@@ -44,6 +44,11 @@ def nano_beir_name(short: str) -> str:
     return NANO_BEIR[short]
 
 
+def is_nano_beir(name: str) -> bool:
+    """Whether a set of this name is one of NanoBEIR's or a mean over them."""
+    return name in NANO_BEIR.values() or name.startswith("NanoBEIR_")
+
+
 def is_reserved(name: str) -> bool:
     """Whether a set of the user's would be taken for one of ours under this name."""
-    return name == VALIDATION or name in NANO_BEIR.values() or name.startswith(NANO_MEANS)
+    return name == VALIDATION or is_nano_beir(name)

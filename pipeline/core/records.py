@@ -24,6 +24,12 @@ PROTOCOLS = (AS_RETRIEVED, POSITIVES_ADDED)
 FIRST_STAGE, UNTRAINED, TRAINED = "first_stage", "untrained", "trained"
 """Names of the systems every evaluation compares; rivals come under their own names."""
 
+BI_ENCODER, FUSION = "bi_encoder", "fusion"
+"""Rivals that need no training: the starting weights as a bi-encoder, and its fusion with the first stage."""
+
+COMPARISONS = ("difference", "differences", "trained_minus")
+"""What stands beside the systems in a protocol's figures."""
+
 
 def fold(text: str) -> str:
     """The form in which two texts count as the same: case and white space do not matter."""

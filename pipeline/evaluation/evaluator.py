@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.core.atomic import write_json, write_text
-from pipeline.core.errors import ConfigError, DataError, must
+from pipeline.core.errors import DataError, must
 from pipeline.core.fingerprint import slug
 from pipeline.core.records import (
     AS_RETRIEVED,
+    COMPARISONS,
     FIRST_STAGE,
     PROTOCOLS,
     TRAINED,
@@ -37,9 +38,6 @@ from pipeline.evaluation.protocols import NOTES
 from pipeline.evaluation.reranking import SystemRankings, first_stage
 
 log = logging.getLogger(__name__)
-
-RESERVED = {"difference", "differences", "trained_minus"}
-"""Keys of a protocol in measures.json that are not systems."""
 
 
 @dataclass(slots=True)
@@ -127,7 +125,6 @@ def evaluate(
         questions: What was trained on, folded, to count the queries among it.
 
     Raises:
-        ConfigError: when a rival's name is one the report needs, or two names give one file name.
         DataError: when no query has a positive.
     """
     counted = set(judged(reranking_set.qrels))
@@ -139,12 +136,8 @@ def evaluate(
     named = {FIRST_STAGE: first_stage(reranking_set), **systems}
     rivals = [name for name in named if name not in (FIRST_STAGE, UNTRAINED, TRAINED)]
     ordered = [name for name in (FIRST_STAGE, UNTRAINED, *rivals, TRAINED) if name in named]
-    files: dict[str, str] = {}
-    for name in ordered:
-        if name in RESERVED or slug(name) in files:
-            got, remedy = f"{name!r} beside {ordered}", "Rename the rival's folder."
-            raise ConfigError(must("Names in evaluation.rivals", "be distinct and not the report's own", got, remedy))
-        files[slug(name)] = name
+    assert not set(COMPARISONS) & set(ordered), "a system's name is none of the report's own keys"
+    assert len({slug(name) for name in ordered}) == len(ordered), "a system's name names its file"
     seen = sum(fold(text) in questions for query, text in reranking_set.queries.items() if query in counted)
     evaluation = Evaluation(reranking_set, {name: named[name] for name in ordered}, resamples, seen)
     for protocol in PROTOCOLS:

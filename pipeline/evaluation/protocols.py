@@ -5,6 +5,7 @@ Pure: knows nothing of rankings, figures or how they are shown.
 
 from __future__ import annotations
 
+from pipeline.config.sets import is_nano_beir
 from pipeline.core.records import AS_RETRIEVED, POSITIVES_ADDED
 
 NOTES = {
@@ -17,4 +18,4 @@ NOTES = {
 
 def fixed_step_protocol(name: str) -> str:
     """The protocol a set is evaluated under at the fixed steps, as published: added for NanoBEIR, else as retrieved."""
-    return POSITIVES_ADDED if name.startswith("Nano") else AS_RETRIEVED
+    return POSITIVES_ADDED if is_nano_beir(name) else AS_RETRIEVED

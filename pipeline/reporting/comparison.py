@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.config.sets import is_nano_beir
 from pipeline.core.atomic import read_json
 from pipeline.core.errors import ConfigError, must
 from pipeline.core.markdown import escape
@@ -74,7 +75,7 @@ def _row(fact: Json, ours: float | None, band: str, verdict: str, note: str = ""
 def _figure(fact: Json, ours: float, half_widths: Mapping[str, Any]) -> tuple[str, str, str]:
     """Band, verdict and note of a set's figure: a fixed band on a thousand queries, the interval on fifty."""
     difference = abs(ours - fact["value"])
-    if not fact["set"].startswith("Nano"):
+    if not is_nano_beir(fact["set"]):
         return f"±{DEV_BAND}", _within(difference, DEV_BAND), ""
     by_protocol = half_widths.get(fact["set"], {})
     wanted = by_protocol.get(fact.get("protocol", "positives_added"), {})

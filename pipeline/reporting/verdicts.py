@@ -8,22 +8,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.core.records import AS_RETRIEVED, FIRST_STAGE, TRAINED
+from pipeline.core.records import AS_RETRIEVED, COMPARISONS, FIRST_STAGE, TRAINED
 from pipeline.engine.batching import Plan
 from pipeline.reporting.facts import Facts
 
 MEASURE_NAMES = {"ndcg@10": "nDCG@10", "mrr@10": "MRR@10", "map": "MAP"}
 """Measures in the order they are shown, and how they are written."""
 
-NOT_SYSTEMS = ("difference", "differences", "trained_minus")
-"""Keys of a protocol in a measures.json that are no system's name."""
-
 Json = dict[str, Any]
 
 
 def systems(protocol: Mapping[str, Any]) -> list[str]:
     """The systems of one protocol of a measures.json, in its order: first stage, untrained, rivals, trained."""
-    return [name for name in protocol if name not in NOT_SYSTEMS]
+    return [name for name in protocol if name not in COMPARISONS]
 
 
 def _interval(difference: Mapping[str, float], queries: int) -> str:

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config.learning import ModelConfig
+from pipeline.config.sets import NANO_MEAN
 from pipeline.core import artifacts, atomic
 from pipeline.core.fingerprint import fingerprint, slug
-from pipeline.core.records import TRAINED, UNTRAINED, RerankingSet, fold
+from pipeline.core.records import BI_ENCODER, FUSION, TRAINED, UNTRAINED, RerankingSet, fold
 from pipeline.data import storage
 from pipeline.data.beir import read_beir
 from pipeline.data.nano_beir import read as read_nano_beir
@@ -19,13 +20,9 @@ from pipeline.evaluation import evaluator, figures, reranking
 from pipeline.evaluation.bi_encoder import BiEncoderScorer
 from pipeline.stages.models import load, load_saved, scorer_of
 from pipeline.stages.plan import VERSIONS, Run, is_done, shown, stage
-from pipeline.stages.sets import NANO_MEAN, evaluation_set, final_sets, nano_names
+from pipeline.stages.sets import evaluation_set, final_sets, nano_names
 
 log = logging.getLogger(__name__)
-
-
-BI_ENCODER, FUSION = "bi_encoder", "fusion"
-"""Rivals that need no training: the starting weights as a bi-encoder, and its fusion with the first stage."""
 
 
 def evaluation_key(run: Run, name: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -25,6 +25,7 @@ from pipeline.core import artifacts, atomic, reproducibility, upkeep
 from pipeline.core.errors import ConfigError, must
 from pipeline.core.fingerprint import fingerprint, plain, slug
 from pipeline.core.provenance import record
+from pipeline.core.records import BI_ENCODER, COMPARISONS, FIRST_STAGE, FUSION, TRAINED, UNTRAINED
 from pipeline.data.content import content_digest
 from pipeline.engine import fused
 from pipeline.hub import location
@@ -35,6 +36,9 @@ from pipeline.telemetry.energy_records import add
 from pipeline.telemetry.pieces import Pieces, counted
 
 log = logging.getLogger(__name__)
+
+NOT_RIVALS = {FIRST_STAGE, UNTRAINED, TRAINED, BI_ENCODER, FUSION, *COMPARISONS}
+"""Names that a rival may not have beside those systems' figures."""
 
 VERSIONS = {"mine": 2, "search": 3, "tokens": 1, "train": 9, "evaluate": 11, "card": 4}
 """Raised when the code would write something else for the same configuration."""
@@ -101,8 +105,11 @@ class Run:
     @cached_property
     def rivals(self) -> dict[str, location.Located]:
         """Name → model of each rival, in the configuration's order."""
-        found = (self._locate(path, None, "model", "evaluation.rivals") for path in self.config.evaluation.rivals)
-        return {rival_name(path): model for path, model in zip(self.config.evaluation.rivals, found, strict=True)}
+        paths = self.config.evaluation.rivals
+        return {
+            name: self._locate(path, None, "model", "evaluation.rivals")
+            for name, path in zip(rival_names(paths), paths, strict=True)
+        }
 
     @cached_property
     def collections(self) -> dict[str, location.Located]:
@@ -188,10 +195,27 @@ def _check_name(name: str, others: Mapping[str, object], dev_name: str) -> None:
         raise ConfigError(must("evaluation.collections", rule, name, remedy))
 
 
-def rival_name(path: str) -> str:
-    """A rival's name in tables: the last part of its path, or the run's folder for `<run>/model`."""
+def rival_names(paths: Sequence[str]) -> list[str]:
+    """Rivals' names in tables: the last part of each one's path (the run's folder for `<run>/model`), where that is
+    another's or a system's of ours with the part before it, as `owner-name`.
+
+    Raises:
+        ConfigError: when two are called the same even so.
+    """
+    short, names = [_last_parts(path, 1) for path in paths], list[str]()
+    for path, name in zip(paths, short, strict=True):
+        if name in NOT_RIVALS or short.count(name) > 1:
+            name = _last_parts(path, 2)
+        if name in NOT_RIVALS or name in names:
+            rule = "be models of distinct names, none of the report's own"
+            raise ConfigError(must("evaluation.rivals", rule, path, "Name each model once; rename a folder."))
+        names.append(name)
+    return names
+
+
+def _last_parts(path: str, count: int) -> str:
     parts = Path(path).parts
-    return slug(parts[-2] if parts[-1] == "model" and len(parts) > 1 else parts[-1])
+    return slug("-".join((parts[:-1] if parts[-1] == "model" and len(parts) > 1 else parts)[-count:]))
 
 
 @contextmanager

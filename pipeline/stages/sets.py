@@ -16,9 +16,6 @@ from pipeline.stages.plan import Run
 
 log = logging.getLogger(__name__)
 
-NANO_MEAN = "NanoBEIR_R100_mean"
-"""Name of the mean over the NanoBEIR sets, as published cards write it."""
-
 
 def nano_names(config: Config) -> list[str]:
     """Split names of the configured NanoBEIR sets."""
