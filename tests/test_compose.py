@@ -37,6 +37,7 @@ def main(config: Config) -> None:
         case 17: print("a long line " * 100_000)
         case 18: print("a line")
         case 16: raise RuntimeError("can't start new thread")  # as threading.Thread.start says it
+        case 19: raise RuntimeError("CUDA driver error: unknown error")
         case 9: os.kill(os.getpid(), 15)
         case 14 | 15: log.info("recorded %s", sys.argv[1:])
     log.info("done")
@@ -86,6 +87,11 @@ def test_a_good_run_shows_our_lines_alone_and_logs_everything(job: Path) -> None
         (10, 2, "error: memory must suffice, got 'MemoryError'. Free some, "),
         (11, 2, "error: memory must suffice, got "),
         (16, 2, 'error: the system must let as many threads start as are asked for, got "can\'t start new thread". '),
+        (
+            19,
+            2,
+            "error: the GPU's driver must work, got 'CUDA driver error: unknown error'. Update the driver; ",
+        ),
         (5, 2, "error: outputs/x must be usable, got 'No space left on device'. Free space, "),
         (6, 1, "error: this is a bug in the pipeline (FileNotFoundError: "),
     ],

@@ -1,12 +1,11 @@
+"""Embeddings are sentence-transformers' own, kept on disk, made again only where something changed."""
+
 from __future__ import annotations
 
-import inspect
 import logging
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +18,6 @@ from pipeline.core.errors import ModelError, NumericsError
 from pipeline.engine.block_scoring import FrozenEncoder
 from pipeline.mining import embeddings
 from pipeline.mining.embeddings import VECTORS, Embedder, Vectors, folder_digest
-from pipeline.mining.exact_search import Plain, Rounded
 from tests.static_model import static_model
 
 WORDS = [f"w{number}" for number in range(50)]
@@ -33,39 +31,6 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def loads(embedder: Embedder) -> bool:
     return embedder._model is not None
-
-
-@pytest.mark.parametrize("search", [Plain, Rounded])
-def test_search_is_exact_and_blocks_do_not_show(
-    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, search: type[Plain] | type[Rounded]
-) -> None:
-    monkeypatch.setattr(embeddings, "prepared", search)
-    monkeypatch.setattr(embeddings, "QUERY_BLOCK", 7)
-    monkeypatch.setattr(embeddings, "PASSAGE_BLOCK_BYTES", 64 * 4 * 32)  # 64 passages
-    monkeypatch.setattr(embeddings, "CHUNK", 10)
-    embedder = Embedder(model, tmp_path)
-    queries = TEXTS[5:60]
-    subset = np.array([n for n in range(len(TEXTS)) if n % 3])
-    passages = embedder.vectors(TEXTS, "passage").take(slice(None))
-    np.testing.assert_allclose(np.linalg.norm(passages, axis=1), 1, atol=1e-6)
-    cosines = embedder.vectors(queries, "query").take(slice(None)) @ passages[subset].T
-    found = embedder.searcher(TEXTS, subset).search(queries, 100)
-    np.testing.assert_allclose(np.sort(cosines, axis=1)[:, ::-1], found.scores[:, : len(subset)], atol=1e-6)
-    assert (found.indices[:, len(subset) :] == -1).all()
-    rows = np.arange(len(queries))
-    np.testing.assert_allclose(cosines[rows, found.indices[:, 0]], found.scores[:, 0], atol=1e-6)
-    query, passage = np.array([0, 3, 54]), np.array([1, 1, 90])
-    scores = embedder.searcher(TEXTS, subset).score(queries, query, passage)
-    np.testing.assert_allclose(scores, cosines[query, passage], atol=1e-6)
-
-
-@pytest.mark.parametrize("search", [Plain, Rounded])
-def test_equal_passages_stand_in_order(
-    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, search: type[Plain] | type[Rounded]
-) -> None:
-    monkeypatch.setattr(embeddings, "prepared", search)
-    found = Embedder(model, tmp_path).searcher(["w1", "w2", "W1", "w1  "]).search(["w1"], 3)
-    assert found.indices.tolist() == [[0, 2, 3]]
 
 
 def test_an_entry_is_used_again_only_for_the_same_model_prompt_and_texts(
@@ -151,6 +116,43 @@ def test_vectors_that_are_not_finite_are_refused(tmp_path: Path, monkeypatch: py
 class Broken:
     def standard_normal(self, shape: tuple[int, int], dtype: type) -> np.ndarray:
         return np.full(shape, np.nan, dtype)
+
+
+def test_a_full_gpu_halves_the_texts_of_a_batch(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    expected = Embedder(model, tmp_path / "whole").vectors(TEXTS, "passage").take(slice(None))
+    embedder, asked = Embedder(model, tmp_path / "halved"), list[int]()
+    encoder, _ = embedder._loaded()
+    encode = encoder.encode_document
+
+    def within_24(texts: list[str], *, batch_size: int, **options: Any) -> Any:
+        asked.append(batch_size)
+        if batch_size > 24:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 8.00 GiB.")
+        return encode(texts, batch_size=batch_size, **options)
+
+    monkeypatch.setattr(encoder, "encode_document", within_24)
+    monkeypatch.setattr(embeddings, "CHUNK", 100)
+    embedder._model = encoder, 64
+    found = embedder.vectors(TEXTS, "passage").take(slice(None))
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert asked == [64, 32, 16, 16], "what fitted is kept for the next texts"
+    assert [record.message for record in caplog.records if "GPU" in record.message] == [
+        f"out of GPU memory: embedding goes on with {texts} texts a batch" for texts in (32, 16)
+    ]
+
+
+def test_a_gpu_too_small_for_one_text_says_so(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    embedder = Embedder(model, tmp_path)
+    encoder, _ = embedder._loaded()
+
+    def full(texts: list[str], **options: Any) -> Any:
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(encoder, "encode_document", full)
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        embedder.vectors(TEXTS, "passage")
 
 
 def test_a_dense_model_embeds_as_sentence_transformers_does(tmp_path: Path) -> None:
@@ -240,36 +242,6 @@ def test_what_another_module_reads_of_a_berts_tokens_is_left_to_the_library(tmp_
     expected = SentenceTransformer(str(folder), device="cpu").encode(texts, batch_size=16, normalize_embeddings=True)
     found = Embedder(folder, tmp_path / "cache").vectors(texts, "passage").take(slice(None))
     np.testing.assert_allclose(found, expected, atol=1e-6)
-
-
-SEARCH = """
-import resource, sys
-from pathlib import Path
-from pipeline.mining.embeddings import Embedder
-peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-embedder = Embedder(Path(sys.argv[1]), Path(sys.argv[2]))
-searcher = embedder.searcher(many(40_000))
-searcher.search(many(64), 10)
-before = peak()
-searcher.search(many(8_000), 10)
-print(peak() - before)
-"""
-
-
-def many(count: int) -> list[str]:
-    return [f"w{n % 50} w{n // 50 % 50} w{n // 2500 % 50}" for n in range(count)]
-
-
-def test_memory_does_not_grow_with_queries_times_passages(model: Path, tmp_path: Path) -> None:
-    embedder = Embedder(model, tmp_path)
-    for count, side in ((40_000, "passage"), (64, "query"), (8_000, "query")):
-        embedder.vectors(many(count), side)
-    root = Path(__file__).resolve().parents[1]
-    command = [sys.executable, "-c", inspect.getsource(many) + SEARCH, str(model), str(tmp_path)]
-    environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
-    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, cwd=root)
-    # All scores at once would be 8,000 x 40,000 x 4 bytes = 1,221 MiB.
-    assert float(result.stdout.splitlines()[-1]) < 150
 
 
 @pytest.mark.parametrize("lost", ["", "layers.1"])

@@ -38,6 +38,7 @@ LAYERS = [
     "telemetry.emissions telemetry.tracking",
     "data.source data.content mining.training_rows evaluation.figures telemetry.pieces engine.model_files "
     "engine.steps engine.scoring evaluation.reranking evaluation.bi_encoder reporting.card_tables "
+    "mining.dense_search "
     "reporting.run_figures commands.estimates commands.run_folder",
     "engine.update",
     # One job each.

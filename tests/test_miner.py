@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from pipeline.config.data import Match, MiningConfig, Retriever, Sampling
 from pipeline.core.errors import DataError
 from pipeline.core.records import LabelledPairs, PairRows, Split, fold
-from pipeline.mining import embeddings
+from pipeline.mining import dense_search
 from pipeline.mining.exact_search import Plain, Rounded
 from pipeline.mining.miner import mine
 from tests.static_model import static_model
@@ -97,7 +97,7 @@ def test_mined_rows_are_those_of_mine_hard_negatives(
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.util import mine_hard_negatives
 
-    monkeypatch.setattr(embeddings, "prepared", search)
+    monkeypatch.setattr(dense_search, "prepared", search)
     folder = static_model(tmp_path / "model", WORDS)
     pairs = random_pairs(12, 400)
     settings = recipe(folder)

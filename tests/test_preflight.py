@@ -40,6 +40,14 @@ def config(tmp_path: Path) -> Config:
     return composed("experiment=gooaq_bert_tiny", f"outputs_dir={tmp_path / 'outputs'}")
 
 
+def test_no_time_is_measured_where_memory_does_not_suffice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = composed("experiment=smoke", f"outputs_dir={tmp_path / 'outputs'}")
+    monkeypatch.setattr(preflight.estimates, "size_of", lambda config: HUGE)
+    monkeypatch.setattr(preflight.estimates, "hours", lambda *_: pytest.fail("it takes memory that is not there"))
+    found = {finding.what: finding.status for finding in preflight.check(config)}
+    assert found["memory"] == FAIL and "time" not in found
+
+
 def test_memory_and_disk_that_do_not_suffice_fail(config: Config) -> None:
     assert _memory(TINY, CPU).status == OK
     assert _memory(HUGE, CPU).status == FAIL and "Close other programs" in _memory(HUGE, CPU).said

@@ -176,6 +176,15 @@ def test_a_gpus_segments_grow_unless_its_memory_is_configured(
     assert {name: value for name, value in os.environ.items() if name.endswith("_ALLOC_CONF")} == expected
 
 
+def test_a_gpus_segments_do_not_grow_under_wsl(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(platform, "release", lambda: "5.15.153.1-microsoft-standard-WSL2")
+    for name in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"):
+        monkeypatch.delenv(name, raising=False)
+    resolve_device(RuntimeConfig())
+    assert not [name for name in os.environ if name.endswith("_ALLOC_CONF")]
+
+
 def test_a_run_on_the_cpu_does_not_start_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     state = rng_state()

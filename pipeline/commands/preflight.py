@@ -69,7 +69,9 @@ def check(config: Config) -> list[Finding]:
     findings += [finding, _precision(config, device)]
     findings += _disk(config, needed, size)
     if size is not None:
-        findings += [_memory(size, device), _expected_time(config, size, device)]
+        findings.append(_memory(size, device))
+        if findings[-1].status != FAIL:  # measuring the time takes memory
+            findings.append(_expected_time(config, size, device))
     return findings
 
 

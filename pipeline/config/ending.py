@@ -27,6 +27,9 @@ from pipeline.core.errors import (
 EXIT_BUG = 1
 """Exit status after an error that is ours."""
 
+DRIVER_FAILED = ("CUDA driver error", "NVML_SUCCESS")
+"""What torch says where the driver does, but for a full memory."""
+
 EXIT_UNREAD = 128 + signal.SIGPIPE
 """Exit status, without a word, when what is printed is not read to its end: what a shell says of such a command."""
 
@@ -72,6 +75,10 @@ def report(error: Exception, log_path: Path | None = None) -> int:
         said = " ".join(str(error).split()) or type(error).__name__
         remedy = "Free some, use a smaller model or data.limit, or lower runtime.micro_batch_tokens."
         error = ResourceError(must("memory", "suffice", said, remedy)).with_traceback(error.__traceback__)
+    elif isinstance(error, RuntimeError) and any(text in str(error) for text in DRIVER_FAILED):
+        remedy = "Update the driver; PYTORCH_ALLOC_CONF=expandable_segments:False spares calls some drivers fail at."
+        said = " ".join(str(error).split())
+        error = ResourceError(must("the GPU's driver", "work", said, remedy)).with_traceback(error.__traceback__)
     elif isinstance(error, RuntimeError) and "can't start new thread" in str(error):
         remedy = "Lower runtime.threads and runtime.workers, or raise the limit (ulimit -u)."
         refused = ResourceError(must("the system", "let as many threads start as are asked for", str(error), remedy))

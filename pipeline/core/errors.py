@@ -62,7 +62,10 @@ class Interrupted(PipelineError):
 def out_of_gpu_memory(error: RuntimeError) -> bool:
     """Whether a GPU had no memory left, for a tensor or for what its libraries take beside torch's allocator."""
     by_torch = type(error).__name__ == "OutOfMemoryError"  # no torch here: a mistyped key is answered without it
-    return by_torch or any(text in str(error) for text in GPU_WITHOUT_MEMORY)
+    said = str(error)
+    # What torch fails with where it cannot ask the driver who holds the memory, while it composes the error above.
+    in_composing = "NVML_SUCCESS" in said and "CUDACachingAllocator" in said
+    return by_torch or in_composing or any(text in said for text in GPU_WITHOUT_MEMORY)
 
 
 def first_line(error: BaseException) -> str:

@@ -58,8 +58,12 @@ def _fix_cublas_workspace() -> None:
 
 
 def _let_segments_grow() -> None:
-    """To be asked before a GPU's first tensor: micro-batches of ever new sizes would leave its memory in pieces."""
-    if not {"PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"} & set(os.environ):
+    """To be asked before a GPU's first tensor: micro-batches of ever new sizes would leave its memory in pieces.
+
+    Not under WSL, whose drivers fail at it (pytorch issue 192330).
+    """
+    named = {"PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"} & set(os.environ)
+    if not named and "microsoft" not in platform.release().lower():
         os.environ["PYTORCH_ALLOC_CONF"] = "expandable_segments:True"
 
 

@@ -1,4 +1,4 @@
-"""The dense first stage: embeddings by sentence-transformers on disk, and exact search over them.
+"""Embeddings by sentence-transformers, kept on disk.
 
 Knows nothing of labels or negatives, nor of the hub: it is given a local folder.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import mmap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,21 +16,14 @@ import numpy.typing as npt
 import torch
 
 from pipeline.core import artifacts, atomic
-from pipeline.core.errors import ModelError, NumericsError, must
+from pipeline.core.errors import ModelError, NumericsError, must, out_of_gpu_memory
 from pipeline.core.fingerprint import file_digest, fingerprint, text_digest
 from pipeline.core.progress import bar
 from pipeline.core.reproducibility import reuse_memory
 from pipeline.engine import block_scoring
-from pipeline.mining.exact_search import prepared, products
-from pipeline.mining.topk import Positions, Ranking, RunningTop, stacked
+from pipeline.mining.topk import Positions
 
 log = logging.getLogger(__name__)
-
-QUERY_BLOCK = 4_096
-"""Queries whose best are merged at once: faiss's own block."""
-
-PASSAGE_BLOCK_BYTES = 1 << 29
-"""Embeddings of the passages searched at once. Each block's best are found from nothing and merged: few are cheap."""
 
 CHUNK = 16_384
 """Texts embedded between two writes, and pairs scored at once."""
@@ -130,7 +123,7 @@ class Embedder:
         return self._verified[folder]
 
     def _write(self, texts: Sequence[str], side: str, path: Path) -> None:
-        model, size = self._loaded()
+        model, _ = self._loaded()
         # Their own prompts (or none) hold where the configuration gives an empty one.
         encode = model.encode_query if side == "query" else model.encode_document
         header = {"descr": "<f4", "fortran_order": False}
@@ -140,19 +133,31 @@ class Embedder:
             np.lib.format.write_array_header_1_0(stream, {**header, "shape": shape})
             for start in range(0, len(texts), CHUNK):
                 chunk = list(texts[start : start + CHUNK])
-                vectors = encode(
-                    chunk,
-                    prompt=self._prompts[side] or None,
-                    batch_size=size,
-                    normalize_embeddings=True,
-                    show_progress_bar=False,
-                )
-                vectors = np.ascontiguousarray(vectors, dtype=np.float32)
+                vectors = np.ascontiguousarray(self._within_memory(encode, chunk, side), dtype=np.float32)
                 if not np.isfinite(vectors).all():
                     remedy = "Use another model: mining.path=<folder or hub id>."
                     raise NumericsError(must(str(self._folder), "give finite embeddings", "NaN or inf", remedy))
                 stream.write(vectors.tobytes())
                 moving.advance(len(chunk))
+
+    def _within_memory(self, encode: Callable[..., Any], texts: list[str], side: str) -> Any:
+        """Embeddings of texts, in batches halved each time a GPU's memory runs out, until a text is alone."""
+        while True:
+            model, size = self._loaded()
+            try:
+                return encode(
+                    texts,
+                    prompt=self._prompts[side] or None,
+                    batch_size=size,
+                    normalize_embeddings=True,
+                    show_progress_bar=False,
+                )
+            except RuntimeError as error:
+                if size == 1 or not out_of_gpu_memory(error):
+                    raise
+            torch.cuda.empty_cache()
+            self._model = model, size // 2
+            log.warning("out of GPU memory: embedding goes on with %d texts a batch", size // 2)
 
     def _loaded(self) -> tuple[Any, int]:
         """The model, and how many texts a forward pass of it takes."""
@@ -193,10 +198,6 @@ class Embedder:
         bert.encoder = bert.pooler = None  # their matrices have been packed, or are not asked
         return True
 
-    def searcher(self, passages: Sequence[str], subset: Positions | None = None) -> Nearest:
-        """Exact search over `passages`, or over those at `subset`, whose indices then count within it."""
-        return Nearest(self, self.vectors(passages, "passage"), subset)
-
 
 def _tells_of_more_than_unused_weights(record: logging.LogRecord) -> bool:
     """Whether transformers' report of loaded weights is more than that a base model's own head was left out."""
@@ -217,37 +218,3 @@ def folder_digest(folder: Path) -> str:
         remedy = "Pass a model folder: mining.path=<folder>."
         raise ModelError(must(str(folder), "be a folder with a model", "nothing there", remedy))
     return text_digest(part for path in files for part in (path.relative_to(folder).as_posix(), file_digest(path)))
-
-
-class Nearest:
-    """Exact cosine search over embeddings, block against block, the best kept as blocks pass."""
-
-    def __init__(self, embedder: Embedder, passages: Vectors, subset: Positions | None) -> None:
-        self._embedder, self._passages = embedder, passages
-        self._subset = np.arange(len(passages)) if subset is None else subset
-
-    def search(self, queries: Sequence[str], depth: int) -> Ranking:
-        """The `depth` nearest passages of each query; memory grows with queries x depth, not with the passages."""
-        vectors = self._embedder.vectors(queries, "query")
-        starts = range(0, len(queries), QUERY_BLOCK)
-        tops = [RunningTop(min(QUERY_BLOCK, len(queries) - start), depth) for start in starts]
-        size = max(1, PASSAGE_BLOCK_BYTES // (4 * self._passages.shape[1]))
-        blocks = range(0, len(self._subset), size)
-        with bar("nearest passages", len(blocks) * len(starts)) as moving:
-            for offset in blocks:
-                block = prepared(self._passages.take(self._subset[offset : offset + size]))
-                for start, top in zip(starts, tops, strict=True):
-                    top.add(*block.best(vectors.take(slice(start, start + QUERY_BLOCK)), depth), offset)
-                    moving.advance()
-                del block  # before the next one is read
-        return stacked([top.ranking() for top in tops], depth)
-
-    def score(self, queries: Sequence[str], query: Positions, passage: Positions) -> npt.NDArray[np.float32]:
-        """Cosines (pairs,)."""
-        vectors = self._embedder.vectors(queries, "query")
-        scores = np.empty(len(query), np.float32)
-        for start in range(0, len(query), CHUNK):
-            part = slice(start, start + CHUNK)
-            left, right = vectors.take(query[part]), self._passages.take(self._subset[passage[part]])
-            scores[part] = products(left, np.arange(len(left)), right, np.arange(len(right)))
-        return scores

@@ -13,6 +13,7 @@ from pipeline.config.data import Match, MiningConfig, Retriever
 from pipeline.core.errors import DataError, must
 from pipeline.core.records import Mined, RerankingSet, Split, fold
 from pipeline.data.trec import read_run
+from pipeline.mining.dense_search import Nearest
 from pipeline.mining.embeddings import Embedder
 from pipeline.mining.judged import Corpus, Questions, questions_of, train_corpus, without_leaks
 from pipeline.mining.retrieval import Bm25, ImportedRun
@@ -99,7 +100,7 @@ def _first_stage(
         embedder = Embedder(
             located, cache, query_prompt=config.query_prompt, passage_prompt=config.passage_prompt, device=device
         )
-        return lambda positions: embedder.searcher(searched, positions)
+        return lambda positions: Nearest(embedder, searched, positions)
     return _imported(located, corpus, parts)
 
 

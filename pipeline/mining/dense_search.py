@@ -1,0 +1,54 @@
+"""The dense first stage: exact search over embeddings on disk, block against block."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.core.progress import bar
+from pipeline.mining.embeddings import CHUNK, Embedder
+from pipeline.mining.exact_search import prepared, products
+from pipeline.mining.topk import Positions, Ranking, RunningTop, stacked
+
+QUERY_BLOCK = 4_096
+"""Queries whose best are merged at once: faiss's own block."""
+
+PASSAGE_BLOCK_BYTES = 1 << 29
+"""Embeddings of the passages searched at once. Each block's best are found from nothing and merged: few are cheap."""
+
+
+class Nearest:
+    """Exact cosine search over embeddings, block against block, the best kept as blocks pass."""
+
+    def __init__(self, embedder: Embedder, passages: Sequence[str], subset: Positions | None = None) -> None:
+        """Search `passages`, or those at `subset`, whose indices then count within it."""
+        self._embedder, self._passages = embedder, embedder.vectors(passages, "passage")
+        self._subset = np.arange(len(passages)) if subset is None else subset
+
+    def search(self, queries: Sequence[str], depth: int) -> Ranking:
+        """The `depth` nearest passages of each query; memory grows with queries x depth, not with the passages."""
+        vectors = self._embedder.vectors(queries, "query")
+        starts = range(0, len(queries), QUERY_BLOCK)
+        tops = [RunningTop(min(QUERY_BLOCK, len(queries) - start), depth) for start in starts]
+        size = max(1, PASSAGE_BLOCK_BYTES // (4 * self._passages.shape[1]))
+        blocks = range(0, len(self._subset), size)
+        with bar("nearest passages", len(blocks) * len(starts)) as moving:
+            for offset in blocks:
+                block = prepared(self._passages.take(self._subset[offset : offset + size]))
+                for start, top in zip(starts, tops, strict=True):
+                    top.add(*block.best(vectors.take(slice(start, start + QUERY_BLOCK)), depth), offset)
+                    moving.advance()
+                del block  # before the next one is read
+        return stacked([top.ranking() for top in tops], depth)
+
+    def score(self, queries: Sequence[str], query: Positions, passage: Positions) -> npt.NDArray[np.float32]:
+        """Cosines (pairs,)."""
+        vectors = self._embedder.vectors(queries, "query")
+        scores = np.empty(len(query), np.float32)
+        for start in range(0, len(query), CHUNK):
+            part = slice(start, start + CHUNK)
+            left, right = vectors.take(query[part]), self._passages.take(self._subset[passage[part]])
+            scores[part] = products(left, np.arange(len(left)), right, np.arange(len(right)))
+        return scores
