@@ -12,8 +12,8 @@ ROOT = Path(__file__).resolve().parents[1]
 LAYERS = [
     "core.errors core.upkeep",
     "config.rules config.sets config.paths config.ending",
-    "core.records core.fingerprint core.progress core.markdown config.arguments config.data config.learning "
-    "config.machine hub.repo_files hub.failures mining.topk telemetry.energy_records",
+    "core.records core.credentials core.fingerprint core.progress core.markdown config.arguments "
+    "config.data config.learning config.machine hub.repo_files hub.failures mining.topk telemetry.energy_records",
     "config.schema data.docstring_paragraphs config.asked engine.batching evaluation.measures evaluation.protocols "
     "benchmark.cases "
     "benchmark.figures benchmark.curves",  # pure

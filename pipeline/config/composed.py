@@ -17,8 +17,8 @@ import yaml
 from pipeline.config.paths import KEYS, at_home
 from pipeline.config.schema import Config
 from pipeline.core import artifacts
+from pipeline.core.credentials import MASK
 from pipeline.core.errors import ArtifactError, must
-from pipeline.core.provenance import MASK
 
 T = TypeVar("T")
 

@@ -1,4 +1,4 @@
-"""Where and how a run goes on, which changes no result: memory, speed, tracking, energy, the hub."""
+"""Where and how a run goes on, which changes results by rounding alone, and whether the hub is asked again."""
 
 from __future__ import annotations
 

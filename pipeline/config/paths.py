@@ -1,4 +1,4 @@
-"""Which keys and arguments name files, and the home folder in them. Asks for that folder's name, opens nothing."""
+"""Which keys and arguments name files, and `~` in them expanded. Opens nothing."""
 
 from __future__ import annotations
 

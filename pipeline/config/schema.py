@@ -1,8 +1,8 @@
 """The typed schema of a run: its sections, the rules between them, and its parser. Knows Hydra and OmegaConf.
 
 `register()` puts the schema into Hydra's ConfigStore; `parse()` turns a composed configuration into dataclasses
-once, which is where each rule is checked. Plain dataclasses: nothing assigns to them after that. Keys, units and rules
-of a section stand in `data`, `learning` and `machine` beside this file.
+once, which is where each rule is checked. Plain dataclasses: nothing assigns to them after `parse`. Keys, units and
+rules of a section stand in `data`, `learning` and `machine` beside this file.
 """
 
 from __future__ import annotations

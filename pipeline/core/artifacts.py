@@ -25,6 +25,7 @@ LEAST_FREE = 2**18
 
 
 def files(folder: Path) -> list[Path]:
+    """Every file below a folder but its manifest, in order."""
     return sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
 
 
@@ -49,9 +50,9 @@ def publish(
     """Yield an empty work folder beside `folder`; on leaving without error make it `folder`, complete.
 
     Every file is synced, the manifest (`manifest` plus `files`) is written last, then the work folder is renamed
-    over whatever incomplete folder stood there. On an error, a signal's too, the work folder is removed, and what stood
-    there stands there, but after the last rename the new one. `manifest` is read on leaving, so the block may fill it;
-    `closing` is asked when every file is synced and hashed.
+    over whatever incomplete folder stood there. On an error or a signal the work folder is removed and the old folder
+    restored, unless the new one is already in place. `manifest` is read on leaving, so the block may fill it; `closing`
+    is asked when every file is synced and hashed.
     """
     atomic.make_folder(folder.parent)
     atomic.remove_abandoned(folder, ours=True)

@@ -39,7 +39,7 @@ def sync(descriptor: int) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder and its parents where they are missing, each name synced: a rename in it is no safer than they."""
+    """Make a folder and its missing parents, each one synced: a later rename in it could be lost with them."""
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -75,7 +75,7 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
-def mend(path: Path, expected: bytes) -> None:
+def write_if_changed(path: Path, expected: bytes) -> None:
     """Write a file unless it holds these bytes: a copy for people, of a file that a manifest vouches for."""
     if not path.is_file() or path.read_bytes() != expected:
         write_bytes(path, expected)
@@ -134,9 +134,8 @@ def point(link: Path, target: Path) -> None:
 def remove_abandoned(path: Path, *, ours: bool = False) -> None:
     """Remove what killed processes left of writing `path`: their work folders, temporary files and links.
 
-    A folder that one was about to replace is put back where it left none.
-
-    `ours` counts this process's number as a killed one's: numbers come again, in containers often at once.
+    A folder that one was about to replace is put back where it left none. With `ours`, files under this process's own
+    number are abandoned ones too: numbers are reused, in containers often at once.
     """
     for stale in path.parent.glob(f".{glob.escape(path.name)}.*{PARTIAL}"):
         last = stale.name.removesuffix(PARTIAL).rsplit(".", 1)[-1]

@@ -36,8 +36,8 @@ def fold(text: str) -> str:
     return " ".join(text.split()).casefold()
 
 
-def holds_alone(passage: str, query: str) -> bool:
-    """Whether a passage is a query's own text, folded; a title may stand before it."""
+def ends_with_query(passage: str, query: str) -> bool:
+    """Whether a passage ends with the whole query, folded: a query that is a passage too, perhaps behind a title."""
     return f" {fold(passage)}".endswith(f" {fold(query)}")
 
 
@@ -78,8 +78,8 @@ class PairRows:
 class RerankingSet:
     """Queries with judged passages and first-stage candidates: what one evaluation reranks.
 
-    `candidates` lists passage ids best first, as the first stage ranked them, with its scores beside
-    (strictly for the run file; the order is the list's). `passages` holds every candidate and every judged
+    `candidates` lists passage ids best first, as the first stage ranked them: that order counts, and `scores`,
+    beside it, are only for the run file. `passages` holds every candidate and every judged
     positive. `groups` clusters queries for resampling, or is None when they are independent.
     """
 

@@ -13,7 +13,15 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.core.errors import DataError, NumericsError, must
-from pipeline.core.records import AS_RETRIEVED, POSITIVES_ADDED, PROTOCOLS, Collection, RerankingSet, Run, holds_alone
+from pipeline.core.records import (
+    AS_RETRIEVED,
+    POSITIVES_ADDED,
+    PROTOCOLS,
+    Collection,
+    RerankingSet,
+    Run,
+    ends_with_query,
+)
 from pipeline.evaluation.measures import MEASURES, judged, mean, order, per_query, reciprocal_rank_fusion
 
 log = logging.getLogger(__name__)
@@ -59,7 +67,7 @@ def themselves(collection: Collection) -> set[str]:
         for query, text in collection.queries.items()
         if query in collection.passages
         and collection.qrels.get(query, {}).get(query, 0) < 1
-        and holds_alone(collection.passages[query], text)
+        and ends_with_query(collection.passages[query], text)
     }
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.core.records import PairRows, Split, fold, holds_alone
+from pipeline.core.records import PairRows, Split, ends_with_query, fold
 from pipeline.mining.topk import Positions
 
 
@@ -131,7 +131,7 @@ def _itself(text: str, identifier: str | None, corpus: Corpus) -> int:
     if text in corpus:
         return corpus.position(text)
     same_id = -1 if identifier is None else corpus.numbered(identifier)
-    return same_id if same_id >= 0 and holds_alone(corpus.texts[same_id], text) else -1
+    return same_id if same_id >= 0 and ends_with_query(corpus.texts[same_id], text) else -1
 
 
 def positive_folds(parts: Iterable[PairRows], threshold: float) -> set[str]:

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.core.atomic import read_json
+from pipeline.core.credentials import masked
 from pipeline.core.errors import ArtifactError
-from pipeline.core.provenance import masked
 from pipeline.core.records import LabelledPairs
 from pipeline.reporting.samples import describe_rows, example_pairs
 from pipeline.telemetry.energy_records import add

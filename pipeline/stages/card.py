@@ -62,7 +62,9 @@ def card(run: Run) -> Path:
                 atomic.write_json(work / "summary.json", report.summary(facts))
             log.info("%-9s %s", "card", shown(run.folder / "README.md"))
         # Copies for people to find, with no manifest of their own: compared with what has one, and mended.
-        atomic.mend(run.folder / "README.md", comparison.card_of(run.folder).encode("utf-8", "backslashreplace"))
-        atomic.mend(run.folder / "summary.json", (folder / "summary.json").read_bytes())
+        atomic.write_if_changed(
+            run.folder / "README.md", comparison.card_of(run.folder).encode("utf-8", "backslashreplace")
+        )
+        atomic.write_if_changed(run.folder / "summary.json", (folder / "summary.json").read_bytes())
     log.info("\n%s", report.closing_table(atomic.read_json(folder / "summary.json")))
     return folder

@@ -49,7 +49,7 @@ def train(run: Run) -> Path:
     with atomic.locked(folder):
         if is_done(folder, "train"):
             # The log beside it was written while training went, without a sync a row.
-            atomic.mend(run.folder / "metrics.jsonl", (folder / "metrics.jsonl").read_bytes())
+            atomic.write_if_changed(run.folder / "metrics.jsonl", (folder / "metrics.jsonl").read_bytes())
             return folder
         atomic.write_text(run.folder / "config.yaml", yaml.safe_dump(plain(run.config), sort_keys=False))
         with stage(run, folder, run.train_key) as (work, pieces):

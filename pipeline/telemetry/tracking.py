@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from pipeline.config.machine import TrackingConfig, Wandb
-from pipeline.core.provenance import masked
+from pipeline.core.credentials import masked
 
 log = logging.getLogger(__name__)
 
