@@ -129,7 +129,7 @@ def blocks(
         block, then padding up to a number of rows that repeats;
         `lengths` (pairs,) int64: of each pair its own tokens;
         `shapes` (blocks, 2) int64: pairs and width of each block;
-        `firsts` (queries,) int64: the row of each pair's first token, then 0 up to a number that repeats.
+        `first_tokens` (queries,) int64: the row of each pair's first token, then 0 up to a number that repeats.
     """
     flat = _flat(table, template, first, second)
     assert (np.diff(flat.lengths) <= 0).all()
@@ -141,15 +141,15 @@ def blocks(
     )
     place = laid.starts[flat.row] + flat.position
     ids[place], kinds[place], position[place] = flat.ids, flat.kinds, flat.position
-    firsts = np.zeros(rounded(len(laid.starts), 16), np.int64)
-    firsts[: len(laid.starts)] = laid.starts
+    first_tokens = np.zeros(rounded(len(laid.starts), 16), np.int64)
+    first_tokens[: len(laid.starts)] = laid.starts
     return {
         "input_ids": torch.from_numpy(ids),
         "token_type_ids": torch.from_numpy(kinds),
         "position_ids": torch.from_numpy(position),
         "lengths": torch.from_numpy(flat.lengths),
         "shapes": torch.tensor(laid.shapes),
-        "firsts": torch.from_numpy(firsts),
+        "first_tokens": torch.from_numpy(first_tokens),
     }
 
 

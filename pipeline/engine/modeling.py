@@ -126,7 +126,7 @@ def of_step(model: nn.Module, precision: Precision) -> Callable[[Batch, int], to
         return torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16, cache_enabled=False)
 
     with autocast():
-        weights = block_bert.narrowed(model)
+        weights = block_bert.cast_weights(model)
 
     def found(batch: Batch, seed: int) -> torch.Tensor:
         with autocast():
