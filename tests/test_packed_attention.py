@@ -10,7 +10,7 @@ import torch
 from packed_models import PlainFlash, random_pairs, template
 
 from pipeline.engine import collation, packed_attention
-from pipeline.engine.flash import Flash, Runs
+from pipeline.engine.flash import Flash, FlashArguments
 from pipeline.engine.packed_attention import FULL, Layout, attend
 from pipeline.engine.packed_rows import Rows
 from pipeline.engine.tokens import TokenTable
@@ -82,8 +82,8 @@ def test_the_unpadded_kernel_is_told_where_runs_lie(
     assert call[0] is asking and call[1] is key and call[2] is value
     for starts, wanted in zip(call[3:5], (asked, [0, 6, 9, 21]), strict=True):
         assert starts.dtype == torch.int32 and starts.tolist() == wanted
-    assert call[5] == Runs(longest, 12, 0.3, 0.1, window)
-    assert type(call[5].most_queries) is int and type(call[5].most_keys) is int, "a tensor would be read back"
+    assert call[5] == FlashArguments(longest, 12, 0.3, 0.1, window)
+    assert type(call[5].max_queries) is int and type(call[5].max_keys) is int, "a tensor would be read back"
 
 
 @pytest.mark.parametrize(("window", "first_only"), [(FULL, False), (2, False), (0, False), (11, False), (FULL, True)])
@@ -153,8 +153,8 @@ def test_the_gpu_kernel_gives_what_the_plain_one_does(window: int, first_only: b
         q, k, v = (tensor.to(place, dtype).requires_grad_() for tensor in given)
         asking = q[starts[:-1].long().to(place)] if first_only else q
         kernel: Any = PlainFlash() if place == "cpu" else Flash
-        told = Runs(1 if first_only else 300, 300, 0.125, 0.0, window)
-        context = kernel.apply(asking, k, v, asked.to(place), starts.to(place), told)
+        arguments = FlashArguments(1 if first_only else 300, 300, 0.125, 0.0, window)
+        context = kernel.apply(asking, k, v, asked.to(place), starts.to(place), arguments)
         (context.double() * torch.linspace(-1, 1, 64, dtype=torch.float64, device=place)).sum().backward()
         found.append([t.detach().double().cpu() for t in (context, q.grad, k.grad, v.grad) if t is not None])
     for a, b in zip(*found, strict=True):
@@ -174,7 +174,7 @@ def test_the_gpu_kernel_drops_one_weight_in_ten_and_the_same_ones_backwards() ->
     def run(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
         value = each.clone().requires_grad_()
         torch.manual_seed(seed)
-        context: Any = Flash.apply(query, key, value, starts, starts, Runs(64, 64, 0.125, 0.1, FULL))  # type: ignore[no-untyped-call]
+        context: Any = Flash.apply(query, key, value, starts, starts, FlashArguments(64, 64, 0.125, 0.1, FULL))  # type: ignore[no-untyped-call]
         torch.rand(1000, device="cuda")  # whatever is drawn in between
         context.backward(torch.ones_like(context))
         assert value.grad is not None

@@ -126,9 +126,9 @@ def splits_at_spaces(backend: Tokenizer) -> bool:
     hold whitespace, or take what stands beside it.
     """
     state = json.loads(backend.to_str())
-    kinds = [(state[part] or {}).get("type") for part in ("normalizer", "pre_tokenizer", "model")]
+    component_types = [(state[part] or {}).get("type") for part in ("normalizer", "pre_tokenizer", "model")]
     alone = all(
         not (token["lstrip"] or token["rstrip"] or any(map(str.isspace, token["content"])))
         for token in state["added_tokens"]
     )
-    return alone and kinds == ["BertNormalizer", "BertPreTokenizer", "WordPiece"]
+    return alone and component_types == ["BertNormalizer", "BertPreTokenizer", "WordPiece"]
