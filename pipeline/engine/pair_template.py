@@ -1,4 +1,4 @@
-"""What stands around two texts that are one pair, and where they are cut. Wraps the tokenizers library.
+"""The special tokens around the two texts of a pair, and where the texts are truncated. Wraps the tokenizers library.
 
 Knows nothing of token tables, models or stages.
 """
@@ -51,7 +51,7 @@ class PairTemplate:
     middle: tuple[int, ...]
     suffix: tuple[int, ...]
     types: tuple[int, ...]
-    """Token type of each special token in order, and at `texts` those of each text's tokens."""
+    """Token types in order: one per special token, and at the two places `texts` one for all tokens of that text."""
     pad_id: int
     pad_type: int
     pad_left: bool
