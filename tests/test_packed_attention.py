@@ -76,10 +76,10 @@ def test_the_unpadded_kernel_is_told_where_runs_lie(
     plain: PlainFlash, window: int, first_only: bool, asked: list[int], longest: int
 ) -> None:
     (query, key, value), where = rows(), layout()
-    asking = query[where.first] if first_only else query
-    attend(asking, key, value, where, scale=0.3, dropout=0.1, window=window, first_only=first_only)
+    queries = query[where.first] if first_only else query
+    attend(queries, key, value, where, scale=0.3, dropout=0.1, window=window, first_only=first_only)
     (call,) = plain.calls
-    assert call[0] is asking and call[1] is key and call[2] is value
+    assert call[0] is queries and call[1] is key and call[2] is value
     for starts, wanted in zip(call[3:5], (asked, [0, 6, 9, 21]), strict=True):
         assert starts.dtype == torch.int32 and starts.tolist() == wanted
     assert call[5] == FlashArguments(longest, 12, 0.3, 0.1, window)
@@ -95,9 +95,9 @@ def test_both_kernels_give_the_same_contexts_and_gradients(
         query, key, value = rows()
         monkeypatch.setattr(packed_attention, "Flash", PlainFlash())
         monkeypatch.setattr(packed_attention, "runs_unpadded", lambda query, chosen=unpadded: chosen)
-        asking = query[where.first] if first_only else query
-        context = attend(asking, key, value, where, scale=0.3, dropout=0.0, window=window, first_only=first_only)
-        assert context.shape == (len(asking), 32)
+        queries = query[where.first] if first_only else query
+        context = attend(queries, key, value, where, scale=0.3, dropout=0.0, window=window, first_only=first_only)
+        assert context.shape == (len(queries), 32)
         (context * torch.linspace(-1, 1, 32, dtype=torch.float64)).sum().backward()
         found.append([context, query.grad, key.grad, value.grad])
     for a, b in zip(*found, strict=True):
@@ -151,10 +151,10 @@ def test_the_gpu_kernel_gives_what_the_plain_one_does(window: int, first_only: b
     found = []
     for place, dtype in (("cpu", torch.float64), ("cuda", torch.bfloat16)):
         q, k, v = (tensor.to(place, dtype).requires_grad_() for tensor in given)
-        asking = q[starts[:-1].long().to(place)] if first_only else q
+        queries = q[starts[:-1].long().to(place)] if first_only else q
         kernel: Any = PlainFlash() if place == "cpu" else Flash
         arguments = FlashArguments(1 if first_only else 300, 300, 0.125, 0.0, window)
-        context = kernel.apply(asking, k, v, asked.to(place), starts.to(place), arguments)
+        context = kernel.apply(queries, k, v, asked.to(place), starts.to(place), arguments)
         (context.double() * torch.linspace(-1, 1, 64, dtype=torch.float64, device=place)).sum().backward()
         found.append([t.detach().double().cpu() for t in (context, q.grad, k.grad, v.grad) if t is not None])
     for a, b in zip(*found, strict=True):

@@ -182,8 +182,7 @@ def _add_norm(x: torch.Tensor, y: torch.Tensor, work: _Work, output: Any) -> tup
 
 def _backward(grad_output: torch.Tensor, work: _Work, saved: _Saved) -> tuple[torch.Tensor, list[torch.Tensor]]:
     """Gradients of a layer's input and of its `_parameters`."""
-    weights, layer = work.weights, work.layer
-    param_dtype = grad_output.dtype
+    weights, layer, param_dtype = work.weights, work.layer, grad_output.dtype
     grad_x1, grad_down, norm2 = _add_norm_gradient(grad_output, saved.fed_forward, work, layer.output)
     down = _linear_gradient(grad_down, saved.activated, param_dtype)
     grad_up = torch.ops.aten.gelu_backward(torch.mm(grad_down, weights.down.weight), saved.up)
@@ -220,18 +219,15 @@ def _first_gradient(
     grad_x: torch.Tensor, grad_context: torch.Tensor, work: _Work, saved: _Saved
 ) -> tuple[torch.Tensor, list[torch.Tensor]]:
     """`_attention_gradient` where first tokens alone are queries; `grad_x` has their rows only."""
-    qkv, param_dtype = work.weights.qkv, grad_x.dtype
+    qkv, dtype = work.weights.qkv, grad_x.dtype
     assert isinstance(qkv, FirstTokenLinears) and isinstance(saved.attention, block_first.Kept)
-    grads = block_first.gradients(
-        grad_context.to(param_dtype), saved.attention, qkv, work.blocks, rate=work.attention_rate
-    )
+    grads = block_first.gradients(grad_context.to(dtype), saved.attention, qkv, work.blocks, rate=work.attention_rate)
     grad_query = grads.query.to(work.compute_dtype)
     grad_x += torch.mm(grad_query, qkv.query.weight)
-    query = _linear_gradient(grad_query, saved.x, param_dtype)
+    query = _linear_gradient(grad_query, saved.x, dtype)
     key_bias = grad_x.new_zeros(grad_x.shape[1])
-    return grads.x.index_add_(0, work.first_tokens, grad_x), [
-        *query, grads.key, key_bias, grads.value, grads.value_bias,
-    ]  # fmt: skip
+    parameters = [*query, grads.key, key_bias, grads.value, grads.value_bias]
+    return grads.x.index_add_(0, work.first_tokens, grad_x), parameters
 
 
 def _add_norm_gradient(
@@ -249,8 +245,6 @@ def _add_norm_gradient(
     return grad_total, grad_y, (grad_weight, grad_bias)
 
 
-def _linear_gradient(
-    grad_output: torch.Tensor, x: torch.Tensor, param_dtype: torch.dtype
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Gradients of a linear layer's weight and bias, in `param_dtype`, given that of its output."""
-    return torch.mm(grad_output.t(), x).to(param_dtype), grad_output.sum(0).to(param_dtype)
+def _linear_gradient(grad: torch.Tensor, x: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    """Gradients of a linear layer's weight and bias, in `dtype`, given that of its output."""
+    return torch.mm(grad.t(), x).to(dtype), grad.sum(0).to(dtype)

@@ -48,8 +48,8 @@ def read(folder: Path, key: str = "model.path") -> tuple[Any, PreTrainedTokenize
                               "Pass the folder of a saved transformers or sentence-transformers model."))  # fmt: skip
     try:
         with quiet():
-            seen = _bert_of_old(folder) or AutoConfig.from_pretrained(folder)
-            return seen, AutoTokenizer.from_pretrained(folder, config=seen)
+            saved = _bert_of_old(folder) or AutoConfig.from_pretrained(folder)
+            return saved, AutoTokenizer.from_pretrained(folder, config=saved)
     except Exception as error:  # a wrong type in a configuration raises kinds of its own
         raise ModelError(must(key, "hold a model and tokenizer transformers can read",
                               f"{folder} ({reason(error)})",
@@ -78,9 +78,9 @@ def must_be_cross_encoder(folder: Path, key: str) -> None:
     Raises:
         ModelError: naming the configuration's `key`.
     """
-    seen, _ = read(folder, key)
-    if not is_cross_encoder(seen) or seen.num_labels != 1:
-        got = f"{folder} with {seen.num_labels} labels" if is_cross_encoder(seen) else f"{folder}, a base model"
+    saved, _ = read(folder, key)
+    if not is_cross_encoder(saved) or saved.num_labels != 1:
+        got = f"{folder} with {saved.num_labels} labels" if is_cross_encoder(saved) else f"{folder}, a base model"
         raise ModelError(must(key, "name trained cross-encoders with one label", got, "Name another, or leave it out."))
 
 
@@ -105,13 +105,13 @@ def positions(hf: Any) -> int | None:
     return int(limit) - ((hf.pad_token_id or 0) + 1 if hf.model_type in OFFSET_POSITIONS else 0)
 
 
-def adapted(seen: Any, config: ModelConfig) -> Any:
+def adapted(saved: Any, config: ModelConfig) -> Any:
     """A copy with the kept layers, width and dropout rates that `config` asks for.
 
     Raises:
         ModelError: when there are fewer layers than are to be kept, or this kind of model has no such knob.
     """
-    hf = copy.deepcopy(seen)
+    hf = copy.deepcopy(saved)
     if config.layers is not None:
         if config.layers > hf.num_hidden_layers and not config.random_init:
             raise ModelError(must("model.layers", f"be at most the model's {hf.num_hidden_layers}", config.layers,

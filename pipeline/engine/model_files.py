@@ -43,9 +43,9 @@ def load(folder: Path, config: ModelConfig, *, seed: int, attention: Attention =
         ModelError: when the folder holds no usable model, one with more than one label, or one without embeddings of
             all that its tokenizer gives; when `sdpa` is asked of a model without.
     """
-    seen, tokenizer = model_config.read(folder)
-    hf = model_config.adapted(seen, config)
-    saved_head = not config.random_init and model_config.is_cross_encoder(seen)
+    saved, tokenizer = model_config.read(folder)
+    hf = model_config.adapted(saved, config)
+    saved_head = not config.random_init and model_config.is_cross_encoder(saved)
     if saved_head and hf.num_labels != 1:
         raise ModelError(must("model.path", "be a cross-encoder with one label", f"{hf.num_labels} labels in {folder}",
                               "Rerankers score a pair with one number: choose another model."))  # fmt: skip

@@ -43,8 +43,8 @@ class Hooks:
     """What a run does besides arithmetic; each may be left out. All are called on the training thread."""
 
     evaluate: Callable[[], Measures] = dict
-    """Measures of the model as it is now, set → measure → value. Where `TrainingConfig.eval_sets` names any, called before
-    the first step, every `eval_steps` steps and after the last; it may leave the model in evaluation mode."""
+    """Measures of the model as it is now, set → measure → value. Where `TrainingConfig.eval_sets` names any: called
+    before the first step, every `eval_steps` steps and after the last; may leave the model in evaluation mode."""
     on_row: Callable[[list[dict[str, Any]]], None] = lambda rows: None
     """Given the whole log (`State.rows`) each time a row was added, and once after a checkpoint was read."""
     energy: Callable[[], list[dict[str, Any]]] = list
@@ -244,22 +244,24 @@ class Trainer:
         checkpoints.prune(self.folder, self.config.keep_checkpoints, self.state.best_step)
 
     def _resume(self) -> None:
-        found = checkpoints.newest(self.folder)
-        if found is None:
+        checkpoint = checkpoints.newest(self.folder)
+        if checkpoint is None:
             return
-        self.model.load_state_dict(found.weights)
-        self.updater.optimizer.load_state_dict(found.optimizer)
-        set_rng_state(found.generators)
-        asked = self.state.asked_budget
-        self.state = State.of(found.step, found.facts)
+        self.model.load_state_dict(checkpoint.weights)
+        self.updater.optimizer.load_state_dict(checkpoint.optimizer)
+        set_rng_state(checkpoint.generators)
+        asked_budget = self.state.asked_budget
+        self.state = State.of(checkpoint.step, checkpoint.facts)
         # What memory allowed holds for this machine only: one that is asked for another budget starts with that.
-        self._set_budget(self.state.budget if self.state.asked_budget == asked else asked, found.step + 1)
-        self.state.asked_budget = asked
-        self.energy_before = found.facts.get("energy", [])
-        if found.step < self.plan.steps:
-            self.state.resumed_at.append(found.step)
-            log.info("resuming after step %d of %d", found.step, self.plan.steps)
-            if changed := differences(found.identity.get("scope"), self.identity.get("scope")):
+        self._set_budget(
+            self.state.budget if self.state.asked_budget == asked_budget else asked_budget, checkpoint.step + 1
+        )
+        self.state.asked_budget = asked_budget
+        self.energy_before = checkpoint.facts.get("energy", [])
+        if checkpoint.step < self.plan.steps:
+            self.state.resumed_at.append(checkpoint.step)
+            log.info("resuming after step %d of %d", checkpoint.step, self.plan.steps)
+            if changed := differences(checkpoint.identity.get("scope"), self.identity.get("scope")):
                 log.warning(
                     "another scope than the checkpoint's (%s): the run goes on, its weights will agree with those of "
                     "an undisturbed run to about 1e-5, not to the bit", changed,
