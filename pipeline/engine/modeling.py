@@ -111,7 +111,7 @@ def _forward_in_fp32(head: nn.Module, features: torch.Tensor) -> torch.Tensor:
 
 
 def logits(model: nn.Module, batch: Batch, precision: Precision) -> torch.Tensor:
-    """One fp32 logit a pair, shape (pairs,), of a padded or a packed batch or one of blocks, under a precision."""
+    """One fp32 logit a pair, shape (pairs,), under a precision; of a padded or packed batch, or one of blocks."""
     device = next(model.parameters()).device.type
     with torch.autocast(device, dtype=torch.bfloat16, enabled=precision is Precision.bf16):
         padded = "attention_mask" in batch

@@ -1,4 +1,4 @@
-"""One training step: its micro-batches, its loss and its gradient, and the optimizer that takes them.
+"""One training step: its micro-batches, its loss and its gradient, and the optimizer that applies it.
 
 Knows nothing of the steps before and after it, of files or logs.
 """
