@@ -100,7 +100,7 @@ class PlainFlash:
 
 def plain_flash(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, starts: torch.Tensor, key_starts: torch.Tensor,
-    runs: flash.Runs, seed: int = 0,
+    arguments: flash.FlashArguments, seed: int = 0,
 ) -> torch.Tensor:  # fmt: skip
     """Attention over runs of rows; dropout's masks are drawn from `seed`."""
     found = []
@@ -109,14 +109,14 @@ def plain_flash(
     for pair in range(len(asked) - 1):
         q, rows = query[asked[pair] : asked[pair + 1]], slice(kept[pair], kept[pair + 1])
         k, v = key[rows], value[rows]
-        assert len(q) <= runs.most_queries and len(k) <= runs.most_keys
-        products = torch.einsum("qhd,khd->hqk", q, k) * runs.scale
+        assert len(q) <= arguments.max_queries and len(k) <= arguments.max_keys
+        scores = torch.einsum("qhd,khd->hqk", q, k) * arguments.scale
         offset = torch.arange(len(k))[None, :] - (torch.arange(len(q))[:, None] + len(k) - len(q))
-        hidden = (offset.abs() > runs.window) & (runs.window >= 0)
-        weights = products.masked_fill(hidden.to(products.device), float("-inf")).softmax(-1)
-        if runs.dropout:
-            stays = torch.rand(weights.shape, generator=generator) >= runs.dropout
-            weights = weights * stays.to(weights) / (1 - runs.dropout)
+        hidden = (offset.abs() > arguments.window) & (arguments.window >= 0)
+        weights = scores.masked_fill(hidden.to(scores.device), float("-inf")).softmax(-1)
+        if arguments.dropout:
+            stays = torch.rand(weights.shape, generator=generator) >= arguments.dropout
+            weights = weights * stays.to(weights) / (1 - arguments.dropout)
         found.append(torch.einsum("hqk,khd->qhd", weights, v))
     return torch.cat(found)
 

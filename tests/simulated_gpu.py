@@ -24,7 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_a
 from torch.utils._pytree import tree_leaves, tree_map
 
 from pipeline.engine import fused, packed_attention
-from pipeline.engine.flash import Runs
+from pipeline.engine.flash import FlashArguments
 
 CUDA, CPU = torch.device("cuda", 0), torch.device("cpu")
 PIPELINE = str(Path(packed_attention.__file__).parents[1])
@@ -177,12 +177,12 @@ def _first(place: Any) -> Any:
 
 def _computed(func: Any, args: Any, kwargs: dict[str, Any], seen: Seen) -> Any:
     if func is aten._flash_attention_forward.default:
-        query, runs = args[0], _runs(args[5:8], kwargs)
-        seen.windows.append(runs.window)
-        seed = int(torch.randint(2**62, ())) if runs.dropout else 0  # a GPU's comes from its own generator
+        query, arguments = args[0], _arguments(args[5:8], kwargs)
+        seen.windows.append(arguments.window)
+        seed = int(torch.randint(2**62, ())) if arguments.dropout else 0  # a GPU's comes from its own generator
         random = torch.tensor([seed, 0]).view(torch.uint64)
         return (
-            _attended(*args[:5], runs, seed),
+            _attended(*args[:5], arguments, seed),
             torch.zeros(query.shape[1], query.shape[0]),
             random,
             query[:0],
@@ -190,27 +190,27 @@ def _computed(func: Any, args: Any, kwargs: dict[str, Any], seen: Seen) -> Any:
         )
     if func is aten._flash_attention_backward.default:
         gradient, query, key, value, _, _, starts, key_starts, *_, random, _ = args
-        runs, seed = _runs(args[8:11], kwargs), int(random.view(torch.int64)[0])
+        arguments, seed = _arguments(args[8:11], kwargs), int(random.view(torch.int64)[0])
 
         def backward() -> tuple[torch.Tensor, ...]:
-            asked = [rows.detach().float().requires_grad_() for rows in (query, key, value)]
-            found = plain_flash(*asked, starts, key_starts, runs, seed)
-            return torch.autograd.grad(found, asked, gradient.float())
+            leaves = [rows.detach().float().requires_grad_() for rows in (query, key, value)]
+            found = plain_flash(*leaves, starts, key_starts, arguments, seed)
+            return torch.autograd.grad(found, leaves, gradient.float())
 
         with ThreadPoolExecutor(1) as elsewhere:  # below autograd there is none on this thread
             return tuple(rows.to(query.dtype) for rows in elsewhere.submit(backward).result())
     return func(*args, **kwargs)
 
 
-def _runs(told: tuple[int, int, float], named: dict[str, Any]) -> Runs:
-    most_queries, most_keys, dropout = told
+def _arguments(numbers: tuple[int, int, float], named: dict[str, Any]) -> FlashArguments:
+    max_queries, max_keys, dropout = numbers
     assert named["window_size_left"] == named["window_size_right"]
-    return Runs(most_queries, most_keys, named["scale"], dropout, named["window_size_left"])
+    return FlashArguments(max_queries, max_keys, named["scale"], dropout, named["window_size_left"])
 
 
 def _attended(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, starts: torch.Tensor, key_starts: torch.Tensor,
-    runs: Runs, seed: int,
+    arguments: FlashArguments, seed: int,
 ) -> torch.Tensor:  # fmt: skip
     """What FlashAttention gives of what it takes (its own checks)."""
     for rows in (query, key, value):
@@ -218,7 +218,7 @@ def _attended(
         assert rows.stride(-1) == 1 and rows.shape[-1] % 8 == 0
     for places, rows in ((starts, query), (key_starts, key)):
         assert places.dtype == torch.int32 and places.is_contiguous() and int(places[-1]) == len(rows)
-    return plain_flash(query.float(), key.float(), value.float(), starts, key_starts, runs, seed).to(query.dtype)
+    return plain_flash(query.float(), key.float(), value.float(), starts, key_starts, arguments, seed).to(query.dtype)
 
 
 @pytest.fixture()

@@ -16,12 +16,12 @@ from pipeline.engine.batching import (
     TRAINING_WIDTH_STEP,
     Plan,
     blocks,
-    cut,
     equal_shares,
     linear_schedule,
     micro_batches,
     pairs_step,
     rounded,
+    split_into_micro_batches,
     warmup_steps,
 )
 
@@ -177,12 +177,16 @@ def test_warm_up_is_counted_as_the_reference_trainer_counts_it() -> None:
 
 def test_pairs_without_pads_are_cut_by_their_own_tokens() -> None:
     lengths = np.array([1500, *[70] * 60], np.int64)
-    assert [len(group) for group in cut(lengths, 8192, 1)] == [5, 56], "each as much as the longest beside it"
-    (whole,) = cut(lengths, 8192, 1, pads=False)
+    assert [len(group) for group in split_into_micro_batches(lengths, 8192, 1)] == [5, 56], (
+        "each as much as the longest beside it"
+    )
+    (whole,) = split_into_micro_batches(lengths, 8192, 1, is_padded=False)
     assert sorted(whole.tolist()) == list(range(61)) and whole[0] == 0
-    assert [len(group) for group in cut(np.ones(150_000, np.int64), 10**6, 1, pads=False)] == [65_535, 65_535, 18_930]
+    assert [
+        len(group) for group in split_into_micro_batches(np.ones(150_000, np.int64), 10**6, 1, is_padded=False)
+    ] == [65_535, 65_535, 18_930]
     # One long pair among many: what is spread by pair stays within sixteen budgets.
     uneven = np.array([8000, *[40] * 1000], np.int64)
-    groups = cut(uneven, 49_152, 1, pads=False)
+    groups = split_into_micro_batches(uneven, 49_152, 1, is_padded=False)
     assert max(len(group) * int(uneven[group].max()) for group in groups) <= 16 * 49_152
     assert len(groups) == 2 and sorted(np.concatenate(groups).tolist()) == list(range(1001))

@@ -114,7 +114,7 @@ def test_dropout_leaves_the_mean() -> None:
         return block_attention.attend(query, key_value, blocks, heads=2, dropout=dropout, rate=0.3)[0]
 
     def summed(dropout: Dropout | None) -> torch.Tensor:
-        work = block_bert._Work(layer, block_bert.narrowed(model)[0], blocks, dropout, batch["firsts"])
+        work = block_bert._Work(layer, block_bert.cast_weights(model)[0], blocks, dropout, batch["first_tokens"])
         return block_bert._add_norm(x, query.clone(), work, layer.output)[1].total
 
     with torch.no_grad():
@@ -157,7 +157,7 @@ def test_shapes_repeat() -> None:
             batch = collation.blocks(
                 table, template(300), first[chosen][group], second[chosen][group], TRAINING_WIDTH_STEP
             )
-            shapes.add((len(batch["input_ids"]), len(batch["firsts"])))
+            shapes.add((len(batch["input_ids"]), len(batch["first_tokens"])))
             assert {pairs * width <= max(2048, width) for pairs, width in batch["shapes"].tolist()} == {True}
             assert {width % 8 for _, width in batch["shapes"].tolist()} == {0}
             assert len(batch["input_ids"]) <= 1.2 * int(batch["lengths"].sum()) + 64 + 8 * len(group)

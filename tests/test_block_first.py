@@ -11,7 +11,7 @@ from packed_models import batch_of, falling
 
 from pipeline.engine import block_first
 from pipeline.engine.block_attention import Block, blocks_of
-from pipeline.engine.block_linear import FirstProducts
+from pipeline.engine.block_linear import FirstTokenLinears
 from pipeline.engine.dropout import Dropout, scale
 
 HEADS, WIDTH = 2, 32
@@ -28,7 +28,7 @@ class Case:
     blocks: list[Block]
 
     @property
-    def products(self) -> FirstProducts:
+    def linears(self) -> FirstTokenLinears:
         attention = SimpleNamespace(
             num_attention_heads=HEADS,
             attention_head_size=WIDTH // HEADS,
@@ -36,7 +36,7 @@ class Case:
             key=self.key,
             value=self.value,
         )
-        return FirstProducts(attention, torch.float64, keep_weight=True)
+        return FirstTokenLinears(attention, torch.float64, keep_weight=True)
 
     def written_out(self, rate: float, seed: int) -> torch.Tensor:
         """Context of each pair's query, (pairs, width), with a gradient."""
@@ -46,10 +46,10 @@ class Case:
             rows = self.x[block.rows].view(block.pairs, block.width, WIDTH)
             key, value = (linear(rows).unflatten(2, (HEADS, -1)).transpose(1, 2) for linear in (self.key, self.value))
             query = self.query[block.numbers].unflatten(1, (HEADS, -1))[:, :, None]
-            products = (query @ key.transpose(2, 3))[:, :, 0] * (WIDTH // HEADS) ** -0.5
-            if block.hidden is not None:
-                products = products + block.hidden[:, 0]
-            weights = products.softmax(-1)
+            scores = (query @ key.transpose(2, 3))[:, :, 0] * (WIDTH // HEADS) ** -0.5
+            if block.attention_mask is not None:
+                scores = scores + block.attention_mask[:, 0]
+            weights = scores.softmax(-1)
             if mask is not None:
                 weights = weights * mask.neg() * scale(rate)
             found.append((weights[:, :, None] @ value).flatten(1))
@@ -65,10 +65,10 @@ def case(request: pytest.FixtureRequest) -> Case:
         shapes = torch.tensor([[pairs, width] for width in (9, 5, 5, 2)])
         lengths = torch.repeat_interleave(shapes[:, 1], shapes[:, 0])
         batch |= {"shapes": shapes, "lengths": lengths - int(pairs == 1)}
-    x, query = (torch.randn(len(batch[name]), WIDTH, dtype=torch.float64) for name in ("input_ids", "firsts"))
+    x, query = (torch.randn(len(batch[name]), WIDTH, dtype=torch.float64) for name in ("input_ids", "first_tokens"))
     key, value = torch.nn.Linear(WIDTH, WIDTH).double(), torch.nn.Linear(WIDTH, WIDTH).double()
     blocks = blocks_of(batch)
-    assert (request.param == "no pads") == all(block.hidden is None for block in blocks)
+    assert (request.param == "no pads") == all(block.attention_mask is None for block in blocks)
     return Case(x.requires_grad_(), query.requires_grad_(), key, value, blocks)
 
 
@@ -81,9 +81,9 @@ def test_context_and_gradients_equal_those_of_keys_and_values(case: Case, rate: 
     assert case.key.bias.grad is not None and float(case.key.bias.grad.abs().max()) < 1e-12, "why none is made"
     with torch.no_grad():
         found, kept = block_first.attend(
-            case.query, case.x, case.products, case.blocks, dropout=Dropout(7) if rate else None, rate=rate
+            case.query, case.x, case.linears, case.blocks, dropout=Dropout(7) if rate else None, rate=rate
         )
-        ours = block_first.gradients(upstream, kept, case.products, case.blocks, rate=rate)
+        ours = block_first.gradients(upstream, kept, case.linears, case.blocks, rate=rate)
     torch.testing.assert_close(found[: len(expected)], expected.detach(), rtol=1e-10, atol=1e-12)
     pairs = {
         "query": (ours.query, case.query.grad), "x": (ours.x, case.x.grad), "key": (ours.key, case.key.weight.grad),
@@ -95,8 +95,8 @@ def test_context_and_gradients_equal_those_of_keys_and_values(case: Case, rate: 
 
 def test_frozen_it_is_the_same(case: Case) -> None:
     with torch.inference_mode():
-        found = block_first.attend_frozen(case.query, case.x, case.products, case.blocks)
-        expected, _ = block_first.attend(case.query, case.x, case.products, case.blocks, dropout=None, rate=0.0)
+        found = block_first.attend_frozen(case.query, case.x, case.linears, case.blocks)
+        expected, _ = block_first.attend(case.query, case.x, case.linears, case.blocks, dropout=None, rate=0.0)
     pairs = case.blocks[-1].numbers.stop
     assert pairs < len(found) and bool(found.isfinite().all()), "padding has a context too"
     torch.testing.assert_close(found[:pairs], expected[:pairs], rtol=1e-10, atol=1e-12)

@@ -1,4 +1,4 @@
-"""Linear layers as one product, packed or not."""
+"""Linear layers as one matmul, packed or not."""
 
 from __future__ import annotations
 

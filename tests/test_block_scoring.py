@@ -54,7 +54,7 @@ def test_bf16_is_as_near_to_the_padded_fp32_model_as_padded_bf16(unit: str, monk
         with torch.autocast("cpu", dtype=torch.bfloat16):
             rounded = padded(model, pairs).detach().float()
         frozen, batch = Frozen(model, torch.bfloat16), batch_of(pairs, SCORING_WIDTH_STEP)
-        assert any(map(frozen._layers.products_pay, blocks_of(batch))) == (unit == "AVX512_BF16")
+        assert any(map(frozen._layers.matmuls_pay, blocks_of(batch))) == (unit == "AVX512_BF16")
         found = frozen(batch)
         apart += torch.stack([(found - exact).square().sum(), (rounded - exact).square().sum()])
     assert 0 < float((apart[0] / apart[1]).sqrt()) <= 1.1
@@ -77,7 +77,7 @@ def test_logits_are_the_same_with_rows_looked_up(
     model = model.double() if dtype is torch.float64 else model
     shared, _ = shared_rows.commonest(shared_rows.keys(batch), most)
     frozen = Frozen(model, dtype, shared)
-    assert any(map(frozen._layers.products_pay, blocks_of(batch))) == (unit == "AVX512_BF16")
+    assert any(map(frozen._layers.matmuls_pay, blocks_of(batch))) == (unit == "AVX512_BF16")
     found = frozen(shared_rows.split(batch, shared))
     torch.testing.assert_close(found, Frozen(model, dtype)(batch), rtol=apart, atol=apart)
 
@@ -103,11 +103,11 @@ def test_rows_are_looked_up_where_that_takes_less_time(monkeypatch: pytest.Monke
         (torch.bfloat16, 9, 500, False),
     ],
 )  # fmt: skip
-def test_attention_is_two_products_where_they_take_less_time(
+def test_attention_is_two_matmuls_where_they_take_less_time(
     dtype: torch.dtype, pairs: int, width: int, pays: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(block_scoring, "bf16_unit", lambda: "AVX512_BF16")
-    assert Frozen(bert(2).eval(), dtype)._layers.products_pay(Block(0, 0, pairs, width, None)) == pays
+    assert Frozen(bert(2).eval(), dtype)._layers.matmuls_pay(Block(0, 0, pairs, width, None)) == pays
 
 
 @pytest.mark.parametrize("pairs", [1, 3, 13, 100])
@@ -118,13 +118,13 @@ def test_both_attentions_are_one(pairs: int, padded: bool) -> None:
     lengths = torch.full((pairs,), width)
     lengths[-1] = 3 if padded else width
     (block,) = blocks_of({"lengths": lengths, "shapes": torch.tensor([[pairs, width]])})
-    assert (block.hidden is not None) == padded
+    assert (block.attention_mask is not None) == padded
     torch.manual_seed(pairs)
     rows = torch.randn(3, heads, pairs, width, size, dtype=torch.float64)
-    exact = block_scoring._fused(rows, block)
+    exact = block_scoring._fused_attention(rows, block)
     raised = F.pad(rows, (0, 0, 0, 0, 0, 3))
-    torch.testing.assert_close(block_scoring._by_products(raised, block)[:, :pairs], exact, rtol=1e-5, atol=1e-5)
-    rounded = block_scoring._by_products(rows.bfloat16(), block).double()
+    torch.testing.assert_close(block_scoring._matmul_attention(raised, block)[:, :pairs], exact, rtol=1e-5, atol=1e-5)
+    rounded = block_scoring._matmul_attention(rows.bfloat16(), block).double()
     assert float((rounded - exact).norm() / exact.norm()) < 0.008, "rounding alone"
 
 

@@ -60,7 +60,7 @@ def test_pairs_are_the_tokenizers_own(tokenizer: tuple[Any, PairTemplate], pairs
 def test_a_model_that_is_not_given_token_types_has_the_first_everywhere(tmp_path: Path) -> None:
     tokenizer = saved(bert_tiny)(tmp_path)
     texts, first, second = ["the river", "a stone"], np.array([0]), np.array([1])
-    kinds = {}
+    token_types = {}
     for names in (["input_ids", "token_type_ids", "attention_mask"], ["input_ids", "attention_mask"]):
         tokenizer.model_input_names = names
         template = collation.proven(tokenizer, MAX)
@@ -69,8 +69,8 @@ def test_a_model_that_is_not_given_token_types_has_the_first_everywhere(tmp_path
             collation.pack(table, template, first, second),
             collation.blocks(table, template, first, second, 1),
         )
-        kinds[len(names)] = [int(Rows.of(packed).kinds.max()), int(blocks["token_type_ids"].max())]
-    assert kinds == {3: [1, 1], 2: [0, 0]}, "as transformers does with what `collate` leaves out"
+        token_types[len(names)] = [int(Rows.of(packed).token_type_ids.max()), int(blocks["token_type_ids"].max())]
+    assert token_types == {3: [1, 1], 2: [0, 0]}, "as transformers does with what `collate` leaves out"
 
 
 @pytest.mark.parametrize("tokenizer", ["bert", "roberta"], indirect=True)
@@ -132,7 +132,7 @@ def test_each_special_token_has_its_own_type(tmp_path: Path) -> None:
     first, second = np.array([1, 0]), np.array([0, 0])
     expected = tokenizer("the river number", "river")["token_type_ids"]
     assert expected[-3:] == [1, 1, 2]
-    packed = Rows.of(collation.pack(table, template, first, second)).kinds
+    packed = Rows.of(collation.pack(table, template, first, second)).token_type_ids
     assert packed.tolist() == [*expected, *tokenizer("river", "river")["token_type_ids"]]
     assert collation.blocks(table, template, first, second, 1)["token_type_ids"][: len(expected)].tolist() == expected
 

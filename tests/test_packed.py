@@ -57,7 +57,7 @@ def test_logits_and_gradients_equal_the_padded_model(name: str, kernel: str, mon
     ours = gradients(model, found)
     assert ours.keys() == wanted.keys() == {key for key, _ in model.named_parameters()}
     for key in wanted:
-        # ModernBERT turns queries and keys in fp32 whatever the model's type, and so do we.
+        # ModernBERT applies rotary in fp32 whatever the model's type, and so do we.
         torch.testing.assert_close(ours[key], wanted[key], rtol=1e-9, atol=1e-11, msg=key)
 
 
@@ -97,7 +97,7 @@ def test_modernbert_drops_attention_weights_besides_its_output() -> None:
 
 
 @pytest.mark.parametrize(("kind", "rounding"), [(torch.float32, 1e-6), (torch.bfloat16, 2**-8)])
-def test_modernberts_turn_is_the_plain_formula_and_its_gradient_is_rounded_once(
+def test_modernberts_rotary_is_the_plain_formula_and_its_gradient_is_rounded_once(
     kind: torch.dtype, rounding: float
 ) -> None:
     torch.manual_seed(0)
@@ -109,7 +109,7 @@ def test_modernberts_turn_is_the_plain_formula_and_its_gradient_is_rounded_once(
         return rows.to(wide) * angles.cos().to(wide) + torch.cat((-high, low), dim=-1) * angles.sin().to(wide)
 
     rows, exact = given.clone().requires_grad_(), given.double().requires_grad_()
-    found = packed_modernbert._Turned.apply(rows, angles.cos()[:, 0], angles.sin()[:, 0])  # type: ignore[no-untyped-call]
+    found = packed_modernbert._Rotary.apply(rows, angles.cos()[:, 0], angles.sin()[:, 0])  # type: ignore[no-untyped-call]
     query, key, value = given.unbind(1)
     for one, other in zip(found, (plain(query, torch.float32), plain(key, torch.float32), value), strict=True):
         assert torch.equal(one, other.to(kind))

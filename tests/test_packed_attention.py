@@ -10,7 +10,7 @@ import torch
 from packed_models import PlainFlash, random_pairs, template
 
 from pipeline.engine import collation, packed_attention
-from pipeline.engine.flash import Flash, Runs
+from pipeline.engine.flash import Flash, FlashArguments
 from pipeline.engine.packed_attention import FULL, Layout, attend
 from pipeline.engine.packed_rows import Rows
 from pipeline.engine.tokens import TokenTable
@@ -76,14 +76,14 @@ def test_the_unpadded_kernel_is_told_where_runs_lie(
     plain: PlainFlash, window: int, first_only: bool, asked: list[int], longest: int
 ) -> None:
     (query, key, value), where = rows(), layout()
-    asking = query[where.first] if first_only else query
-    attend(asking, key, value, where, scale=0.3, dropout=0.1, window=window, first_only=first_only)
+    queries = query[where.first] if first_only else query
+    attend(queries, key, value, where, scale=0.3, dropout=0.1, window=window, first_only=first_only)
     (call,) = plain.calls
-    assert call[0] is asking and call[1] is key and call[2] is value
+    assert call[0] is queries and call[1] is key and call[2] is value
     for starts, wanted in zip(call[3:5], (asked, [0, 6, 9, 21]), strict=True):
         assert starts.dtype == torch.int32 and starts.tolist() == wanted
-    assert call[5] == Runs(longest, 12, 0.3, 0.1, window)
-    assert type(call[5].most_queries) is int and type(call[5].most_keys) is int, "a tensor would be read back"
+    assert call[5] == FlashArguments(longest, 12, 0.3, 0.1, window)
+    assert type(call[5].max_queries) is int and type(call[5].max_keys) is int, "a tensor would be read back"
 
 
 @pytest.mark.parametrize(("window", "first_only"), [(FULL, False), (2, False), (0, False), (11, False), (FULL, True)])
@@ -95,9 +95,9 @@ def test_both_kernels_give_the_same_contexts_and_gradients(
         query, key, value = rows()
         monkeypatch.setattr(packed_attention, "Flash", PlainFlash())
         monkeypatch.setattr(packed_attention, "runs_unpadded", lambda query, chosen=unpadded: chosen)
-        asking = query[where.first] if first_only else query
-        context = attend(asking, key, value, where, scale=0.3, dropout=0.0, window=window, first_only=first_only)
-        assert context.shape == (len(asking), 32)
+        queries = query[where.first] if first_only else query
+        context = attend(queries, key, value, where, scale=0.3, dropout=0.0, window=window, first_only=first_only)
+        assert context.shape == (len(queries), 32)
         (context * torch.linspace(-1, 1, 32, dtype=torch.float64)).sum().backward()
         found.append([context, query.grad, key.grad, value.grad])
     for a, b in zip(*found, strict=True):
@@ -151,10 +151,10 @@ def test_the_gpu_kernel_gives_what_the_plain_one_does(window: int, first_only: b
     found = []
     for place, dtype in (("cpu", torch.float64), ("cuda", torch.bfloat16)):
         q, k, v = (tensor.to(place, dtype).requires_grad_() for tensor in given)
-        asking = q[starts[:-1].long().to(place)] if first_only else q
+        queries = q[starts[:-1].long().to(place)] if first_only else q
         kernel: Any = PlainFlash() if place == "cpu" else Flash
-        told = Runs(1 if first_only else 300, 300, 0.125, 0.0, window)
-        context = kernel.apply(asking, k, v, asked.to(place), starts.to(place), told)
+        arguments = FlashArguments(1 if first_only else 300, 300, 0.125, 0.0, window)
+        context = kernel.apply(queries, k, v, asked.to(place), starts.to(place), arguments)
         (context.double() * torch.linspace(-1, 1, 64, dtype=torch.float64, device=place)).sum().backward()
         found.append([t.detach().double().cpu() for t in (context, q.grad, k.grad, v.grad) if t is not None])
     for a, b in zip(*found, strict=True):
@@ -174,7 +174,7 @@ def test_the_gpu_kernel_drops_one_weight_in_ten_and_the_same_ones_backwards() ->
     def run(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
         value = each.clone().requires_grad_()
         torch.manual_seed(seed)
-        context: Any = Flash.apply(query, key, value, starts, starts, Runs(64, 64, 0.125, 0.1, FULL))  # type: ignore[no-untyped-call]
+        context: Any = Flash.apply(query, key, value, starts, starts, FlashArguments(64, 64, 0.125, 0.1, FULL))  # type: ignore[no-untyped-call]
         torch.rand(1000, device="cuda")  # whatever is drawn in between
         context.backward(torch.ones_like(context))
         assert value.grad is not None

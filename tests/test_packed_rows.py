@@ -32,7 +32,7 @@ def test_rows_are_the_padded_batchs(kept: str, room: None, monkeypatch: pytest.M
     assert (len(batch["ids"]) == len(table.ids) + 3) == (kept == "all of the table")
     rows = Rows.of(batch)
     assert rows.ids.tolist() == padded["input_ids"][there].tolist()
-    assert rows.kinds.tolist() == padded["token_type_ids"][there].tolist()
+    assert rows.token_type_ids.tolist() == padded["token_type_ids"][there].tolist()
     pair, position = there.nonzero().unbind(1)
     layout = rows.layout
     assert torch.equal(layout.pair, pair) and torch.equal(layout.position, position)

@@ -53,14 +53,14 @@ def test_rows_looked_up_are_those_made_one_by_one(most: int) -> None:
     assert (others == 0) == (most == 10**6) and len(split["input_ids"]) % 64 == 0
     assert 0 < len(split["input_ids"]) < len(batch["input_ids"]) and torch.equal(split["lengths"], batch["lengths"])
     lookup = shared_rows.Lookup(*made(shared_rows.rows(shared)), HEADS)
-    expected, expected_into = made(batch)
-    x, into = lookup(*made(split), split["place"])
+    expected, expected_qkv = made(batch)
+    x, qkv = lookup(*made(split), split["place"])
     assert torch.equal(x, expected)
     for block in blocks_of(batch):
         shape = (block.pairs, block.width, 3, HEADS, WIDTH // HEADS)
-        plain = expected_into[block.rows].view(shape).permute(2, 3, 0, 1, 4)
-        assert torch.equal(into.of(block, block.pairs), plain)
-        more = into.of(block, block.pairs + 3)
+        plain = expected_qkv[block.rows].view(shape).permute(2, 3, 0, 1, 4)
+        assert torch.equal(qkv.of(block, block.pairs), plain)
+        more = qkv.of(block, block.pairs + 3)
         assert torch.equal(more[:, :, : block.pairs], plain) and more.shape[2] == block.pairs + 3
         assert more.is_contiguous() and more.isfinite().all()
 
@@ -73,12 +73,12 @@ def test_each_micro_batch_has_its_own_others() -> None:
     rooms = []
     for batch in (one, other, one):
         split = shared_rows.split(batch, shared)
-        x, into = lookup(*made(split), split["place"])
-        expected, expected_into = made(batch)
+        x, qkv = lookup(*made(split), split["place"])
+        expected, expected_qkv = made(batch)
         assert torch.equal(x, expected)
         rooms.append(lookup._own.x)
-        whole = into.of(Block(0, 0, 1, len(x), None), 1)
-        assert torch.equal(whole[:, :, 0].permute(2, 0, 1, 3).reshape(len(x), -1), expected_into)
+        whole = qkv.of(Block(0, 0, 1, len(x), None), 1)
+        assert torch.equal(whole[:, :, 0].permute(2, 0, 1, 3).reshape(len(x), -1), expected_qkv)
     assert rooms[0] is not rooms[1] and rooms[1] is rooms[2]
 
 
@@ -92,7 +92,7 @@ def test_each_thread_has_its_own_room() -> None:
         return lookup(*made(split), split["place"])
 
     with ThreadPoolExecutor(1) as first, ThreadPoolExecutor(1) as second:
-        x, into = first.submit(looked_up, one).result()
+        x, qkv = first.submit(looked_up, one).result()
         second.submit(looked_up, other).result()
-    whole = into.of(Block(0, 0, 1, len(x), None), 1)
+    whole = qkv.of(Block(0, 0, 1, len(x), None), 1)
     assert torch.equal(whole[:, :, 0].permute(2, 0, 1, 3).reshape(len(x), -1), made(one)[1])

@@ -22,7 +22,7 @@ from pipeline.config.machine import Device, RuntimeConfig
 from pipeline.core.records import PairRows, RerankingSet, Split
 from pipeline.core.reproducibility import micro_batch_tokens, resolve_attention
 from pipeline.engine import collation, model_config, model_files, modeling
-from pipeline.engine.batching import SCORING_WIDTH_STEP, cut
+from pipeline.engine.batching import SCORING_WIDTH_STEP, split_into_micro_batches
 from pipeline.engine.modeling import Reranker
 from pipeline.engine.scoring import PairScorer
 from pipeline.engine.steps import TrainingRows
@@ -155,7 +155,9 @@ def _cost(reranker: Reranker, texts: Columns, budget: int, precision: Precision)
     lengths = table.pair_lengths(template, first, second)
     computed = (
         modeling.computed_tokens(reranker.collate(table, template, first[group], second[group], SCORING_WIDTH_STEP))
-        for group in cut(lengths, budget, reranker.lanes(), pads=reranker.pads(precision))
+        for group in split_into_micro_batches(
+            lengths, budget, reranker.lanes(), is_padded=reranker.is_padded(precision)
+        )
     )
     return int(lengths.sum()), sum(computed)
 

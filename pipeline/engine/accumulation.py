@@ -1,6 +1,6 @@
-"""Gradients of micro-batches added up in `.grad`; a word table's are sparse, and it has one buffer for all steps.
+"""Gradients of micro-batches added up in `.grad`; a word table's are sparse and go to one buffer kept for all steps.
 
-A dense gradient of the table made, added and cleared anew each step costs more than a layer.
+Making, adding and clearing a dense gradient of the table each step would cost more than a layer.
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 @dataclass(slots=True)
 class _Table:
-    """A parameter's gradient, kept between steps, and the rows that are not zero in it."""
+    """A parameter's dense gradient, kept between steps, and which of its rows may differ from zero."""
 
     gradient: torch.Tensor
     touched: list[torch.Tensor] = field(default_factory=list)
 
 
 _TABLES = WeakTensorKeyDictionary()
-"""Of each parameter with sparse gradients its `_Table`, as long as it lives."""
+"""Parameter with sparse gradients → its `_Table`, for as long as the parameter lives."""
 
 
 def accumulate(parameter: torch.nn.Parameter, gradient: torch.Tensor | None) -> None:
     """Add a gradient to the parameter's `.grad`, which is always dense.
 
-    A sparse one (coalesced, of whole rows) goes to a buffer that outlives `.grad`: where that is None again, the rows
-    of the last step are cleared, and nothing else may have written to it.
+    A sparse one (coalesced, of whole rows) is added to a buffer that becomes `.grad` and is kept when `.grad` is set to
+    None: after zero_grad the rows touched by the last step are zeroed first. Nothing else may write to the buffer.
     """
     if gradient is None:
         return

@@ -1,7 +1,7 @@
-"""Which pairs make a step, and how a step is cut into micro-batches. Pure; knows no torch, no files.
+"""Which pairs make a step, and how a step is split into micro-batches. Pure; knows no torch, no files.
 
-The first decides the result and depends on rows, batch size, seed and epoch alone. The second is memory and speed:
-the loss of a step is a sum over its pairs divided by their number, so any cut gives the same gradient to rounding.
+The first decides the result and depends on rows, batch size, seed and epoch alone. The second decides memory and speed:
+the loss of a step is a sum over its pairs divided by their number, so any split gives the same gradient to rounding.
 """
 
 from __future__ import annotations
@@ -15,34 +15,34 @@ import numpy.typing as npt
 from pipeline.core.errors import ResourceError, must
 
 TRAINING_WIDTH_STEP = 8
-"""Widths of a training step's blocks are multiples of this, so that shapes repeat; see `rounded`."""
+"""Widths of a training step's blocks are multiples of this, so that few shapes occur; see `rounded`."""
 
 SCORING_WIDTH_STEP = 4
-"""The same of scoring's blocks, fewer of whose tokens are then pads. With one hardly any would be (1 %, not 6), but
-hundreds of megabytes more be compiled where attention is made of products; where it is not, in fp32, four costs 3 %."""
+"""The same for scoring's blocks: smaller, for less padding. With 1 there would be hardly any (1 %, not 6), but where
+attention is made of matmuls hundreds of megabytes more would be compiled; where it is not, in fp32, four costs 3 %."""
 
 BLOCK_TOKENS = 2048
-"""Tokens of a block at most, but for a longer pair: attention's intermediate results stay small."""
+"""Most tokens of a block, except that a single pair may be longer: attention's intermediate results stay small."""
 
 BLOCK_OVERHEAD = 32
-"""Tokens of a linear layer that cost as much as attention over one block more."""
+"""Tokens of a linear layer that cost as much as attention over one more block."""
 
 ROWS_STEP = 64
-"""What numbers of token rows are raised in steps of, or of more, see `rounded`."""
+"""Numbers of token rows are rounded up to multiples of this, or of more; see `rounded`."""
 
 MOST_PAIRS = 65_535
-"""Pairs of a micro-batch: a GPU's attention kernels count them along an axis of so many."""
+"""Most pairs of a micro-batch: a GPU's attention kernels count them along a grid axis that is no longer."""
 
 SPREAD = 16
-"""Pairs x longest pair of a micro-batch without pads, in budgets: where a model pools, its last layer's rows alone are
-spread by pair, a hundredth of what its layers keep."""
+"""Upper bound on pairs x longest pair of a micro-batch without padding, as a multiple of the token budget. It may be so
+high because only the rows that a model pools, its last layer's, are padded: a hundredth of what its layers keep."""
 
 Indices = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The steps of a run: `epochs` seeded permutations of `rows` rows, cut into batches, the last one kept."""
+    """The steps of a run: `epochs` seeded permutations of `rows` rows, cut into batches; the last one is kept."""
 
     rows: int
     batch_size: int
@@ -52,7 +52,7 @@ class Plan:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Batches an epoch, the last, smaller one included."""
+        """Batches per epoch, the last, smaller one included."""
         return -(-self.rows // self.batch_size)
 
     @property
@@ -85,25 +85,34 @@ class Plan:
             yield order[position * self.batch_size : (position + 1) * self.batch_size]
 
 
-def cut(lengths: npt.NDArray[np.integer], token_budget: int, lanes: int, *, pads: bool = True) -> list[Indices]:
-    """Cut pairs into micro-batches for one lane or for several side by side (`engine.lanes`).
+def split_into_micro_batches(
+    lengths: npt.NDArray[np.integer], token_budget: int, lanes: int, *, is_padded: bool = True
+) -> list[Indices]:
+    """Split pairs into micro-batches for one lane or for several side by side (`engine.lanes`).
 
-    `pads`: whether a pair takes as much memory as the longest beside it, where there is one lane.
+    Args:
+        lengths: tokens of each pair, shape (pairs,).
+        token_budget: as `micro_batches` or, with several lanes or without padding, `equal_shares` takes it.
+        lanes: how many micro-batches are computed at once.
+        is_padded: whether a pair takes as much memory as the longest of its micro-batch; read where there is one lane.
+
+    Returns:
+        Positions into `lengths`, longest pairs first, equal lengths in their order.
     """
     if lanes > 1:
         return equal_shares(lengths, token_budget, lanes)
-    if pads:
+    if is_padded:
         return micro_batches(lengths, token_budget)
     shares = equal_shares(lengths, token_budget, 1)
     return [share[part] for share in shares for part in micro_batches(lengths[share], SPREAD * token_budget)]
 
 
 def micro_batches(lengths: npt.NDArray[np.integer], token_budget: int) -> list[Indices]:
-    """Cut pairs into groups of like length whose padded size stays within a token budget.
+    """Split pairs into groups of like length whose padded size stays within a token budget.
 
     Args:
         lengths: tokens of each pair, shape (pairs,).
-        token_budget: pairs x longest pair of a group; a single pair may exceed it, and none has over `MOST_PAIRS`.
+        token_budget: pairs x longest pair of a group; a single pair may exceed it. No group has over `MOST_PAIRS`.
 
     Returns:
         Positions into `lengths`, longest group first so that memory runs out at once or never; equal lengths keep
@@ -121,12 +130,12 @@ def micro_batches(lengths: npt.NDArray[np.integer], token_budget: int) -> list[I
 
 
 def equal_shares(lengths: npt.NDArray[np.integer], token_budget: int, lanes: int) -> list[Indices]:
-    """Cut pairs into groups of like length and about equal tokens, a multiple of `lanes`, so that no lane waits.
+    """Split pairs into groups of like length and about equal tokens, a multiple of `lanes`, so that no lane waits.
 
     Args:
         lengths: tokens of each pair, shape (pairs,).
-        token_budget: tokens of a group without padding, and of all lanes' groups together twice as many; a group may
-            exceed its share by a part of its last pair.
+        token_budget: most tokens of a group, padding not counted; all lanes' groups together have at most twice as
+            many. A group may exceed its share by a part of its last pair.
         lanes: how many groups are computed at once.
 
     Returns:
@@ -142,30 +151,30 @@ def equal_shares(lengths: npt.NDArray[np.integer], token_budget: int, lanes: int
 
 
 def rounded(rows: int, least: int) -> int:
-    """A number of rows raised to one of sixteen sizes an octave, in steps of `least` or more.
+    """A number of rows rounded up to one of sixteen sizes per octave, in steps of `least` or more.
 
-    oneDNN compiles a kernel for every shape it multiplies, which takes longer than most products: shapes must repeat.
+    oneDNN compiles a kernel for every shape it multiplies, which takes longer than most matmuls: shapes must repeat.
     """
     step = max(least, 1 << max(0, rows.bit_length() - 5))
     return -(-rows // step) * step
 
 
 def pairs_step(width: int, most: int = BLOCK_TOKENS) -> int:
-    """What numbers of pairs are raised to a multiple of where shapes must repeat: of one width there are eight at most.
+    """Where shapes must repeat, numbers of pairs are rounded up to a multiple of this: eight numbers per width at most.
 
-    A power of two, a quarter of the pairs that a block holds or less, or one.
+    It is a power of two, at most a quarter of the pairs that a block holds, or one.
     """
     return 1 << max(0, (most // (4 * width)).bit_length() - 1)
 
 
 def blocks(lengths: npt.NDArray[np.integer], overhead: int, most: int, step: int) -> list[tuple[int, int]]:
-    """Cut pairs in order of falling length into blocks as wide as their longest or a little wider, at the least cost.
+    """Split pairs in order of falling length into blocks as wide as their longest or a little wider, at the least cost.
 
     Args:
         lengths: tokens of each pair, shape (pairs,), falling.
-        overhead: what a width costs besides its pairs times itself, in tokens.
-        most: pairs times width of a block; a single pair may exceed it. Pairs of one width are cut into equal blocks,
-            a multiple of `pairs_step`, and a rest.
+        overhead: cost of one more width, in tokens, besides pairs times width.
+        most: most pairs times width of a block; a single pair may exceed it. Pairs of one width are split into blocks
+            of equally many pairs, a multiple of `pairs_step`, and a rest.
         step: widths are multiples of it.
 
     Returns:
@@ -179,7 +188,7 @@ def blocks(lengths: npt.NDArray[np.integer], overhead: int, most: int, step: int
         costs = least[:j] + (ends[j] - ends[:j]) * widths[:j] + overhead
         cut[j] = costs.argmin()
         least[j] = costs[cut[j]]
-    found: list[tuple[int, int]] = []
+    shapes: list[tuple[int, int]] = []
     j = len(widths)
     while j:
         i = int(cut[j])
@@ -187,21 +196,21 @@ def blocks(lengths: npt.NDArray[np.integer], overhead: int, most: int, step: int
         many = pairs_step(width, most)
         full = max(1, most // width // many * many)
         whole, rest = divmod(pairs, full)
-        found += [(rest, width)] * (rest > 0) + [(full, width)] * whole
+        shapes += [(rest, width)] * (rest > 0) + [(full, width)] * whole
         j = i
-    return found[::-1]
+    return shapes[::-1]
 
 
 @dataclass(frozen=True, slots=True)
 class Blocks:
-    """Where the tokens of texts or pairs stand that are put in blocks of like length."""
+    """Where tokens stand when texts or pairs are put in blocks of like length."""
 
     shapes: list[tuple[int, int]]
     """(texts, width) of each block."""
     starts: Indices
     """(texts,): the row of each one's first token."""
     rows: int
-    """All rows, those behind the last block included; a number that repeats."""
+    """All rows, those behind the last block included; see `rounded`."""
 
     @classmethod
     def of(cls, lengths: npt.NDArray[np.integer], width_step: int) -> Blocks:

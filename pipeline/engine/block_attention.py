@@ -20,43 +20,45 @@ class Block:
     pair: int
     pairs: int
     width: int
-    hidden: torch.Tensor | None
-    """What is added to the products, (pairs, 1, 1, width) fp32: minus infinity behind a pair's end; None: no pads."""
+    attention_mask: torch.Tensor | None
+    """Additive mask of the attention scores, (pairs, 1, 1, width) fp32: 0 for a token, minus infinity behind a pair's
+    end. None: no pair is padded."""
 
     @property
     def rows(self) -> slice:
-        """Its tokens."""
+        """The rows of its tokens, padding included."""
         return slice(self.row, self.row + self.pairs * self.width)
 
     @property
     def numbers(self) -> slice:
-        """Its pairs."""
+        """The numbers of its pairs in the batch."""
         return slice(self.pair, self.pair + self.pairs)
 
 
 @dataclass(slots=True)
 class Kept:
-    """What a block's attention leaves for its gradient; each (pairs * heads, …, …)."""
+    """What a block's attention keeps for its gradient; each (pairs * heads, …, …)."""
 
     query: torch.Tensor
-    """Already multiplied by the scale of the products."""
+    """Already multiplied by the scale of the scores."""
     key_value: torch.Tensor
     weights: torch.Tensor
-    mask: torch.Tensor | None
+    """Before dropout."""
+    dropout_mask: torch.Tensor | None
 
 
 def blocks_of(batch: dict[str, torch.Tensor]) -> list[Block]:
     """The blocks of a batch made by `collation.blocks`."""
-    found, row, pair, lengths = [], 0, 0, batch["lengths"]
+    blocks, row, pair, lengths = [], 0, 0, batch["lengths"]
     for pairs, width in batch["shapes"].tolist():
         own = lengths[pair : pair + pairs]
-        hidden = None
+        attention_mask = None
         if int(own.min()) < width:
             behind = torch.arange(width) >= own[:, None]
-            hidden = torch.zeros(pairs, width).masked_fill_(behind, float("-inf"))[:, None, None]
-        found.append(Block(row, pair, pairs, width, hidden))
+            attention_mask = torch.zeros(pairs, width).masked_fill_(behind, float("-inf"))[:, None, None]
+        blocks.append(Block(row, pair, pairs, width, attention_mask))
         row, pair = row + pairs * width, pair + pairs
-    return found
+    return blocks
 
 
 def attend(
@@ -86,52 +88,49 @@ def attend(
         q = torch.mul(q, size**-0.5).reshape(batch, block.width, size)
         kv = key_value[block.rows].view(block.pairs, block.width, 2, heads, size).permute(2, 0, 3, 1, 4)
         kv = kv.reshape(2, batch, block.width, size)
-        products = torch.bmm(q, kv[0].transpose(1, 2))
-        if block.hidden is not None:
-            products.view(block.pairs, heads, block.width, block.width).add_(block.hidden)
-        weights = torch.softmax(products, -1, dtype=torch.promote_types(products.dtype, torch.float32))
+        scores = torch.bmm(q, kv[0].transpose(1, 2))
+        if block.attention_mask is not None:
+            scores.view(block.pairs, heads, block.width, block.width).add_(block.attention_mask)
+        weights = torch.softmax(scores, -1, dtype=torch.promote_types(scores.dtype, torch.float32))
         weights = weights.to(query.dtype)
-        mask, seen = None, weights
+        dropout_mask, dropped = None, weights
         if dropout is not None and rate > 0.0:
-            mask = dropout.mask(tuple(weights.shape), rate)
-            seen = drop_(weights.clone(), mask)
-        found = torch.bmm(seen, kv[1])
-        if mask is not None:
-            found.mul_(scale(rate))
+            dropout_mask = dropout.mask(tuple(weights.shape), rate)
+            dropped = drop_(weights.clone(), dropout_mask)
+        output = torch.bmm(dropped, kv[1])
+        if dropout_mask is not None:
+            output.mul_(scale(rate))
         rows = context[block.rows].view(block.pairs, block.width, heads, size)
-        rows.copy_(found.view(block.pairs, heads, block.width, size).transpose(1, 2))
-        kept.append(Kept(q, kv, weights, mask))
+        rows.copy_(output.view(block.pairs, heads, block.width, size).transpose(1, 2))
+        kept.append(Kept(q, kv, weights, dropout_mask))
     return context, kept
 
 
 def gradients(
-    gradient: torch.Tensor, kept: list[Kept], blocks: list[Block], *, heads: int, rate: float, query: torch.Tensor,
-    key_value: torch.Tensor,
+    grad_context: torch.Tensor, kept: list[Kept], blocks: list[Block], *, heads: int, rate: float,
+    grad_query: torch.Tensor, grad_key_value: torch.Tensor,
 ) -> None:  # fmt: skip
-    """Gradients of `attend`, written to `query` and `key_value`, shaped as its arguments.
-
-    `gradient` is the context's.
-    """
-    size = gradient.shape[1] // heads
-    query[blocks[-1].rows.stop :] = 0.0
-    key_value[blocks[-1].rows.stop :] = 0.0
-    for block, found in zip(blocks, kept, strict=True):
+    """Gradients of `attend`, written to `grad_query` and `grad_key_value`, which are shaped as its arguments."""
+    size = grad_context.shape[1] // heads
+    grad_query[blocks[-1].rows.stop :] = 0.0
+    grad_key_value[blocks[-1].rows.stop :] = 0.0
+    for block, saved in zip(blocks, kept, strict=True):
         batch = block.pairs * heads
-        g = gradient[block.rows].view(block.pairs, block.width, heads, size).transpose(1, 2)
-        g = g.reshape(batch, block.width, size)
-        seen = found.weights
-        if found.mask is not None:
-            g = torch.mul(g, scale(rate))
-            seen = drop_(seen.clone(), found.mask)
-        to_key_value = torch.empty_like(found.key_value)
-        torch.bmm(seen.transpose(1, 2), g, out=to_key_value[1])
-        to_weights = torch.bmm(g, found.key_value[1].transpose(1, 2))
-        if found.mask is not None:
-            drop_(to_weights, found.mask)
-        to_products = torch._softmax_backward_data(to_weights, found.weights, -1, to_weights.dtype)
-        torch.bmm(to_products.transpose(1, 2), found.query, out=to_key_value[0])
-        to_query = torch.bmm(to_products, found.key_value[0]).mul_(size**-0.5)
-        rows = query[block.rows].view(block.pairs, block.width, heads, size)
-        rows.copy_(to_query.view(block.pairs, heads, block.width, size).transpose(1, 2))
-        rows = key_value[block.rows].view(block.pairs, block.width, 2, heads, size)
-        rows.copy_(to_key_value.view(2, block.pairs, heads, block.width, size).permute(1, 3, 0, 2, 4))
+        grad = grad_context[block.rows].view(block.pairs, block.width, heads, size).transpose(1, 2)
+        grad = grad.reshape(batch, block.width, size)
+        dropped = saved.weights
+        if saved.dropout_mask is not None:
+            grad = torch.mul(grad, scale(rate))
+            dropped = drop_(dropped.clone(), saved.dropout_mask)
+        grad_kv = torch.empty_like(saved.key_value)
+        torch.bmm(dropped.transpose(1, 2), grad, out=grad_kv[1])
+        grad_weights = torch.bmm(grad, saved.key_value[1].transpose(1, 2))
+        if saved.dropout_mask is not None:
+            drop_(grad_weights, saved.dropout_mask)
+        grad_scores = torch._softmax_backward_data(grad_weights, saved.weights, -1, grad_weights.dtype)
+        torch.bmm(grad_scores.transpose(1, 2), saved.query, out=grad_kv[0])
+        grad_q = torch.bmm(grad_scores, saved.key_value[0]).mul_(size**-0.5)
+        rows = grad_query[block.rows].view(block.pairs, block.width, heads, size)
+        rows.copy_(grad_q.view(block.pairs, heads, block.width, size).transpose(1, 2))
+        rows = grad_key_value[block.rows].view(block.pairs, block.width, 2, heads, size)
+        rows.copy_(grad_kv.view(2, block.pairs, heads, block.width, size).permute(1, 3, 0, 2, 4))

@@ -1,4 +1,4 @@
-"""A BERT layer's products on a CPU while weights stand still: most cast and packed once, then multiplied many times."""
+"""A BERT layer's linear layers on a CPU while weights stand still: most cast and packed once, then used many times."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from torch.nn import functional as F
 
 
 class Linear:
-    """Linear layers of one input as one product, in a type of its own; no gradient goes through its making."""
+    """Linear layers of one input as one matmul, in a dtype of its own; no gradient reaches the modules' weights."""
 
     def __init__(self, modules: list[Any], dtype: torch.dtype, *, keep_weight: bool = False) -> None:
         """Take the weights as they are.
 
         Args:
             modules: `torch.nn.Linear`s of one input; their outputs come side by side.
-            dtype: in which is multiplied.
+            dtype: of the matmul.
             keep_weight: whether the weight is wanted for a gradient, beside its packed form.
         """
         with torch.no_grad():
@@ -34,19 +34,19 @@ class Linear:
         return self._weight
 
     def __call__(self, x: torch.Tensor, *, gelu: bool = False) -> torch.Tensor:
-        """The product (rows, outputs) of x (rows, inputs), then GELU or nothing; outside a graph of gradients."""
+        """The outputs (rows, outputs) of x (rows, inputs), then GELU if asked for; not recorded by autograd."""
         if self._packed is None:
-            found = F.linear(x, self.weight, self._bias)
-            return F.gelu(found) if gelu else found
+            output = F.linear(x, self.weight, self._bias)
+            return F.gelu(output) if gelu else output
         activation, algorithm = ("gelu", "none") if gelu else ("none", "")  # "none": by erf, as BERT's
-        product = torch.ops.mkldnn._linear_pointwise
-        return product(x, self._packed, self._bias, activation, [], algorithm)  # type: ignore[no-any-return]
+        linear = torch.ops.mkldnn._linear_pointwise
+        return linear(x, self._packed, self._bias, activation, [], algorithm)  # type: ignore[no-any-return]
 
 
-class FirstProducts:
-    """The products of an attention in which each pair's first token asks alone, see `block_first`.
+class FirstTokenLinears:
+    """Query, key and value layers of an attention in which each pair's first token alone is a query (`block_first`).
 
-    Those of keys and values are the parameters themselves, in their own type and not copied.
+    Those of keys and values are the parameters themselves, in their own dtype and not copied.
     """
 
     def __init__(self, attention: Any, dtype: torch.dtype, *, keep_weight: bool) -> None:
@@ -64,44 +64,47 @@ class FirstProducts:
 
 
 @dataclass(slots=True)
-class Products:
-    """One encoder layer's."""
+class LayerLinears:
+    """The linear layers of one encoder layer."""
 
-    into: Linear | FirstProducts
-    """Queries, keys and values side by side, or those of a layer where first tokens ask alone."""
+    qkv: Linear | FirstTokenLinears
+    """Queries, keys and values side by side, or those of a layer whose queries are first tokens alone."""
     out: Linear
     up: Linear
     down: Linear
 
 
-def products_of(
-    layers: Any, dtype: torch.dtype, *, keep_weight: bool = False, first_alone: bool = True
-) -> list[Products]:
-    """The products of a BERT's encoder layers, see `Linear`; `first_alone`: in the last one first tokens ask alone."""
+def linears_of(
+    layers: Any, dtype: torch.dtype, *, keep_weight: bool = False, first_only: bool = True
+) -> list[LayerLinears]:
+    """The linear layers of a BERT's encoder layers, see `Linear`.
+
+    `first_only`: in the last encoder layer each pair's first token alone is a query.
+    """
 
     def linear(*modules: Any) -> Linear:
         return Linear(list(modules), dtype, keep_weight=keep_weight)
 
-    found = []
+    linears = []
     for layer in layers:
-        own = layer.attention.self
-        if first_alone and layer is layers[-1]:
-            into: Linear | FirstProducts = FirstProducts(own, dtype, keep_weight=keep_weight)
+        attention = layer.attention.self
+        if first_only and layer is layers[-1]:
+            qkv: Linear | FirstTokenLinears = FirstTokenLinears(attention, dtype, keep_weight=keep_weight)
         else:
-            into = linear(own.query, own.key, own.value)
-        found.append(
-            Products(
-                into=into,
+            qkv = linear(attention.query, attention.key, attention.value)
+        linears.append(
+            LayerLinears(
+                qkv=qkv,
                 out=linear(layer.attention.output.dense),
                 up=linear(layer.intermediate.dense),
                 down=linear(layer.output.dense),
             )
         )
-    return found
+    return linears
 
 
 def _packs(dtype: torch.dtype) -> bool:
-    """Whether oneDNN multiplies this type on this processor."""
+    """Whether oneDNN multiplies this dtype on this processor."""
     if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return False
     return dtype is torch.float32 or (dtype is torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())

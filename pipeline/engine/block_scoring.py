@@ -1,7 +1,7 @@
 """A BERT on a CPU whose weights stand still: matrices packed once, nothing kept for a gradient.
 
-Blocks of pairs as in `block_bert`, hardly wider than their longest; the activation is applied by the product itself.
-Of a cross-encoder's pairs it makes logits, of a bi-encoder's texts its last layer's output.
+Blocks of pairs as in `block_bert`, hardly wider than their longest; GELU is applied inside the matmul.
+A cross-encoder's pairs give logits (`Frozen`), a bi-encoder's texts its last layer's output (`FrozenEncoder`).
 """
 
 from __future__ import annotations
@@ -18,14 +18,15 @@ from pipeline.core.reproducibility import bf16_unit
 from pipeline.engine import block_bert, block_embeddings, block_first, shared_rows
 from pipeline.engine.batching import SCORING_WIDTH_STEP, Blocks, Indices, pairs_step
 from pipeline.engine.block_attention import Block, blocks_of
-from pipeline.engine.block_linear import FirstProducts, Linear, products_of
+from pipeline.engine.block_linear import FirstTokenLinears, Linear, linears_of
 from pipeline.engine.shared_rows import LookedUp, Lookup
 
 MOST_WEIGHTS = 4_000_000
-"""A block's attention weights up to which products take less time: passes over more of them leave the cache."""
+"""A block's attention weights up to which separate matmuls take less time: more of them do not fit into the cache."""
 
 SHARED_BYTES = 2**25
-"""Of rows that are looked up, once and in each lane again; half or twice as many cost a bert-tiny 1 to 2 % more."""
+"""Memory for rows that are looked up, once and in each lane again; with half or twice as many a bert-tiny takes 1 to
+2 % longer."""
 
 
 class Frozen:
@@ -36,37 +37,38 @@ class Frozen:
 
         Args:
             model: a BertForSequenceClassification that `block_bert.supports`, in evaluation mode.
-            dtype: in which its layers multiply; sums, norms and the head stay in the weights' own type.
+            dtype: of its layers' matmuls; sums, norms and the head stay in the weights' own.
             shared: keys of the rows that every batch is `shared_rows.split` by; None: batches are whole.
         """
         self._bert, self._head, self._dtype = model.bert, model.classifier, dtype
-        self._layers = _Layers(model.bert, dtype, first_alone=True)
+        self._layers = _Layers(model.bert, dtype, first_only=True)
         with torch.inference_mode():
             self._pool = Linear([model.bert.pooler.dense], dtype)
             heads = model.config.num_attention_heads
-            self._lookup = None if shared is None else Lookup(*self._begun(shared_rows.rows(shared)), heads)
+            self._lookup = None if shared is None else Lookup(*self._embedded(shared_rows.rows(shared)), heads)
 
     @torch.inference_mode()
     def __call__(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         """Logits (pairs, labels)."""
         if self._lookup is None:
-            x, into = block_embeddings.embed(self._bert.embeddings, batch, None), None
+            x, qkv = block_embeddings.embed(self._bert.embeddings, batch, None), None
         else:
-            x, into = self._lookup(*self._begun(batch), batch["place"])
-        x = self._layers(x, blocks_of(batch), batch["firsts"], into)
+            x, qkv = self._lookup(*self._embedded(batch), batch["place"])
+        x = self._layers(x, blocks_of(batch), batch["first_tokens"], qkv)
         pooled = self._bert.pooler.activation(self._pool(x.to(self._dtype)))
-        found: torch.Tensor = self._head(pooled.to(self._head.weight.dtype))
-        return found[: len(batch["lengths"])]
+        logits: torch.Tensor = self._head(pooled.to(self._head.weight.dtype))
+        return logits[: len(batch["lengths"])]
 
-    def _begun(self, rows: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-        """What follows from rows alone: embeddings (rows, width), and the first layer's `_Layers.into` of them."""
+    def _embedded(self, rows: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        """What rows are before they attend: embeddings (rows, width), and the first layer's `_Layers.qkv` of them."""
         x = block_embeddings.embed(self._bert.embeddings, rows, None)
-        return x, self._layers.into(x)
+        return x, self._layers.qkv(x)
 
 
 def most_shared(config: Any, dtype: torch.dtype) -> int:
     """Rows that it pays to look up in a model of this configuration; 0: none."""
-    # With AMX a product takes no longer than looking its result up (reckoned, not measured); one layer has no such one.
+    # With AMX a matmul takes no longer than looking its result up (estimated, not measured). The only layer of a
+    # one-layer model makes no keys and values, so there is nothing to look up.
     if config.num_hidden_layers == 1 or (dtype is torch.bfloat16 and bf16_unit() == "AMX"):
         return 0
     return int(SHARED_BYTES // (config.hidden_size * (4 + 3 * dtype.itemsize)))
@@ -80,11 +82,11 @@ class FrozenEncoder:
 
         Args:
             bert: a BertModel that `encodes`, in evaluation mode; its encoder's matrices are not needed again.
-            dtype: in which its layers multiply; sums and norms stay in the weights' own type.
+            dtype: of its layers' matmuls; sums and norms stay in the weights' own.
         """
         assert not bert.training, "it leaves dropout out"
         self._embeddings = bert.embeddings
-        self._layers = _Layers(bert, dtype, first_alone=False)
+        self._layers = _Layers(bert, dtype, first_only=False)
 
     @torch.inference_mode()
     def __call__(
@@ -97,38 +99,38 @@ class FrozenEncoder:
         lengths, order = mask.sum(1).sort(descending=True, stable=True)
         widths = lengths.clamp(min=1)  # a text may have no token at all
         laid = Blocks.of(widths.numpy(), SCORING_WIDTH_STEP)
-        # Each token once, text after text: its text in falling length, its place among the text's own.
+        # Each token once, text after text: `text` counts texts in falling length, `column` a text's own tokens.
         text, column = mask[order].nonzero(as_tuple=True)
         place = torch.from_numpy(laid.starts)[text] + torch.arange(len(text)) - (lengths.cumsum(0) - lengths)[text]
-        seen = (order[text], column)
-        ids, kinds, positions = torch.zeros(3, laid.rows, dtype=torch.long)
-        ids[place], positions[place] = input_ids[seen], column
+        source = (order[text], column)
+        ids, types, positions = torch.zeros(3, laid.rows, dtype=torch.long)
+        ids[place], positions[place] = input_ids[source], column
         if token_type_ids is not None:
-            kinds[place] = token_type_ids[seen]
-        batch = {"input_ids": ids, "token_type_ids": kinds, "position_ids": positions}
+            types[place] = token_type_ids[source]
+        batch = {"input_ids": ids, "token_type_ids": types, "position_ids": positions}
         x = block_embeddings.embed(self._embeddings, batch, None)
         x = self._layers(x, blocks_of({"lengths": widths, "shapes": torch.tensor(laid.shapes)}), None)
-        found = x.new_zeros(*input_ids.shape, x.shape[1])
-        found[seen] = x[place]
-        return BaseModelOutput(last_hidden_state=found)
+        hidden_states = x.new_zeros(*input_ids.shape, x.shape[1])
+        hidden_states[source] = x[place]
+        return BaseModelOutput(last_hidden_state=hidden_states)
 
 
 def encodes(model: Any) -> bool:
-    """Whether `FrozenEncoder` computes this model: a plain fp32 BertModel on a CPU, asked for no hidden states."""
+    """Whether `FrozenEncoder` computes this model: a plain fp32 BertModel on a CPU, which returns no hidden states."""
     if f"{type(model).__module__}.{type(model).__qualname__}" != "transformers.models.bert.modeling_bert.BertModel":
         return False
     config = model.config
-    asked = config.output_hidden_states or config.output_attentions
-    wide = all(parameter.dtype is torch.float32 for parameter in model.parameters())
-    if asked or not wide or model.device.type != "cpu" or not block_bert.supports(config):
+    returns_more = config.output_hidden_states or config.output_attentions
+    is_fp32 = all(parameter.dtype is torch.float32 for parameter in model.parameters())
+    if returns_more or not is_fp32 or model.device.type != "cpu" or not block_bert.supports(config):
         return False
     # An adapter or a quantised matrix stands in for a layer, and has a weight that is not what it multiplies by.
     with torch.device("meta"):
         plain = type(model)(copy.deepcopy(config))
-    return _kinds(model) == _kinds(plain)
+    return _module_classes(model) == _module_classes(plain)
 
 
-def _kinds(model: Any) -> list[dict[str, type]]:
+def _module_classes(model: Any) -> list[dict[str, type]]:
     """The classes of the modules that `FrozenEncoder` reads, by name."""
     parts = (model.embeddings, model.encoder)
     return [{name: type(module) for name, module in part.named_modules()} for part in parts]
@@ -137,94 +139,95 @@ def _kinds(model: Any) -> list[dict[str, type]]:
 class _Layers:
     """A BERT's encoder layers, one after the other."""
 
-    def __init__(self, bert: Any, dtype: torch.dtype, *, first_alone: bool) -> None:
+    def __init__(self, bert: Any, dtype: torch.dtype, *, first_only: bool) -> None:
         self._dtype, self._heads = dtype, bert.config.num_attention_heads
-        # In bf16 without AMX torch's kernel takes up to twice as long as the products and the softmax it is made of.
+        # In bf16 without AMX torch's kernel takes up to twice as long as the matmuls and the softmax it is made of.
         self._fused_is_slow = dtype is torch.bfloat16 and bf16_unit() == "AVX512_BF16"
         layers = bert.encoder.layer
         self._norms = [(layer.attention.output.LayerNorm, layer.output.LayerNorm) for layer in layers]
         with torch.inference_mode():
-            self._products = products_of(layers, dtype, first_alone=first_alone)
+            self._linears = linears_of(layers, dtype, first_only=first_only)
 
-    def into(self, x: torch.Tensor) -> torch.Tensor:
+    def qkv(self, x: torch.Tensor) -> torch.Tensor:
         """The first of several layers' queries, keys and values, (rows, 3 * width), of x (rows, width)."""
-        product = self._products[0].into
-        assert isinstance(product, Linear)
-        return product(x.to(self._dtype))
+        linear = self._linears[0].qkv
+        assert isinstance(linear, Linear)
+        return linear(x.to(self._dtype))
 
     def __call__(
-        self, x: torch.Tensor, blocks: list[Block], firsts: torch.Tensor | None, known: LookedUp | None = None
+        self, x: torch.Tensor, blocks: list[Block], first_tokens: torch.Tensor | None, known: LookedUp | None = None
     ) -> torch.Tensor:
-        """Rows of the last layer's output: all tokens', or where they ask alone there the first ones', at `firsts`.
+        """Rows of the last layer's output: all tokens', or with `first_only` those at `first_tokens`.
 
         `known`: the first layer's queries, keys and values; None: they are computed as every layer's.
         """
-        for layer, norms in zip(self._products, self._norms, strict=True):
-            if isinstance(layer.into, FirstProducts):
-                first = x[firsts]
-                query = layer.into.query(first.to(self._dtype)).to(x.dtype)
-                context = block_first.attend_frozen(query, x, layer.into, blocks).to(self._dtype)
+        for layer, norms in zip(self._linears, self._norms, strict=True):
+            if isinstance(layer.qkv, FirstTokenLinears):
+                first = x[first_tokens]
+                query = layer.qkv.query(first.to(self._dtype)).to(x.dtype)
+                context = block_first.attend_frozen(query, x, layer.qkv, blocks).to(self._dtype)
                 x = first
             else:
-                context = self._attend(known or _Multiplied(layer.into(x.to(self._dtype)), self._heads), blocks, x)
+                context = self._attend(known or _ComputedQKV(layer.qkv(x.to(self._dtype)), self._heads), blocks, x)
                 known = None
             x = _add_norm(x, layer.out(context), norms[0])
             x = _add_norm(x, layer.down(layer.up(x.to(self._dtype), gelu=True)), norms[1])
         return x
 
-    def _attend(self, into: _Multiplied | LookedUp, blocks: list[Block], x: torch.Tensor) -> torch.Tensor:
+    def _attend(self, qkv: _ComputedQKV | LookedUp, blocks: list[Block], x: torch.Tensor) -> torch.Tensor:
         """`block_attention.attend` without a gradient, for as many rows as x."""
         context = torch.empty(x.shape, dtype=self._dtype)
         context[blocks[-1].rows.stop :] = 0.0
         for block in blocks:
-            if self.products_pay(block):
+            if self.matmuls_pay(block):
                 # oneDNN compiles a kernel for every number of pairs.
                 step = pairs_step(block.width)
-                found = _by_products(into.of(block, -(-block.pairs // step) * step), block)
+                output = _matmul_attention(qkv.of(block, -(-block.pairs // step) * step), block)
             else:
-                found = _fused(into.of(block, block.pairs), block)
+                output = _fused_attention(qkv.of(block, block.pairs), block)
             rows = context[block.rows].view(block.pairs, block.width, self._heads, -1)
-            rows.copy_(found[:, : block.pairs].permute(1, 2, 0, 3))
+            rows.copy_(output[:, : block.pairs].permute(1, 2, 0, 3))
         return context
 
-    def products_pay(self, block: Block) -> bool:
-        enough = block.pairs >= pairs_step(block.width)  # a few would be raised to many
+    def matmuls_pay(self, block: Block) -> bool:
+        """Whether attention as two matmuls takes less time than the fused kernel."""
+        enough = block.pairs >= pairs_step(block.width)  # fewer would be padded to so many
         return self._fused_is_slow and enough and block.pairs * self._heads * block.width**2 <= MOST_WEIGHTS
 
 
 @dataclass(slots=True)
-class _Multiplied:
+class _ComputedQKV:
     """Queries, keys and values of a micro-batch's rows side by side, (rows, 3 * heads * size)."""
 
-    into: torch.Tensor
+    qkv: torch.Tensor
     heads: int
 
     def of(self, block: Block, pairs: int) -> torch.Tensor:
-        """(3, heads, pairs, width, size) of a block; zeros of pairs that it has not."""
+        """(3, heads, pairs, width, size) of a block; zeros for pairs beyond the block's own."""
         shape = (block.pairs, block.width, 3, self.heads, -1)
-        found = self.into[block.rows].view(shape).permute(2, 3, 0, 1, 4)
-        return F.pad(found, (0, 0, 0, 0, 0, pairs - block.pairs)) if pairs > block.pairs else found
+        qkv = self.qkv[block.rows].view(shape).permute(2, 3, 0, 1, 4)
+        return F.pad(qkv, (0, 0, 0, 0, 0, pairs - block.pairs)) if pairs > block.pairs else qkv
 
 
-def _fused(into: torch.Tensor, block: Block) -> torch.Tensor:
-    """Attention of a block: of queries, keys and values (3, heads, pairs, width, size) their context, without the 3.
+def _fused_attention(qkv: torch.Tensor, block: Block) -> torch.Tensor:
+    """Context (heads, pairs, width, size) of a block's queries, keys and values (3, heads, pairs, width, size).
 
     By torch's own kernel, which takes views of the rows as they are.
     """
-    query, key, value = into.transpose(1, 2)
-    hidden = None if block.hidden is None else block.hidden.to(into.dtype)
-    return F.scaled_dot_product_attention(query, key, value, attn_mask=hidden).transpose(0, 1)
+    query, key, value = qkv.transpose(1, 2)
+    mask = None if block.attention_mask is None else block.attention_mask.to(qkv.dtype)
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask).transpose(0, 1)
 
 
-def _by_products(into: torch.Tensor, block: Block) -> torch.Tensor:
-    """The same as two products, the softmax between them in fp32; of more pairs than the block has, where there are."""
-    _, heads, pairs, width, size = into.shape
-    query, key, value = into.reshape(3, heads * pairs, width, size)
-    products = torch.bmm(query, key.transpose(1, 2)).float().mul_(size**-0.5)
-    if block.hidden is not None:
-        products.view(heads, pairs, width, width)[:, : block.pairs].add_(block.hidden[:, 0])
-    found = torch.bmm(torch.softmax(products, -1).to(into.dtype), value)
-    return found.view(heads, pairs, width, size)
+def _matmul_attention(qkv: torch.Tensor, block: Block) -> torch.Tensor:
+    """`_fused_attention` as two matmuls with an fp32 softmax between them; there may be more pairs than the block's."""
+    _, heads, pairs, width, size = qkv.shape
+    query, key, value = qkv.reshape(3, heads * pairs, width, size)
+    scores = torch.bmm(query, key.transpose(1, 2)).float().mul_(size**-0.5)
+    if block.attention_mask is not None:
+        scores.view(heads, pairs, width, width)[:, : block.pairs].add_(block.attention_mask[:, 0])
+    context = torch.bmm(torch.softmax(scores, -1).to(qkv.dtype), value)
+    return context.view(heads, pairs, width, size)
 
 
 def _add_norm(x: torch.Tensor, y: torch.Tensor, norm: torch.nn.LayerNorm) -> torch.Tensor:

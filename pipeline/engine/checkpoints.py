@@ -1,4 +1,4 @@
-"""Checkpoints that verify or do not count. Knows artefact folders and tensors; knows nothing of training's meaning."""
+"""Checkpoints: one that does not verify is skipped. Knows artefact folders and tensors, not what training means."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Checkpoint:
     generators: dict[str, torch.Tensor]
     facts: dict[str, Any]
     identity: dict[str, Any] = field(default_factory=dict)
-    """The manifest's own words: the run's key and scope. Filled when read."""
+    """The checkpoint's manifest, with the run's key and scope. Filled when read."""
 
 
 def folder_of(root: Path, step: int) -> Path:

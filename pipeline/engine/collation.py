@@ -1,7 +1,7 @@
 """Pairs composed from a table's texts, as batches of three forms: padded, packed without padding, and in blocks.
 
-A cross-encoder's pair is special tokens around two independently tokenised texts; `proven` proves that on the tokenizer
-at hand.
+A cross-encoder's pair is special tokens around two independently tokenised texts; `proven` checks that a tokenizer
+composes its pairs so.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from pipeline.engine.pair_template import Ints, PairTemplate, truncated
 from pipeline.engine.tokens import TokenTable
 
 _PROVEN: set[tuple[object, ...]] = set()
-"""Tokenizers, by class and whole state, and the templates proven on them: a run builds a dozen scorers on one.
+"""Tokenizers, by class and whole state, with the templates proven on them: a run builds a dozen scorers on one.
 
-The state is the backend's, and what is kept beside it and given to it at every call. A digest (`identity`) takes longer
-to make than the proof.
+The state is the backend's and the settings kept beside it, which are passed to it at every call. Making a digest
+(`identity`) takes longer than the proof.
 """
 
 
@@ -60,7 +60,13 @@ def _prove(template: PairTemplate, tokenizer: PreTrainedTokenizerBase) -> None:
 
 
 def pad(table: TokenTable, template: PairTemplate, first: Ints, second: Ints) -> dict[str, torch.Tensor]:
-    """Padded tensors of pairs (pairs,), (pairs,) of a table's texts, as the tokenizer would make them.
+    """Padded tensors of pairs of a table's texts, as the tokenizer would make them.
+
+    Args:
+        table: the texts' tokens.
+        template: the special tokens around a pair.
+        first: (pairs,) int, each pair's first text by its number in the table.
+        second: (pairs,) int, its second text.
 
     Returns:
         `input_ids`, `attention_mask` and, where the model takes them, `token_type_ids`: (pairs, longest) int64.
@@ -74,9 +80,9 @@ def pad(table: TokenTable, template: PairTemplate, first: Ints, second: Ints) ->
     mask[flat.row, column] = 1
     batch = {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
     if template.has_types:
-        kinds = np.full(shape, template.pad_type, np.int64)
-        kinds[flat.row, column] = flat.kinds
-        batch["token_type_ids"] = torch.from_numpy(kinds)
+        token_type_ids = np.full(shape, template.pad_type, np.int64)
+        token_type_ids[flat.row, column] = flat.token_type_ids
+        batch["token_type_ids"] = torch.from_numpy(token_type_ids)
     return batch
 
 
@@ -88,15 +94,15 @@ def pack(
     Args:
         table: the texts' tokens.
         template: the special tokens around a pair: each is a run of one.
-        first: (pairs,) texts.
-        second: (pairs,) texts.
-        device: where the batch goes. Where all ids are kept there (`keep_on`) they are given, else the pairs' own.
+        first: (pairs,) int, each pair's first text by its number in the table.
+        second: (pairs,) int, its second text.
+        device: where the batch goes; if all of the table's ids are kept there (`keep_on`), `ids` is those.
 
     Returns:
         What `packed_rows.Rows` reads: `ids`; `widths` (runs,) int64, tokens of each run; `offsets` (runs,) int64,
-        what is added to a token's place in the batch for its place in `ids`; `kinds` (runs of a pair,) int64, their
-        types; `starts` (pairs + 1,) int32, the place each pair starts at; `extent`, empty: its shape is 0, all
-        tokens, those of the longest pair.
+        what is added to a token's place in the batch to give its place in `ids`; `token_types` (runs of a pair,)
+        int64; `starts` (pairs + 1,) int32, the place each pair starts at; `extent`, an empty tensor of shape
+        (0, all tokens, tokens of the longest pair).
     """
     widths, begins = _runs(table, template, first, second)
     lengths = widths.sum(axis=1)
@@ -111,7 +117,7 @@ def pack(
         "ids": ids,
         "widths": torch.from_numpy(widths.ravel()),
         "offsets": torch.from_numpy(offsets.ravel()),
-        "kinds": torch.tensor(template.types),
+        "token_types": torch.tensor(template.types),
         "starts": torch.from_numpy(starts.astype(np.int32)),
         "extent": torch.empty(0, int(starts[-1]), int(lengths.max(initial=0))),
     }
@@ -120,43 +126,49 @@ def pack(
 def blocks(
     table: TokenTable, template: PairTemplate, first: Ints, second: Ints, width_step: int
 ) -> dict[str, torch.Tensor]:
-    """The same pairs in blocks of like length; they must come in order of falling length, as micro-batches do.
+    """The same pairs in blocks of like length.
 
-    A block's width is a multiple of `width_step`.
+    Args:
+        table: the texts' tokens.
+        template: the special tokens around a pair.
+        first: (pairs,) int, each pair's first text by its number in the table; pairs must come in order of falling
+            length, as micro-batches do.
+        second: (pairs,) int, its second text.
+        width_step: a block's width is a multiple of it.
 
     Returns:
         `input_ids`, `token_type_ids`, `position_ids` (rows,) int64: pair after pair, each as wide as its
         block, then padding up to a number of rows that repeats;
         `lengths` (pairs,) int64: of each pair its own tokens;
         `shapes` (blocks, 2) int64: pairs and width of each block;
-        `firsts` (queries,) int64: the row of each pair's first token, then 0 up to a number that repeats.
+        `first_tokens` (queries,) int64: the row of each pair's first token, then 0 up to a number that repeats.
     """
     flat = _flat(table, template, first, second)
     assert (np.diff(flat.lengths) <= 0).all()
     laid = Blocks.of(flat.lengths, width_step)
-    ids, kinds, position = (
+    ids, token_type_ids, position = (
         np.full(laid.rows, template.pad_id, np.int64),
         np.zeros(laid.rows, np.int64),
         np.zeros(laid.rows, np.int64),
     )
     place = laid.starts[flat.row] + flat.position
-    ids[place], kinds[place], position[place] = flat.ids, flat.kinds, flat.position
-    firsts = np.zeros(rounded(len(laid.starts), 16), np.int64)
-    firsts[: len(laid.starts)] = laid.starts
+    ids[place], token_type_ids[place], position[place] = flat.ids, flat.token_type_ids, flat.position
+    first_tokens = np.zeros(rounded(len(laid.starts), 16), np.int64)
+    first_tokens[: len(laid.starts)] = laid.starts
     return {
         "input_ids": torch.from_numpy(ids),
-        "token_type_ids": torch.from_numpy(kinds),
+        "token_type_ids": torch.from_numpy(token_type_ids),
         "position_ids": torch.from_numpy(position),
         "lengths": torch.from_numpy(flat.lengths),
         "shapes": torch.tensor(laid.shapes),
-        "firsts": torch.from_numpy(firsts),
+        "first_tokens": torch.from_numpy(first_tokens),
     }
 
 
 @dataclass(frozen=True, slots=True)
 class _Flat:
     ids: npt.NDArray[np.int64]
-    kinds: npt.NDArray[np.int64]
+    token_type_ids: npt.NDArray[np.int64]
     row: npt.NDArray[np.int64]
     position: npt.NDArray[np.int64]
     lengths: npt.NDArray[np.int64]
@@ -164,12 +176,12 @@ class _Flat:
 
 def _sources(table: TokenTable, template: PairTemplate, first: Ints, second: Ints) -> Ints:
     """Where each run's first token lies among the ids that `keep_on` keeps, (pairs, runs of a pair)."""
-    found = np.empty((len(first), len(template.types)), np.int64)
+    sources = np.empty((len(first), len(template.types)), np.int64)
     one, two = template.texts
     special = np.delete(np.arange(len(template.types)), template.texts)
-    found[:, one], found[:, two] = table.starts[first], table.starts[second]
-    found[:, special] = len(table.ids) + np.arange(len(special))
-    return found
+    sources[:, one], sources[:, two] = table.starts[first], table.starts[second]
+    sources[:, special] = len(table.ids) + np.arange(len(special))
+    return sources
 
 
 def _runs(table: TokenTable, template: PairTemplate, first: Ints, second: Ints) -> tuple[Ints, Ints]:
@@ -184,7 +196,7 @@ def _runs(table: TokenTable, template: PairTemplate, first: Ints, second: Ints) 
 def _ids(
     table: TokenTable, template: PairTemplate, first: Ints, second: Ints, widths: Ints, begins: Ints
 ) -> npt.NDArray[np.int64]:
-    """The token of every place of the batch whose runs are so wide and begin there."""
+    """All tokens of the batch, one pair after another: run after run, `widths` long and beginning at `begins`."""
     ids = np.empty(int(widths.sum()), np.int64)
     for part, texts in zip(template.texts, (first, second), strict=True):
         kept = widths[:, part]
@@ -200,5 +212,5 @@ def _flat(table: TokenTable, template: PairTemplate, first: Ints, second: Ints) 
     lengths = widths.sum(axis=1)
     row = np.repeat(np.arange(len(lengths)), lengths)
     position = np.arange(len(row)) - np.repeat(begins[:, 0], lengths)
-    kinds = np.repeat(np.tile(np.asarray(template.types, np.int64), len(lengths)), widths.ravel())
-    return _Flat(ids, kinds, row, position, lengths)
+    token_type_ids = np.repeat(np.tile(np.asarray(template.types, np.int64), len(lengths)), widths.ravel())
+    return _Flat(ids, token_type_ids, row, position, lengths)

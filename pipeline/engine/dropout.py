@@ -1,4 +1,4 @@
-"""Dropout's random numbers on a CPU, where torch's own cost more than a layer's products.
+"""Dropout's random numbers on a CPU, where torch's own cost more than a layer's matmuls.
 
 A mask is drawn as 16 random bits an element from one numpy stream a micro-batch, seeded from torch's generator: its
 state alone decides every mask.
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 STEPS = 2**16
-"""A rate is rounded to a multiple of one part in so many."""
+"""A rate is rounded to a multiple of 1 / STEPS."""
 
 
 def drawn_seed() -> int:
@@ -27,16 +27,16 @@ class Dropout:
         self._stream = np.random.Generator(np.random.SFC64(seed))
 
     def mask(self, shape: tuple[int, ...], rate: float) -> torch.Tensor:
-        """Words of 16 set bits where an element stays and of none where it is dropped, int16."""
+        """The dropout mask of a tensor, int16: all 16 bits set where an element stays, none where it is dropped."""
         count = math.prod(shape)
-        # Not `random_raw`: the same words, but other threads would wait for Python's lock meanwhile.
+        # Not `random_raw`: it gives the same words, but holds the GIL, so that other threads would wait.
         words = self._stream.integers(0, 2**64 - 1, size=-(-count // 4), dtype=np.uint64, endpoint=True)
         bits = torch.from_numpy(words.view(np.int16))[:count].view(shape)
         return bits.ge_(round(rate * STEPS) - STEPS // 2).neg_()
 
 
 def drop_(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Set to zero what a mask drops, in place; what is left is not scaled."""
+    """Set to zero what a mask drops, in place; the elements that stay are not scaled."""
     if values.element_size() == 2:
         values.view(torch.int16).bitwise_and_(mask)
         return values
@@ -44,5 +44,5 @@ def drop_(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 
 
 def scale(rate: float) -> float:
-    """By what the elements that stay are multiplied: the inverse of the share that does."""
+    """The factor on the elements that stay: the inverse of the share that stays."""
     return STEPS / (STEPS - round(rate * STEPS))

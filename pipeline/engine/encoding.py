@@ -1,6 +1,7 @@
-"""Token ids of many texts. Wraps the tokenizers library; a word it has split once is looked up.
+"""Token ids of many texts. Wraps the tokenizers library; the tokens of a word it has split once are looked up.
 
-Where a tokenizer splits at spaces before all else, a text's tokens are its words', and few words are most of all text.
+Where a tokenizer first splits at spaces, a text's tokens are those of its words, and a few words make up most of any
+text.
 """
 
 from __future__ import annotations
@@ -18,10 +19,11 @@ from transformers import PreTrainedTokenizerBase
 from pipeline.engine.pair_template import Ints, plain
 
 MOST_WORDS, MOST_CHARACTERS = 2**17, 2**23
-"""What an encoder keeps before it forgets all: some 30 MB, and more words than most collections repeat."""
+"""Words and characters an encoder remembers before it forgets all of them: some 30 MB, and more words than most
+collections repeat."""
 
 JOINED = 128
-"""Words that are split for the first time in one text."""
+"""How many new words are joined to one text to be tokenised."""
 
 Flat = tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]
 
@@ -45,9 +47,9 @@ class _Numbers(dict[str, int]):
 
 
 class Encoder:
-    """Texts to token ids without special tokens, neither cut nor padded: those of the tokenizer it is made of.
+    """Turns texts to token ids as its tokenizer does, without special tokens, truncation or padding.
 
-    For one thread at a time.
+    Not thread-safe.
     """
 
     def __init__(self, backend: Tokenizer) -> None:
@@ -84,7 +86,7 @@ class Encoder:
         return ids, of_texts
 
     def _learn(self, words: list[str]) -> None:
-        # In long texts: the library takes several times as long for words one by one.
+        # Joined to long texts: the library takes several times as long for words one by one.
         texts = [" ".join(words[start : start + JOINED]) for start in range(0, len(words), JOINED)]
         encodings = self._backend.encode_batch(texts, add_special_tokens=False)
         counts = np.fromiter(map(len, encodings), np.int64, len(encodings))
@@ -98,7 +100,7 @@ class Encoder:
         self._characters += int(ends[-1]) if len(words) else 0
 
     def _encoded(self, texts: Sequence[str]) -> Flat:
-        """By the library, whose own threads do the work."""
+        """All texts tokenised by the library, on its own threads."""
         encodings = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
         lengths = np.fromiter(map(len, encodings), np.int64, len(encodings))
         return _ids(encodings, int(lengths.sum())), lengths
@@ -120,15 +122,15 @@ def spans(starts: Ints, counts: Ints) -> npt.NDArray[np.int64]:
 
 
 def splits_at_spaces(backend: Tokenizer) -> bool:
-    """Whether what stands on the two sides of a space never changes the other side's tokens: BERT's tokenizers.
+    """Whether the text on one side of a space never changes the tokens on the other, as in BERT's tokenizers.
 
-    They change characters one by one, split at whitespace and split each word by itself. A token that was added may
-    hold whitespace, or take what stands beside it.
+    They change characters one by one, split at whitespace and split each word by itself. An added token may contain
+    whitespace or strip it beside itself: with such a token the answer is no.
     """
     state = json.loads(backend.to_str())
-    kinds = [(state[part] or {}).get("type") for part in ("normalizer", "pre_tokenizer", "model")]
+    component_types = [(state[part] or {}).get("type") for part in ("normalizer", "pre_tokenizer", "model")]
     alone = all(
         not (token["lstrip"] or token["rstrip"] or any(map(str.isspace, token["content"])))
         for token in state["added_tokens"]
     )
-    return alone and kinds == ["BertNormalizer", "BertPreTokenizer", "WordPiece"]
+    return alone and component_types == ["BertNormalizer", "BertPreTokenizer", "WordPiece"]

@@ -1,9 +1,9 @@
-"""Two passes over activations as one kernel each, in Triton, which torch's CUDA build brings: ModernBERT's turn of
-queries and keys by position, and its gated GELU.
+"""Triton kernels for two passes over ModernBERT's activations: rotary embedding of queries and keys, and GeGLU.
 
-Written in operators they are a third of what a layer moves through a GPU's memory. Intermediate results are rounded
-where the operators round them: the turn is theirs to the bit, the gated GELU but for last bits far below 0. Triton
-compiles them with the C compiler it finds, once, and keeps them on disk; where that does not work the operators run.
+Written in operators these two are a third of what a layer moves through a GPU's memory. Intermediate results are
+rounded where the operators round them: rotary equals them to the bit, GeGLU but for last bits far below 0. torch's
+CUDA build brings Triton, which compiles the kernels once, with the C compiler it finds, and keeps them on disk; where
+that does not work the operators run.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ except ImportError:  # torch's CPU build brings none
 log = logging.getLogger(__name__)
 
 BLOCK = 1024
-"""Elements of a program of the gated GELU."""
+"""Elements that one program of the GeGLU kernels computes."""
 
 
-def runs(rows: torch.Tensor) -> bool:
+def available_for(rows: torch.Tensor) -> bool:
     """Whether the kernels take these rows: bf16 on a GPU for which Triton compiles."""
     return rows.is_cuda and rows.dtype is torch.bfloat16 and _work(rows.device)
 
 
 def version(device: torch.device) -> str | None:
-    """Triton's, where the kernels run for bf16 on this device: another one, or none, may give other last bits."""
+    """Triton's version where the kernels run for bf16 on this device, else None: another may give other last bits."""
     return str(triton.__version__) if device.type == "cuda" and _work(device) else None
 
 
 @cache
 def _work(device: torch.device) -> bool:
-    """Whether the kernels compile and give what operators do, tried once a process."""
+    """Whether the kernels compile and give what operators do; tried once per process and device."""
     if triton is None:
         log.info("fused kernels off: there is no Triton")
         return False
@@ -64,63 +64,65 @@ def _agree_with_operators(device: torch.device) -> bool:
     cos, sin = angles.cos(), angles.sin()
     low, high = rows.float().chunk(2, dim=-1)
     c, s = cos[:, None], sin[:, None]
-    wanted = torch.cat([low * c - high * s, high * c + low * s], dim=-1)
-    found = turned(rows, rows, rows, cos.repeat(1, 2), sin.repeat(1, 2))
+    rotated = torch.cat([low * c - high * s, high * c + low * s], dim=-1)
+    packed = apply_rotary(rows, rows, rows, cos.repeat(1, 2), sin.repeat(1, 2))
     flat = rows.view(40, 192)
     inner, gate = flat.chunk(2, dim=-1)
-    given = gate.flip(0).contiguous()
-    bent = F.gelu(inner)
-    slopes = torch.ops.aten.gelu_backward(given * gate, inner)
+    grad_output = gate.flip(0).contiguous()
+    activated = F.gelu(inner)
+    grad_inner = torch.ops.aten.gelu_backward(grad_output * gate, inner)
     return all(
         torch.allclose(one.float(), other.float(), rtol=2**-6, atol=1e-3)
         for one, other in (
-            (found[:, 0], wanted), (found[:, 1], wanted), (found[:, 2], rows), (gated(flat), bent * gate),
-            (gated_gradient(flat, given), torch.cat([slopes, given * bent], dim=-1)),
+            (packed[:, 0], rotated), (packed[:, 1], rotated), (packed[:, 2], rows), (geglu(flat), activated * gate),
+            (geglu_backward(flat, grad_output), torch.cat([grad_inner, grad_output * activated], dim=-1)),
         )
     )  # fmt: skip
 
 
-def turned(
+def apply_rotary(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor
 ) -> torch.Tensor:
-    """Queries and keys turned by position, and values as they are, side by side.
+    """Rotary position embedding of queries and keys; values are copied as they are.
 
     Args:
         query: (tokens, heads, size), a token's heads one after another.
         key: as `query`.
         value: as `query`.
         cos: (tokens, size) fp32, equal in both halves.
-        sin: as `cos`; negated it turns back.
+        sin: as `cos`; negated, the result is the gradient.
 
     Returns:
         (tokens, 3, heads, size).
     """
     tokens, heads, size = query.shape
-    found = query.new_empty(tokens, 3, heads, size)
+    output = query.new_empty(tokens, 3, heads, size)
     half = heads * size // 2
-    _turn[(tokens, 3)](
-        query, key, value, query.stride(0), key.stride(0), value.stride(0), cos.contiguous(), sin.contiguous(), found,
+    _rotary_kernel[(tokens, 3)](
+        query, key, value, query.stride(0), key.stride(0), value.stride(0), cos.contiguous(), sin.contiguous(), output,
         half, size, triton.next_power_of_2(half), enable_fp_fusion=False,
     )  # fmt: skip
-    return found
+    return output
 
 
-def gated(rows: torch.Tensor) -> torch.Tensor:
+def geglu(rows: torch.Tensor) -> torch.Tensor:
     """GELU of each row's first half times its second: (tokens, 2 x width) to (tokens, width)."""
     tokens, width = rows.shape[0], rows.shape[1] // 2
-    found = rows.new_empty(tokens, width)
-    _gate[(triton.cdiv(found.numel(), BLOCK),)](rows, found, found.numel(), width, BLOCK, enable_fp_fusion=False)
-    return found
-
-
-def gated_gradient(rows: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
-    """The gradient of `rows` (tokens, 2 x width) where that of `gated` is `gradient` (tokens, width)."""
-    found = torch.empty_like(rows)
-    count = gradient.numel()
-    _gate_back[(triton.cdiv(count, BLOCK),)](
-        rows, gradient, found, count, gradient.shape[1], BLOCK, enable_fp_fusion=False
+    output = rows.new_empty(tokens, width)
+    _geglu_kernel[(triton.cdiv(output.numel(), BLOCK),)](
+        rows, output, output.numel(), width, BLOCK, enable_fp_fusion=False
     )
-    return found
+    return output
+
+
+def geglu_backward(rows: torch.Tensor, grad_output: torch.Tensor) -> torch.Tensor:
+    """The gradient of `geglu`'s `rows` (tokens, 2 x width), given that of its output (tokens, width)."""
+    grad_rows = torch.empty_like(rows)
+    count = grad_output.numel()
+    _geglu_backward_kernel[(triton.cdiv(count, BLOCK),)](
+        rows, grad_output, grad_rows, count, grad_output.shape[1], BLOCK, enable_fp_fusion=False
+    )
+    return grad_rows
 
 
 def _jit(kernel: Any) -> Any:
@@ -128,54 +130,56 @@ def _jit(kernel: Any) -> Any:
 
 
 @_jit
-def _turn(  # type: ignore[no-untyped-def]
-    query, key, value, query_step, key_step, value_step, cos, sin, found,
+def _rotary_kernel(  # type: ignore[no-untyped-def]
+    query, key, value, query_stride, key_stride, value_stride, cos, sin, output,
     HALF: tl.constexpr, SIZE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     token, part = tl.program_id(0).to(tl.int64), tl.program_id(1)
-    place = tl.arange(0, BLOCK)
-    inside = place < HALF
-    low = place // (SIZE // 2) * SIZE + place % (SIZE // 2)
+    offsets = tl.arange(0, BLOCK)
+    mask = offsets < HALF
+    low = offsets // (SIZE // 2) * SIZE + offsets % (SIZE // 2)
     high = low + SIZE // 2
-    rows, step = query, query_step
+    rows, stride = query, query_stride
     if part == 1:
-        rows, step = key, key_step
+        rows, stride = key, key_stride
     if part == 2:
-        rows, step = value, value_step
-    one = tl.load(rows + token * step + low, inside)
-    two = tl.load(rows + token * step + high, inside)
+        rows, stride = value, value_stride
+    one = tl.load(rows + token * stride + low, mask)
+    two = tl.load(rows + token * stride + high, mask)
     if part < 2:
-        c = tl.load(cos + token * SIZE + place % (SIZE // 2), inside)
-        s = tl.load(sin + token * SIZE + place % (SIZE // 2), inside)
+        c = tl.load(cos + token * SIZE + offsets % (SIZE // 2), mask)
+        s = tl.load(sin + token * SIZE + offsets % (SIZE // 2), mask)
         first, second = one.to(tl.float32), two.to(tl.float32)
         one, two = (first * c - second * s).to(one.dtype), (second * c + first * s).to(one.dtype)
-    out = found + (token * 3 + part) * (2 * HALF)
-    tl.store(out + low, one, inside)
-    tl.store(out + high, two, inside)
+    out = output + (token * 3 + part) * (2 * HALF)
+    tl.store(out + low, one, mask)
+    tl.store(out + high, two, mask)
 
 
 @_jit
-def _gate(rows, found, count, WIDTH: tl.constexpr, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
-    place = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    inside = place < count
-    at = place // WIDTH * (2 * WIDTH) + place % WIDTH
-    one, two = tl.load(rows + at, inside), tl.load(rows + at + WIDTH, inside)
-    x = one.to(tl.float32)
-    bent = (x * 0.5 * (1.0 + tl.erf(x * 0.7071067811865476))).to(one.dtype)
-    tl.store(found + place, (bent.to(tl.float32) * two.to(tl.float32)).to(one.dtype), inside)
+def _geglu_kernel(rows, output, count, WIDTH: tl.constexpr, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+    offsets = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    mask = offsets < count
+    at = offsets // WIDTH * (2 * WIDTH) + offsets % WIDTH
+    inner, gate = tl.load(rows + at, mask), tl.load(rows + at + WIDTH, mask)
+    x = inner.to(tl.float32)
+    activated = (x * 0.5 * (1.0 + tl.erf(x * 0.7071067811865476))).to(inner.dtype)
+    tl.store(output + offsets, (activated.to(tl.float32) * gate.to(tl.float32)).to(inner.dtype), mask)
 
 
 @_jit
-def _gate_back(rows, gradient, found, count, WIDTH: tl.constexpr, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
-    place = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    inside = place < count
-    at = place // WIDTH * (2 * WIDTH) + place % WIDTH
-    one, two = tl.load(rows + at, inside), tl.load(rows + at + WIDTH, inside)
-    given = tl.load(gradient + place, inside).to(tl.float32)
-    x = one.to(tl.float32)
+def _geglu_backward_kernel(  # type: ignore[no-untyped-def]
+    rows, grad_output, grad_rows, count, WIDTH: tl.constexpr, BLOCK: tl.constexpr
+):
+    offsets = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    mask = offsets < count
+    at = offsets // WIDTH * (2 * WIDTH) + offsets % WIDTH
+    inner, gate = tl.load(rows + at, mask), tl.load(rows + at + WIDTH, mask)
+    grad = tl.load(grad_output + offsets, mask).to(tl.float32)
+    x = inner.to(tl.float32)
     cdf = 0.5 * (1.0 + tl.erf(x * 0.7071067811865476))
-    bent = (x * cdf).to(one.dtype).to(tl.float32)
+    activated = (x * cdf).to(inner.dtype).to(tl.float32)
     slope = cdf + x * (tl.exp(-0.5 * x * x) * 0.3989422804014327)
-    through = (given * two.to(tl.float32)).to(one.dtype).to(tl.float32)
-    tl.store(found + at, (through * slope).to(one.dtype), inside)
-    tl.store(found + at + WIDTH, (given * bent).to(one.dtype), inside)
+    grad_activated = (grad * gate.to(tl.float32)).to(inner.dtype).to(tl.float32)
+    tl.store(grad_rows + at, (grad_activated * slope).to(inner.dtype), mask)
+    tl.store(grad_rows + at + WIDTH, (grad * activated).to(inner.dtype), mask)

@@ -1,7 +1,7 @@
-"""Micro-batches side by side on a CPU: a thread each, and torch's operators within it on that thread's share of cores.
+"""Micro-batches side by side on a CPU: a thread for each, whose torch operators run on a share of the cores.
 
-An operator that is cut over all cores ends when its slowest part does, and much of a step is not cut at all: small
-operators, gathers, random numbers, Python between them. Whole micro-batches are long and need nothing of each other.
+An operator that is split over all cores ends when its slowest part does, and much of a step is not split at all: small
+operators, gathers, random numbers, Python between them. Whole micro-batches are long and independent of each other.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from typing import TypeVar
 import torch
 
 MOST = 4
-"""Each holds its own activations and up to two gradients of every weight; only two lanes have been measured."""
+"""Most lanes: each holds activations and up to two gradients of every weight. Only two lanes have been measured."""
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 
 def available() -> int:
-    """How many lanes torch's threads make, each with as many; to be asked on the main thread."""
+    """How many lanes of equally many threads torch's threads make, at most `MOST`; call on the main thread."""
     threads = torch.get_num_threads()
     return threads // -(-threads // MOST)
 
@@ -29,13 +29,13 @@ def available() -> int:
 def in_order(function: Callable[[T], R], items: Iterable[T], lanes: int) -> Iterator[R]:
     """`function` of each item, in the items' order, `lanes` of them at a time; with one lane on the caller's thread.
 
-    At most twice as many as there are lanes have begun or wait to be taken. While it runs, the caller's own operators
-    have one thread. An exception of an item is raised in its place; what has not begun by then never does.
+    At most twice as many items as there are lanes are submitted and not yet taken. Meanwhile the caller's own operators
+    have one thread. An exception of an item is raised in its place; items that have not begun by then never do.
 
     Args:
-        function: must touch nothing that two threads may not: above all no global generator.
-        items: all taken at once.
-        lanes: threads.
+        function: must be thread-safe: above all it may use no global generator.
+        items: all are taken from the iterable at once.
+        lanes: how many threads.
     """
     waiting = list(items)
     lanes = min(lanes, len(waiting))

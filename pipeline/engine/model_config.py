@@ -48,8 +48,8 @@ def read(folder: Path, key: str = "model.path") -> tuple[Any, PreTrainedTokenize
                               "Pass the folder of a saved transformers or sentence-transformers model."))  # fmt: skip
     try:
         with quiet():
-            seen = _bert_of_old(folder) or AutoConfig.from_pretrained(folder)
-            return seen, AutoTokenizer.from_pretrained(folder, config=seen)
+            saved = _bert_of_old(folder) or AutoConfig.from_pretrained(folder)
+            return saved, AutoTokenizer.from_pretrained(folder, config=saved)
     except Exception as error:  # a wrong type in a configuration raises kinds of its own
         raise ModelError(must(key, "hold a model and tokenizer transformers can read",
                               f"{folder} ({reason(error)})",
@@ -78,9 +78,9 @@ def must_be_cross_encoder(folder: Path, key: str) -> None:
     Raises:
         ModelError: naming the configuration's `key`.
     """
-    seen, _ = read(folder, key)
-    if not is_cross_encoder(seen) or seen.num_labels != 1:
-        got = f"{folder} with {seen.num_labels} labels" if is_cross_encoder(seen) else f"{folder}, a base model"
+    saved, _ = read(folder, key)
+    if not is_cross_encoder(saved) or saved.num_labels != 1:
+        got = f"{folder} with {saved.num_labels} labels" if is_cross_encoder(saved) else f"{folder}, a base model"
         raise ModelError(must(key, "name trained cross-encoders with one label", got, "Name another, or leave it out."))
 
 
@@ -92,7 +92,7 @@ def own_max_length(folder: Path) -> int:
     """
     hf, tokenizer = read(folder)
     limit = positions(hf) or 512
-    # Tokenizers that were never told say 1e30.
+    # Tokenizers saved without a limit say 1e30.
     return min(int(tokenizer.model_max_length), limit) if tokenizer.model_max_length < 10**6 else limit
 
 
@@ -105,13 +105,13 @@ def positions(hf: Any) -> int | None:
     return int(limit) - ((hf.pad_token_id or 0) + 1 if hf.model_type in OFFSET_POSITIONS else 0)
 
 
-def adapted(seen: Any, config: ModelConfig) -> Any:
+def adapted(saved: Any, config: ModelConfig) -> Any:
     """A copy with the kept layers, width and dropout rates that `config` asks for.
 
     Raises:
         ModelError: when there are fewer layers than are to be kept, or this kind of model has no such knob.
     """
-    hf = copy.deepcopy(seen)
+    hf = copy.deepcopy(saved)
     if config.layers is not None:
         if config.layers > hf.num_hidden_layers and not config.random_init:
             raise ModelError(must("model.layers", f"be at most the model's {hf.num_hidden_layers}", config.layers,
@@ -134,7 +134,7 @@ def adapted(seen: Any, config: ModelConfig) -> Any:
 
 
 def _with_layers(hf: Any, layers: int) -> Any:
-    """The configuration with so many layers, and so many entries in each list of one a layer (ModernBERT's windows)."""
+    """The configuration with so many layers, each list with an entry per layer (ModernBERT's windows) adapted too."""
     lists = {
         name: value[:layers]
         for name, value in vars(hf).items()
@@ -142,7 +142,7 @@ def _with_layers(hf: Any, layers: int) -> Any:
         if len(value) == hf.num_hidden_layers
     }
     if lists and layers > hf.num_hidden_layers:
-        # Its class makes the lists anew, by the pattern of its kind.
+        # The configuration's class makes the lists anew, by its own pattern.
         kept = {name: value for name, value in hf.to_dict().items() if name not in lists}
         return type(hf).from_dict({**kept, "num_hidden_layers": layers})
     hf.num_hidden_layers = layers
@@ -162,7 +162,7 @@ def _settable(key: str, value: int, hf: Any) -> Iterator[None]:
 
 
 def _dropout_keys(hf: Any) -> list[str]:
-    """Where a configuration keeps its dropout rates; None is one too, where a head's is the encoder's unless set."""
+    """Names of a configuration's dropout rates, those that are None (a head's: the encoder's unless set) included."""
     return [
         name
         for name, value in vars(hf).items()
@@ -172,7 +172,7 @@ def _dropout_keys(hf: Any) -> list[str]:
 
 
 def check_dropout(model: nn.Module, rate: float) -> None:
-    """Hold that the model drops at `rate` and no other wherever it does.
+    """Check that every dropout in the model has this rate.
 
     Raises:
         ModelError: naming a module with another rate: one its class fixes, or takes from a key of no known name.
@@ -207,10 +207,10 @@ def attention_of(hf: Any, attention: Attention) -> str:
 
 
 def set_padding_side(tokenizer: PreTrainedTokenizerBase, hf: Any) -> None:
-    """Pad on the right whatever the folder says: there a pair's tokens stand where they stand without padding.
+    """Pad on the right, whatever the folder says: then a pair's tokens keep the positions they have without padding.
 
-    On the left padding would shift absolute positions and stand where heads look for the first token. XLNet is the
-    other way round: its positions are relative and its head looks at the last token.
+    Padding on the left would shift absolute positions and take the place where heads look for the first token. For
+    XLNet it is the other way round: its positions are relative and its head looks at the last token.
     """
     side = "left" if getattr(hf, "summary_type", None) == "last" else "right"
     if tokenizer.padding_side != side:
@@ -224,19 +224,19 @@ def set_padding_side(tokenizer: PreTrainedTokenizerBase, hf: Any) -> None:
 
 @cache
 def _say(line: str) -> None:
-    """Log it once: an evaluation loads each model for each set."""
+    """Log a line once per process: an evaluation loads each model for each set."""
     log.info("%s", line)
 
 
 def reason(error: Exception) -> str:
-    """The first line of what an outside library said, and the next one where the first announces it."""
+    """The first line of another library's error message, and the next line where the first ends with a colon."""
     first, *others = [line.strip() for line in str(error).splitlines()] or [type(error).__name__]
     return f"{first} {others[0]}" if first.endswith(":") and others else first
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence transformers' progress bars and its notice that a new head is untrained: that is what we do here."""
+    """Silence transformers' progress bars and its warning that a new head is untrained: it is about to be trained."""
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()

@@ -36,16 +36,16 @@ def load(folder: Path, config: ModelConfig, *, seed: int, attention: Attention =
         folder: a local folder with config.json, weights and tokenizer files.
         config: lengths, dropout, kept layers; with `random_init` only the configuration and tokenizer are read.
         seed: decides every weight the folder does not hold.
-        attention: `eager` or `sdpa` on padded batches; `varlen` without padding where `packed` supports the model,
-            else `sdpa`, or `eager` where transformers has no SDPA for it.
+        attention: `eager` or `sdpa`: on padded batches; `varlen`: without padding where `packed` supports the model,
+            else as `sdpa`, or as `eager` where transformers has no SDPA for it.
 
     Raises:
         ModelError: when the folder holds no usable model, one with more than one label, or one without embeddings of
             all that its tokenizer gives; when `sdpa` is asked of a model without.
     """
-    seen, tokenizer = model_config.read(folder)
-    hf = model_config.adapted(seen, config)
-    saved_head = not config.random_init and model_config.is_cross_encoder(seen)
+    saved, tokenizer = model_config.read(folder)
+    hf = model_config.adapted(saved, config)
+    saved_head = not config.random_init and model_config.is_cross_encoder(saved)
     if saved_head and hf.num_labels != 1:
         raise ModelError(must("model.path", "be a cross-encoder with one label", f"{hf.num_labels} labels in {folder}",
                               "Rerankers score a pair with one number: choose another model."))  # fmt: skip
@@ -97,7 +97,7 @@ def _from_weights(folder: Path, hf: Any, implementation: str) -> Any:
 
 
 def _check_embeddings(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path, *, drawn: bool) -> None:
-    """Refuse tokens without an embedding: looking one up fails in the middle of a run, and a GPU does not say why."""
+    """Refuse tokens without an embedding: looking one up would fail amid a run, on a GPU without saying why."""
     try:
         table = model.get_input_embeddings()
     except NotImplementedError:  # a kind without: its own checks are left
@@ -121,9 +121,9 @@ def _check_embeddings(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Pa
 
 
 def _align(model: nn.Module) -> None:
-    """Copy weights out of the mapped file: where a tensor starts in memory decides the last bits of a CPU product.
+    """Copy weights out of the mapped file: the alignment of a tensor decides the last bits of a matmul on a CPU.
 
-    Without this a reloaded model scores 1e-7 beside the one in memory. torch allocates on 64 bytes.
+    Without this a reloaded model's scores differ from those of the model in memory by 1e-7. torch aligns to 64 bytes.
     """
     for tensor in (*model.parameters(), *model.buffers()):
         tensor.data = tensor.data.clone()

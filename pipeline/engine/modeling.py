@@ -30,12 +30,17 @@ class Reranker:
     layers: int
     head_was_saved: bool
     packed: bool
-    """Whether it runs on packed batches (no padding) or, on a CPU, in blocks (little); `collate` makes them."""
+    """Whether it runs on packed batches (no padding) or, BERT on a CPU, on blocks (little); `collate` makes them."""
 
     def collate(self, table: TokenTable, template: PairTemplate, first: Ints, second: Ints, width_step: int) -> Batch:
-        """Tensors of pairs of a table's texts, longest pair first, in the form this model takes, `staged`.
+        """Tensors of pairs of a table's texts, in the form this model takes, ready to be copied to its device.
 
-        Blocks, where it takes them, are multiples of `width_step` wide.
+        Args:
+            table: the texts' tokens.
+            template: the special tokens around a pair.
+            first: (pairs,) int, each pair's first text by its number in the table; pairs in order of falling length.
+            second: (pairs,) int, its second text.
+            width_step: where the model takes blocks, their widths are multiples of it.
         """
         if self._in_blocks():
             return collation.blocks(table, template, first, second, width_step)
@@ -46,41 +51,43 @@ class Reranker:
         return {name: self.staged(tensor) for name, tensor in batch.items()}
 
     def keep_tokens(self, table: TokenTable, template: PairTemplate) -> None:
-        """Have all of a table's tokens where batches of it are put together, if that is a GPU; to be asked before."""
+        """Keep all of a table's tokens on the GPU, if packed batches are put together there; call before `collate`."""
         device = next(self.model.parameters()).device
         if self.packed and device.type == "cuda":
             table.keep_on(device, template)
 
     def staged(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The tensor in memory that the GPU reads by itself, where the model is on one: other copies may wait there."""
-        fetched = next(self.model.parameters()).is_cuda and not tensor.is_cuda and tensor.numel() > 0
-        return tensor.pin_memory() if fetched else tensor
+        """Pin the tensor, where the model is on a GPU, so that its copy to the GPU is asynchronous."""
+        is_copied = next(self.model.parameters()).is_cuda and not tensor.is_cuda and tensor.numel() > 0
+        return tensor.pin_memory() if is_copied else tensor
 
     def frozen(self, precision: Precision, shared: Indices | None = None) -> Callable[[Batch], torch.Tensor]:
         """`logits` of many batches while the weights stay as they are; the model must be in evaluation mode.
 
-        `shared`: keys of the rows that all of them are `shared_rows.split` by.
+        Args:
+            precision: what the matmuls compute in.
+            shared: keys of the rows that every batch is `shared_rows.split` by; None: batches are whole.
         """
         if not self._in_blocks():
             assert shared is None, "only blocks are split"
             return lambda batch: logits(self.model, batch, precision)
         assert not self.model.training, "it leaves dropout out"
-        model = block_scoring.Frozen(self.model, self._products_in(precision), shared)
+        model = block_scoring.Frozen(self.model, self._compute_dtype(precision), shared)
         return lambda batch: model(batch).float().squeeze(-1)
 
     def most_shared(self, precision: Precision) -> int:
-        """Rows that it pays `frozen` to share between batches, see `shared_rows`; 0: none."""
-        return block_scoring.most_shared(self.model.config, self._products_in(precision)) if self._in_blocks() else 0
+        """How many rows `frozen` should share between batches to save time, see `shared_rows`; 0: none."""
+        return block_scoring.most_shared(self.model.config, self._compute_dtype(precision)) if self._in_blocks() else 0
 
-    def _products_in(self, precision: Precision) -> torch.dtype:
+    def _compute_dtype(self, precision: Precision) -> torch.dtype:
         return torch.bfloat16 if precision is Precision.bf16 else next(self.model.parameters()).dtype
 
-    def pads(self, precision: Precision) -> bool:
-        """Whether a pair takes as much memory as the longest of its micro-batch; to be asked on the model's device."""
-        return not (self.packed and packed.attends_unpadded(self.model, self._products_in(precision)))
+    def is_padded(self, precision: Precision) -> bool:
+        """Whether a pair takes as much memory as the longest of its micro-batch, on the device the model is on now."""
+        return not (self.packed and packed.attends_unpadded(self.model, self._compute_dtype(precision)))
 
     def lanes(self) -> int:
-        """Micro-batches it computes side by side; to be asked on the main thread."""
+        """How many micro-batches it computes side by side; call on the main thread."""
         return lanes.available() if self._in_blocks() else 1
 
     def _in_blocks(self) -> bool:
@@ -92,7 +99,7 @@ def keep_head_in_fp32(model: nn.Module) -> None:
     for name in ("classifier", "score", "logits_proj"):
         head = getattr(model, name, None)
         if isinstance(head, nn.Module):
-            # A bound method: a copy of the model gets one of its own head.
+            # A bound method: a copy of the model gets one bound to its own head.
             head.forward = MethodType(_forward_in_fp32, head)
             return
 
@@ -104,32 +111,32 @@ def _forward_in_fp32(head: nn.Module, features: torch.Tensor) -> torch.Tensor:
 
 
 def logits(model: nn.Module, batch: Batch, precision: Precision) -> torch.Tensor:
-    """One fp32 logit a pair, shape (pairs,), under the declared precision; of a padded or a packed batch."""
+    """One fp32 logit a pair, shape (pairs,), under a precision; of a padded or packed batch, or one of blocks."""
     device = next(model.parameters()).device.type
     with torch.autocast(device, dtype=torch.bfloat16, enabled=precision is Precision.bf16):
         padded = "attention_mask" in batch
-        found: torch.Tensor = model(**batch).logits if padded else packed.logits(model, batch)
-    return found.float().squeeze(-1)
+        output: torch.Tensor = model(**batch).logits if padded else packed.logits(model, batch)
+    return output.float().squeeze(-1)
 
 
 def computed_tokens(batch: Batch) -> int:
-    """Tokens that linear layers see of a batch, pads included."""
+    """Tokens of a batch that linear layers compute, padding included."""
     return batch["extent"].shape[1] if "extent" in batch else batch["input_ids"].numel()
 
 
 def of_step(model: nn.Module, precision: Precision) -> Callable[[Batch, int], torch.Tensor]:
-    """`logits` of one step's batches of blocks, on any thread: weights are cast once, a number seeds each dropout."""
+    """Thread-safe `logits` of one step's batches of blocks: weights are cast once, each call takes a dropout seed."""
 
     def autocast() -> torch.autocast:
         bf16 = precision is Precision.bf16
-        # Its cache of cast weights, parts of a graph, would be shared by all threads.
+        # All threads would share autocast's cache of cast weights, which are parts of an autograd graph.
         return torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16, cache_enabled=False)
 
     with autocast():
-        weights = block_bert.narrowed(model)
+        weights = block_bert.cast_weights(model)
 
-    def found(batch: Batch, seed: int) -> torch.Tensor:
+    def step_logits(batch: Batch, seed: int) -> torch.Tensor:
         with autocast():
             return block_bert.logits(model, batch, weights, seed).float().squeeze(-1)
 
-    return found
+    return step_logits

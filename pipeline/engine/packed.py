@@ -1,6 +1,6 @@
 """Cross-encoders without padding: linear layers, norms and activations see real tokens only, attention its own pair.
 
-BERT on a CPU goes another way, with little padding: `block_bert`, and `block_scoring` where it is not trained.
+BERT on a CPU has a code path of its own, with little padding: `block_bert`, or `block_scoring` where it is not trained.
 
 The weights are the model's own and the result is its logits to rounding (tests/test_packed.py); the saved folder knows
 nothing of this.
@@ -21,7 +21,8 @@ KINDS: dict[str, Any] = {
     "transformers.models.bert.modeling_bert.BertForSequenceClassification": packed_bert,
     "transformers.models.modernbert.modeling_modernbert.ModernBertForSequenceClassification": packed_modernbert,
 }
-"""The classes these modules compute. One of the same name from elsewhere, or a child, may compute something else."""
+"""Model class → the module that computes it. A class of the same name from elsewhere, or a subclass, may compute
+something else."""
 
 
 def runs_in_blocks(model: nn.Module) -> bool:
@@ -37,7 +38,7 @@ def supports(model: nn.Module) -> bool:
 
 
 def attends_unpadded(model: nn.Module, dtype: torch.dtype) -> bool:
-    """Whether attention of a model that `supports` accepts has no pads either, its products in this type."""
+    """Whether attention of a model that `supports` accepts has no padding either, computed in this dtype."""
     config: Any = model.config
     device = next(model.parameters()).device
     return device.type == "cuda" and has_unpadded(device, dtype, config.hidden_size // config.num_attention_heads)

@@ -13,7 +13,7 @@ import torch
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from pipeline.engine.flash import Flash, Runs
+from pipeline.engine.flash import Flash, FlashArguments
 
 FULL = -1
 """A window of this many tokens is the whole pair."""
@@ -23,7 +23,7 @@ FULL = -1
 class Layout:
     """Where the pairs of a packed batch lie; every tensor is on the batch's device.
 
-    Nothing here is read back from the device: sizes the kernels need as numbers are given as such.
+    Nothing here is read back from the device: sizes that kernels need as numbers are plain numbers here.
     """
 
     starts: torch.Tensor
@@ -74,14 +74,14 @@ class Layout:
         return rows
 
     def mask(self, window: int) -> torch.Tensor:
-        """What each place of a pair sees of it, (pairs, 1, 1 or longest, longest) bool."""
+        """Which places of its pair each place attends to, (pairs, 1, 1 or longest, longest) bool."""
         longest = self.longest
         if window == FULL or window >= longest - 1:
             return self.present[:, None, None, :]
         if window not in self._masks:
             place = torch.arange(longest, device=self.starts.device)
             near = (place[:, None] - place[None, :]).abs() <= window
-            # A place without a token sees everything: its context is dropped, but over nothing it would be NaN.
+            # A place without a token attends to everything: its context is dropped, but over nothing it would be NaN.
             self._masks[window] = ((near & self.present[:, None, :]) | ~self.present[:, :, None])[:, None]
         return self._masks[window]
 
@@ -89,8 +89,8 @@ class Layout:
 class _Spread(torch.autograd.Function):
     """Rows (tokens, …) to their places (pairs x longest, …), zeros elsewhere.
 
-    It and `_Gathered` are each other's gradient. torch's own of an index adds rows that may be the same, which a GPU
-    sorts first where sums have one order: here no two are.
+    It and `_Gathered` are each other's gradient. The gradient of torch's own indexing adds up rows whose index may be
+    the same, for which a GPU sorts them first in deterministic mode: here no two are the same.
     """
 
     @staticmethod
@@ -100,8 +100,8 @@ class _Spread(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
-        return gradient.index_select(0, ctx.layout.places), None
+    def backward(ctx: Any, grad_output: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return grad_output.index_select(0, ctx.layout.places), None
 
 
 class _Gathered(torch.autograd.Function):
@@ -114,8 +114,8 @@ class _Gathered(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
-        return _spread(gradient, ctx.layout), None
+    def backward(ctx: Any, grad_output: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return _spread(grad_output, ctx.layout), None
 
 
 def _spread(rows: torch.Tensor, layout: Layout) -> torch.Tensor:
@@ -134,21 +134,21 @@ def attend(
         key: (tokens, heads, size).
         value: as `key`.
         layout: the batch's.
-        scale: factor on the products.
-        dropout: rate on the weights, 0 outside training.
-        window: tokens seen on either side of one; `FULL`: all of the pair.
-        first_only: only each pair's first token asks; over all of the pair.
+        scale: factor on the attention scores.
+        dropout: rate at which attention weights are dropped, 0 outside training.
+        window: tokens attended to on either side of one; `FULL`: all of the pair.
+        first_only: only each pair's first token is a query; it attends to all of the pair.
 
     Returns:
         (queries, heads * size).
     """
-    # Kernels with windows count places from a pair's end when it asks with fewer tokens than it has.
+    # Kernels with windows count places from a pair's end when it has fewer queries than keys.
     assert window == FULL or not first_only
     if runs_unpadded(query):
         return _unpadded(query, key, value, layout, scale, dropout, window, first_only)
-    asking = query[:, None] if first_only else layout.by_pair(query)
+    query_by_pair = query[:, None] if first_only else layout.by_pair(query)
     context = F.scaled_dot_product_attention(
-        asking.transpose(1, 2), layout.by_pair(key).transpose(1, 2), layout.by_pair(value).transpose(1, 2),
+        query_by_pair.transpose(1, 2), layout.by_pair(key).transpose(1, 2), layout.by_pair(value).transpose(1, 2),
         attn_mask=layout.mask(window), dropout_p=dropout, scale=scale,
     )  # fmt: skip
     rows = context.transpose(1, 2).reshape(-1, query.shape[1] * query.shape[2])
@@ -161,14 +161,14 @@ def runs_unpadded(query: torch.Tensor) -> bool:
 
 
 def has_unpadded(device: torch.device, dtype: torch.dtype, size: int) -> bool:
-    """Whether a GPU attends without padding in this type, with heads of `size`."""
+    """Whether a GPU attends without padding in this dtype, with heads of `size`."""
     # The kernel reads a head in pieces of 16 bytes; its gradient of heads over 192 does not run on every GPU.
     return size % 8 == 0 and size <= 192 and dtype in (torch.bfloat16, torch.float16) and _has_kernel(device)
 
 
 @cache
 def _has_kernel(device: torch.device) -> bool:
-    """The kernel is FlashAttention 2: it needs a torch built with it and compute capability 8.0."""
+    """Whether there is FlashAttention 2: it needs a torch built with it and compute capability 8.0."""
     return torch.backends.cuda.is_flash_attention_available() and torch.cuda.get_device_capability(device)[0] >= 8
 
 
@@ -177,9 +177,11 @@ def _unpadded(
     window: int, first_only: bool,
 ) -> torch.Tensor:  # fmt: skip
     if first_only:
-        starts, most = torch.arange(layout.pairs + 1, dtype=torch.int32, device=query.device), 1
+        starts, longest = torch.arange(layout.pairs + 1, dtype=torch.int32, device=query.device), 1
     else:
-        starts, most = layout.starts, layout.longest
-    runs = Runs(most, layout.longest, scale, dropout, window)
-    context: torch.Tensor = Flash.apply(query, key, value, starts, layout.starts, runs)  # type: ignore[no-untyped-call]
+        starts, longest = layout.starts, layout.longest
+    arguments = FlashArguments(longest, layout.longest, scale, dropout, window)
+    context: torch.Tensor = Flash.apply(  # type: ignore[no-untyped-call]
+        query, key, value, starts, layout.starts, arguments
+    )
     return context.flatten(1)

@@ -37,30 +37,30 @@ def logits(model: Any, rows: Rows) -> torch.Tensor:
 
 def _embed(embeddings: Any, rows: Rows) -> torch.Tensor:
     x = embeddings.word_embeddings(rows.ids)
-    x = x + embeddings.token_type_embeddings(rows.kinds)
+    x = x + embeddings.token_type_embeddings(rows.token_type_ids)
     x = x + embeddings.position_embeddings(rows.layout.position)
     result: torch.Tensor = embeddings.dropout(embeddings.LayerNorm(x))
     return result
 
 
-def _layer(layer: Any, x: torch.Tensor, asking: torch.Tensor, layout: Layout, *, first_only: bool) -> torch.Tensor:
-    """One encoder layer for the rows `asking`: every token, or each pair's first."""
+def _layer(layer: Any, x: torch.Tensor, queries: torch.Tensor, layout: Layout, *, first_only: bool) -> torch.Tensor:
+    """One encoder layer for the rows of x that are `queries`: every token, or each pair's first."""
     attention = layer.attention.self
     shape = (-1, attention.num_attention_heads, attention.attention_head_size)
     if first_only:
-        query, (key, value) = attention.query(asking), _joined(x, attention.key, attention.value)
+        query, (key, value) = attention.query(queries), _joined(x, attention.key, attention.value)
     else:
         query, key, value = _joined(x, attention.query, attention.key, attention.value)
     context = attend(
         query.view(shape), key.view(shape), value.view(shape), layout,
         scale=attention.scaling, dropout=attention.dropout.p if layer.training else 0.0, first_only=first_only,
     )  # fmt: skip
-    attended = layer.attention.output(context, asking)
+    attended = layer.attention.output(context, queries)
     result: torch.Tensor = layer.output(layer.intermediate(attended), attended)
     return result
 
 
 def _joined(x: torch.Tensor, *layers: nn.Linear) -> tuple[torch.Tensor, ...]:
-    """What linear layers of one width give of the same rows, by one product: autocast narrows the rows once."""
+    """Outputs of linear layers of one width on the same rows, by one matmul: autocast casts the rows once."""
     weight, bias = (torch.cat([getattr(layer, name) for layer in layers]) for name in ("weight", "bias"))
     return F.linear(x, weight, bias).chunk(len(layers), dim=-1)

@@ -1,4 +1,4 @@
-"""What stands around two texts that are one pair, and where they are cut. Wraps the tokenizers library.
+"""The special tokens around the two texts of a pair, and where the texts are truncated. Wraps the tokenizers library.
 
 Knows nothing of token tables, models or stages.
 """
@@ -51,7 +51,7 @@ class PairTemplate:
     middle: tuple[int, ...]
     suffix: tuple[int, ...]
     types: tuple[int, ...]
-    """Token type of each special token in order, and at `texts` those of each text's tokens."""
+    """Token types in order: one per special token, and at the two places `texts` one for all tokens of that text."""
     pad_id: int
     pad_type: int
     pad_left: bool
@@ -94,7 +94,7 @@ class PairTemplate:
         )
         has_types = "token_type_ids" in tokenizer.model_input_names
         pair = tokenizer("one", "two", return_token_type_ids=True)
-        ids, kinds = list(pair["input_ids"]), list(pair["token_type_ids"])
+        ids, token_types = list(pair["input_ids"]), list(pair["token_type_ids"])
         start = _find(ids, one, 0)
         second = _find(ids, two, start + len(one))
         end = second + len(two)
@@ -102,7 +102,7 @@ class PairTemplate:
             raise ModelError(must("the model's tokenizer", "compose a pair from two texts", type(tokenizer).__name__,
                                   "This tokenizer cannot be used with a cross-encoder."))  # fmt: skip
         between = start + len(one)
-        types = [*kinds[: start + 1], *kinds[between : second + 1], *kinds[end:]]
+        types = [*token_types[: start + 1], *token_types[between : second + 1], *token_types[end:]]
         return cls(
             prefix=tuple(ids[:start]),
             middle=tuple(ids[between:second]),

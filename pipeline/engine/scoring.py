@@ -18,26 +18,38 @@ from pipeline.core.errors import NumericsError, must, out_of_gpu_memory
 from pipeline.core.progress import bar
 from pipeline.core.reproducibility import reuse_memory
 from pipeline.engine import collation, lanes, shared_rows
-from pipeline.engine.batching import SCORING_WIDTH_STEP, Indices, cut, halved
+from pipeline.engine.batching import SCORING_WIDTH_STEP, Indices, halved, split_into_micro_batches
 from pipeline.engine.modeling import Batch, Reranker
 from pipeline.engine.tokens import TokenTable
 
 log = logging.getLogger(__name__)
 
 KEPT_TOKENS = 2**22
-"""Tokens of the pairs that are remembered for another call, pads besides: 8 to 26 bytes each; for a GPU, which keeps
-the texts' tokens, about 90 a pair."""
+"""Tokens, padding not counted, of the pairs that are remembered for another call. Each takes 8 to 26 bytes; for a GPU,
+which keeps the texts' tokens itself, a pair takes about 90."""
 
 
 class PairScorer:
     """Logits of (query, passage) pairs under one precision.
 
-    Texts stay tokenised between calls, and of pairs that are asked again, up to `KEPT_TOKENS`, the micro-batches stay
-    composed: from the third time on they cost hardly more than the forward passes. Scores do not depend on the token
-    budget beyond rounding.
+    Texts stay tokenised between calls. When the same pairs are scored again, up to `KEPT_TOKENS`, their micro-batches
+    are kept: from the third call on scoring costs hardly more than the forward passes. The token budget changes scores
+    by rounding alone.
     """
 
     def __init__(self, reranker: Reranker, *, device: torch.device, precision: Precision, token_budget: int) -> None:
+        """Check the tokenizer's pairs; no text is tokenised yet.
+
+        Args:
+            reranker: its model must be on `device`; `score` puts it in evaluation mode while it runs.
+            device: where batches go.
+            precision: of the forward passes.
+            token_budget: tokens of a micro-batch, as `batching.split_into_micro_batches` takes them; halved when a GPU
+                runs out of memory.
+
+        Raises:
+            ModelError: when the tokenizer does not compose pairs from independent texts, see `collation.proven`.
+        """
         if device.type == "cpu":
             reuse_memory()
         self.reranker = reranker
@@ -47,7 +59,7 @@ class PairScorer:
         self._template = collation.proven(reranker.tokenizer, reranker.max_length)
         self._position: dict[str, int] = {}
         self._table = TokenTable.build([], reranker.tokenizer, reranker.max_length)
-        self._known: dict[tuple[tuple[str, str], ...], _Asked] = {}  # by the pairs of a call
+        self._known: dict[tuple[tuple[str, str], ...], _DistinctPairs] = {}  # by the pairs of a call
         self._room = KEPT_TOKENS
 
     def score(self, pairs: Sequence[tuple[str, str]], what: str = "scoring pairs") -> npt.NDArray[np.float32]:
@@ -59,54 +71,54 @@ class PairScorer:
         """
         if not pairs:
             return np.zeros(0, np.float32)
-        asked = self._remembered(pairs)
-        scores = self._forward(asked, what)[asked.where]
+        distinct = self._remembered(pairs)
+        scores = self._forward(distinct, what)[distinct.where]
         if not np.isfinite(scores).all():
             query, _ = pairs[int((~np.isfinite(scores)).argmax())]
             raise NumericsError(must("a score", "be finite", f"NaN or infinity for query {query[:60]!r}",
                                      "The weights diverged: lower training.learning_rate."))  # fmt: skip
         return scores
 
-    def _remembered(self, pairs: Sequence[tuple[str, str]]) -> _Asked:
-        """The distinct pairs among `pairs`; the same ones as before where these were asked before."""
+    def _remembered(self, pairs: Sequence[tuple[str, str]]) -> _DistinctPairs:
+        """The distinct pairs among `pairs`; the same object as before where a call had the same pairs before."""
         key = tuple(pairs)
         if known := self._known.get(key):
             known.again = True
             return known
-        distinct: dict[tuple[str, str], int] = {}
-        where = np.fromiter((distinct.setdefault(pair, len(distinct)) for pair in pairs), np.int64, len(pairs))
-        self._tokenise(text for pair in distinct for text in pair)
-        first = np.array([self._position[query] for query, _ in distinct], np.int64)
-        second = np.array([self._position[passage] for _, passage in distinct], np.int64)
+        numbers: dict[tuple[str, str], int] = {}
+        where = np.fromiter((numbers.setdefault(pair, len(numbers)) for pair in pairs), np.int64, len(pairs))
+        self._tokenise(text for pair in numbers for text in pair)
+        first = np.array([self._position[query] for query, _ in numbers], np.int64)
+        second = np.array([self._position[passage] for _, passage in numbers], np.int64)
         lengths = self._table.pair_lengths(self._template, first, second)
         tokens = int(lengths.sum())
-        asked = _Asked(where, first, second, lengths, self._shared(first, second, lengths, tokens))
+        distinct = _DistinctPairs(where, first, second, lengths, self._shared(first, second, lengths, tokens))
         if tokens <= self._room:
-            self._known[key], self._room = asked, self._room - tokens
-        return asked
+            self._known[key], self._room = distinct, self._room - tokens
+        return distinct
 
     def _shared(self, first: Indices, second: Indices, lengths: Indices, tokens: int) -> Indices | None:
-        """Keys of the rows that many of the pairs have in common, where the model makes such rows once."""
+        """Keys of the rows that many of the pairs have in common, where the model computes such rows only once."""
         most = self.reranker.most_shared(self.precision)
         if not most:
             return None
         sample = np.argsort(-lengths, kind="stable")[:: -(-tokens // shared_rows.LOOKED_AT)]
         batch = collation.blocks(self._table, self._template, first[sample], second[sample], SCORING_WIDTH_STEP)
-        found, share = shared_rows.commonest(shared_rows.keys(batch), most)
-        return found if share - len(found) / tokens >= shared_rows.LEAST else None
+        common, share = shared_rows.commonest(shared_rows.keys(batch), most)
+        return common if share - len(common) / tokens >= shared_rows.LEAST else None
 
     def _tokenise(self, texts: Iterable[str]) -> None:
         new = [text for text in dict.fromkeys(texts) if text not in self._position]
         if not new:
             return
-        start = len(self._table)  # not of positions: an interrupt may have left them behind
+        start = len(self._table)  # not len(self._position): an interrupt may have come between the two
         self._table = self._table.extended(TokenTable.build(new, self.reranker.tokenizer, self.reranker.max_length))
         self._position.update((text, start + i) for i, text in enumerate(new))
-        if self.device.type == "cuda":  # what stays composed there would keep the shorter table's tokens too
-            for asked in self._known.values():
-                asked.batches.clear()
+        if self.device.type == "cuda":  # kept micro-batches there would hold on to the shorter table's tokens
+            for distinct in self._known.values():
+                distinct.batches.clear()
 
-    def _forward(self, asked: _Asked, what: str) -> npt.NDArray[np.float32]:
+    def _forward(self, distinct: _DistinctPairs, what: str) -> npt.NDArray[np.float32]:
         """All logits under one budget; when the GPU runs out of memory it is halved, for later calls too.
 
         Raises:
@@ -115,85 +127,85 @@ class PairScorer:
         side_by_side = self.reranker.lanes()
         self.reranker.keep_tokens(self._table, self._template)
         while True:
-            asked.prepare(self.token_budget, side_by_side, pads=self.reranker.pads(self.precision))
+            distinct.prepare(self.token_budget, side_by_side, is_padded=self.reranker.is_padded(self.precision))
             try:
-                return self._forward_within(asked, side_by_side, what)
+                return self._forward_within(distinct, side_by_side, what)
             except RuntimeError as error:
                 if not out_of_gpu_memory(error):
                     raise
-            # The exception held the activations: nothing could be given back before it was gone.
+            # Only here, outside `except`: the exception keeps the activations alive.
             torch.cuda.empty_cache()
-            # From the start: scores of two budgets in one ranking would depend on when memory ran out.
-            self.token_budget = halved(self.token_budget, int(asked.lengths.max()))
+            # All pairs again: with scores of two budgets in one ranking it would matter when memory ran out.
+            self.token_budget = halved(self.token_budget, int(distinct.lengths.max()))
             log.warning("out of GPU memory: scoring goes on with %d tokens a micro-batch", self.token_budget)
 
     @torch.inference_mode()
-    def _forward_within(self, asked: _Asked, side_by_side: int, what: str) -> npt.NDArray[np.float32]:
+    def _forward_within(self, distinct: _DistinctPairs, side_by_side: int, what: str) -> npt.NDArray[np.float32]:
         model = self.reranker.model
         was_training = model.training
         model.eval()
-        found: list[torch.Tensor] = []
+        parts: list[torch.Tensor] = []
         try:
-            logits = self.reranker.frozen(self.precision, asked.shared)
+            logits = self.reranker.frozen(self.precision, distinct.shared)
 
             @torch.inference_mode()
             def of(number: int) -> torch.Tensor:
-                return logits(self._batch(asked, number))
+                return logits(self._batch(distinct, number))
 
-            with bar(what, len(asked.first)) as progress:
-                numbers = range(len(asked.groups))
-                for group, part in zip(asked.groups, lanes.in_order(of, numbers, side_by_side), strict=True):
-                    found.append(part)
+            with bar(what, len(distinct.first)) as progress:
+                numbers = range(len(distinct.groups))
+                for group, part in zip(distinct.groups, lanes.in_order(of, numbers, side_by_side), strict=True):
+                    parts.append(part)
                     progress.advance(len(group))
         finally:
             model.train(was_training)
-        scores = np.empty(len(asked.first), np.float32)
+        scores = np.empty(len(distinct.first), np.float32)
         # Fetched once: each fetch from a GPU waits for it.
-        scores[np.concatenate(asked.groups)] = torch.cat(found).cpu().numpy()
+        scores[np.concatenate(distinct.groups)] = torch.cat(parts).cpu().numpy()
         return scores
 
-    def _batch(self, asked: _Asked, number: int) -> Batch:
+    def _batch(self, distinct: _DistinctPairs, number: int) -> Batch:
         """A micro-batch on the device."""
-        batch = asked.batches.get(number)
+        batch = distinct.batches.get(number)
         if batch is None:
-            group = asked.groups[number]
-            first, second = asked.first[group], asked.second[group]
+            group = distinct.groups[number]
+            first, second = distinct.first[group], distinct.second[group]
             batch = self.reranker.collate(self._table, self._template, first, second, SCORING_WIDTH_STEP)
-            if asked.shared is not None:
-                batch = shared_rows.split(batch, asked.shared)
-            if asked.again:
-                asked.batches[number] = batch
-        # Copied each time but for the texts' tokens: what stayed on a GPU would be missing when training needs it.
+            if distinct.shared is not None:
+                batch = shared_rows.split(batch, distinct.shared)
+            if distinct.again:
+                distinct.batches[number] = batch
+        # Copied each time, except the texts' tokens: memory that stayed in use on a GPU would be missing in training.
         return {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
 
 
 @dataclass(slots=True)
-class _Asked:
-    """The distinct pairs of a call, and what another call with the same pairs need not make again."""
+class _DistinctPairs:
+    """The distinct pairs of a call, and what another call with the same pairs need not compute again."""
 
     where: Indices
-    """(pairs,): which of the distinct ones each is."""
+    """(pairs,): each pair's index into the distinct ones."""
     first: Indices
-    """(distinct pairs,): each one's query in the table."""
+    """(distinct pairs,): each one's query, by its number in the table."""
     second: Indices
-    """(distinct pairs,): and its passage."""
+    """(distinct pairs,): each one's passage, by its number in the table."""
     lengths: Indices
-    """(distinct pairs,): in tokens."""
+    """(distinct pairs,): tokens of each."""
     shared: Indices | None
-    """Keys of rows that many of them have in common, see `shared_rows`; None where each is made anew."""
+    """Keys of rows that many of them have in common, see `shared_rows`; None: no row is shared."""
     again: bool = False
-    """Whether they were asked before: only then are micro-batches kept."""
+    """Whether an earlier call had the same pairs: only then are micro-batches kept."""
     groups: list[Indices] = field(default_factory=list)
     """The distinct pairs of each micro-batch."""
     batches: dict[int, Batch] = field(default_factory=dict)
     """Micro-batches that were kept, by their number among the groups."""
     limits: tuple[int, int] | None = None
-    """Tokens of a micro-batch and lanes that the groups were cut for."""
+    """The token budget and lanes for which the groups were made."""
 
-    def prepare(self, token_budget: int, side_by_side: int, *, pads: bool) -> None:
-        """Cut them into micro-batches of so many tokens, for so many lanes, unless they are."""
+    def prepare(self, token_budget: int, side_by_side: int, *, is_padded: bool) -> None:
+        """Split them into micro-batches under a token budget and for so many lanes, unless that is done already."""
         if self.limits != (token_budget, side_by_side):
-            self.limits = None  # until all is in place: an interrupt may come between
+            self.limits = None  # until the groups are made: an interrupt may come between
             self.batches.clear()
-            self.groups = cut(self.lengths, token_budget, side_by_side, pads=pads)
+            self.groups = split_into_micro_batches(self.lengths, token_budget, side_by_side, is_padded=is_padded)
             self.limits = (token_budget, side_by_side)

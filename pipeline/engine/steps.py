@@ -1,4 +1,4 @@
-"""One training step: its micro-batches, its loss and its gradient, and the optimizer that takes them.
+"""One training step: its micro-batches, its loss and its gradient, and the optimizer that applies it.
 
 Knows nothing of the steps before and after it, of files or logs.
 """
@@ -17,14 +17,14 @@ from torch.nn import functional as F
 from pipeline.config.learning import Precision, TrainingConfig
 from pipeline.engine import lanes, modeling
 from pipeline.engine.accumulation import accumulate
-from pipeline.engine.batching import TRAINING_WIDTH_STEP, cut
+from pipeline.engine.batching import TRAINING_WIDTH_STEP, split_into_micro_batches
 from pipeline.engine.dropout import drawn_seed
 from pipeline.engine.modeling import Reranker
 from pipeline.engine.pair_template import PairTemplate
 from pipeline.engine.tokens import TokenTable
 
 LANE_TOKENS = 1024
-"""A lane with fewer tokens gains less than its own gradient of every weight costs (BERT 6 x 384 on 2 cores)."""
+"""With fewer tokens a lane saves less time than its own gradient of every weight costs (BERT 6 x 384 on 2 cores)."""
 
 
 @dataclass(slots=True)
@@ -46,25 +46,32 @@ class Step:
     batches: list[tuple[dict[str, torch.Tensor], torch.Tensor]]
     tokens: int
     padded: int
+    """Tokens that are computed, padding included; `tokens` are the real ones."""
     budget: int
-    """Tokens of a micro-batch, as `batching.cut` takes them, that it was composed under."""
+    """The token budget it was composed under, see `batching.split_into_micro_batches`."""
     lanes: int
     """How many micro-batches are computed side by side."""
 
 
 def prepare(
     reranker: Reranker, data: TrainingRows, rows: npt.NDArray[np.int64], budget: int, most_lanes: int = 1, *,
-    pads: bool = True,
+    is_padded: bool = True,
 ) -> Step:  # fmt: skip
-    """Compose a step's micro-batches: sorted by tokens, cut under the budget for up to so many lanes; every row once.
+    """Compose a step's micro-batches: pairs sorted by tokens and split under a token budget; every row once.
 
-    More than one lane is for models whose `Reranker.lanes` says so, and `pads` is what `Reranker.pads` says.
+    Args:
+        reranker: makes the batches.
+        data: all training rows.
+        rows: (rows of the step,) int, which of them.
+        budget: tokens of a micro-batch.
+        most_lanes: how many micro-batches may be computed side by side, at most what `Reranker.lanes` says.
+        is_padded: what `Reranker.is_padded` says.
     """
     first, second, label = data.first[rows], data.second[rows], data.label[rows]
     lengths = data.table.pair_lengths(data.template, first, second)
     side_by_side = min(most_lanes, max(1, int(lengths.sum()) // LANE_TOKENS))
     batches, padded = [], 0
-    for group in cut(lengths, budget, side_by_side, pads=pads):
+    for group in split_into_micro_batches(lengths, budget, side_by_side, is_padded=is_padded):
         batch = reranker.collate(data.table, data.template, first[group], second[group], TRAINING_WIDTH_STEP)
         padded += modeling.computed_tokens(batch)
         batches.append((batch, reranker.staged(torch.from_numpy(np.ascontiguousarray(label[group])))))
@@ -83,8 +90,8 @@ def backward(
     """Accumulate the gradient of a step's loss and return the loss (0-d, on the device, detached)."""
     if "shapes" in step.batches[0][0]:
         return _backward_in_lanes(model, step, pos_weight, precision)
-    kind = torch.float64 if accelerator.device.type == "cpu" else torch.float32
-    total = torch.zeros((), dtype=kind, device=accelerator.device)
+    dtype = torch.float64 if accelerator.device.type == "cpu" else torch.float32
+    total = torch.zeros((), dtype=dtype, device=accelerator.device)
     for batch, labels in step.batches:
         on_device = {name: tensor.to(accelerator.device, non_blocking=True) for name, tensor in batch.items()}
         logits = modeling.logits(model, on_device, precision)
@@ -95,20 +102,20 @@ def backward(
 
 
 def _backward_in_lanes(model: torch.nn.Module, step: Step, pos_weight: float, precision: Precision) -> torch.Tensor:
-    """`backward` of batches of blocks: their gradients are added in the batches' order, whichever ends first."""
+    """`backward` of batches of blocks: gradients are added in the batches' order, whichever batch ends first."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     logits = modeling.of_step(model, precision)
 
-    def gradients(work: tuple[dict[str, torch.Tensor], torch.Tensor, int]) -> tuple[torch.Tensor, list[Any]]:
-        batch, labels, seed = work
+    def gradients(seeded_batch: tuple[dict[str, torch.Tensor], torch.Tensor, int]) -> tuple[torch.Tensor, list[Any]]:
+        batch, labels, seed = seeded_batch
         loss = loss_sum(logits(batch, seed), labels, pos_weight) / len(step.rows)
         return loss.detach(), list(torch.autograd.grad(loss, parameters, allow_unused=True))
 
     total = torch.zeros((), dtype=torch.float64)
     seeded = [(batch, labels, drawn_seed()) for batch, labels in step.batches]
-    for loss, found in lanes.in_order(gradients, seeded, step.lanes):
+    for loss, of_batch in lanes.in_order(gradients, seeded, step.lanes):
         total += loss
-        for parameter, gradient in zip(parameters, found, strict=True):
+        for parameter, gradient in zip(parameters, of_batch, strict=True):
             accumulate(parameter, gradient)
     return total
 

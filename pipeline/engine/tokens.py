@@ -17,7 +17,7 @@ from pipeline.engine.encoding import before, encoder_of, spans
 from pipeline.engine.pair_template import Ints, PairTemplate, truncated
 
 KEPT_SHARE = 1 / 64
-"""Of a GPU's memory, for the tokens of a table: 96 million on one of 24 GiB, where 100,000 of GooAQ's pairs have 7."""
+"""Share of a GPU's memory for a table's tokens: 96 million on one of 24 GiB; 100,000 GooAQ pairs have 7 million."""
 
 CHUNK = 4096
 """Texts tokenised at once: enough for the library's threads, little enough to keep memory flat."""
@@ -26,8 +26,8 @@ CHUNK = 4096
 class TokenTable:
     """Token ids of many texts in one flat array.
 
-    `ids` (kept tokens,) uint16 or int32; `starts` (texts,) int64 into it; `lengths` (texts,) int64 in tokens without
-    special ones, before the cut to `max_length` kept ones: truncation of a pair compares the true lengths.
+    `ids` (kept tokens,) uint16 or int32; `starts` (texts,) int64, where in `ids` each text begins; `lengths` (texts,)
+    int64, tokens without special ones before the cut to `max_length` kept ones: truncation compares true lengths.
     """
 
     def __init__(self, ids: Ints, starts: Ints, lengths: Ints) -> None:
@@ -35,7 +35,7 @@ class TokenTable:
         self.starts = starts
         self.lengths = lengths
         self._kept: dict[tuple[torch.device, tuple[int, ...]], torch.Tensor] = {}
-        """All ids on a device with special tokens behind them, see `keep_on`."""
+        """(device, special tokens) → all ids and those behind them on that device, see `keep_on`."""
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -66,7 +66,7 @@ class TokenTable:
 
     @classmethod
     def open(cls, folder: Path) -> TokenTable:
-        """Map a written table; its pages are the page cache's, not this process's."""
+        """Map a written table: its pages belong to the page cache, not to this process's memory."""
         (path,) = folder.glob("ids.*")
         dtype = np.dtype(path.suffix[1:])
         ids = np.memmap(path, dtype=dtype, mode="r") if path.stat().st_size else np.zeros(0, dtype)
@@ -86,7 +86,7 @@ class TokenTable:
         return np.asarray(a + b + (template.max_length - template.room), dtype=np.int64)
 
     def cut_share(self, template: PairTemplate, first: Ints, second: Ints) -> float:
-        """Share of pairs with more tokens than `template.max_length`: their ends are never seen."""
+        """Share of pairs with more tokens than `template.max_length`: the model never sees their ends."""
         cut = 0
         for start in range(0, len(first), CHUNK):
             part = slice(start, start + CHUNK)
@@ -94,7 +94,7 @@ class TokenTable:
         return cut / max(1, len(first))
 
     def kept_on(self, device: torch.device, template: PairTemplate) -> torch.Tensor | None:
-        """All ids with the template's special tokens behind them, where `keep_on` keeps them there."""
+        """All ids with the template's special tokens behind them, if `keep_on` put them on the device; else None."""
         return self._kept.get((device, template.specials))
 
     def keep_on(self, device: torch.device, template: PairTemplate) -> None:

@@ -40,12 +40,17 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class Hooks:
-    """What a run does besides arithmetic; each may be left out."""
+    """What a run does besides arithmetic; each may be left out. All are called on the training thread."""
 
     evaluate: Callable[[], Measures] = dict
+    """Measures of the model as it is now, set → measure → value. Where `TrainingConfig.eval_sets` names any: called
+    before the first step, every `eval_steps` steps and after the last; may leave the model in evaluation mode."""
     on_row: Callable[[list[dict[str, Any]]], None] = lambda rows: None
+    """Given the whole log (`State.rows`) each time a row was added, and once after a checkpoint was read."""
     energy: Callable[[], list[dict[str, Any]]] = list
+    """Energy records of this process so far; every checkpoint keeps them behind those of the pieces before it."""
     interrupted: Callable[[], bool] = lambda: False
+    """Called after each step; True after any but the last writes a checkpoint and raises `Interrupted`."""
     selection_set: str | None = None
     """The selection set under the name `evaluate` gives it, where that is another than the configuration's."""
 
@@ -58,6 +63,21 @@ class Trainer:
         seed: int, device: torch.device, precision: Precision, token_budget: int,
         folder: Path, identity: dict[str, Any], hooks: Hooks,
     ) -> None:  # fmt: skip
+        """Seed every generator, move the model to the device and make its optimizer; nothing is read or written yet.
+
+        Args:
+            reranker: the model to train, in place.
+            data: all training rows.
+            config: steps, optimizer, evaluations and checkpoints.
+            seed: of the rows' permutations and of dropout.
+            device: the CPU or GPU to train on.
+            precision: of the forward and backward passes; weights and optimizer stay in fp32.
+            token_budget: tokens of a micro-batch to begin with; halved when a GPU runs out of memory.
+            folder: holds the run's checkpoints; `run` goes on from the newest of them.
+            identity: goes into every checkpoint's manifest: the run's `key`, and with `scope` what decides last bits,
+                whose `micro_batch_tokens` follows the budget.
+            hooks: what the run does besides arithmetic.
+        """
         seed_everything(seed)
         if device.type == "cpu":
             reuse_memory()
@@ -71,11 +91,11 @@ class Trainer:
         self.energy_before: list[dict[str, Any]] = []
         """Energy of earlier pieces of a resumed run, as its checkpoint recorded them."""
         self.pending = torch.zeros((), dtype=torch.float32, device=device)
-        """Losses not yet fetched from the device: fetching one waits for it."""
+        """Sum of the losses not yet fetched from the device: fetching waits for it."""
         self.batch_rows = np.zeros(0, np.int64)
-        """The newest step's."""
+        """Row numbers of the newest step's batch."""
         self.began = 0.0
-        """When the run would have begun had it not been interrupted, by `time.perf_counter`."""
+        """`time.perf_counter` at which the run would have begun, had it never been interrupted."""
 
     def run(self) -> dict[str, Any]:
         """Train to the end and leave the chosen weights in the model.
@@ -125,7 +145,7 @@ class Trainer:
             yield coming.result()
 
     def _step(self, step: Step, began: float) -> None:
-        """One update; its time counts from `began`, so that waiting for its composition does too."""
+        """One update, timed from `began`, so that waiting for its batches to be composed counts."""
         rate = self.config.learning_rate * linear_schedule(self.state.step, self.plan.steps, self.warmup)
         loss, norm = self.updater.update(step, rate)
         self.state.step += 1
@@ -146,7 +166,7 @@ class Trainer:
             self._log(float(norm), rate)
 
     def _set_budget(self, budget: int, step: int) -> None:
-        """Compose steps under this budget from `step` on; the scope says so, for other sums have other last bits."""
+        """Compose steps under this budget from `step` on, and note it in the scope: other sums have other last bits."""
         if budget != self.state.budget:
             self.state.budgets.append([step, budget])
         self.state.budget = self.updater.budget = budget
@@ -154,7 +174,7 @@ class Trainer:
             self.identity = {**self.identity, "scope": {**self.identity["scope"], "micro_batch_tokens": budget}}
 
     def _refuse_bad_numbers(self) -> None:
-        """Waits for the device."""
+        """Raise NumericsError when a loss or gradient was not finite; waits for the device."""
         if float(self.updater.failed):
             last = checkpoints.steps(self.folder)
             kept = f"the checkpoint of step {last[-1]} is kept" if last else "no checkpoint had been written"
@@ -224,22 +244,24 @@ class Trainer:
         checkpoints.prune(self.folder, self.config.keep_checkpoints, self.state.best_step)
 
     def _resume(self) -> None:
-        found = checkpoints.newest(self.folder)
-        if found is None:
+        checkpoint = checkpoints.newest(self.folder)
+        if checkpoint is None:
             return
-        self.model.load_state_dict(found.weights)
-        self.updater.optimizer.load_state_dict(found.optimizer)
-        set_rng_state(found.generators)
-        asked = self.state.asked_budget
-        self.state = State.of(found.step, found.facts)
+        self.model.load_state_dict(checkpoint.weights)
+        self.updater.optimizer.load_state_dict(checkpoint.optimizer)
+        set_rng_state(checkpoint.generators)
+        asked_budget = self.state.asked_budget
+        self.state = State.of(checkpoint.step, checkpoint.facts)
         # What memory allowed holds for this machine only: one that is asked for another budget starts with that.
-        self._set_budget(self.state.budget if self.state.asked_budget == asked else asked, found.step + 1)
-        self.state.asked_budget = asked
-        self.energy_before = found.facts.get("energy", [])
-        if found.step < self.plan.steps:
-            self.state.resumed_at.append(found.step)
-            log.info("resuming after step %d of %d", found.step, self.plan.steps)
-            if changed := differences(found.identity.get("scope"), self.identity.get("scope")):
+        self._set_budget(
+            self.state.budget if self.state.asked_budget == asked_budget else asked_budget, checkpoint.step + 1
+        )
+        self.state.asked_budget = asked_budget
+        self.energy_before = checkpoint.facts.get("energy", [])
+        if checkpoint.step < self.plan.steps:
+            self.state.resumed_at.append(checkpoint.step)
+            log.info("resuming after step %d of %d", checkpoint.step, self.plan.steps)
+            if changed := differences(checkpoint.identity.get("scope"), self.identity.get("scope")):
                 log.warning(
                     "another scope than the checkpoint's (%s): the run goes on, its weights will agree with those of "
                     "an undisturbed run to about 1e-5, not to the bit", changed,

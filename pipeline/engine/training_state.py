@@ -21,7 +21,7 @@ class State:
     rows: list[dict[str, Any]] = field(default_factory=list)
     """The log so far, as in metrics.jsonl: a row of some steps, or of an evaluation."""
     loss_sum: float = 0.0
-    """Of the steps since the last row of steps, as are `since_log`, `tokens`, `padded` and `train_seconds`."""
+    """Over the steps since the last row of steps, as are `since_log`, `tokens`, `padded` and `train_seconds`."""
     since_log: int = 0
     seconds: float = 0.0
     """Wall time of the run, evaluations included."""
@@ -35,7 +35,7 @@ class State:
     asked_budget: int = 0
     """What it was before any halving."""
     budgets: list[list[int]] = field(default_factory=list)
-    """[step, budget] of each change: from which step on it was which, see `budget`."""
+    """[step, budget] of each change: the budget from that step on."""
     resumed_at: list[int] = field(default_factory=list)
 
     @classmethod

@@ -1,4 +1,4 @@
-"""Updates of a model: the gradient of whole steps, within a device's memory, and the optimizer that takes it.
+"""Updates of a model: the gradient of whole steps, within a device's memory, and the optimizer that applies it.
 
 Knows one step at a time, and nothing of schedules, logs, checkpoints or evaluations.
 """
@@ -28,6 +28,16 @@ class Updater:
         self, reranker: Reranker, data: TrainingRows, config: TrainingConfig, *,
         device: torch.device, precision: Precision, budget: int,
     ) -> None:  # fmt: skip
+        """Move the model to the device and make its optimizer.
+
+        Args:
+            reranker: its model's weights are what `update` changes, in place.
+            data: the rows that steps are composed of.
+            config: of the optimizer and the loss; learning rates are given to `update`.
+            device: the CPU or GPU on which steps run.
+            precision: of the forward and backward passes; weights and optimizer stay in fp32.
+            budget: tokens of a micro-batch to begin with, as `batching.split_into_micro_batches` takes them.
+        """
         # accelerate keeps the first device for the whole process; the next run of a sweep may ask for another.
         AcceleratorState._reset_state(reset_partial_state=True)
         GradientState._reset_state()
@@ -37,18 +47,18 @@ class Updater:
         self.reranker, self.data, self.config, self.precision = reranker, data, config, precision
         self.budget = budget
         """Tokens of a micro-batch, halved each time memory runs out."""
-        self.lanes, self.pads = reranker.lanes(), reranker.pads(precision)
+        self.lanes, self.is_padded = reranker.lanes(), reranker.is_padded(precision)
         reranker.keep_tokens(data.table, data.template)
         self.failed = torch.zeros((), dtype=torch.float32, device=device)
-        """1 from the first step on whose loss or gradient was not finite: no update is made any more."""
+        """0, or 1 from the first step on whose loss or gradient was not finite: then no update is made any more."""
         self.bad = torch.zeros(2, dtype=torch.float32, device=device)
         """Loss and gradient norm of the newest step, or of the first that was not finite."""
         self.strict = device.type == "cuda"
-        """Whether operators without a repeatable kernel are refused."""
+        """Whether operators without a deterministic kernel are refused."""
 
     def prepare(self, rows: Indices) -> Step:
-        """Compose a step of these rows; may be asked on another thread."""
-        return prepare(self.reranker, self.data, rows, self.budget, self.lanes, pads=self.pads)
+        """Compose a step of these rows; may be called on another thread."""
+        return prepare(self.reranker, self.data, rows, self.budget, self.lanes, is_padded=self.is_padded)
 
     def update(self, step: Step, rate: float) -> tuple[torch.Tensor, torch.Tensor]:
         """One update at a learning rate, unless its numbers or earlier ones were not finite.
@@ -63,7 +73,7 @@ class Updater:
             group["lr"] = rate
         loss = self._backward_within_memory(step)
         norm = torch.nn.utils.get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
-        # Clipped inside the fused update, which divides by it: a pass over all gradients less.
+        # The fused update divides gradients by it, which clips them without a pass of its own over all of them.
         self.optimizer.grad_scale = ((norm + 1e-6) / self.config.max_grad_norm).clamp(min=1.0)  # type: ignore[attr-defined]
         finite = torch.isfinite(norm) & torch.isfinite(loss)
         self.bad = torch.where(self.failed > 0, self.bad, torch.stack([loss.float(), norm.float()]))
@@ -77,12 +87,12 @@ class Updater:
     def _backward_within_memory(self, step: Step) -> torch.Tensor:
         """The gradient of one step.
 
-        When the GPU is full the budget is halved; when an operator has no repeatable kernel, strictness ends. Then the
-        step is repeated from the same state of the random numbers.
+        When the GPU is full the budget is halved; when an operator has no deterministic kernel, `strict` is given up.
+        Then the step is repeated from the same state of the random number generators.
         """
         generators = rng_state()
         while True:
-            if step.budget != self.budget:  # halved since, or just now: the next step is composed ahead
+            if step.budget != self.budget:  # halved just now, or since this step was composed, one step ahead
                 again = self.prepare(step.rows)
                 step.batches, step.padded, step.budget = again.batches, again.padded, again.budget
             try:
@@ -98,7 +108,7 @@ class Updater:
                         raise
                     self.strict = False
                     log.warning("equal runs may differ in their last bits: %s", str(error).split(", but")[0])
-            # The exception held the step's activations: nothing could be given back before it was gone.
+            # Only here, outside `except`: the exception keeps the step's activations alive.
             self.optimizer.zero_grad(set_to_none=True)
             if full:
                 self._halve(step)
