@@ -7,9 +7,10 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from pipeline.core.errors import ResourceError
 from pipeline.engine.batching import (
     BLOCK_TOKENS,
     SCORING_WIDTH_STEP,
@@ -17,6 +18,7 @@ from pipeline.engine.batching import (
     Plan,
     blocks,
     equal_shares,
+    halved,
     linear_schedule,
     micro_batches,
     pairs_step,
@@ -190,3 +192,29 @@ def test_pairs_without_pads_are_cut_by_their_own_tokens() -> None:
     groups = split_into_micro_batches(uneven, 49_152, 1, is_padded=False)
     assert max(len(group) * int(uneven[group].max()) for group in groups) <= 16 * 49_152
     assert len(groups) == 2 and sorted(np.concatenate(groups).tolist()) == list(range(1001))
+
+
+@given(
+    lengths=st.lists(st.one_of(st.integers(3, 120), st.integers(3000, 8192)), min_size=1, max_size=60),
+    budget=st.integers(64, 40_000),
+)
+@example(lengths=[8192] * 2 + [7000] * 14, budget=8192)
+@example(lengths=[3], budget=1)
+def test_without_pads_several_pairs_never_exceed_the_budget(lengths: list[int], budget: int) -> None:
+    """Else memory could run out on a budget of one longest pair, below which there is nothing to halve."""
+    sizes = np.array(lengths, np.int64)
+    groups = split_into_micro_batches(sizes, budget, 1, is_padded=False)
+    assert all(len(group) == 1 or int(sizes[group].sum()) <= budget for group in groups)
+    order = np.concatenate(groups)
+    assert order.tolist() == np.argsort(-sizes, kind="stable").tolist()
+    if 8 * sizes.max() <= budget:
+        assert len(groups) <= -(-int(sizes.sum()) // (budget * 3 // 4)), "nor are they much smaller than it"
+
+
+def test_memory_that_runs_out_with_long_pairs_is_halved_until_each_is_alone() -> None:
+    lengths, budget = np.array([8192] * 2 + [7000] * 14, np.int64), 32_768
+    while any(len(group) > 1 for group in split_into_micro_batches(lengths, budget, 1, is_padded=False)):
+        budget = halved(budget, int(lengths.max()))
+    assert budget == 8192
+    with pytest.raises(ResourceError, match="GPU memory must hold one pair of the longest length"):
+        halved(budget, int(lengths.max()))

@@ -40,3 +40,19 @@ def test_rows_are_the_padded_batchs(kept: str, room: None, monkeypatch: pytest.M
     assert layout.starts.tolist() == [0, *there.sum(dim=1).cumsum(0).tolist()]
     if kept == "all of the table":
         assert collation.pack(table, template(), second, first, device)["ids"] is batch["ids"], "copied once"
+
+
+def test_without_memory_for_a_tables_tokens_batches_bring_their_own(
+    room: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table, first, second = random_pairs()
+    monkeypatch.setattr(tokens, "KEPT_SHARE", 1)
+
+    def full(*_: object) -> torch.Tensor:
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(torch.Tensor, "to", full)
+    table.keep_on(CPU, template())
+    monkeypatch.undo()
+    assert table.kept_on(CPU, template()) is None
+    assert len(collation.pack(table, template(), first, second, CPU)["ids"]) < len(table.ids)

@@ -92,7 +92,8 @@ def split_into_micro_batches(
 
     Args:
         lengths: tokens of each pair, shape (pairs,).
-        token_budget: as `micro_batches` or, with several lanes or without padding, `equal_shares` takes it.
+        token_budget: as `micro_batches` or, with several lanes, `equal_shares` takes it; without padding, tokens of a
+            micro-batch, which a single pair alone may exceed.
         lanes: how many micro-batches are computed at once.
         is_padded: whether a pair takes as much memory as the longest of its micro-batch; read where there is one lane.
 
@@ -103,7 +104,11 @@ def split_into_micro_batches(
         return equal_shares(lengths, token_budget, lanes)
     if is_padded:
         return micro_batches(lengths, token_budget)
-    shares = equal_shares(lengths, token_budget, 1)
+    shares, share_budget = equal_shares(lengths, token_budget, 1), token_budget
+    # A share exceeds its budget by a part of its last pair, which of long pairs is much of it.
+    while any(len(share) > 1 and int(lengths[share].sum()) > token_budget for share in shares):
+        share_budget -= 1 + share_budget // 16
+        shares = equal_shares(lengths, share_budget, 1)
     return [share[part] for share in shares for part in micro_batches(lengths[share], SPREAD * token_budget)]
 
 

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from pipeline.core.errors import out_of_gpu_memory
 from pipeline.engine.encoding import before, encoder_of, spans
 from pipeline.engine.pair_template import Ints, PairTemplate, truncated
 
@@ -102,7 +103,11 @@ class TokenTable:
         room = torch.cuda.get_device_properties(device).total_memory * KEPT_SHARE
         if (device, template.specials) not in self._kept and 4 * len(self.ids) <= room:
             ids = np.concatenate([self.ids, np.asarray(template.specials, np.int32)], dtype=np.int32)
-            self._kept[device, template.specials] = torch.from_numpy(ids).to(device)
+            try:
+                self._kept[device, template.specials] = torch.from_numpy(ids).to(device)
+            except RuntimeError as error:  # another process has the memory: batches bring their own tokens
+                if not out_of_gpu_memory(error):
+                    raise
 
 
 def _starts(lengths: Ints, max_length: int) -> npt.NDArray[np.int64]:
