@@ -51,7 +51,7 @@ def arguments(asked: Faults) -> list[str]:
     is_cut = asked.experiment == "smoke" if asked.cut is None else asked.cut
     if is_cut and asked.experiment not in CUTS:
         remedy = "Pass cut=false to run it as it is."
-        raise ConfigError(must("cut=true", f"go with experiment={' or '.join(CUTS)}", asked.experiment, remedy))
+        raise ConfigError(must("cut=true", f"go with experiment={' or '.join(CUTS)}", repr(asked.experiment), remedy))
     return [f"experiment={asked.experiment}", *(CUTS[asked.experiment] if is_cut else ())]
 
 

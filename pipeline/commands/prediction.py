@@ -20,7 +20,7 @@ def read_passages(path: Path) -> list[str]:
     for number, row in json_objects(path):
         text = row.get("text")
         if not isinstance(text, str):
-            got = text if "text" in row else f"only the keys {sorted(row)}"
+            got = repr(text) if "text" in row else f"only the keys {sorted(row)}"
             raise DataError(must(f"{path}, line {number}, key text", "be text", got, "Correct the line."))
         passages.append(text)
     if not passages:

@@ -119,7 +119,7 @@ def _local(config: Config) -> list[Finding]:
     return [
         Finding(OK, "data", f"{key}={path}")
         if Path(path).exists()
-        else Finding(FAIL, "data", must(key, "name a file or folder that exists", path, "Check the path."))
+        else Finding(FAIL, "data", must(key, "name a file or folder that exists", repr(path), "Check the path."))
         for key, path in paths.items()
         if path is not None
     ]

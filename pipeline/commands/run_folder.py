@@ -26,7 +26,7 @@ def find_run(run: str | None, outputs_dir: str) -> Path:
     remedy = f"Choose among {', '.join(runs)}." if runs else "Run `make train` first."
     if run is None:
         raise ArtifactError(f"{root / 'latest'} must point at a finished run, got none. {remedy}")
-    raise ArtifactError(must("run", f"name a folder of {root / 'runs'} or a path", run, remedy))
+    raise ArtifactError(must("run", f"name a folder of {root / 'runs'} or a path", repr(run), remedy))
 
 
 def model_folder(run: Path) -> Path:

@@ -186,7 +186,7 @@ def refusal(error: Exception, overrides: list[str]) -> ConfigError:
             must(
                 "an argument",
                 "read key=value",
-                error.override,
+                repr(error.override),
                 "Put values with spaces, '~', '=', ',' or quotes in quotes of their own: 'data.path=\"a=b.jsonl\"'.",
             )
         )
@@ -195,13 +195,14 @@ def refusal(error: Exception, overrides: list[str]) -> ConfigError:
         choices = sorted(error.options)
         meant = near(option, choices)
         remedy = f"Did you mean {group}={meant[0]}?" if meant else f"Pass {group}=<one of them>."
-        return ConfigError(must(group, f"be one of {', '.join(choices)}", option, remedy))
+        return ConfigError(must(group, f"be one of {', '.join(choices)}", repr(option), remedy))
     cause = error if isinstance(error, OmegaConfBaseException) else error.__cause__
     key = str(getattr(cause, "full_key", None) or "")
     given = {name.lstrip("+~"): value for name, equals, value in (o.partition("=") for o in overrides) if equals}
     if key in known and isinstance(cause, ValidationError):
         quoted = re.search(r"'(.*?)'", str(cause))
-        got = given.get(key, quoted.group(1) if quoted else str(cause).splitlines()[0])
+        value = given.get(key, quoted.group(1) if quoted else None)
+        got = str(cause).splitlines()[0] if value is None else repr(value)
         return ConfigError(must(key, f"be {rule(known[key])}", got, f"Pass {key}=<value>{_source(error)}."))
     if key and key not in known and isinstance(cause, ConfigKeyError | ConfigAttributeError):
         return unknown_key(key, _source(error))

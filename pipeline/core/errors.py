@@ -71,8 +71,13 @@ def first_line(error: BaseException) -> str:
 
 
 def must(thing: str, rule: str, got: object, remedy: str) -> str:
-    """The one sentence form of every refusal."""
-    shown = repr(got) if isinstance(got, str) else str(got)
+    """The one sentence form of every refusal.
+
+    `got` is printed as it stands, up to 200 characters: a caller quotes a value that the user gave or a file holds
+    (`repr(value)`), and describes anything else plainly (`nothing there`, `3 labels in <folder>`). Of what another
+    library says, a full stop at its end is left out and characters that do not print are escaped.
+    """
+    shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(got).removesuffix("."))
     if len(shown) > 200:
         shown = shown[:200] + "…"
     return f"{thing} must {rule}, got {shown}. {remedy}"

@@ -31,7 +31,7 @@ def _check_columns(source: str, wanted: Wanted, present: list[str]) -> None:
                 must(source, f"have the column {column!r} once", f"{present.count(column)} of them", remedy)
             )
         if column not in present:
-            got = f"the columns {', '.join(present)}"
+            got = f"the columns {', '.join(map(repr, present))}"
             raise DataError(must(source, f"have the column {column!r}", got, f"Name it: data.{key}=<column>."))
 
 
@@ -48,7 +48,7 @@ def csv_records(path: Path, delimiter: str, wanted: Wanted) -> Iterator[tuple[in
         start = reader.line_num + 1
         for values in reader:
             if values and len(values) != len(header):
-                got = f"{len(values)}: {delimiter.join(values)[:80]}"
+                got = f"{len(values)}: {delimiter.join(values)[:80]!r}"
                 remedy = "Quote a field that holds the separator, or save the file again as CSV."
                 raise DataError(must(f"{path}, line {start}", f"have {len(header)} fields", got, remedy))
             if values:
@@ -116,9 +116,9 @@ def json_objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         try:
             value = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise DataError(must(thing, "be one JSON object", f"{line[:80]} ({error})", "Repair the line.")) from None
+            raise DataError(must(thing, "be one JSON object", f"{line[:80]!r} ({error})", "Repair the line.")) from None
         if not isinstance(value, dict):
-            raise DataError(must(thing, "be one JSON object", line[:80], 'Write {"key": value, …} on each line.'))
+            raise DataError(must(thing, "be one JSON object", repr(line[:80]), 'Write {"key": value, …} on each line.'))
         yield number, value
 
 

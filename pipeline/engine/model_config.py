@@ -44,7 +44,7 @@ def read(folder: Path, key: str = "model.path") -> tuple[Any, PreTrainedTokenize
         ModelError: when the folder holds none that transformers can read.
     """
     if not (folder / "config.json").is_file():
-        raise ModelError(must(key, "be a folder with config.json, weights and a tokenizer", str(folder),
+        raise ModelError(must(key, "be a folder with config.json, weights and a tokenizer", repr(str(folder)),
                               "Pass the folder of a saved transformers or sentence-transformers model."))  # fmt: skip
     try:
         with quiet():
@@ -200,7 +200,7 @@ def attention_of(hf: Any, attention: Attention) -> str:
     if getattr(kind, "_supports_sdpa", True):  # a kind of model that scores nothing is refused when it is loaded
         return "sdpa"
     if attention is Attention.sdpa:
-        raise ModelError(must("runtime.attention", f"be one that {kind.__name__} has", "sdpa",
+        raise ModelError(must("runtime.attention", f"be one that {kind.__name__} has", repr(attention.name),
                               "It has eager attention alone: pass runtime.attention=auto."))  # fmt: skip
     _say(f"eager attention: {kind.__name__} has no SDPA")
     return "eager"
