@@ -24,7 +24,7 @@ def read_passages(path: Path) -> list[str]:
             raise DataError(must(f"{path}, line {number}, key text", "be text", got, "Correct the line."))
         passages.append(text)
     if not passages:
-        raise DataError(f"{path} must hold at least one passage, got none. Write one JSON object a line.")
+        raise DataError(must(str(path), "hold at least one passage", "none", "Write one JSON object a line."))
     return passages
 
 

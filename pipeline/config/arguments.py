@@ -92,7 +92,7 @@ def parse_arguments(schema: type[T], arguments: list[str]) -> T:
     required = (dataclasses.MISSING, dataclasses.MISSING)
     for field in dataclasses.fields(typing.cast(Any, schema)):
         if field.name not in given and (field.default, field.default_factory) == required:
-            raise ConfigError(f"{field.name} must be given, got nothing. Pass {field.name}=<value>.")
+            raise ConfigError(must(field.name, "be given", "nothing", f"Pass {field.name}=<value>."))
     return schema(**given)
 
 

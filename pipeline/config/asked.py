@@ -29,10 +29,9 @@ class Prediction:
         if not self.q.strip():
             raise ConfigError(must("q", "hold a question", repr(self.q), "Pass q='…' (make predict Q='…' P='…')."))
         if (self.p is None) == (self.file is None):
-            raise ConfigError(
-                "p or file must be given, and not both, got "
-                f"{'neither' if self.p is None else 'both'}. Pass p='…' (make predict Q='…' P='…') or file=<JSONL>."
-            )
+            got = "neither" if self.p is None else "both"
+            remedy = "Pass p='…' (make predict Q='…' P='…') or file=<JSONL>."
+            raise ConfigError(must("p or file", "be given, and not both", got, remedy))
 
 
 @dataclass(kw_only=True)

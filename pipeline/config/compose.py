@@ -209,9 +209,8 @@ def refusal(error: Exception, overrides: list[str]) -> ConfigError:
     reason = str(error).splitlines()[0].rstrip(".")
     if isinstance(cause, InterpolationResolutionError):
         return ConfigError(must("a value with ${…}", "name a key", reason, "Write \\${ for the characters themselves."))
-    return ConfigError(
-        f"the command line must compose, got: {reason}. See the keys with --cfg job, and conf/ for the groups."
-    )
+    remedy = "See the keys with --cfg job, and conf/ for the groups."
+    return ConfigError(must("the command line", "compose", reason, remedy))
 
 
 def _resolvers(error: BaseException | None) -> ConfigError | None:

@@ -107,5 +107,5 @@ def of_run(run: Path) -> Config:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
-        raise ArtifactError(f"{path} must be a run's configuration, got {reason}. Run it again.") from None
+        raise ArtifactError(must(str(path), "be a run's configuration", reason, "Run it again.")) from None
     return from_plain(values, str(path))

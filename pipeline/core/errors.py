@@ -1,7 +1,9 @@
 """What can go wrong, in a form a user can act on. Knows nothing of the rest.
 
-Every message reads `<key or thing> must <rule>, got <value>. <what to do>`. The entry points print it
-as one sentence and exit with `EXIT_STATUS`; a traceback is only ever shown for a bug of ours.
+Every refusal reads `<key or thing> must <rule>, got <value>. <what to do>` and is made by `must`, but where a whole
+sentence of `artifacts.problems` stands for the value (`got: …`), which is not cut. The form is for refusals: what an
+`Interrupted` or a `NumericsError` has to say of its step is put as it needs. The entry points print it as one sentence
+and exit with `EXIT_STATUS`; a traceback is only ever shown for a bug of ours.
 """
 
 from __future__ import annotations
