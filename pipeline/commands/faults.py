@@ -18,6 +18,7 @@ from pipeline.commands.file_faults import damage_files
 from pipeline.commands.kills import MODEL, Record, chain, undisturbed
 from pipeline.commands.victim import Place, Server
 from pipeline.config.asked import Faults
+from pipeline.config.compose import composed
 from pipeline.core import atomic
 from pipeline.core.errors import EXIT_STATUS, ConfigError, must
 
@@ -56,8 +57,13 @@ def arguments(asked: Faults) -> list[str]:
 
 
 def campaign(asked: Faults) -> tuple[Record, Path]:
-    """Kills until `asked.kills`, in chains of `asked.chain`, then file faults; the record and where it was written."""
+    """Kills until `asked.kills`, in chains of `asked.chain`, then file faults; the record and where it was written.
+
+    Raises:
+        ConfigError: when there is no such experiment, or one that has no cut is to be cut.
+    """
     draw, record, words = random.Random(asked.seed), Record(), arguments(asked)
+    composed(words)  # what is wrong with it is said here, not on the console of a run
     folder, began = Path(asked.outputs_dir).resolve() / "faults", time.time()
     atomic.make_folder(folder)
     with (
