@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.core.errors import first_line, must
+from pipeline.core.errors import first_line, must, named, one_line
 
 
 @pytest.mark.parametrize(
-    ("error", "line"),
+    ("error", "first", "whole", "with_class"),
     [
-        (ValueError("one\ntwo"), "one"),
-        (ValueError("\n \ntwo"), "two"),
-        (ValueError(), "ValueError"),
-        (OSError(" \n"), "OSError"),
+        (ValueError("one\n two"), "one", "one two", "ValueError: one"),
+        (ValueError("\n \ntwo "), "two", "two", "ValueError: two"),
+        (
+            ValueError("it failed:\n\n why\nwhere"),
+            "it failed: why",
+            "it failed: why where",
+            "ValueError: it failed: why",
+        ),
+        (ValueError("it failed:"), "it failed:", "it failed:", "ValueError: it failed:"),
+        (ValueError(), "ValueError", "ValueError", "ValueError"),
+        (OSError(" \n"), "OSError", "OSError", "OSError"),
     ],
 )
-def test_the_first_line_of_an_error_that_may_say_nothing(error: Exception, line: str) -> None:
-    assert first_line(error) == line
+def test_an_error_that_may_say_nothing_on_one_line(error: Exception, first: str, whole: str, with_class: str) -> None:
+    assert (first_line(error), one_line(error), named(error)) == (first, whole, with_class)
 
 
 @pytest.mark.parametrize(

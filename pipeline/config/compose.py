@@ -34,7 +34,7 @@ from omegaconf.errors import (
 from pipeline.config.arguments import keys, near, parse_arguments, rule
 from pipeline.config.ending import EXIT_BUG, ended, log, report, unusable
 from pipeline.config.schema import Config, parse, register, unknown_key
-from pipeline.core.errors import EXIT_REQUEUE, ConfigError, must
+from pipeline.core.errors import EXIT_REQUEUE, ConfigError, first_line, must
 
 T = TypeVar("T")
 
@@ -202,11 +202,11 @@ def refusal(error: Exception, overrides: list[str]) -> ConfigError:
     if key in known and isinstance(cause, ValidationError):
         quoted = re.search(r"'(.*?)'", str(cause))
         value = given.get(key, quoted.group(1) if quoted else None)
-        got = str(cause).splitlines()[0] if value is None else repr(value)
+        got = first_line(cause) if value is None else repr(value)
         return ConfigError(must(key, f"be {rule(known[key])}", got, f"Pass {key}=<value>{_source(error)}."))
     if key and key not in known and isinstance(cause, ConfigKeyError | ConfigAttributeError):
         return unknown_key(key, _source(error))
-    reason = str(error).splitlines()[0].rstrip(".")
+    reason = first_line(error)
     if isinstance(cause, InterpolationResolutionError):
         return ConfigError(must("a value with ${…}", "name a key", reason, "Write \\${ for the characters themselves."))
     remedy = "See the keys with --cfg job, and conf/ for the groups."

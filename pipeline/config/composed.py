@@ -17,7 +17,7 @@ import yaml
 from pipeline.config.paths import KEYS, at_home
 from pipeline.config.schema import Config
 from pipeline.core import artifacts
-from pipeline.core.errors import ArtifactError, must
+from pipeline.core.errors import ArtifactError, must, one_line
 from pipeline.core.provenance import MASK
 
 T = TypeVar("T")
@@ -106,6 +106,5 @@ def of_run(run: Path) -> Config:
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise ArtifactError(must(str(path), "be a run's configuration", reason, "Run it again.")) from None
+        raise ArtifactError(must(str(path), "be a run's configuration", one_line(error), "Run it again.")) from None
     return from_plain(values, str(path))

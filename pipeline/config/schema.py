@@ -23,7 +23,7 @@ from pipeline.config.machine import EmissionsConfig, HubConfig, RuntimeConfig, T
 from pipeline.config.paths import KEYS, at_home
 from pipeline.config.rules import check, countable, seed
 from pipeline.config.sets import DEV, NANO, VALIDATION, nano_beir_name
-from pipeline.core.errors import ConfigError, must
+from pipeline.core.errors import ConfigError, first_line, must
 
 Stage = Enum("Stage", "mine train evaluate card")
 
@@ -137,8 +137,7 @@ def parse(composed: DictConfig) -> Config:
         key = getattr(error, "full_key", None) or "the configuration"
         if isinstance(error, MissingMandatoryValue):
             raise ConfigError(must(key, "be given", "nothing", f"Pass {key}=<value>.")) from None
-        reason = str(error).splitlines()[0]
-        raise ConfigError(must(key, "be set and valid", reason, f"Pass it as {key}=<value>.")) from None
+        raise ConfigError(must(key, "be set and valid", first_line(error), f"Pass it as {key}=<value>.")) from None
     if not isinstance(parsed, Config):
         raise ConfigError(
             must("conf/config.yaml", "list `schema` first", "a configuration without it", "Restore the file.")

@@ -68,8 +68,23 @@ def out_of_gpu_memory(error: RuntimeError) -> bool:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what an error says; the name of its class where it says nothing."""
-    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    """The first line of what an error says, and the next one where it announces that (`…:`).
+
+    The name of its class where it says nothing.
+    """
+    first, *others = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return f"{first} {others[0]}" if first.endswith(":") and others else first
+
+
+def one_line(error: BaseException) -> str:
+    """All that an error says, on one line; the name of its class where it says nothing."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def named(error: BaseException) -> str:
+    """The class of an error and its first line, for one whose words may need it; the class alone where it has none."""
+    said, kind = first_line(error), type(error).__name__
+    return kind if said == kind else f"{kind}: {said}"
 
 
 def must(thing: str, rule: str, got: object, remedy: str) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pipeline.core.errors import DataError, first_line, must
+from pipeline.core.errors import DataError, first_line, must, named
 
 Record = dict[str, Any]
 """One row's wanted columns, as the file holds them."""
@@ -151,8 +151,7 @@ def hub_records(
     try:
         loaded = datasets.load_dataset(str(folder), name=subset, split=split, cache_dir=str(cache / "datasets"))
     except Exception as error:  # datasets raises many unrelated kinds for what it cannot read
-        got = f"{type(error).__name__}: {first_line(error)}"
-        remedy = "Check data.path, data.subset and data.split."
+        got, remedy = named(error), "Check data.path, data.subset and data.split."
         raise DataError(must(source, f"be a data set with the split {split!r}", got, remedy)) from error
     _check_columns(source, wanted, list(loaded.column_names))
     columns = list(dict.fromkeys(wanted.values()))

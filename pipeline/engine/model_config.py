@@ -26,7 +26,7 @@ from transformers.utils import logging as transformers_logging
 
 from pipeline.config.learning import ModelConfig
 from pipeline.config.machine import Attention
-from pipeline.core.errors import ModelError, must
+from pipeline.core.errors import ModelError, first_line, must
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ def read(folder: Path, key: str = "model.path") -> tuple[Any, PreTrainedTokenize
             return seen, AutoTokenizer.from_pretrained(folder, config=seen)
     except Exception as error:  # a wrong type in a configuration raises kinds of its own
         raise ModelError(must(key, "hold a model and tokenizer transformers can read",
-                              f"{folder} ({reason(error)})",
+                              f"{folder} ({first_line(error)})",
                               "Save it again with save_pretrained.")) from None  # fmt: skip
 
 
@@ -157,7 +157,7 @@ def _settable(key: str, value: int, hf: Any) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # a kind that derives its number of layers raises one of its own
-        raise ModelError(must(key, f"be a number that {type(hf).__name__} takes", f"{value} ({reason(error)})",
+        raise ModelError(must(key, f"be a number that {type(hf).__name__} takes", f"{value} ({first_line(error)})",
                               "Use null to keep the model's own.")) from None  # fmt: skip
 
 
@@ -226,12 +226,6 @@ def set_padding_side(tokenizer: PreTrainedTokenizerBase, hf: Any) -> None:
 def _say(line: str) -> None:
     """Log it once: an evaluation loads each model for each set."""
     log.info("%s", line)
-
-
-def reason(error: Exception) -> str:
-    """The first line of what an outside library said, and the next one where the first announces it."""
-    first, *others = [line.strip() for line in str(error).splitlines()] or [type(error).__name__]
-    return f"{first} {others[0]}" if first.endswith(":") and others else first
 
 
 @contextmanager
