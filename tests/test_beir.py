@@ -95,7 +95,7 @@ def test_judgements_fall_back_and_the_file_read_is_said(tmp_path: Path, caplog: 
         ({"queries": '["q1", "one"]\n'}, r"line 1 must be one JSON object"),
         (
             {"queries": '{"id": "q1", "text": "one"}\n'},
-            r"key _id must be text or a whole number, got .*\['id', 'text'\]",
+            r"key _id must be text or a whole number, got only the keys \['id', 'text'\]",
         ),
         ({"queries": '{"_id": true, "text": "one"}\n'}, r"key _id must be text or a whole number, got True"),
         ({"queries": '{"_id": "q1"}\n'}, r"line 1, key text must be there"),
@@ -103,7 +103,7 @@ def test_judgements_fall_back_and_the_file_read_is_said(tmp_path: Path, caplog: 
         ({"corpus": '{"_id": "e", "title": 7, "text": "x"}\n'}, r"line 1, key title must be text, got 7"),
         (
             {"corpus": '{"_id": "e", "text": "x"}\n{"_id": "e", "text": "y"}\n'},
-            r"line 2, key _id must be distinct, got \"'e' again \(first on line 1\)\"",
+            r"line 2, key _id must be distinct, got 'e' again \(first on line 1\)\.",
         ),
         ({"corpus": b'{"_id": "e", "text": "\xe9"}\n'}, r"corpus\.jsonl, line 1 must be UTF-8"),
         ({"qrels": "query-id corpus-id score\n"}, r"test\.tsv, line 1 must have 3 columns between tabs"),

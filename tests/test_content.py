@@ -63,16 +63,31 @@ def test_a_data_set_of_the_hub_is_known_by_its_commit_alone(jsonl: Path) -> None
 def test_a_pipe_is_refused_and_not_waited_for(jsonl: Path) -> None:
     pipe = jsonl.with_name("pipe.jsonl")
     os.mkfifo(pipe)
-    sentence = (
-        r"pipe.jsonl must be a file, got 'a pipe or device'. Write its content to a file and pass data.{}=<file>."
-    )
     for key in ("path", "dev_path", "corpus_path"):
-        with pytest.raises(DataError, match=sentence.format(key)):
+        with pytest.raises(DataError) as refused:
             digests(jsonl, **{key: str(pipe)})
+        assert str(refused.value) == (
+            f"data.{key}={pipe} must be a file, got a pipe or device. "
+            f"Write its content to a file and pass data.{key}=<file>."
+        )
+
+
+def test_a_missing_file_is_refused_by_its_key(tmp_path: Path, jsonl: Path) -> None:
+    gone = tmp_path / "gone"
+    for key in ("path", "dev_path", "corpus_path"):
+        with pytest.raises(DataError) as refused:
+            digests(jsonl, **{key: str(gone)})
+        assert str(refused.value) == (
+            f"data.{key}={gone} must exist, got nothing there. Correct data.{key} or data.format."
+        )
+    with pytest.raises(DataError, match=rf"^data\.path={gone}, file queries\.jsonl must exist, got nothing there\. "):
+        digests(gone, format=Format.beir)
+    with pytest.raises(DataError, match=rf"^data\.path={tmp_path} must be a readable file, got Is a directory\. "):
+        digests(tmp_path)
 
 
 def test_a_loop_of_links_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").symlink_to(tmp_path / "b.jsonl")
     (tmp_path / "b.jsonl").symlink_to(tmp_path / "a.jsonl")
-    with pytest.raises(DataError, match="must be a readable file, got 'Too many levels of symbolic links'"):
+    with pytest.raises(DataError, match="must be a readable file, got Too many levels of symbolic links"):
         digests(tmp_path / "a.jsonl")

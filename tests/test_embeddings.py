@@ -96,7 +96,7 @@ def test_vectors_are_a_plain_npy_file(model: Path, tmp_path: Path) -> None:
 
 
 def test_no_model_and_a_broken_one_are_said(model: Path, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="must be a folder with a model, got 'nothing there'"):
+    with pytest.raises(ModelError, match="must be a folder with a model, got nothing there"):
         Embedder(tmp_path / "none", tmp_path)
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "config.json").write_text("{}")

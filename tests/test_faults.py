@@ -6,14 +6,16 @@ import json
 import re
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from pipeline.commands.faults import CUTS, arguments, status
-from pipeline.commands.kills import Record
+from pipeline.commands.faults import CUTS, arguments, campaign, status
+from pipeline.commands.kills import Record, undisturbed
+from pipeline.commands.victim import Place
 from pipeline.config.arguments import parse_arguments
 from pipeline.config.asked import Faults
-from pipeline.core.errors import ConfigError
+from pipeline.core.errors import ArtifactError, ConfigError
 
 
 def test_only_a_campaign_without_loss_ends_well() -> None:
@@ -33,6 +35,25 @@ def test_arguments() -> None:
         arguments(Faults(experiment="gooaq_bert_tiny", cut=True))
     with pytest.raises(ConfigError, match="chain must be at least 1, got 0"):
         Faults(chain=0)
+
+
+def test_an_experiment_that_there_is_not_is_refused_before_any_run(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"^experiment must be one of .*quickstart.*, got 'nope'\. Pass experiment="):
+        campaign(Faults(experiment="nope", outputs_dir=str(tmp_path)))
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_run_that_fails_without_a_fault_is_told_by_its_last_words(tmp_path: Path) -> None:
+    class Failed(Place):
+        def finish(self) -> int:
+            (self.root / "said").write_text("a line\nerror: x must y, got z. Mend it.\n\n")
+            return 2
+
+    server: Any = None
+    with pytest.raises(ArtifactError) as refused:
+        undisturbed(Failed(tmp_path, [], server))
+    said = "an undisturbed run must end well, got exit status 2. It said at last: error: x must y, got z. Mend it."
+    assert str(refused.value) == said
 
 
 def test_the_documents_table_is_the_records(root: Path) -> None:

@@ -93,7 +93,7 @@ def test_the_order_is_score_descending_then_id_ascending() -> None:
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_a_score_that_is_not_finite_is_refused(bad: float) -> None:
-    with pytest.raises(NumericsError, match="passage 'b' must be finite"):
+    with pytest.raises(NumericsError, match=r"^the score of passage 'b' must be finite"):
         order(["a", "b"], [0.0, bad])
 
 

@@ -201,7 +201,7 @@ def test_leaks_are_dropped_or_only_counted(caplog: pytest.LogCaptureFixture) -> 
     logged = [of.message for of in caplog.records if of.name == "pipeline.mining.miner"]
     said = "train: 2 of 6 rows share a question (1) or a positive (1 more) with a held-out part: "
     assert logged == [said + "dropped", said + "kept, for mining.drop_leaks=false"]
-    with pytest.raises(DataError, match="got '0 rows, none positive, after 1 that share a question or positive"):
+    with pytest.raises(DataError, match="got 0 rows, none positive, after 1 that share a question or positive"):
         mine(split(rows(train[4:5]), rows(DEV)), config(), Path("unused"))
 
 

@@ -63,7 +63,7 @@ def test_an_error_of_datasets_that_says_nothing_is_known_by_its_name(
         raise KeyError
 
     monkeypatch.setattr(datasets, "load_dataset", fails)
-    with pytest.raises(DataError, match="hold subset corpus with split NanoNQ, got 'KeyError'"):
+    with pytest.raises(DataError, match="hold subset corpus with split NanoNQ, got KeyError"):
         read(snapshot, "NanoNQ")
 
 

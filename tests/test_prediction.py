@@ -59,7 +59,7 @@ def test_one_passage_and_a_file_agree_with_the_library(outputs: Path, tmp_path: 
     [
         ('{"text": "a"}\n{"text": \n', ", line 2 must be one JSON object, got .* Repair the line."),
         ('["a"]\n', ", line 1 must be one JSON object, got "),
-        ('{"txt": "a"}\n', r", line 1, key text must be text, got .only the keys \['txt'\]"),
+        ('{"txt": "a"}\n', r", line 1, key text must be text, got only the keys \['txt'\]\. Correct"),
         ('{"text": 3}\n', ", line 1, key text must be text, got 3. Correct the line."),
         ("\n\n", " must hold at least one passage, got none."),
     ],

@@ -184,7 +184,7 @@ def test_a_base_model_is_no_rival(outputs: Path, first: Path, tmp_path: Path) ->
     settings = {**json.loads((base / "config.json").read_text()), "architectures": ["BertModel"]}
     (base / "config.json").write_text(json.dumps(settings))
     with pytest.raises(
-        ModelError, match=r"evaluation\.rivals must name trained cross-encoders with one label, got '.*, a base"
+        ModelError, match=r"evaluation\.rivals must name trained cross-encoders with one label, got .*, a base"
     ):
         ran(outputs, "seed=4321", f"evaluation.rivals=[{base}]")
 

@@ -536,7 +536,7 @@ def test_out_of_memory_later_changes_last_bits_only_and_a_resume_keeps_the_plan(
 
 @as_on_a_gpu
 def test_a_gpu_that_cannot_hold_one_pair_is_refused(base: Path, tmp_path: Path) -> None:
-    with pytest.raises(ResourceError, match=r"GPU memory must hold one pair of the longest length, got '39 tokens'"):
+    with pytest.raises(ResourceError, match=r"GPU memory must hold one pair of the longest length, got 39 tokens"):
         trained_within(base, tmp_path, BUDGET, 3)
     assert checkpoints.steps(tmp_path) == []
 

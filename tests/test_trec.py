@@ -83,7 +83,7 @@ def test_a_foreign_id_with_a_percent_sign_is_taken_as_it_stands_where_it_is_know
     ("content", "message"),
     [
         (b"", "hold at least one ranked passage"),
-        (b"q Q0 a 1 1 t\nq Q0 b c 2 1 t\n", r"line 2 must have 6 columns, got '7: "),
+        (b"q Q0 a 1 1 t\nq Q0 b c 2 1 t\n", r"line 2 must have 6 columns, got 7: 'q Q0 b c"),
         (b"q Q0 a 1 high t\n", r"line 1, score must be a finite number, got 'high'"),
         (b"q Q0 a 1 nan t\n", "finite number, got 'nan'"),
         (b"q Q0 a 1 2 t\nq Q0 a 2 1 t\n", "line 2 must rank each passage of a query once, got .*'a'"),

@@ -18,6 +18,7 @@ from pipeline.commands.file_faults import damage_files
 from pipeline.commands.kills import MODEL, Record, chain, undisturbed
 from pipeline.commands.victim import Place, Server
 from pipeline.config.asked import Faults
+from pipeline.config.compose import composed
 from pipeline.core import atomic
 from pipeline.core.errors import EXIT_STATUS, ConfigError, must
 
@@ -51,13 +52,18 @@ def arguments(asked: Faults) -> list[str]:
     is_cut = asked.experiment == "smoke" if asked.cut is None else asked.cut
     if is_cut and asked.experiment not in CUTS:
         remedy = "Pass cut=false to run it as it is."
-        raise ConfigError(must("cut=true", f"go with experiment={' or '.join(CUTS)}", asked.experiment, remedy))
+        raise ConfigError(must("cut=true", f"go with experiment={' or '.join(CUTS)}", repr(asked.experiment), remedy))
     return [f"experiment={asked.experiment}", *(CUTS[asked.experiment] if is_cut else ())]
 
 
 def campaign(asked: Faults) -> tuple[Record, Path]:
-    """Kills until `asked.kills`, in chains of `asked.chain`, then file faults; the record and where it was written."""
+    """Kills until `asked.kills`, in chains of `asked.chain`, then file faults; the record and where it was written.
+
+    Raises:
+        ConfigError: when there is no such experiment, or one that has no cut is to be cut.
+    """
     draw, record, words = random.Random(asked.seed), Record(), arguments(asked)
+    composed(words)  # what is wrong with it is said here, not on the console of a run
     folder, began = Path(asked.outputs_dir).resolve() / "faults", time.time()
     atomic.make_folder(folder)
     with (

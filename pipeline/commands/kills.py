@@ -15,7 +15,7 @@ from typing import Any
 
 from pipeline.commands.victim import Place, kill, used
 from pipeline.core import artifacts
-from pipeline.core.errors import EXIT_REQUEUE, ArtifactError
+from pipeline.core.errors import EXIT_REQUEUE, ArtifactError, must
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +88,8 @@ def undisturbed(place: Place) -> Undisturbed:
     """
     began = time.time()
     if (status := place.finish()) != 0:
-        raise ArtifactError(f"an undisturbed run must end well, got exit status {status}: {place.said()}")
+        said = (place.said().strip().splitlines() or ["nothing"])[-1]
+        raise ArtifactError(must("an undisturbed run", "end well", f"exit status {status}", f"It said at last: {said}"))
     length = time.time() - began
     complete = {name: (moment - began) / length for name, moment in place.complete().items()}
     return Undisturbed(place, place.results(), place.server.seconds, complete)

@@ -20,11 +20,11 @@ def read_passages(path: Path) -> list[str]:
     for number, row in json_objects(path):
         text = row.get("text")
         if not isinstance(text, str):
-            got = text if "text" in row else f"only the keys {sorted(row)}"
+            got = repr(text) if "text" in row else f"only the keys {sorted(row)}"
             raise DataError(must(f"{path}, line {number}, key text", "be text", got, "Correct the line."))
         passages.append(text)
     if not passages:
-        raise DataError(f"{path} must hold at least one passage, got none. Write one JSON object a line.")
+        raise DataError(must(str(path), "hold at least one passage", "none", "Write one JSON object a line."))
     return passages
 
 

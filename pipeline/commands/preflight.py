@@ -24,7 +24,7 @@ from pipeline.config.learning import Precision
 from pipeline.config.machine import Device
 from pipeline.config.schema import Config
 from pipeline.core import reproducibility
-from pipeline.core.errors import HubError, ResourceError, must
+from pipeline.core.errors import HubError, ResourceError, must, one_line
 from pipeline.core.progress import duration
 from pipeline.hub import location
 from pipeline.hub.cache import Kind
@@ -64,7 +64,7 @@ def check(config: Config) -> list[Finding]:
     try:
         size = estimates.size_of(config)
     except (HubError, OSError, ValueError, KeyError, TypeError) as error:
-        findings.append(Finding(WARN, "model size", f"not known ({_one_line(error)}): memory and time are not judged"))
+        findings.append(Finding(WARN, "model size", f"not known ({one_line(error)}): memory and time are not judged"))
     device, finding = _device(config)
     findings += [finding, _precision(config, device)]
     findings += _disk(config, needed, size)
@@ -88,10 +88,6 @@ def report(config: Config) -> str:
     if failed:
         raise ResourceError(must("every check", "pass before a run", ", ".join(failed), "Their lines say what to do."))
     return text
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _artefacts(config: Config) -> Iterator[tuple[str, str, str | None, Kind, str]]:
@@ -121,7 +117,7 @@ def _local(config: Config) -> list[Finding]:
     return [
         Finding(OK, "data", f"{key}={path}")
         if Path(path).exists()
-        else Finding(FAIL, "data", must(key, "name a file or folder that exists", path, "Check the path."))
+        else Finding(FAIL, "data", must(key, "name a file or folder that exists", repr(path), "Check the path."))
         for key, path in paths.items()
         if path is not None
     ]
@@ -158,7 +154,7 @@ def _artefact(config: Config, what: str, path: str, revision: str | None, kind: 
             located = location.locate(path, revision, kind=kind, lock=lock, refresh=False, allow=None, key=key)
             return Finding(OK, what, located.description), 0
     except HubError as error:
-        return Finding(FAIL, what, _one_line(error)), 0
+        return Finding(FAIL, what, one_line(error)), 0
     todo = f"{found.missing_bytes / 1e6:,.1f} MB to download" if found.missing_bytes else "all of it cached"
     at = f"{revision or 'main'} is commit {found.commit[:12]}"
     return Finding(OK, what, f"{path}: {at}, {found.total_bytes / 1e6:,.1f} MB, {todo}"), found.missing_bytes
@@ -168,7 +164,7 @@ def _device(config: Config) -> tuple[torch.device, Finding]:
     try:
         device = reproducibility.resolve_device(config.runtime)
     except ResourceError as error:
-        return torch.device("cpu"), Finding(FAIL, "device", _one_line(error))
+        return torch.device("cpu"), Finding(FAIL, "device", one_line(error))
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
         return device, Finding(OK, "device", f"{properties.name}, {properties.total_memory / 2**30:.1f} GiB")

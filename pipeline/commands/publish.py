@@ -37,9 +37,9 @@ def push(asked: Publication) -> str:
         HubError: when the hub refuses or cannot be reached.
     """
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", asked.repo):
-        raise ConfigError(must("repo", "read owner/name", asked.repo, "Pass repo=<owner>/<name>."))
+        raise ConfigError(must("repo", "read owner/name", repr(asked.repo), "Pass repo=<owner>/<name>."))
     if constants.is_offline_mode():
-        raise HubError("HF_HUB_OFFLINE must be unset to upload, got HF_HUB_OFFLINE=1. Unset it and push again.")
+        raise HubError(must("HF_HUB_OFFLINE", "be unset to upload", "HF_HUB_OFFLINE=1", "Unset it and push again."))
     run = find_run(asked.run, asked.outputs_dir)
     verify(run)
     with tempfile.TemporaryDirectory() as place:

@@ -60,10 +60,9 @@ def reproduce(asked: Reproduction, config: Config) -> str:
         atomic.write_text(target.parent / "README.md", comparison.card_of(target.parent))
     log.info("\n%s\nkept in %s", comparison.as_text(found), shown(target))
     if failed := found["verdicts"][FAIL]:
-        raise ArtifactError(
-            f"every figure must lie within its band, got {failed} of {len(found['rows'])} outside. "
-            "The rows marked FAIL above say which; a pinned revision that moved or another recipe explains most."
-        )
+        got = f"{failed} of {len(found['rows'])} outside"
+        remedy = "The rows marked FAIL above say which; a pinned revision that moved or another recipe explains most."
+        raise ArtifactError(must("every figure", "lie within its band", got, remedy))
     return comparison.as_text(found)
 
 

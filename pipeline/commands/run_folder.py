@@ -25,8 +25,8 @@ def find_run(run: str | None, outputs_dir: str) -> Path:
     runs = sorted(folder.name for folder in (root / "runs").glob("*") if folder.is_dir())
     remedy = f"Choose among {', '.join(runs)}." if runs else "Run `make train` first."
     if run is None:
-        raise ArtifactError(f"{root / 'latest'} must point at a finished run, got none. {remedy}")
-    raise ArtifactError(must("run", f"name a folder of {root / 'runs'} or a path", run, remedy))
+        raise ArtifactError(must(str(root / "latest"), "point at a finished run", "none", remedy))
+    raise ArtifactError(must("run", f"name a folder of {root / 'runs'} or a path", repr(run), remedy))
 
 
 def model_folder(run: Path) -> Path:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.core import artifacts, atomic
-from pipeline.core.errors import ArtifactError
+from pipeline.core.errors import ArtifactError, must
 from pipeline.core.fingerprint import file_digest
 
 TRAIN = Path(__file__).resolve().parents[2] / "scripts" / "train.py"
@@ -53,7 +53,7 @@ class Server:
         self.seconds = 0.0
         """Processor seconds of the run that ended last."""
         if self._answer(None) != "ready":
-            raise ArtifactError("a server of runs must start, got no answer. See the message above.")
+            raise ArtifactError(must("a server of runs", "start", "no answer", "Run `make setup`; its error is above."))
 
     def start(self, request: dict[str, Any]) -> int:
         """Fork a run; its process id, which is also its group's."""

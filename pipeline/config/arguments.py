@@ -82,17 +82,17 @@ def parse_arguments(schema: type[T], arguments: list[str]) -> T:
     for argument in arguments:
         name, equals, text = argument.partition("=")
         if not equals:
-            raise ConfigError(must("an argument", "read key=value", argument, f"The keys are {usage}"))
+            raise ConfigError(must("an argument", "read key=value", repr(argument), f"The keys are {usage}"))
         if name not in known:
-            raise ConfigError(must(name, f"be one of {usage}", argument, nearest(name, known)))
+            raise ConfigError(must(name, f"be one of {usage}", repr(argument), nearest(name, known)))
         if name in given:
-            raise ConfigError(must(name, "be given once", argument, "Remove one of them."))
+            raise ConfigError(must(name, "be given once", repr(argument), "Remove one of them."))
         value = _value(name, known[name], text)
         given[name] = at_home(value) if name in ARGUMENTS else value
     required = (dataclasses.MISSING, dataclasses.MISSING)
     for field in dataclasses.fields(typing.cast(Any, schema)):
         if field.name not in given and (field.default, field.default_factory) == required:
-            raise ConfigError(f"{field.name} must be given, got nothing. Pass {field.name}=<value>.")
+            raise ConfigError(must(field.name, "be given", "nothing", f"Pass {field.name}=<value>."))
     return schema(**given)
 
 
@@ -110,4 +110,4 @@ def _value(name: str, hint: Any, text: str) -> Any:
             return wanted[text]
         return wanted(text)
     except (KeyError, ValueError):
-        raise ConfigError(must(name, f"be {rule(hint)}", text, f"Pass {name}=<value>.")) from None
+        raise ConfigError(must(name, f"be {rule(hint)}", repr(text), f"Pass {name}=<value>.")) from None

@@ -27,12 +27,11 @@ class Prediction:
 
     def __post_init__(self) -> None:
         if not self.q.strip():
-            raise ConfigError(must("q", "hold a question", self.q, "Pass q='…' (make predict Q='…' P='…')."))
+            raise ConfigError(must("q", "hold a question", repr(self.q), "Pass q='…' (make predict Q='…' P='…')."))
         if (self.p is None) == (self.file is None):
-            raise ConfigError(
-                "p or file must be given, and not both, got "
-                f"{'neither' if self.p is None else 'both'}. Pass p='…' (make predict Q='…' P='…') or file=<JSONL>."
-            )
+            got = "neither" if self.p is None else "both"
+            remedy = "Pass p='…' (make predict Q='…' P='…') or file=<JSONL>."
+            raise ConfigError(must("p or file", "be given, and not both", got, remedy))
 
 
 @dataclass(kw_only=True)
@@ -58,7 +57,7 @@ class Reproduction:
                      'Use make reproduce ARGS="run=<folder>", or STAGE=first, or MODEL=<hub id or folder>.')
             )  # fmt: skip
         if self.stage not in (None, FIRST):
-            raise ConfigError(must("stage", f"be {FIRST}", self.stage, "Pass stage=first (make: STAGE=first)."))
+            raise ConfigError(must("stage", f"be {FIRST}", repr(self.stage), "Pass stage=first (make: STAGE=first)."))
 
 
 @dataclass(kw_only=True)

@@ -34,7 +34,7 @@ from omegaconf.errors import (
 from pipeline.config.arguments import keys, near, parse_arguments, rule
 from pipeline.config.ending import EXIT_BUG, ended, log, report, unusable
 from pipeline.config.schema import Config, parse, register, unknown_key
-from pipeline.core.errors import EXIT_REQUEUE, ConfigError, must
+from pipeline.core.errors import EXIT_REQUEUE, ConfigError, first_line, must
 
 T = TypeVar("T")
 
@@ -186,7 +186,7 @@ def refusal(error: Exception, overrides: list[str]) -> ConfigError:
             must(
                 "an argument",
                 "read key=value",
-                error.override,
+                repr(error.override),
                 "Put values with spaces, '~', '=', ',' or quotes in quotes of their own: 'data.path=\"a=b.jsonl\"'.",
             )
         )
@@ -195,22 +195,22 @@ def refusal(error: Exception, overrides: list[str]) -> ConfigError:
         choices = sorted(error.options)
         meant = near(option, choices)
         remedy = f"Did you mean {group}={meant[0]}?" if meant else f"Pass {group}=<one of them>."
-        return ConfigError(must(group, f"be one of {', '.join(choices)}", option, remedy))
+        return ConfigError(must(group, f"be one of {', '.join(choices)}", repr(option), remedy))
     cause = error if isinstance(error, OmegaConfBaseException) else error.__cause__
     key = str(getattr(cause, "full_key", None) or "")
     given = {name.lstrip("+~"): value for name, equals, value in (o.partition("=") for o in overrides) if equals}
     if key in known and isinstance(cause, ValidationError):
         quoted = re.search(r"'(.*?)'", str(cause))
-        got = given.get(key, quoted.group(1) if quoted else str(cause).splitlines()[0])
+        value = given.get(key, quoted.group(1) if quoted else None)
+        got = first_line(cause) if value is None else repr(value)
         return ConfigError(must(key, f"be {rule(known[key])}", got, f"Pass {key}=<value>{_source(error)}."))
     if key and key not in known and isinstance(cause, ConfigKeyError | ConfigAttributeError):
         return unknown_key(key, _source(error))
-    reason = str(error).splitlines()[0].rstrip(".")
+    reason = first_line(error)
     if isinstance(cause, InterpolationResolutionError):
         return ConfigError(must("a value with ${…}", "name a key", reason, "Write \\${ for the characters themselves."))
-    return ConfigError(
-        f"the command line must compose, got: {reason}. See the keys with --cfg job, and conf/ for the groups."
-    )
+    remedy = "See the keys with --cfg job, and conf/ for the groups."
+    return ConfigError(must("the command line", "compose", reason, remedy))
 
 
 def _resolvers(error: BaseException | None) -> ConfigError | None:

@@ -18,7 +18,7 @@ from pipeline.config.paths import KEYS, at_home
 from pipeline.config.schema import Config
 from pipeline.core import artifacts
 from pipeline.core.credentials import MASK
-from pipeline.core.errors import ArtifactError, must
+from pipeline.core.errors import ArtifactError, must, one_line
 
 T = TypeVar("T")
 
@@ -35,7 +35,7 @@ def from_plain(values: Any, source: str) -> Config:
 
 def _section(schema: type[T], values: Any, source: str, prefix: str) -> T:
     if not isinstance(values, dict):
-        raise _refusal(source, prefix.rstrip(".") or "the configuration", "be a section", values)
+        raise _refusal(source, prefix.rstrip(".") or "the configuration", "be a section", repr(values))
     hints = typing.get_type_hints(schema)
     fields = {field.name: field for field in dataclasses.fields(typing.cast(Any, schema))}
     if unknown := sorted(set(values) - set(fields)):
@@ -60,20 +60,20 @@ def _value(hint: Any, value: Any, source: str, key: str) -> Any:
         return _section(typing.cast(type[Any], wanted), value, source, f"{key}.")
     if isinstance(wanted, type) and issubclass(wanted, enum.Enum):
         if value not in wanted.__members__:
-            raise _refusal(source, key, f"be one of {', '.join(wanted.__members__)}", value)
+            raise _refusal(source, key, f"be one of {', '.join(wanted.__members__)}", repr(value))
         return wanted[value]
     if typing.get_origin(wanted) is list:
         if not isinstance(value, list):
-            raise _refusal(source, key, "be a list", value)
+            raise _refusal(source, key, "be a list", repr(value))
         return [_value(typing.get_args(wanted)[0], item, source, key) for item in value]
     if wanted is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if type(value) is not wanted:
-        raise _refusal(source, key, f"be of type {wanted.__name__}", value)
+        raise _refusal(source, key, f"be of type {wanted.__name__}", repr(value))
     return at_home(value) if key in KEYS else value
 
 
-def _refusal(source: str, key: str, rule: str, got: object) -> ArtifactError:
+def _refusal(source: str, key: str, rule: str, got: str) -> ArtifactError:
     return ArtifactError(must(f"{source}: {key}", rule, got, "Use the version of this project that wrote it."))
 
 
@@ -87,7 +87,7 @@ def of_manifest(path: Path) -> tuple[Config, dict[str, Any]]:
     manifest = artifacts.manifest_of(folder)
     if manifest is None:
         remedy = "Pass manifest=outputs/runs/<run>/model/manifest.json."
-        raise ArtifactError(must("manifest", "name a manifest.json or its folder", str(path), remedy))
+        raise ArtifactError(must("manifest", "name a manifest.json or its folder", repr(str(path)), remedy))
     if "config" not in manifest.get("provenance", {}):
         raise ArtifactError(
             must(str(folder), "be a stage's folder", f"a manifest of {manifest.get('artifact', 'something else')}",
@@ -106,6 +106,5 @@ def of_run(run: Path) -> Config:
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise ArtifactError(f"{path} must be a run's configuration, got {reason}. Run it again.") from None
+        raise ArtifactError(must(str(path), "be a run's configuration", one_line(error), "Run it again.")) from None
     return from_plain(values, str(path))

@@ -21,6 +21,8 @@ from pipeline.core.errors import (
     PipelineError,
     ResourceError,
     must,
+    named,
+    one_line,
     out_of_gpu_memory,
 )
 
@@ -72,13 +74,12 @@ def report(error: Exception, log_path: Path | None = None) -> int:
     if isinstance(error, OSError) and not isinstance(error, PipelineError):
         error = _file_refusal(error)
     elif _is_memory(error):
-        said = " ".join(str(error).split()) or type(error).__name__
         remedy = "Free some, use a smaller model or data.limit, or lower runtime.micro_batch_tokens."
-        error = ResourceError(must("memory", "suffice", said, remedy)).with_traceback(error.__traceback__)
+        error = ResourceError(must("memory", "suffice", one_line(error), remedy)).with_traceback(error.__traceback__)
     elif isinstance(error, RuntimeError) and any(text in str(error) for text in DRIVER_FAILED):
         remedy = "Update the driver; PYTORCH_ALLOC_CONF=expandable_segments:False spares calls some drivers fail at."
-        said = " ".join(str(error).split())
-        error = ResourceError(must("the GPU's driver", "work", said, remedy)).with_traceback(error.__traceback__)
+        refused = ResourceError(must("the GPU's driver", "work", one_line(error), remedy))
+        error = refused.with_traceback(error.__traceback__)
     elif isinstance(error, RuntimeError) and "can't start new thread" in str(error):
         remedy = "Lower runtime.threads and runtime.workers, or raise the limit (ulimit -u)."
         refused = ResourceError(must("the system", "let as many threads start as are asked for", str(error), remedy))
@@ -89,13 +90,11 @@ def report(error: Exception, log_path: Path | None = None) -> int:
         print(f"interrupted: {error}{where}", file=sys.stderr)
         return EXIT_REQUEUE
     if isinstance(error, PipelineError):
-        print(f"error: {' '.join(str(error).split())}{where}", file=sys.stderr)
+        print(f"error: {one_line(error)}{where}", file=sys.stderr)
         return EXIT_STATUS
     kept = _keep_traceback(error, log_path)
-    message = " ".join(str(error).split())[:200]
     print(
-        f"error: this is a bug in the pipeline ({type(error).__name__}: {message}). "
-        f"Please report it with the traceback in {kept}",
+        f"error: this is a bug in the pipeline ({named(error)[:200]}). Please report it with the traceback in {kept}",
         file=sys.stderr,
     )
     return EXIT_BUG

@@ -14,13 +14,13 @@ LARGEST_FLOAT = 3e38
 
 
 def check(ok: bool, key: str, rule: str, got: object, remedy: str) -> None:
-    """Refuse a value that breaks its key's rule.
+    """Refuse a value that breaks its key's rule; a text is shown in quotes.
 
     Raises:
         ConfigError: unless `ok`.
     """
     if not ok:
-        raise ConfigError(must(key, rule, got, remedy))
+        raise ConfigError(must(key, rule, repr(got), remedy))
 
 
 def positive(key: str, value: float, remedy: str) -> None:

@@ -23,7 +23,7 @@ from pipeline.config.machine import EmissionsConfig, HubConfig, RuntimeConfig, T
 from pipeline.config.paths import KEYS, at_home
 from pipeline.config.rules import check, countable, seed
 from pipeline.config.sets import DEV, NANO, NANO_MEAN, VALIDATION, nano_beir_name
-from pipeline.core.errors import ConfigError
+from pipeline.core.errors import ConfigError, first_line, must
 
 Stage = Enum("Stage", "mine train evaluate card")
 
@@ -124,7 +124,7 @@ GROUPS = ("model", "data", "mining", "training", "evaluation", "runtime", "track
 def unknown_key(key: str, source: str = "") -> ConfigError:
     """The refusal of a key that no section has; `source` says where it was written."""
     remedy = nearest(key, keys(Config) if "." in key else [*keys(Config), *GROUPS])
-    return ConfigError(f"{key} must be a key of the configuration, got an unknown name{source}. {remedy}")
+    return ConfigError(must(key, "be a key of the configuration", f"an unknown name{source}", remedy))
 
 
 def _names(values: dict[Any, Any], prefix: str = "") -> list[str]:
@@ -150,12 +150,11 @@ def parse(composed: DictConfig) -> Config:
     except OmegaConfBaseException as error:
         key = getattr(error, "full_key", None) or "the configuration"
         if isinstance(error, MissingMandatoryValue):
-            raise ConfigError(f"{key} must be given, got nothing. Pass {key}=<value>.") from None
-        reason = str(error).splitlines()[0]
-        raise ConfigError(f"{key} must be set and valid, got: {reason}. Pass it as {key}=<value>.") from None
+            raise ConfigError(must(key, "be given", "nothing", f"Pass {key}=<value>.")) from None
+        raise ConfigError(must(key, "be set and valid", first_line(error), f"Pass it as {key}=<value>.")) from None
     if not isinstance(parsed, Config):
         raise ConfigError(
-            "conf/config.yaml must list `schema` first, got a configuration without it. Restore the file."
+            must("conf/config.yaml", "list `schema` first", "a configuration without it", "Restore the file.")
         )
     for key in KEYS:  # before anybody else has seen it: no rule speaks of a path's form
         section, _, name = key.rpartition(".")

@@ -39,8 +39,9 @@ def nano_beir_name(short: str) -> str:
     """
     if short not in NANO_BEIR:
         raise ConfigError(
-            must("evaluation.nano_beir", "hold NanoBEIR names", short, f"Choose among {', '.join(sorted(NANO_BEIR))}.")
-        )
+            must("evaluation.nano_beir", "hold NanoBEIR names", repr(short),
+                 f"Choose among {', '.join(sorted(NANO_BEIR))}.")
+        )  # fmt: skip
     return NANO_BEIR[short]
 
 

@@ -113,9 +113,10 @@ def manifest_of(folder: Path) -> dict[str, Any] | None:
         return None
     manifest = atomic.read_json(path)
     if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
-        raise ArtifactError(f"{path} must be a manifest, got another JSON file. Delete {folder} and run again.")
+        raise ArtifactError(must(str(path), "be a manifest", "another JSON file", f"Delete {folder} and run again."))
     if manifest.get("seal") != sealed(manifest)["seal"]:
-        raise ArtifactError(f"{path} must be as it was written, got an altered one. Delete {folder} and run again.")
+        remedy = f"Delete {folder} and run again."
+        raise ArtifactError(must(str(path), "be as it was written", "an altered one", remedy))
     return manifest
 
 

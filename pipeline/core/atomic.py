@@ -95,9 +95,9 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ArtifactError(f"{path} must exist, got nothing there. Run the stage that writes it again.") from None
+        raise ArtifactError(must(str(path), "exist", "nothing there", "Run the stage that writes it again.")) from None
     except (ValueError, OSError) as error:
-        raise ArtifactError(f"{path} must be readable JSON, got {error}. Delete it and run the stage again.") from None
+        raise ArtifactError(must(str(path), "be readable JSON", error, "Delete it and run the stage again.")) from None
 
 
 @contextlib.contextmanager

@@ -1,7 +1,9 @@
 """What can go wrong, in a form a user can act on. Knows nothing of the rest.
 
-Every message reads `<key or thing> must <rule>, got <value>. <what to do>`. The entry points print it
-as one sentence and exit with `EXIT_STATUS`; a traceback is only ever shown for a bug of ours.
+Every refusal reads `<key or thing> must <rule>, got <value>. <what to do>` and is made by `must`, but where a whole
+sentence of `artifacts.problems` stands for the value (`got: …`), which is not cut. The form is for refusals: what an
+`Interrupted` or a `NumericsError` has to say of its step is put as it needs. The entry points print it as one sentence
+and exit with `EXIT_STATUS`; a traceback is only ever shown for a bug of ours.
 """
 
 from __future__ import annotations
@@ -69,13 +71,33 @@ def out_of_gpu_memory(error: RuntimeError) -> bool:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what an error says; the name of its class where it says nothing."""
-    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    """The first line of what an error says, and the next one where it announces that (`…:`).
+
+    The name of its class where it says nothing.
+    """
+    first, *others = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return f"{first} {others[0]}" if first.endswith(":") and others else first
+
+
+def one_line(error: BaseException) -> str:
+    """All that an error says, on one line; the name of its class where it says nothing."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def named(error: BaseException) -> str:
+    """The class of an error and its first line, for one whose words may need it; the class alone where it has none."""
+    said, kind = first_line(error), type(error).__name__
+    return kind if said == kind else f"{kind}: {said}"
 
 
 def must(thing: str, rule: str, got: object, remedy: str) -> str:
-    """The one sentence form of every refusal."""
-    shown = repr(got) if isinstance(got, str) else str(got)
+    """The one sentence form of every refusal.
+
+    `got` is printed as it stands, up to 200 characters: a caller quotes a value that the user gave or a file holds
+    (`repr(value)`), and describes anything else plainly (`nothing there`, `3 labels in <folder>`). Of what another
+    library says, a full stop at its end is left out and characters that do not print are escaped.
+    """
+    shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(got).removesuffix("."))
     if len(shown) > 200:
         shown = shown[:200] + "…"
     return f"{thing} must {rule}, got {shown}. {remedy}"

@@ -83,14 +83,14 @@ def _read_texts(path: Path, *, with_title: bool) -> dict[str, str]:
         thing = f"{path}, line {number}, key"
         identifier = row.get("_id")
         if isinstance(identifier, bool) or not isinstance(identifier, str | int):
-            got = identifier if "_id" in row else f"only the keys {sorted(row)}"
+            got = repr(identifier) if "_id" in row else f"only the keys {sorted(row)}"
             raise DataError(must(f"{thing} _id", "be text or a whole number", got, "Give every line its id."))
         if "text" not in row:
             raise DataError(must(f"{thing} text", "be there", f"only the keys {sorted(row)}", "Add it."))
         parts = [row.get("title") or "", row["text"] or ""] if with_title else [row["text"] or ""]
         for key, part in zip(["title", "text"] if with_title else ["text"], parts, strict=True):
             if not isinstance(part, str):
-                raise DataError(must(f"{thing} {key}", "be text", part, "Put it in quotes."))
+                raise DataError(must(f"{thing} {key}", "be text", repr(part), "Put it in quotes."))
         identifier = str(identifier)
         if identifier in texts:
             got = f"{identifier!r} again (first on line {lines[identifier]})"
@@ -107,7 +107,7 @@ def _read_beir_qrels(path: Path) -> Qrels:
     for index, (number, line) in enumerate(text_lines(path)):
         columns = line.split("\t")
         if len(columns) != 3:
-            got, remedy = f"{len(columns)}: {line[:80]}", "Write `query-id<tab>corpus-id<tab>score`."
+            got, remedy = f"{len(columns)}: {line[:80]!r}", "Write `query-id<tab>corpus-id<tab>score`."
             raise DataError(must(f"{path}, line {number}", "have 3 columns between tabs", got, remedy))
         if index == 0 and not re.fullmatch(r"\s*[-+]?[0-9.]+\s*", columns[2]):
             continue

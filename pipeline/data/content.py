@@ -37,15 +37,21 @@ def _digests(key: str, path: Path, config: DataConfig) -> dict[str, str]:
         return {key: _file_digest(path, key)}
     names = QRELS_FILES if key == "dev_path" else TRAIN_QRELS_FILES
     judgements = judgements_file(path, names) or names[0]
-    return {f"{key}/{name}": _file_digest(path / name, key) for name in ("queries.jsonl", "corpus.jsonl", judgements)}
+    return {f"{key}/{name}": _file_digest(path, key, name) for name in ("queries.jsonl", "corpus.jsonl", judgements)}
 
 
-def _file_digest(path: Path, key: str) -> str:
+def _file_digest(given: Path, key: str, name: str | None = None) -> str:
+    """Of the file that a key gives, or of the one with that name in the folder it gives."""
+    path, thing = given, f"data.{key}={given}"
+    if name is not None:
+        path, thing = given / name, f"{thing}, file {name}"
     if path.exists() and not path.is_file() and not path.is_dir():  # read twice, and a pipe may never end
         remedy = f"Write its content to a file and pass data.{key}=<file>."
-        raise DataError(must(str(path), "be a file", "a pipe or device", remedy))
+        raise DataError(must(thing, "be a file", "a pipe or device", remedy))
+    remedy = f"Correct data.{key} or data.format."
     try:
         return file_digest(path)
+    except FileNotFoundError:
+        raise DataError(must(thing, "exist", "nothing there", remedy)) from None
     except OSError as error:
-        got = error.strerror or str(error)
-        raise DataError(must(str(path), "be a readable file", got, f"Correct data.{key} or data.format.")) from None
+        raise DataError(must(thing, "be a readable file", error.strerror or error, remedy)) from None

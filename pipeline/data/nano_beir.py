@@ -85,5 +85,5 @@ def _must_lead_somewhere(
     ):
         if name is not None:
             raise DataError(
-                must(f"NanoBEIR set {split}", rule, name, "The download is damaged: pass hub.refresh=true.")
+                must(f"NanoBEIR set {split}", rule, repr(name), "The download is damaged: pass hub.refresh=true.")
             )

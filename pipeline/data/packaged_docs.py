@@ -91,7 +91,7 @@ def _folder(package: str) -> Path:
         spec = None
     if spec is None or not spec.submodule_search_locations:
         remedy = "Run `make setup`, or remove it from data.packages."
-        raise DataError(must("data.packages", "name installed packages", package, remedy))
+        raise DataError(must("data.packages", "name installed packages", repr(package), remedy))
     return Path(next(iter(spec.submodule_search_locations)))
 
 

@@ -64,7 +64,7 @@ def read(path: Path, config: DataConfig, qrels_files: Sequence[str] = TRAIN_QREL
     else:
         known = ", ".join((*JSON_SUFFIXES, *CSV_SUFFIXES, *PARQUET_SUFFIXES))
         remedy = "Unpack it first." if suffix in PACKED_SUFFIXES else "Rename or convert the file."
-        raise DataError(must(str(path), f"end in one of {known}", suffix or "no suffix", remedy))
+        raise DataError(must(str(path), f"end in one of {known}", repr(suffix) if suffix else "no suffix", remedy))
     return _gather(records, RowBuilder(config, str(path), from_text=suffix in CSV_SUFFIXES), str(path), config)
 
 
@@ -150,7 +150,8 @@ def read_corpus(path: Path, config: DataConfig) -> tuple[list[str], list[str] | 
         identifier = record.get("_id", record.get("id"))
         if identifier is not None:
             if str(identifier) in seen:
-                raise DataError(must(f"{path}, line {line}", "have an id of its own", str(identifier), "Rename it."))
+                got = repr(str(identifier))
+                raise DataError(must(f"{path}, line {line}", "have an id of its own", got, "Rename it."))
             seen.add(str(identifier))
         if not text:
             counts[BLANK] += 1

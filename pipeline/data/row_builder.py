@@ -62,7 +62,7 @@ class RowBuilder:
 
     def _value(self, line: int, record: Record, key: str, column: str) -> Any:
         if column not in record:
-            got = ", ".join(map(str, record)) or "no key"
+            got = ", ".join(map(repr, record)) or "no key"
             remedy = f"Name the key that holds it: data.{key}=<key>."
             raise DataError(must(f"{self._source}, line {line}", f"have the key {column!r}", got, remedy))
         return record[column]

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pipeline.core.errors import DataError, first_line, must
+from pipeline.core.errors import DataError, first_line, must, named
 
 Record = dict[str, Any]
 """One row's wanted columns, as the file holds them."""
@@ -31,7 +31,7 @@ def _check_columns(source: str, wanted: Wanted, present: list[str]) -> None:
                 must(source, f"have the column {column!r} once", f"{present.count(column)} of them", remedy)
             )
         if column not in present:
-            got = f"the columns {', '.join(present)}"
+            got = f"the columns {', '.join(map(repr, present))}"
             raise DataError(must(source, f"have the column {column!r}", got, f"Name it: data.{key}=<column>."))
 
 
@@ -48,7 +48,7 @@ def csv_records(path: Path, delimiter: str, wanted: Wanted) -> Iterator[tuple[in
         start = reader.line_num + 1
         for values in reader:
             if values and len(values) != len(header):
-                got = f"{len(values)}: {delimiter.join(values)[:80]}"
+                got = f"{len(values)}: {delimiter.join(values)[:80]!r}"
                 remedy = "Quote a field that holds the separator, or save the file again as CSV."
                 raise DataError(must(f"{path}, line {start}", f"have {len(header)} fields", got, remedy))
             if values:
@@ -116,9 +116,9 @@ def json_objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         try:
             value = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise DataError(must(thing, "be one JSON object", f"{line[:80]} ({error})", "Repair the line.")) from None
+            raise DataError(must(thing, "be one JSON object", f"{line[:80]!r} ({error})", "Repair the line.")) from None
         if not isinstance(value, dict):
-            raise DataError(must(thing, "be one JSON object", line[:80], 'Write {"key": value, …} on each line.'))
+            raise DataError(must(thing, "be one JSON object", repr(line[:80]), 'Write {"key": value, …} on each line.'))
         yield number, value
 
 
@@ -151,8 +151,7 @@ def hub_records(
     try:
         loaded = datasets.load_dataset(str(folder), name=subset, split=split, cache_dir=str(cache / "datasets"))
     except Exception as error:  # datasets raises many unrelated kinds for what it cannot read
-        got = f"{type(error).__name__}: {first_line(error)}"
-        remedy = "Check data.path, data.subset and data.split."
+        got, remedy = named(error), "Check data.path, data.subset and data.split."
         raise DataError(must(source, f"be a data set with the split {split!r}", got, remedy)) from error
     _check_columns(source, wanted, list(loaded.column_names))
     columns = list(dict.fromkeys(wanted.values()))

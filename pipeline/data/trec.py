@@ -78,14 +78,14 @@ def read_run(path: Path, known: Container[str] = ()) -> Run:
         thing, columns = f"{path}, line {number}", line.split()
         if len(columns) != 6:
             remedy = "Write `query Q0 passage rank score tag`; percent-escape white space in ids."
-            raise DataError(must(thing, "have 6 columns", f"{len(columns)}: {line[:80]}", remedy))
+            raise DataError(must(thing, "have 6 columns", f"{len(columns)}: {line[:80]!r}", remedy))
         query, passage = _id(columns[0], known), _id(columns[2], known)
         try:
             score = float(columns[4])
         except ValueError:
             score = math.nan
         if not math.isfinite(score):
-            raise DataError(must(f"{thing}, score", "be a finite number", columns[4], "Write the run again."))
+            raise DataError(must(f"{thing}, score", "be a finite number", repr(columns[4]), "Write the run again."))
         passages = run.setdefault(query, {})
         if passage in passages:
             got = f"passage {passage!r} of query {query!r} again"
@@ -126,7 +126,7 @@ def read_qrels(path: Path, known: Container[str] = ()) -> Qrels:
     for number, line in text_lines(path):
         columns = line.split()
         if len(columns) != 4:
-            got, remedy = f"{len(columns)}: {line[:80]}", "Write `query 0 passage grade`; percent-escape white space."
+            got, remedy = f"{len(columns)}: {line[:80]!r}", "Write `query 0 passage grade`; percent-escape white space."
             raise DataError(must(f"{path}, line {number}", "have 4 columns", got, remedy))
         query, passage = _id(columns[0], known), _id(columns[2], known)
         judge(qrels, query, passage, columns[3], f"{path}, line {number}")
@@ -158,7 +158,7 @@ def judge(qrels: Qrels, query: str, passage: str, column: str, thing: str) -> No
         value, grade = math.nan, 0
     if grade != value or abs(grade) > HIGHEST_GRADE:
         rule = f"be a whole number up to {HIGHEST_GRADE}"
-        raise DataError(must(f"{thing}, grade", rule, column, "Write 0, 1, 2 …"))
+        raise DataError(must(f"{thing}, grade", rule, repr(column), "Write 0, 1, 2 …"))
     if qrels.setdefault(query, {}).setdefault(passage, grade) != grade:
         got = f"{qrels[query][passage]} and {grade} for passage {passage!r} of query {query!r}"
         raise DataError(must(thing, "give a passage one grade", got, "Delete one of the two lines."))

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from pipeline.core.errors import out_of_gpu_memory
+from pipeline.core.errors import one_line, out_of_gpu_memory
 
 try:
     import triton
@@ -50,7 +50,7 @@ def _work(device: torch.device) -> bool:
     except Exception as error:  # no C compiler, no headers, a card Triton does not know
         if isinstance(error, RuntimeError) and out_of_gpu_memory(error):
             raise
-        log.info("fused kernels off, Triton does not compile: %s", " ".join(str(error).split())[:200])
+        log.info("fused kernels off, Triton does not compile: %s", one_line(error)[:200])
         return False
     if not agree:
         log.warning("fused kernels off: Triton's give something else than operators on this GPU")

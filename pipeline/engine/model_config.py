@@ -26,7 +26,7 @@ from transformers.utils import logging as transformers_logging
 
 from pipeline.config.learning import ModelConfig
 from pipeline.config.machine import Attention
-from pipeline.core.errors import ModelError, must
+from pipeline.core.errors import ModelError, first_line, must
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ def read(folder: Path, key: str = "model.path") -> tuple[Any, PreTrainedTokenize
         ModelError: when the folder holds none that transformers can read.
     """
     if not (folder / "config.json").is_file():
-        raise ModelError(must(key, "be a folder with config.json, weights and a tokenizer", str(folder),
+        raise ModelError(must(key, "be a folder with config.json, weights and a tokenizer", repr(str(folder)),
                               "Pass the folder of a saved transformers or sentence-transformers model."))  # fmt: skip
     try:
         with quiet():
@@ -52,7 +52,7 @@ def read(folder: Path, key: str = "model.path") -> tuple[Any, PreTrainedTokenize
             return saved, AutoTokenizer.from_pretrained(folder, config=saved)
     except Exception as error:  # a wrong type in a configuration raises kinds of its own
         raise ModelError(must(key, "hold a model and tokenizer transformers can read",
-                              f"{folder} ({reason(error)})",
+                              f"{folder} ({first_line(error)})",
                               "Save it again with save_pretrained.")) from None  # fmt: skip
 
 
@@ -157,7 +157,7 @@ def _settable(key: str, value: int, hf: Any) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # a kind that derives its number of layers raises one of its own
-        raise ModelError(must(key, f"be a number that {type(hf).__name__} takes", f"{value} ({reason(error)})",
+        raise ModelError(must(key, f"be a number that {type(hf).__name__} takes", f"{value} ({first_line(error)})",
                               "Use null to keep the model's own.")) from None  # fmt: skip
 
 
@@ -200,7 +200,7 @@ def attention_of(hf: Any, attention: Attention) -> str:
     if getattr(kind, "_supports_sdpa", True):  # a kind of model that scores nothing is refused when it is loaded
         return "sdpa"
     if attention is Attention.sdpa:
-        raise ModelError(must("runtime.attention", f"be one that {kind.__name__} has", "sdpa",
+        raise ModelError(must("runtime.attention", f"be one that {kind.__name__} has", repr(attention.name),
                               "It has eager attention alone: pass runtime.attention=auto."))  # fmt: skip
     _say(f"eager attention: {kind.__name__} has no SDPA")
     return "eager"
@@ -226,12 +226,6 @@ def set_padding_side(tokenizer: PreTrainedTokenizerBase, hf: Any) -> None:
 def _say(line: str) -> None:
     """Log a line once per process: an evaluation loads each model for each set."""
     log.info("%s", line)
-
-
-def reason(error: Exception) -> str:
-    """The first line of another library's error message, and the next line where the first ends with a colon."""
-    first, *others = [line.strip() for line in str(error).splitlines()] or [type(error).__name__]
-    return f"{first} {others[0]}" if first.endswith(":") and others else first
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedTokenizer
 
 from pipeline.config.learning import Activation, ModelConfig
 from pipeline.config.machine import Attention
-from pipeline.core.errors import ModelError, must
+from pipeline.core.errors import ModelError, first_line, must
 from pipeline.engine import model_config, packed
 from pipeline.engine.modeling import Reranker, keep_head_in_fp32
 
@@ -81,7 +81,7 @@ def _from_config(folder: Path, hf: Any, implementation: str) -> Any:
         return AutoModelForSequenceClassification.from_config(hf, attn_implementation=implementation)
     except Exception as error:  # whatever a kind of model asserts of its configuration
         raise ModelError(must("model.random_init", "make a model of a configuration that transformers can build",
-                              f"{folder} ({model_config.reason(error)})",
+                              f"{folder} ({first_line(error)})",
                               "Use null for model.layers and model.hidden_size.")) from None  # fmt: skip
 
 
@@ -92,7 +92,7 @@ def _from_weights(folder: Path, hf: Any, implementation: str) -> Any:
         )
     except Exception as error:  # transformers and torch raise many kinds for a torn or unsafe weights file
         raise ModelError(must("model.path", "hold weights that load as fp32 tensors",
-                              f"{folder} ({model_config.reason(error)})",
+                              f"{folder} ({first_line(error)})",
                               "Download or save the model again.")) from None  # fmt: skip
 
 

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from pipeline.config.learning import Precision, TrainingConfig
-from pipeline.core.errors import Interrupted, NumericsError
+from pipeline.core.errors import Interrupted, NumericsError, must
 from pipeline.core.progress import bar
 from pipeline.core.reproducibility import (
     differences,
@@ -234,8 +234,8 @@ class Trainer:
         weights = {name: tensor.detach() for name, tensor in self.model.state_dict().items()}
         for name, tensor in weights.items():
             if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-                raise NumericsError(f"weights must be finite, got {name} with NaN or infinity after step "
-                                    f"{self.state.step}. Lower training.learning_rate.")  # fmt: skip
+                got = f"{name} with NaN or infinity after step {self.state.step}"
+                raise NumericsError(must("weights", "be finite", got, "Lower training.learning_rate."))
         self._fetch_losses()
         self._clock()
         facts = {**self.state.facts(), "energy": [*self.energy_before, *self.hooks.energy()]}

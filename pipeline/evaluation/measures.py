@@ -38,7 +38,7 @@ def order(ids: Sequence[str], scores: Sequence[float] | npt.NDArray[np.floating]
     for identifier, value in zip(ids, values, strict=True):
         if not math.isfinite(value):
             remedy = "The model diverged or its weights are damaged: train again with a smaller learning rate, or fp32."
-            raise NumericsError(must(f"The score of passage {identifier!r}", "be finite", value, remedy))
+            raise NumericsError(must(f"the score of passage {identifier!r}", "be finite", value, remedy))
     return [identifier for _, identifier in sorted(zip((-value for value in values), ids, strict=True))]
 
 

@@ -88,7 +88,7 @@ def collection_set(
     queries = [query for query in judged(collection.qrels) if query in collection.queries]
     if not queries:
         remedy = "Check that the ids of qrels and queries agree."
-        raise DataError(must(f"Collection {name}", "judge a passage relevant for some query", "none", remedy))
+        raise DataError(must(f"collection {name}", "judge a passage relevant for some query", "none", remedy))
     if len(queries) < len(collection.queries):
         log.info("%s: %d of %d queries have a positive and count", name, len(queries), len(collection.queries))
     qrels = {query: collection.qrels[query] for query in queries}
@@ -97,7 +97,7 @@ def collection_set(
     unknown = [passage for passage in needed if passage not in collection.passages]
     if unknown:
         got = f"{len(unknown)} others, first {unknown[0]!r}"
-        raise DataError(must(f"Collection {name}", "hold each candidate and positive", got, "Check the run's ids."))
+        raise DataError(must(f"collection {name}", "hold each candidate and positive", got, "Check the run's ids."))
     return RerankingSet(
         name=name,
         queries={query: collection.queries[query] for query in queries},
@@ -139,7 +139,7 @@ def _scored(reranking_set: RerankingSet, scorer: Scorer, protocol: str) -> dict[
     bad = int(np.count_nonzero(~np.isfinite(scores)))
     if bad:
         remedy = "The model diverged or its weights are damaged: train again with a smaller learning rate, or fp32."
-        raise NumericsError(must(f"Every score on {reranking_set.name}", "be finite", f"{bad} that are not", remedy))
+        raise NumericsError(must(f"every score on {reranking_set.name}", "be finite", f"{bad} that are not", remedy))
     values = iter(scores.tolist())
     return {query: {passage: next(values) for passage in pool} for query, pool in pools.items()}
 

@@ -76,11 +76,11 @@ def _repository(
     """The repository a hub id names; a name that means this disk is never asked for there."""
     parent = Path(path).parent
     if looks_local(path) or (parent != Path() and parent.exists()):
-        raise HubError(must(key, "name a file or folder that exists", path, "Check the path, or give a hub id."))
+        raise HubError(must(key, "name a file or folder that exists", repr(path), "Check the path, or give a hub id."))
     found = re.fullmatch(r"([\w.-]+(?:/[\w.-]+)?)(?:@([\w./-]+))?", path)
     if found is None:
         remedy = "Correct it; a revision follows an @."
-        raise HubError(must(key, "be a folder or a hub id such as owner/name", path, remedy))
+        raise HubError(must(key, "be a folder or a hub id such as owner/name", repr(path), remedy))
     return Repository(found[1], found[2] or revision, kind, lock, key, None if allow is None else tuple(allow))
 
 
@@ -117,12 +117,12 @@ def _packaged(module: str, lock: Path, key: str) -> Located:
     spec = importlib.util.find_spec(top) if top.isidentifier() else None
     if spec is None or not spec.submodule_search_locations:
         remedy = "Install it (`make setup` does for the models in conf/model/), or give a folder or hub id."
-        raise HubError(must(key, "name an installed package", PACKAGE + module, remedy))
+        raise HubError(must(key, "name an installed package", repr(PACKAGE + module), remedy))
     root = Path(next(iter(spec.submodule_search_locations)), *below)
     folders = sorted(c.parent for c in root.rglob("config.json") if (c.parent / "model.safetensors").is_file())
     if not folders:
         remedy = "A packaged model is a folder with config.json and model.safetensors."
-        raise HubError(must(key, "name a package that holds a model", PACKAGE + module, remedy))
+        raise HubError(must(key, "name a package that holds a model", repr(PACKAGE + module), remedy))
     try:
         version = importlib.metadata.version(top)
     except importlib.metadata.PackageNotFoundError:

@@ -10,7 +10,7 @@ from typing import Any
 
 from pipeline.core.artifacts import sealed
 from pipeline.core.atomic import locked, read_json, write_json
-from pipeline.core.errors import ArtifactError
+from pipeline.core.errors import ArtifactError, must
 from pipeline.core.fingerprint import file_digest
 
 LOCK = "hub.lock.json"
@@ -45,7 +45,9 @@ class LockFile:
             # One without a seal is of an earlier version.
             if content.keys() <= SECTIONS and ("seal" not in found or found["seal"] == sealed(content)["seal"]):
                 return content
-        raise ArtifactError(f"{self.path} must be as it was written, got an altered one. Delete it to resolve anew.")
+        raise ArtifactError(
+            must(str(self.path), "be as it was written", "an altered one", "Delete it to resolve anew.")
+        )
 
     def digest(self, path: Path) -> str:
         """sha256 of a file; of a large one from memory while its size and modification time stand."""

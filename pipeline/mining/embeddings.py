@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 
 from pipeline.core import artifacts, atomic
-from pipeline.core.errors import ModelError, NumericsError, must, out_of_gpu_memory
+from pipeline.core.errors import ModelError, NumericsError, must, named, out_of_gpu_memory
 from pipeline.core.fingerprint import file_digest, fingerprint, text_digest
 from pipeline.core.progress import bar
 from pipeline.core.reproducibility import reuse_memory
@@ -172,7 +172,7 @@ class Embedder:
             except Exception as error:
                 rule = "be a folder sentence-transformers can load"
                 remedy = "Pass another model: mining.path=<folder or hub id>."
-                raise ModelError(must(str(self._folder), rule, f"{type(error).__name__}: {error}", remedy)) from error
+                raise ModelError(must(str(self._folder), rule, named(error), remedy)) from error
             finally:
                 loader.removeFilter(_tells_of_more_than_unused_weights)
             if type(model[0]).__name__ == "StaticEmbedding":

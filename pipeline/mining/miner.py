@@ -113,11 +113,11 @@ def _imported(path: Path, corpus: Corpus, parts: list[Questions]) -> FirstStage:
         if not any(identifier in run for identifier in part.ids):
             rule = f"rank questions of this data, such as {part.ids[0]!r}"
             remedy = "Give the run the data's question ids, for training, validation and dev questions."
-            raise DataError(must(str(path), rule, next(iter(run)), remedy))
+            raise DataError(must(str(path), rule, repr(next(iter(run))), remedy))
     if not any(passage in positions for ranked in run.values() for passage in ranked):
         rule = f"rank passages of this data, such as {corpus.ids[0]!r}"
         got = next(passage for ranked in run.values() for passage in ranked)
-        raise DataError(must(str(path), rule, got, "Give the run the corpus's passage ids."))
+        raise DataError(must(str(path), rule, repr(got), "Give the run the corpus's passage ids."))
     known = {
         texts[query]: {positions[passage]: score for passage, score in ranked.items() if passage in positions}
         for query, ranked in run.items()

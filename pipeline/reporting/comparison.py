@@ -59,7 +59,7 @@ def published(experiment: str, path: Path | None = None) -> Json:
     book = read_json(path or FACTS)
     if experiment not in book:
         remedy = f"Published figures are of {' and '.join(book)}."
-        raise ConfigError(must("experiment", "have published figures", experiment, remedy))
+        raise ConfigError(must("experiment", "have published figures", repr(experiment), remedy))
     found: Json = book[experiment]
     return found
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from pipeline.core.atomic import read_json
 from pipeline.core.credentials import masked
-from pipeline.core.errors import ArtifactError
+from pipeline.core.errors import ArtifactError, must
 from pipeline.core.records import LabelledPairs
 from pipeline.reporting.samples import describe_rows, example_pairs
 from pipeline.telemetry.energy_records import add
@@ -106,7 +106,7 @@ def _read_log(path: Path) -> list[Json]:
     try:
         return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, ValueError) as error:
-        raise ArtifactError(f"{path} must be readable JSON lines, got {error}. Run the training stage again.") from None
+        raise ArtifactError(must(str(path), "be readable JSON lines", error, "Run the training stage again.")) from None
 
 
 def collect(files: RunFiles, config: Json, pairs: LabelledPairs, *, base_id: str | None, data_id: str | None) -> Facts:

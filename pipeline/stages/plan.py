@@ -192,7 +192,7 @@ def _check_name(name: str, others: Mapping[str, object], dev_name: str) -> None:
     if name in others or name == dev_name or is_reserved(name):
         remedy = "Rename the folder: the name heads its figures."
         rule = "be folders of distinct names, none of other sets (the dev set's, validation, NanoBEIR's)"
-        raise ConfigError(must("evaluation.collections", rule, name, remedy))
+        raise ConfigError(must("evaluation.collections", rule, repr(name), remedy))
 
 
 def rival_names(paths: Sequence[str]) -> list[str]:

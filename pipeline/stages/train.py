@@ -15,7 +15,7 @@ import yaml
 
 from pipeline.config.sets import DEV, NANO_MEAN
 from pipeline.core import artifacts, atomic, upkeep
-from pipeline.core.errors import ArtifactError, Interrupted
+from pipeline.core.errors import ArtifactError, Interrupted, must
 from pipeline.core.fingerprint import fingerprint, plain, slug
 from pipeline.core.records import AS_RETRIEVED
 from pipeline.data import storage
@@ -159,10 +159,9 @@ def _must_reload_equal(run: Run, reranker: Reranker, saved: Path) -> None:
     again.token_budget = scorer.token_budget  # it may have been halved for want of memory
     after = again.score(probe)
     if not np.array_equal(before, after):
-        raise ArtifactError(
-            f"the saved model must score as the one in memory, got logits {np.abs(before - after).max():.3g} apart. "
-            "Nothing was published; report this with the run's config.yaml."
-        )
+        got = f"logits {np.abs(before - after).max():.3g} apart"
+        remedy = "Nothing was published; report this with the run's config.yaml."
+        raise ArtifactError(must("the saved model", "score as the one in memory", got, remedy))
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from pipeline.config.machine import TrackingConfig, Wandb
 from pipeline.core.credentials import masked
+from pipeline.core.errors import named
 
 log = logging.getLogger(__name__)
 
@@ -82,8 +83,7 @@ class WandbTracker:
             self._fail(error)
 
     def _fail(self, error: BaseException) -> None:
-        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-        self._failure = f"{type(error).__name__}: {reason}" if reason else type(error).__name__
+        self._failure = named(error)
         self._run = None
         log.warning(
             "W&B stopped working (%s); the run goes on without it and metrics.jsonl keeps every figure. "
