@@ -48,10 +48,10 @@ LAYERS = [
     "stages.train stages.evaluate commands.publish",
     "stages.card commands.reproduction commands.verification commands.profiling",
     "stages.run benchmark.quickstart",
-    "commands.rerunning commands.victim benchmark.points benchmark.quickstart_reference",
-    "commands.kills benchmark.side",
-    "commands.file_faults benchmark.paired benchmark.growth",
-    "commands.faults",
+    "commands.rerunning benchmark.points benchmark.quickstart_reference faults.victim",
+    "benchmark.side faults.kills",
+    "benchmark.paired benchmark.growth faults.damage",
+    "faults.campaign",
 ]
 LAYER = {module: level for level, modules in enumerate(LAYERS) for module in modules.split()}
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.commands.faults import CUTS, arguments, status
-from pipeline.commands.kills import Record
 from pipeline.config.arguments import parse_arguments
 from pipeline.config.asked import Faults
 from pipeline.core.errors import ConfigError
+from pipeline.faults.campaign import CUTS, arguments, status
+from pipeline.faults.kills import Record
 
 
 def test_only_a_campaign_without_loss_ends_well() -> None:
