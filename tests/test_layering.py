@@ -20,7 +20,7 @@ LAYERS = [
     "data.docstrings data.near_duplicates data.splitting data.cleaning mining.judged reporting.samples "
     "engine.training_state "  # pure
     "engine.flash engine.fused engine.dropout engine.block_linear engine.accumulation engine.lanes "
-    "core.reproducibility",
+    "core.reproducibility core.matrix_rate",
     "core.atomic",
     "core.artifacts core.provenance config.compose hub.download mining.negatives data.tables data.python_sources "
     "mining.exact_search engine.pair_template engine.model_config "
