@@ -11,6 +11,7 @@ from published_run import build, ranks_with_mean
 
 from pipeline.core.errors import ArtifactError
 from pipeline.evaluation.measures import per_query
+from pipeline.reporting import run_figures
 from pipeline.reporting.run_figures import measured_run, reference_map
 
 
@@ -66,6 +67,15 @@ def test_an_altered_run_is_refused(tmp_path: Path, part: str) -> None:
     run = build(tmp_path, "gooaq_bert_tiny")
     (run / part).write_text("altered")
     with pytest.raises(ArtifactError, match=r"must be a finished run, got: .*altered|bytes"):
+        measured_run(run)
+
+
+def test_a_torn_log_is_refused_with_its_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = build(tmp_path, "gooaq_bert_tiny")
+    with (run / "model" / "metrics.jsonl").open("a") as stream:
+        stream.write('{"kind": "tra')
+    monkeypatch.setattr(run_figures, "problems", lambda folder: [])  # saved like that, so the manifest vouches for it
+    with pytest.raises(ArtifactError, match=r"metrics\.jsonl, line \d+, must be readable JSON"):
         measured_run(run)
 
 

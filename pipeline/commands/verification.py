@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import logging
 import shutil
 import tempfile
@@ -219,7 +218,7 @@ def _apart(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
 
 def _saved_is_a_checkpoint(verdict: Verdict, root: Path) -> None:
     """The published weights are those of the checkpoint they were saved from, where that is still kept."""
-    step = json.loads((verdict.run / "model" / "training.json").read_text(encoding="utf-8"))["saved_step"]
+    step = atomic.read_json(verdict.run / "model" / "training.json")["saved_step"]
     folder = checkpoints.folder_of(root, step)
     if not folder.is_dir():
         return

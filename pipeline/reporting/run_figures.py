@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +15,7 @@ from pipeline.core.errors import ArtifactError
 from pipeline.core.records import AS_RETRIEVED, FIRST_STAGE, TRAINED, Qrels
 from pipeline.data.trec import read_qrels, read_run
 from pipeline.evaluation.measures import mean, per_query
+from pipeline.reporting.facts import read_log
 
 Json = dict[str, Any]
 
@@ -71,7 +71,7 @@ def measured_run(run: Path) -> Measured:
     config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
     training = read_json(run / "model" / "training.json")
     result = Measured(config["name"], best_step=training["best_step"])
-    for row in (json.loads(line) for line in (run / "model" / "metrics.jsonl").read_text("utf-8").splitlines()):
+    for row in read_log(run / "model" / "metrics.jsonl"):
         if row["kind"] == "train":
             result.losses[row["step"]] = row["loss"]
         else:
