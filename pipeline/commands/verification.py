@@ -79,7 +79,7 @@ def verify(asked: Verification) -> Verdict:
     manifest = artifacts.manifest_of(folder / "model") or {}
     _circumstances(verdict, manifest)
     mined = mined_of(folder, manifest)
-    _figures(verdict, run, manifest, mined)
+    _figures(verdict, run, mined)
     with tempfile.TemporaryDirectory() as place:
         _stretch(verdict, run, mined, Path(place))
     return verdict
@@ -127,7 +127,7 @@ def _scope(run: Run, reranker: Reranker) -> dict[str, Any]:
     return run.scope(run.config.training.precision, budget)
 
 
-def _figures(verdict: Verdict, run: Run, manifest: dict[str, Any], mined: Path) -> None:
+def _figures(verdict: Verdict, run: Run, mined: Path) -> None:
     """Score the dev set with the reloaded model and lay measures and ranking beside the recorded ones."""
     dev = storage.read_set(mined / "dev")
     name = (artifacts.manifest_of(verdict.run / "card") or {})["key"]["evaluations"].get(run.config.data.dev_name)
