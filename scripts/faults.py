@@ -10,14 +10,14 @@ from pipeline.config.compose import command
 
 def main(asked: Faults) -> None:
     """One campaign; exit status 0 only when nothing was lost."""
-    from pipeline.commands import faults  # late: a mistyped argument is answered without loading torch
+    from pipeline.faults import campaign  # late: a mistyped argument is answered without loading torch
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    record, path = faults.campaign(asked)
+    record, path = campaign.run(asked)
     for sentence in record.lost:
         print(sentence)
     print(f"{record.kills.total()} kills, {record.faults.total()} file faults, {len(record.lost)} lost; {path}")
-    raise SystemExit(faults.status(record))
+    raise SystemExit(campaign.status(record))
 
 
 if __name__ == "__main__":

@@ -207,9 +207,3 @@ def all_repositories(root: Path) -> dict[tuple[str, str], Path]:
         ("model", "answerdotai/ModernBERT-large"): modernbert(root / "modernbert"),
         ("model", "sentence-transformers/static-retrieval-mrl-en-v1"): static_retriever(root / "static"),
     }
-
-
-def published_config(folder: Path) -> dict[str, object]:
-    """config.json of a fixture."""
-    config: dict[str, object] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    return config

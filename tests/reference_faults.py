@@ -28,10 +28,10 @@ from sentence_transformers.cross_encoder import CrossEncoderTrainer, CrossEncode
 from sentence_transformers.cross_encoder.losses import BinaryCrossEntropyLoss
 from small_models import labelled, model_config, tiny
 
-from pipeline.commands.file_faults import damages
 from pipeline.core import atomic
 from pipeline.core.fingerprint import text_digest
 from pipeline.engine import model_files
+from pipeline.faults.damage import damages
 
 STEPS, EVERY, ROWS, BATCH = 12, 4, 96, 8
 CRASH, OTHER, SAME = "crash", "other weights, silently", "the same weights"

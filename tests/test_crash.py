@@ -15,16 +15,16 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.commands import faults
-from pipeline.commands.file_faults import damage, damages, files_of
-from pipeline.commands.kills import Record, Undisturbed, chain, undisturbed
-from pipeline.commands.victim import TRAIN, Place, Server, kill
 from pipeline.config.asked import Faults
 from pipeline.core import artifacts, atomic
 from pipeline.core.errors import EXIT_REQUEUE, EXIT_STATUS, ArtifactError
 from pipeline.engine import checkpoints
+from pipeline.faults import campaign
+from pipeline.faults.damage import damage, damages, files_of
+from pipeline.faults.kills import Record, Undisturbed, chain, undisturbed
+from pipeline.faults.victim import TRAIN, Place, Server, kill
 
-SMOKE = faults.arguments(Faults())
+SMOKE = campaign.arguments(Faults())
 
 
 @pytest.fixture(scope="module")
@@ -82,8 +82,8 @@ def test_kills_at_random_moments_lose_nothing(reference: Undisturbed, place: Pla
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_a_campaign_loses_nothing(tmp_path: Path) -> None:
-    record, path = faults.campaign(Faults(kills=20, files=40, outputs_dir=str(tmp_path)))
-    assert record.lost == [] and faults.status(record) == 0
+    record, path = campaign.run(Faults(kills=20, files=40, outputs_dir=str(tmp_path)))
+    assert record.lost == [] and campaign.status(record) == 0
     assert {"mine", "train"} < set(record.kills) and record.kills.total() >= 20
     assert atomic.read_json(path)["file_faults"] == 40
 

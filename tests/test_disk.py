@@ -18,13 +18,13 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pipeline.commands import faults
-from pipeline.commands.victim import TRAIN, Place, Server
 from pipeline.config.asked import Faults
 from pipeline.core import artifacts, atomic
 from pipeline.core.errors import EXIT_STATUS, ArtifactError, ResourceError
+from pipeline.faults import campaign
+from pipeline.faults.victim import TRAIN, Place, Server
 
-SMOKE = faults.arguments(Faults())
+SMOKE = campaign.arguments(Faults())
 DIES = """
 import errno, os
 left = [int(os.environ["SYNCS"])]

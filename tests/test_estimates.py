@@ -49,7 +49,7 @@ def test_a_models_size_follows_from_its_configuration(
 def test_training_on_shorter_pairs_takes_less_time(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     training = 6 * TINY.encoder * PAIR_TOKENS * 600_000
     monkeypatch.setattr(estimates, "share", lambda device, precision: 0.5)
-    monkeypatch.setattr(estimates, "rate", lambda device, precision: training / (0.5 * 3600))
+    monkeypatch.setattr(estimates, "matrix_rate", lambda *_: training / (0.5 * 3600))
     found = []
     for length in (None, PAIR_TOKENS, 16):
         training_alone = replace(config.training, max_length=length, eval_sets=[], keep_best=False, selection_set=None)
@@ -60,7 +60,7 @@ def test_training_on_shorter_pairs_takes_less_time(config: Config, monkeypatch: 
 
 
 def test_only_the_sets_of_the_fixed_steps_count_at_each(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(estimates, "rate", lambda device, precision: 1e12)
+    monkeypatch.setattr(estimates, "matrix_rate", lambda *_: 1e12)
     monkeypatch.setattr(estimates, "share", lambda device, precision: 0.5)
     data = replace(config.data, rows=1000, dev_queries=100, validation_queries=10)
     evaluation = replace(config.evaluation, nano_beir=["nq"])

@@ -20,7 +20,7 @@ LAYERS = [
     "data.docstrings data.near_duplicates data.splitting data.cleaning mining.judged reporting.samples "
     "engine.training_state "  # pure
     "engine.flash engine.fused engine.dropout engine.block_linear engine.accumulation engine.lanes "
-    "core.reproducibility",
+    "core.reproducibility core.matrix_rate",
     "core.atomic",
     "core.artifacts core.provenance config.compose hub.download mining.negatives data.tables data.python_sources "
     "mining.exact_search engine.pair_template engine.model_config "
@@ -49,10 +49,10 @@ LAYERS = [
     "stages.train stages.evaluate commands.publish",
     "stages.card commands.reproduction commands.verification commands.profiling",
     "stages.run benchmark.quickstart",
-    "commands.rerunning commands.victim benchmark.points benchmark.quickstart_reference",
-    "commands.kills benchmark.side",
-    "commands.file_faults benchmark.paired benchmark.growth",
-    "commands.faults",
+    "commands.rerunning benchmark.points benchmark.quickstart_reference faults.victim",
+    "benchmark.side faults.kills",
+    "benchmark.paired benchmark.growth faults.damage",
+    "faults.campaign",
 ]
 LAYER = {module: level for level, modules in enumerate(LAYERS) for module in modules.split()}
 

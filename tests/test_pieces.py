@@ -13,15 +13,15 @@ from typing import Any
 
 import pytest
 
-from pipeline.commands import faults
-from pipeline.commands.victim import Place, Server, kill
 from pipeline.config.asked import Faults
 from pipeline.core import atomic
+from pipeline.faults import campaign
+from pipeline.faults.victim import Place, Server, kill
 from pipeline.telemetry.emissions import measured
 from pipeline.telemetry.energy_records import add
 from pipeline.telemetry.pieces import NOTE_SECONDS, Pieces, counted
 
-METERED = [word for word in faults.arguments(Faults()) if word != "emissions=off"]
+METERED = [word for word in campaign.arguments(Faults()) if word != "emissions=off"]
 
 WORK = """
 import sys, time
@@ -139,7 +139,7 @@ def test_the_table_and_the_card_cover_the_killed_processes_of_every_stage(server
 
 
 def test_what_a_finished_stage_left_is_not_counted_for_a_later_one(server: Server, tmp_path: Path) -> None:
-    place = Place(tmp_path / "run", faults.arguments(Faults()), server)
+    place = Place(tmp_path / "run", campaign.arguments(Faults()), server)
     assert place.finish() == 0, place.said()
     (mined,) = place.outputs.glob("mined/*/")
     left = mined.parent / f".{mined.name}.pieces.json"

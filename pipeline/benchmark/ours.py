@@ -162,18 +162,25 @@ def _cost(reranker: Reranker, texts: Columns, budget: int, precision: Precision)
     return int(lengths.sum()), sum(computed)
 
 
+def mining_of(
+    questions: list[str], answers: list[str], corpus: list[str], model: Path, *, absolute_margin: float | None
+) -> tuple[Split, MiningConfig]:
+    """What is mined and how; eight dev questions besides, which this pipeline always has."""
+    train_rows = PairRows(questions, answers, list(range(1, len(questions) + 1)))
+    dev = PairRows([f"dev {text}" for text in questions[:8]], answers[:8], list(range(1, 9)))
+    config = MiningConfig(
+        retriever=Retriever.embedding, path=str(model), negatives=NEGATIVES, range_max=100,
+        absolute_margin=absolute_margin, positive_match=Match.exact, drop_leaks=False,
+    )  # fmt: skip
+    return Split(train_rows, dev, None, list(dict.fromkeys(corpus))), config
+
+
 def mine_negatives(settings: Settings, texts: Columns, model: Path, device: torch.device, _: Precision) -> Done:
-    """Embed, search and choose; eight dev questions besides, which this pipeline always has."""
+    """Embed, search and choose."""
     import sentence_transformers  # noqa: F401  # the miner imports it when it first embeds: seconds that are not mining
 
     questions, answers = texts["question"], texts["answer"]
-    train_rows = PairRows(questions, answers, list(range(1, len(questions) + 1)))
-    dev = PairRows([f"dev {text}" for text in questions[:8]], answers[:8], list(range(1, 9)))
-    split = Split(train_rows, dev, None, list(dict.fromkeys(answers)))
-    config = MiningConfig(
-        retriever=Retriever.embedding, path=str(model), negatives=NEGATIVES, range_max=100, absolute_margin=0.0,
-        positive_match=Match.exact, drop_leaks=False,
-    )  # fmt: skip
+    split, config = mining_of(questions, answers, answers, model, absolute_margin=0.0)
     clock = Clock()
     mined = mine(split, config, model.parent / "embeddings", device=device.type)
     return Done(clock.read(), len(questions), None, None, {"rows": len(mined.train)})

@@ -17,11 +17,9 @@ import torch
 
 from pipeline.benchmark import ours
 from pipeline.benchmark.cases import DEPTH, NEGATIVES, SEED
-from pipeline.config.data import Match, MiningConfig, Retriever
 from pipeline.config.learning import Precision, TrainingConfig
 from pipeline.config.machine import RuntimeConfig
 from pipeline.core import atomic
-from pipeline.core.records import PairRows, Split
 from pipeline.core.reproducibility import resolve_device, resolve_precision
 from pipeline.data.storage import CHUNK
 from pipeline.engine import collation
@@ -133,19 +131,13 @@ def evaluate(rows: int, work: Path, folder: Path) -> Callable[[], float]:
 
 
 def mine_negatives(rows: int, work: Path, folder: Path) -> Callable[[], float]:
-    """Embed, search and choose for every question; eight dev questions besides, which this pipeline always has."""
+    """Embed, search and choose for every question."""
     import sentence_transformers  # noqa: F401  # the miner imports it when it first embeds: seconds that are not mining
 
     corpus = texts(work / "passages", rows)
     questions = texts(work / "questions", QUESTIONS)
     answers = [corpus[number % rows] for number in range(len(questions))]
-    asked = PairRows(questions, answers, list(range(1, len(questions) + 1)))
-    dev = PairRows([f"dev {text}" for text in questions[:8]], answers[:8], list(range(1, 9)))
-    split = Split(asked, dev, None, list(dict.fromkeys(corpus)))
-    config = MiningConfig(
-        retriever=Retriever.embedding, path=str(work / "static"), negatives=NEGATIVES, range_max=100,
-        positive_match=Match.exact, drop_leaks=False,
-    )  # fmt: skip
+    split, config = ours.mining_of(questions, answers, corpus, work / "static", absolute_margin=None)
 
     def run() -> float:
         clock = ours.Clock()

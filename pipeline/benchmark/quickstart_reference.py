@@ -16,7 +16,7 @@ import torch
 from pipeline.benchmark.cases import Settings
 from pipeline.benchmark.ours import Clock, Columns, Done
 from pipeline.benchmark.quickstart import ROWS, SYSTEMS, Phases, Samples, configuration
-from pipeline.benchmark.reference import load, steps_of
+from pipeline.benchmark.reference import autocast, evaluator_of, load, steps_of
 from pipeline.config.learning import Precision
 from pipeline.config.schema import Config
 from pipeline.core.atomic import read_json
@@ -36,7 +36,7 @@ def reference(
     config = configuration(texts["command"], model.parent / "outputs")
     phases, clock = Phases(), Clock()
     phases.figures["mine_seconds"] = 0.0
-    dev = _evaluator(rows["dev"], setting)
+    dev = evaluator_of(rows["dev"], setting)
     with phases.of("evaluate"):
         encoder = _in_precision(load(model, setting, device), device, precision)
         found = {UNTRAINED: dev(encoder)}
@@ -46,7 +46,7 @@ def reference(
         found[TRAINED] = dev(
             _in_precision(load(model.parent / "reference" / "model", setting, device), device, precision)
         )
-        with _autocast(device, precision):
+        with autocast(device, precision):
             found[BI_ENCODER] = _bi_encoder(rows["dev"], str(texts["base"]), setting["batch_size"], device)
     seconds = clock.read()
     same = {f"measures_{system}": {name: float(found[system][name]) for name in MEASURES} for system in SYSTEMS}
@@ -55,7 +55,7 @@ def reference(
 
 def _in_precision(encoder: Any, device: torch.device, precision: Precision) -> Any:
     """The encoder scoring under the one evaluation precision and its whole length, inside its trainer too."""
-    plain, length = _autocast(device, precision)(encoder.predict), encoder.max_seq_length
+    plain, length = autocast(device, precision)(encoder.predict), encoder.max_seq_length
 
     def predict(*arguments: Any, **options: Any) -> Any:
         trained_at, encoder.max_seq_length = encoder.max_seq_length, length
@@ -66,18 +66,6 @@ def _in_precision(encoder: Any, device: torch.device, precision: Precision) -> A
 
     encoder.predict = predict
     return encoder
-
-
-def _autocast(device: torch.device, precision: Precision) -> torch.autocast:
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision is Precision.bf16)
-
-
-def _evaluator(samples: Samples, setting: dict[str, Any]) -> Any:
-    from sentence_transformers.cross_encoder.evaluation import CrossEncoderRerankingEvaluator
-
-    return CrossEncoderRerankingEvaluator(
-        samples=samples, batch_size=setting["batch_size"], always_rerank_positives=False, write_csv=False
-    )
 
 
 def _train(
@@ -100,7 +88,7 @@ def _train(
         batch_sampler=partial(steps_of, plan),
     )  # fmt: skip
     loss = BinaryCrossEntropyLoss(encoder, pos_weight=torch.tensor(wanted.pos_weight, device=device))
-    validation = _evaluator(rows["validation"], setting)
+    validation = evaluator_of(rows["validation"], setting)
     validation(encoder)  # before the first step, as ours
     length, encoder.max_seq_length = encoder.max_seq_length, config.training_length
     CrossEncoderTrainer(

@@ -99,19 +99,15 @@ def evaluate(
 
     Figures: seconds of the first time and of the quickest later one.
     """
-    from sentence_transformers.cross_encoder.evaluation import CrossEncoderRerankingEvaluator
-
     encoder = load(model, setting, device)
     counted = _Tokens(encoder)
     samples = [
         {"query": query, "positive": [documents[positive]], "documents": documents}
         for query, documents, positive in zip(texts["query"], texts["documents"], texts["positive"], strict=True)
     ]
-    evaluator = CrossEncoderRerankingEvaluator(
-        samples=samples, batch_size=setting["batch_size"], always_rerank_positives=False, write_csv=False
-    )
+    evaluator = evaluator_of(samples, setting)
     clock, ends = Clock(), [0.0]
-    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision is Precision.bf16):
+    with autocast(device, precision):
         for _ in range(settings.times):
             found = evaluator(encoder)
             ends.append(clock.read()[0])
@@ -122,6 +118,20 @@ def evaluate(
     if settings.times > 1:
         figures = {"first_seconds": ends[1], "later_seconds": float(np.diff(ends)[1:].min())}
     return Done(seconds, pairs, counted.real, counted.padded, {"measures": measures}, figures)
+
+
+def autocast(device: torch.device, precision: Precision) -> torch.autocast:
+    """The precision a model scores in."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision is Precision.bf16)
+
+
+def evaluator_of(samples: list[dict[str, Any]], setting: dict[str, Any]) -> Any:
+    """The reranking evaluator of these samples, which adds no positives that the first stage has not found."""
+    from sentence_transformers.cross_encoder.evaluation import CrossEncoderRerankingEvaluator
+
+    return CrossEncoderRerankingEvaluator(
+        samples=samples, batch_size=setting["batch_size"], always_rerank_positives=False, write_csv=False
+    )
 
 
 def mine_negatives(

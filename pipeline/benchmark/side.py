@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import resource
 import sys
-import time
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from pipeline.commands.estimates import encoder_parameters
 from pipeline.config.learning import Activation, ModelConfig, Precision
 from pipeline.config.machine import RuntimeConfig
 from pipeline.core.atomic import read_json, write_json
+from pipeline.core.matrix_rate import matrix_rate
 from pipeline.core.reproducibility import resolve_device, resolve_precision
 from pipeline.engine import model_files
 from pipeline.hub import location
@@ -183,24 +183,10 @@ def operations(model: Path) -> float:
 
 
 def _attainable(model: Path, device: torch.device, precision: Precision) -> float:
-    """Operations a second of the feed-forward product of this model's own shapes, the best of several tries.
-
-    On a GPU a try is many products: waiting for one takes longer than it does.
-    """
+    """Operations a second of the feed-forward product of this model's own shapes."""
     config = read_json(model / "config.json")
-    kind = torch.bfloat16 if precision is Precision.bf16 else torch.float32
-    left = torch.randn(MATRIX_ROWS[device.type], config["hidden_size"], dtype=kind, device=device)
-    right = torch.randn(config["intermediate_size"], config["hidden_size"], dtype=kind, device=device)
-    products = 50 if device.type == "cuda" else 1
-    best, until = float("inf"), time.perf_counter() + 1.0
-    while time.perf_counter() < until:
-        began = time.perf_counter()
-        for _ in range(products):
-            product = torch.nn.functional.linear(left, right)
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        best = min(best, (time.perf_counter() - began) / products)
-    return 2.0 * product.shape[0] * product.shape[1] * left.shape[1] / best
+    rows = MATRIX_ROWS[device.type]
+    return matrix_rate(rows, config["hidden_size"], config["intermediate_size"], device, precision)
 
 
 def main(job_file: str) -> None:

@@ -7,8 +7,6 @@ nothing of how a check is worded or what is enough.
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +16,7 @@ from pipeline.config.learning import Precision
 from pipeline.config.schema import Config
 from pipeline.config.sets import DEV, NANO, VALIDATION
 from pipeline.core import reproducibility
+from pipeline.core.matrix_rate import matrix_rate
 from pipeline.hub import location
 from pipeline.hub.lock_file import LOCK
 
@@ -28,6 +27,9 @@ GPU_SHARE, AMX_SHARE, CPU_SHARE = 0.4, 0.2, 0.7
 """Share of a large matrix product's rate that training and scoring reach: on a GPU as expected, on CPUs as MiniLM was
 measured (`.github/records`), where AMX multiplies faster than the rest keeps up with. Right to a factor of two, but on
 GPUs so fast that the host is the limit: an H200 reached 0.13 and less by the wall clock."""
+
+PRODUCT = {"cpu": 512, "cuda": 8192}
+"""Rows and columns of the matrices whose product is measured."""
 
 
 @dataclass(slots=True)
@@ -74,29 +76,8 @@ def disk_bytes(config: Config, size: Size) -> int:
     return size.parameters * (12 * kept + 4) + 2 * 10**9
 
 
-def rate(device: torch.device, precision: Precision) -> float:
-    """Floating-point operations a second of a large matrix product, measured for about a second."""
-    width = 8192 if device.type == "cuda" else 512
-    kind = torch.bfloat16 if precision is Precision.bf16 else torch.float32
-    a = torch.randn(width, width, device=device, dtype=kind)
-
-    def seconds(action: Callable[[], object], times: int) -> float:
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        began = time.perf_counter()
-        for _ in range(times):
-            action()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        return time.perf_counter() - began
-
-    once = seconds(lambda: a @ a, 1)
-    times = max(1, min(50, int(0.5 / max(seconds(lambda: a @ a, 1), once / 10, 1e-6))))
-    return 2.0 * width**3 * times / seconds(lambda: a @ a, times)
-
-
 def share(device: torch.device, precision: Precision) -> float:
-    """Share of that rate which training and scoring reach."""
+    """Share of a large matrix product's rate that training and scoring reach."""
     if device.type == "cuda":
         return GPU_SHARE
     with_amx = precision is Precision.bf16 and reproducibility.bf16_unit() == "AMX"
@@ -126,4 +107,6 @@ def hours(config: Config, size: Size, device: torch.device) -> float:
     precision, _ = reproducibility.resolve_precision(config.training.precision, device)
     trained, seen = (min(PAIR_TOKENS, length) for length in (config.training_length, config.model.max_length))
     operations = size.encoder * (6 * trained * pairs + 2 * seen * scored)
-    return operations / (share(device, precision) * rate(device, precision)) / 3600
+    width = PRODUCT[device.type]
+    rate = matrix_rate(width, width, width, device, precision)
+    return operations / (share(device, precision) * rate) / 3600

@@ -16,11 +16,11 @@ from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 
 from pipeline.commands.run_folder import find_run
 from pipeline.config.asked import Publication
-from pipeline.core.artifacts import manifest_of, problems
-from pipeline.core.errors import ArtifactError, ConfigError, HubError, must
+from pipeline.core.errors import ConfigError, HubError, must
 from pipeline.hub.failures import LOG_IN, cause_of, status_of
 from pipeline.reporting.comparison import card_of
 from pipeline.reporting.model_card import LATEST
+from pipeline.reporting.run_figures import require_finished
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ def push(asked: Publication) -> str:
     if constants.is_offline_mode():
         raise HubError(must("HF_HUB_OFFLINE", "be unset to upload", "HF_HUB_OFFLINE=1", "Unset it and push again."))
     run = find_run(asked.run, asked.outputs_dir)
-    verify(run)
+    require_finished(run)
     with tempfile.TemporaryDirectory() as place:
         folder = stage_files(run, asked.repo, Path(place))
         try:
@@ -54,22 +54,6 @@ def push(asked: Publication) -> str:
             raise _refusal(asked.repo, error) from None
     log.info("pushed      %s as %s, commit %s", run.name, asked.repo, done.oid)
     return f"{constants.ENDPOINT}/{asked.repo} at commit {done.oid}"
-
-
-def verify(run: Path) -> None:
-    """Refuse a run that is not finished, was altered, or whose figures do not stand in a card.
-
-    Raises:
-        ArtifactError: naming the first thing wrong.
-    """
-    found = problems(run / "model") + problems(run / "card")
-    if not found:
-        evaluations = (manifest_of(run / "card") or {})["key"]["evaluations"]
-        found = [
-            sentence for folder in evaluations.values() for sentence in problems(run / "evaluations" / folder)
-        ] or ([] if evaluations else ["no set was evaluated"])
-    if found:
-        raise ArtifactError(f"{run} must be a finished, verified run, got: {found[0]}. Run its command again.")
 
 
 def stage_files(run: Path, repo: str, place: Path) -> Path:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import logging
 import shutil
 import tempfile
@@ -80,7 +79,7 @@ def verify(asked: Verification) -> Verdict:
     manifest = artifacts.manifest_of(folder / "model") or {}
     _circumstances(verdict, manifest)
     mined = mined_of(folder, manifest)
-    _figures(verdict, run, manifest, mined)
+    _figures(verdict, run, mined)
     with tempfile.TemporaryDirectory() as place:
         _stretch(verdict, run, mined, Path(place))
     return verdict
@@ -128,7 +127,7 @@ def _scope(run: Run, reranker: Reranker) -> dict[str, Any]:
     return run.scope(run.config.training.precision, budget)
 
 
-def _figures(verdict: Verdict, run: Run, manifest: dict[str, Any], mined: Path) -> None:
+def _figures(verdict: Verdict, run: Run, mined: Path) -> None:
     """Score the dev set with the reloaded model and lay measures and ranking beside the recorded ones."""
     dev = storage.read_set(mined / "dev")
     name = (artifacts.manifest_of(verdict.run / "card") or {})["key"]["evaluations"].get(run.config.data.dev_name)
@@ -219,7 +218,7 @@ def _apart(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
 
 def _saved_is_a_checkpoint(verdict: Verdict, root: Path) -> None:
     """The published weights are those of the checkpoint they were saved from, where that is still kept."""
-    step = json.loads((verdict.run / "model" / "training.json").read_text(encoding="utf-8"))["saved_step"]
+    step = atomic.read_json(verdict.run / "model" / "training.json")["saved_step"]
     folder = checkpoints.folder_of(root, step)
     if not folder.is_dir():
         return

@@ -17,36 +17,35 @@ THRESHOLD = 0.8
 """Jaccard similarity from which two texts count as the same."""
 
 
-def shingles(text: str, words: int = WORDS) -> set[str]:
-    """Every run of `words` neighbouring words of an already folded text."""
+def shingles(text: str) -> set[str]:
+    """Every run of `WORDS` neighbouring words of an already folded text."""
     parts = text.split()
-    if len(parts) <= words:
+    if len(parts) <= WORDS:
         return {" ".join(parts)}
-    return {" ".join(parts[start : start + words]) for start in range(len(parts) - words + 1)}
+    return {" ".join(parts[start : start + WORDS]) for start in range(len(parts) - WORDS + 1)}
 
 
 class NearDuplicates:
     """Texts kept so far, asked one by one whether a new one is nearly one of them."""
 
-    def __init__(self, texts: list[str], *, threshold: float = THRESHOLD) -> None:
+    def __init__(self, texts: list[str]) -> None:
         """Count shingles over all `texts` (folded), which fixes which of them are rare."""
         self._sets = [shingles(text) for text in texts]
-        self._threshold = threshold
         self._frequency = Counter(shingle for one in self._sets for shingle in one)
         self._kept: dict[str, list[int]] = {}
 
     def _prefix(self, row: int) -> list[str]:
         own = self._sets[row]
-        size = len(own) - math.ceil(self._threshold * len(own)) + 1
+        size = len(own) - math.ceil(THRESHOLD * len(own)) + 1
         return sorted(own, key=lambda shingle: (self._frequency[shingle], shingle))[:size]
 
     def has(self, row: int) -> bool:
-        """Whether a kept text is at least `threshold` similar to text `row`."""
+        """Whether a kept text is at least `THRESHOLD` similar to text `row`."""
         own = self._sets[row]
         candidates = {other for shingle in self._prefix(row) for other in self._kept.get(shingle, ())}
         for other in candidates:
             shared = len(own & self._sets[other])
-            if shared >= self._threshold * (len(own) + len(self._sets[other]) - shared):
+            if shared >= THRESHOLD * (len(own) + len(self._sets[other]) - shared):
                 return True
         return False
 

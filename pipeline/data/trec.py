@@ -116,8 +116,8 @@ def write_run(path: Path, run_in_order: Mapping[str, Sequence[str]], tag: str) -
     write_text(path, "".join(lines))
 
 
-def read_qrels(path: Path, known: Container[str] = ()) -> Qrels:
-    """TREC judgements (`query 0 passage grade`); `known` as in `read_run`.
+def read_qrels(path: Path) -> Qrels:
+    """TREC judgements (`query 0 passage grade`), every id unescaped.
 
     Raises:
         DataError: naming file, line and column of what is wrong, or when there is no judgement.
@@ -128,7 +128,7 @@ def read_qrels(path: Path, known: Container[str] = ()) -> Qrels:
         if len(columns) != 4:
             got, remedy = f"{len(columns)}: {line[:80]!r}", "Write `query 0 passage grade`; percent-escape white space."
             raise DataError(must(f"{path}, line {number}", "have 4 columns", got, remedy))
-        query, passage = _id(columns[0], known), _id(columns[2], known)
+        query, passage = unescape(columns[0]), unescape(columns[2])
         judge(qrels, query, passage, columns[3], f"{path}, line {number}")
     if not qrels:
         raise DataError(must(str(path), "hold at least one judgement", "none", "Check the file."))

@@ -26,6 +26,12 @@ _LIBRARY = dict(zip((ir_measures.AP, ir_measures.RR @ 10, ir_measures.nDCG @ 10)
 
 CONFIDENCE = 0.95
 
+SEED = 12
+"""Of the bootstrap's draws."""
+
+FUSION_K = 60
+"""Reciprocal rank fusion's constant, that of Cormack et al. (2009)."""
+
 
 def order(ids: Sequence[str], scores: Sequence[float] | npt.NDArray[np.floating]) -> list[str]:
     """Ids by score descending, ties by id ascending: the one place where a ranking is decided.
@@ -103,7 +109,6 @@ def difference(
     b: Mapping[str, float],
     groups: Mapping[str, str] | None = None,
     resamples: int = 2000,
-    seed: int = 12,
 ) -> Difference:
     """Mean of a - b over queries, both per-query values of one measure (in [0, 1]) over the same queries.
 
@@ -117,7 +122,6 @@ def difference(
         b: Query id → value, over the same queries.
         groups: Query id → cluster; a query it lacks is a cluster of its own.
         resamples: Bootstrap draws where there are groups.
-        seed: Seed of the draws.
 
     Raises:
         ValueError: when the queries differ or there are none.
@@ -135,14 +139,14 @@ def difference(
     if (differences == differences[0]).all():
         return Difference(average, average, average, 0.0)
     if groups is not None:
-        return _by_cluster(differences, average, clusters, resamples, seed)
+        return _by_cluster(differences, average, clusters, resamples)
     test = stats.ttest_rel([a[query] for query in queries], [b[query] for query in queries])
     interval = test.confidence_interval(CONFIDENCE)
     return Difference(average, float(interval.low), float(interval.high), float(test.pvalue))
 
 
 def _by_cluster(
-    differences: npt.NDArray[np.float64], average: float, clusters: list[str], resamples: int, seed: int
+    differences: npt.NDArray[np.float64], average: float, clusters: list[str], resamples: int
 ) -> Difference:
     """Studentised bootstrap that resamples whole clusters (Efron and Tibshirani 1993, 12.5; Cameron et al. 2008).
 
@@ -171,7 +175,7 @@ def _by_cluster(
         return means, np.sqrt(squares) / totals  # the factor for few clusters cancels between se* and se
 
     error = float(estimate(np.ones((1, size)))[1][0])
-    draws = np.random.default_rng(seed).multinomial(size, np.full(size, 1 / size), size=resamples).astype(np.float64)
+    draws = np.random.default_rng(SEED).multinomial(size, np.full(size, 1 / size), size=resamples).astype(np.float64)
     drawn, drawn_errors = estimate(draws)
     degenerate = drawn_errors <= 1e-12 * max(error, 1e-300)
     t = np.abs(drawn - average) / np.where(degenerate, 1.0, drawn_errors)
@@ -221,8 +225,8 @@ def stratified_difference(pairs: Sequence[tuple[Mapping[str, float], Mapping[str
     return Difference(average, average - half, average + half, float(2 * stats.t.sf(abs(average) / error, freedom)))
 
 
-def reciprocal_rank_fusion(rankings: Sequence[Mapping[str, Sequence[str]]], k: int = 60) -> dict[str, list[str]]:
-    """Fuse rankings by the sum of 1 / (k + rank), rank from 1 (Cormack et al. 2009, whose k is 60).
+def reciprocal_rank_fusion(rankings: Sequence[Mapping[str, Sequence[str]]]) -> dict[str, list[str]]:
+    """Fuse rankings by the sum of 1 / (k + rank), rank from 1, k being `FUSION_K`.
 
     A passage a ranking lacks gets nothing from it. Sums are exact (`fsum`), so the rankings' order does not matter;
     ties by id ascending. Queries stand in order of first appearance.
@@ -232,6 +236,6 @@ def reciprocal_rank_fusion(rankings: Sequence[Mapping[str, Sequence[str]]], k: i
         parts: dict[str, list[float]] = {}
         for ranking in rankings:
             for rank, passage in enumerate(ranking.get(query, ()), start=1):
-                parts.setdefault(passage, []).append(1 / (k + rank))
+                parts.setdefault(passage, []).append(1 / (FUSION_K + rank))
         fused[query] = order(list(parts), [math.fsum(part) for part in parts.values()])
     return fused

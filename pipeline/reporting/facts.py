@@ -102,11 +102,22 @@ class Facts:
         return add(list(self.emissions.values()))
 
 
-def _read_log(path: Path) -> list[Json]:
+def read_log(path: Path) -> list[Json]:
+    """The rows of a metrics.jsonl.
+
+    Raises:
+        ArtifactError: when it is missing, or naming the line that is not JSON.
+    """
+    place, rows = str(path), []
     try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+            place = f"{path}, line {number},"
+            if line.strip():
+                rows.append(json.loads(line))
     except (OSError, ValueError) as error:
-        raise ArtifactError(must(str(path), "be readable JSON lines", error, "Run the training stage again.")) from None
+        remedy = "Run the training stage again."
+        raise ArtifactError(must(place, "be readable JSON", error, remedy)) from None
+    return rows
 
 
 def collect(files: RunFiles, config: Json, pairs: LabelledPairs, *, base_id: str | None, data_id: str | None) -> Facts:
@@ -126,7 +137,7 @@ def collect(files: RunFiles, config: Json, pairs: LabelledPairs, *, base_id: str
         config=masked(config),
         paths={"run": str(files.run), "model": str(files.model), "card": str(files.card)},
         training=read_json(files.training),
-        log=_read_log(files.metrics),
+        log=read_log(files.metrics),
         statistics=read_json(files.statistics),
         provenance=read_json(files.manifest).get("provenance", {}),
         measures={name: read_json(path) for name, path in files.measures.items()},

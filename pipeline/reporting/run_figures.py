@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +15,7 @@ from pipeline.core.errors import ArtifactError
 from pipeline.core.records import AS_RETRIEVED, FIRST_STAGE, TRAINED, Qrels
 from pipeline.data.trec import read_qrels, read_run
 from pipeline.evaluation.measures import mean, per_query
+from pipeline.reporting.facts import read_log
 
 Json = dict[str, Any]
 
@@ -59,19 +59,35 @@ def reference_map(candidates: Mapping[str, Sequence[str]], qrels: Qrels) -> floa
     return mean(per_query(ranked, qrels)["map"])
 
 
+def require_finished(run: Path) -> dict[str, str]:
+    """Refuse a run that is not finished or was altered; set → name of its evaluation's folder, as the card has them.
+
+    Raises:
+        ArtifactError: naming the first thing wrong.
+    """
+    evaluations: dict[str, str] = {}
+    found = problems(run / "model") + problems(run / "card")
+    if not found:
+        evaluations = (manifest_of(run / "card") or {})["key"]["evaluations"]
+        found = [
+            sentence for folder in evaluations.values() for sentence in problems(run / "evaluations" / folder)
+        ] or ([] if evaluations else ["no set was evaluated"])
+    if found:
+        raise ArtifactError(f"{run} must be a finished, verified run, got: {found[0]}. Run its command again.")
+    return evaluations
+
+
 def measured_run(run: Path) -> Measured:
     """What a finished run's files say.
 
     Raises:
         ArtifactError: when the run is incomplete or a file of it was altered.
     """
-    for part in ("model", "card"):
-        if found := problems(run / part):
-            raise ArtifactError(f"{run} must be a finished run, got: {found[0]}. Run its command again.")
+    evaluations = require_finished(run)
     config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
     training = read_json(run / "model" / "training.json")
     result = Measured(config["name"], best_step=training["best_step"])
-    for row in (json.loads(line) for line in (run / "model" / "metrics.jsonl").read_text("utf-8").splitlines()):
+    for row in read_log(run / "model" / "metrics.jsonl"):
         if row["kind"] == "train":
             result.losses[row["step"]] = row["loss"]
         else:
@@ -79,12 +95,9 @@ def measured_run(run: Path) -> Measured:
     mined = read_json(run / "summary.json")["statistics"]
     result.counts = {name: mined[name] for name in ("rows", "positives", "negatives")}
     result.energy_kwh = read_json(run / "model" / "emissions.json").get("energy_kwh")
-    evaluations = (manifest_of(run / "card") or {})["key"]["evaluations"]
     members: dict[str, list[str]] = {}
     for name, folder in evaluations.items():
         found = run / "evaluations" / folder
-        if torn := problems(found):
-            raise ArtifactError(f"{run} must be a finished run, got: {torn[0]}. Run its command again.")
         measures = read_json(found / "measures.json")
         add_set(result, name, measures)
         if "sets" in measures:

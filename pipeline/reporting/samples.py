@@ -11,6 +11,9 @@ Json = dict[str, Any]
 HEAD_ROWS = 1000
 """Rows that the training data's statistics are taken over, as in published cards."""
 
+EXAMPLE_NEGATIVES = 4
+"""Negatives beside the one positive of the example."""
+
 
 def describe_rows(pairs: LabelledPairs) -> Json:
     """Size, and over the first `HEAD_ROWS` rows: lengths in characters, labels and their shares, three samples.
@@ -53,11 +56,11 @@ def _lengths(texts: list[str]) -> Json:
     return {"min": min(counts), "mean": sum(counts) / len(counts), "max": max(counts)}
 
 
-def example_pairs(pairs: LabelledPairs, negatives: int = 4) -> Json:
+def example_pairs(pairs: LabelledPairs) -> Json:
     """One question's positive and its first negatives, from the first question that has enough of them.
 
-    Where no question has `negatives` of its own, the one with the most is taken and passages of the following rows
-    fill up: they are real passages of other questions.
+    Where no question has `EXAMPLE_NEGATIVES` of its own, the one with the most is taken and passages of the following
+    rows fill up: they are real passages of other questions.
 
     Returns:
         `question`, and `passages`, the positive first.
@@ -70,10 +73,10 @@ def example_pairs(pairs: LabelledPairs, negatives: int = 4) -> Json:
             end += 1
         positives = [int(pairs.passage[row]) for row in range(start, end) if pairs.label[row] >= 0.5]
         others = [int(pairs.passage[row]) for row in range(start, end) if pairs.label[row] < 0.5]
-        others = list(dict.fromkeys(passage for passage in others if passage not in positives))[:negatives]
+        others = list(dict.fromkeys(passage for passage in others if passage not in positives))[:EXAMPLE_NEGATIVES]
         if positives and len(others) > best[0]:
             best = (len(others), start, [positives[0], *others])
-            if len(others) == negatives:
+            if len(others) == EXAMPLE_NEGATIVES:
                 break
         start = end
     _, start, chosen = best
@@ -81,7 +84,7 @@ def example_pairs(pairs: LabelledPairs, negatives: int = 4) -> Json:
         return {"question": "", "passages": []}
     own = {int(passage) for passage in pairs.passage[pairs.question == pairs.question[start]]}
     for passage in (int(index) for index in pairs.passage):
-        if len(chosen) > negatives:
+        if len(chosen) > EXAMPLE_NEGATIVES:
             break
         if passage not in own and passage not in chosen:
             chosen.append(passage)

@@ -15,6 +15,9 @@ from pipeline.reporting.facts import Facts
 MEASURE_NAMES = {"ndcg@10": "nDCG@10", "mrr@10": "MRR@10", "map": "MAP"}
 """Measures in the order they are shown, and how they are written."""
 
+MEASURE = "ndcg@10"
+"""The one that verdicts speak of."""
+
 Json = dict[str, Any]
 
 
@@ -27,7 +30,7 @@ def _interval(difference: Mapping[str, float], queries: int) -> str:
     return f"95 % {difference['low']:.3f} to {difference['high']:.3f}, {queries} queries"
 
 
-def verdict(name: str, measures: Mapping[str, Any], measure: str = "ndcg@10") -> list[str]:
+def verdict(name: str, measures: Mapping[str, Any]) -> list[str]:
     """What a set's figures say, as retrieved, in plain sentences.
 
     Only that protocol can speak of the first stage: where positives are added, the first stage did not have them.
@@ -41,7 +44,7 @@ def verdict(name: str, measures: Mapping[str, Any], measure: str = "ndcg@10") ->
     known = (
         [f"{name}: {seen} of its {queries} queries are training questions too, which flatters trained."] if seen else []
     )
-    found, label = protocol["difference"][measure], MEASURE_NAMES[measure]
+    found, label = protocol["difference"][MEASURE], MEASURE_NAMES[MEASURE]
     by, interval = abs(found["mean"]), _interval(found, queries)
     if found["low"] > 0:
         said = f"trained beats the first stage by +{by:.3f} {label} ({interval})"
@@ -52,13 +55,13 @@ def verdict(name: str, measures: Mapping[str, Any], measure: str = "ndcg@10") ->
     else:
         said = f"trained does not beat the first stage: it is {by:.3f} {label} above, within chance ({interval})"
     sentences = [f"{name}: {said}.", *known]
-    best = max(systems(protocol), key=lambda system: (protocol[system][measure], system == TRAINED))
+    best = max(systems(protocol), key=lambda system: (protocol[system][MEASURE], system == TRAINED))
     if best != TRAINED:
-        behind = protocol[best][measure] - protocol[TRAINED][measure]
+        behind = protocol[best][MEASURE] - protocol[TRAINED][MEASURE]
         against = protocol["difference"] if best == FIRST_STAGE else protocol.get("trained_minus", {}).get(best, {})
-        interval = f"; trained minus it: {_interval(against[measure], queries)}" if measure in against else ""
+        interval = f"; trained minus it: {_interval(against[MEASURE], queries)}" if MEASURE in against else ""
         sentences.append(
-            f"{name}: the best ranking is {best.replace('_', ' ')}, {protocol[best][measure]:.3f} {label}, "
+            f"{name}: the best ranking is {best.replace('_', ' ')}, {protocol[best][MEASURE]:.3f} {label}, "
             f"{behind:.3f} above trained{interval}."
         )
     return sentences
@@ -71,12 +74,12 @@ NOT_TRAINED = (
 """Stands wherever figures of such a model are shown."""
 
 
-def below_first_stage(measures: Mapping[str, Mapping[str, Any]], measure: str = "ndcg@10") -> list[str]:
+def below_first_stage(measures: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """The sets on which the trained model's figure, as retrieved, is under its first stage's, in order."""
     return [
         name
         for name, of in measures.items()
-        if TRAINED in of[AS_RETRIEVED] and of[AS_RETRIEVED][TRAINED][measure] < of[AS_RETRIEVED][FIRST_STAGE][measure]
+        if TRAINED in of[AS_RETRIEVED] and of[AS_RETRIEVED][TRAINED][MEASURE] < of[AS_RETRIEVED][FIRST_STAGE][MEASURE]
     ]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from pipeline.commands.file_faults import damages
+from pipeline.faults.damage import damages
 
 
 def test_a_damaged_file_is_never_the_same_file() -> None:

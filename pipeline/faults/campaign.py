@@ -1,7 +1,7 @@
 """Faults on purpose, counted: runs killed at random moments, and each file of what they wrote damaged.
 
 Nothing may be lost: a run started again ends with the undisturbed one's results, and a damaged file is made again or
-refused, never used. `kills` and `file_faults` do it; here is how much of it, to which run, and the record.
+refused, never used. `kills` and `damage` do it; here is how much of it, to which run, and the record.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ import time
 from contextlib import closing
 from pathlib import Path
 
-from pipeline.commands.file_faults import damage_files
-from pipeline.commands.kills import MODEL, Record, chain, undisturbed
-from pipeline.commands.victim import Place, Server
 from pipeline.config.asked import Faults
 from pipeline.config.compose import composed
 from pipeline.core import atomic
 from pipeline.core.errors import EXIT_STATUS, ConfigError, must
+from pipeline.faults.damage import damage_files
+from pipeline.faults.kills import MODEL, Record, chain, undisturbed
+from pipeline.faults.victim import Place, Server
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ def arguments(asked: Faults) -> list[str]:
     return [f"experiment={asked.experiment}", *(CUTS[asked.experiment] if is_cut else ())]
 
 
-def campaign(asked: Faults) -> tuple[Record, Path]:
+def run(asked: Faults) -> tuple[Record, Path]:
     """Kills until `asked.kills`, in chains of `asked.chain`, then file faults; the record and where it was written.
 
     Raises:
@@ -77,10 +77,10 @@ def campaign(asked: Faults) -> tuple[Record, Path]:
         reference = undisturbed(place("undisturbed"))
         log.info("undisturbed: %.1f s of processor time, %d results", reference.seconds, len(reference.results))
         while record.kills.total() < asked.kills:
-            run = place(f"run-{len(record.chains) + 1}")
-            chain(run, reference, draw, min(asked.chain, asked.kills - record.kills.total()), record)
-            log.info("%s: %d kills, %d lost so far", run.root.name, record.chains[-1], len(record.lost))
-            shutil.rmtree(run.root)
+            broken = place(f"run-{len(record.chains) + 1}")
+            chain(broken, reference, draw, min(asked.chain, asked.kills - record.kills.total()), record)
+            log.info("%s: %d kills, %d lost so far", broken.root.name, record.chains[-1], len(record.lost))
+            shutil.rmtree(broken.root)
             if record.lost and not record.chains[-1]:  # it fails by itself: kills would never come
                 break
         damage_files(reference, place("damaged"), draw, asked.files, record)

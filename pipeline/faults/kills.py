@@ -1,6 +1,6 @@
 """Runs killed at random moments of what they have still to do, and left to end; and the record of what was lost.
 
-Knows nothing of how many kills are asked for; files are damaged in `file_faults`.
+Knows nothing of how many kills are asked for; files are damaged in `damage`.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.commands.victim import Place, kill, used
 from pipeline.core import artifacts
 from pipeline.core.errors import EXIT_REQUEUE, ArtifactError, must
+from pipeline.faults.victim import Place, kill, used
 
 log = logging.getLogger(__name__)
 

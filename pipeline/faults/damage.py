@@ -10,9 +10,9 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline.commands.kills import Record, Undisturbed
-from pipeline.commands.victim import Place
 from pipeline.core.errors import EXIT_STATUS
+from pipeline.faults.kills import Record, Undisturbed
+from pipeline.faults.victim import Place
 
 RENDERED = ("README.md", "summary.json")
 """Files beside the artefacts that are made of them."""

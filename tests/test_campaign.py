@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from pipeline.commands.faults import CUTS, arguments, campaign, status
-from pipeline.commands.kills import Record, undisturbed
-from pipeline.commands.victim import Place
 from pipeline.config.arguments import parse_arguments
 from pipeline.config.asked import Faults
 from pipeline.core.errors import ArtifactError, ConfigError
+from pipeline.faults.campaign import CUTS, arguments, run, status
+from pipeline.faults.kills import Record, undisturbed
+from pipeline.faults.victim import Place
 
 
 def test_only_a_campaign_without_loss_ends_well() -> None:
@@ -39,7 +39,7 @@ def test_arguments() -> None:
 
 def test_an_experiment_that_there_is_not_is_refused_before_any_run(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"^experiment must be one of .*quickstart.*, got 'nope'\. Pass experiment="):
-        campaign(Faults(experiment="nope", outputs_dir=str(tmp_path)))
+        run(Faults(experiment="nope", outputs_dir=str(tmp_path)))
     assert not any(tmp_path.iterdir())
 
 
