@@ -309,6 +309,44 @@ def test_nothing_to_train_on_is_refused() -> None:
         mine(split(rows(DEV), rows(DEV)), config(), Path("unused"))
 
 
+def test_training_rows_without_a_negative_are_refused() -> None:
+    train = rows([("red cat", "a red cat"), ("old dog", "an old dog")], negatives=[["a red cat"], ["an old dog"]])
+    with pytest.raises(
+        DataError, match=r"^the training part must hold negatives, got none, after 2 pairs with two labe"
+    ):
+        mine(split(train, rows([("blue bird", "a blue bird")])), config(), Path("unused"))
+    with pytest.raises(
+        DataError, match=r"^the training part must hold negatives, got none\. Give some that are wrong "
+    ):
+        mine(
+            split(rows([("red cat", "a red cat")]), rows([("blue bird", "a blue bird")])),
+            config(negatives=0),
+            Path("x"),
+        )
+
+
+def test_a_pair_with_two_labels_has_the_higher_one_and_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    pairs = [("red cat", "a red cat"), ("red cat", "a red cat"), ("red cat", "an old dog"), ("old dog", "an old dog")]
+    train = rows(pairs, labels=[0.0, 1.0, 0.0, 1.0])
+    mined = mine(split(train, rows([("blue bird", "a blue bird")])), config(), Path("unused"))
+    assert mined.statistics["contradicted_pairs"] == 1
+    assert ("red cat", "a red cat", 1.0) in triples(mined.train)
+    assert "train: 1 pairs have two labels: the higher one is taken" in caplog.text
+
+
+def test_a_first_stage_that_finds_nothing_is_refused(caplog: pytest.LogCaptureFixture) -> None:
+    train = rows([("red cat", "a red cat"), ("old dog", "an old dog")])
+    other = [("fish", "swims"), ("bird", "flies")]
+    with pytest.raises(
+        DataError, match=r"^the first stage must find a passage for a question of dev, got none for 2 of 2 "
+    ):
+        mine(split(train, rows(other)), config(negatives=0, random_negatives=1), Path("unused"))
+    mine(split(train, rows([*other, ("blue cat", "a blue cat")])), config(random_negatives=1), Path("unused"))
+    assert (
+        "dev: the first stage finds no passage for 2 of 3 questions. BM25 finds what shares a word: pass" in caplog.text
+    )
+
+
 def test_an_imported_run_ranks_by_the_datas_own_ids(tmp_path: Path) -> None:
     train = rows(CATS, question_ids=["a", "b", "c", "d"])
     whole = split(train, rows(DEV, question_ids=["e"]))

@@ -6,11 +6,22 @@ import dataclasses
 from pathlib import Path
 
 from pipeline.config.learning import ModelConfig
+from pipeline.core.artifacts import MANIFEST
 from pipeline.core.reproducibility import release_memory
 from pipeline.engine import model_files
 from pipeline.engine.modeling import Reranker
 from pipeline.engine.scoring import PairScorer
 from pipeline.stages.plan import Run
+
+
+def check_base(run: Run) -> None:
+    """Read the starting model's configuration and tokenizer, unless the run has trained: before hours of mining.
+
+    Raises:
+        HubError, ModelError: when they cannot be had, or are of no model that can be trained as configured.
+    """
+    if not (run.folder / "model" / MANIFEST).exists():
+        model_files.planned(run.base.folder, run.config.model)
 
 
 def load(run: Run, folder: Path, config: ModelConfig) -> Reranker:

@@ -208,7 +208,7 @@ def rival_names(paths: Sequence[str]) -> list[str]:
             name = _last_parts(path, 2)
         if name in NOT_RIVALS or name in names:
             rule = "be models of distinct names, none of the report's own"
-            raise ConfigError(must("evaluation.rivals", rule, path, "Name each model once; rename a folder."))
+            raise ConfigError(must("evaluation.rivals", rule, repr(path), "Name each model once; rename a folder."))
         names.append(name)
     return names
 
