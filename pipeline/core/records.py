@@ -24,6 +24,9 @@ PROTOCOLS = (AS_RETRIEVED, POSITIVES_ADDED)
 FIRST_STAGE, UNTRAINED, TRAINED = "first_stage", "untrained", "trained"
 """Names of the systems every evaluation compares; rivals come under their own names."""
 
+NOT_SYSTEMS = ("difference", "differences", "trained_minus")
+"""Keys of a protocol in a measures.json that are no system's name."""
+
 
 def fold(text: str) -> str:
     """The form in which two texts count as the same: case and white space do not matter."""

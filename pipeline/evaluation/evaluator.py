@@ -18,6 +18,7 @@ from pipeline.core.fingerprint import slug
 from pipeline.core.records import (
     AS_RETRIEVED,
     FIRST_STAGE,
+    NOT_SYSTEMS,
     PROTOCOLS,
     TRAINED,
     UNTRAINED,
@@ -37,9 +38,6 @@ from pipeline.evaluation.protocols import NOTES
 from pipeline.evaluation.reranking import SystemRankings, first_stage
 
 log = logging.getLogger(__name__)
-
-RESERVED = {"difference", "differences", "trained_minus"}
-"""Keys of a protocol in measures.json that are not systems."""
 
 
 @dataclass(slots=True)
@@ -141,7 +139,7 @@ def evaluate(
     ordered = [name for name in (FIRST_STAGE, UNTRAINED, *rivals, TRAINED) if name in named]
     files: dict[str, str] = {}
     for name in ordered:
-        if name in RESERVED or slug(name) in files:
+        if name in NOT_SYSTEMS or slug(name) in files:
             got, remedy = f"{name!r} beside {ordered}", "Rename the rival's folder."
             raise ConfigError(must("Names in evaluation.rivals", "be distinct and not the report's own", got, remedy))
         files[slug(name)] = name

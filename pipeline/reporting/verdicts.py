@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.core.records import AS_RETRIEVED, FIRST_STAGE, TRAINED
+from pipeline.core.records import AS_RETRIEVED, FIRST_STAGE, NOT_SYSTEMS, TRAINED
 from pipeline.engine.batching import Plan
 from pipeline.reporting.facts import Facts
 
@@ -17,9 +17,6 @@ MEASURE_NAMES = {"ndcg@10": "nDCG@10", "mrr@10": "MRR@10", "map": "MAP"}
 
 MEASURE = "ndcg@10"
 """The one that verdicts speak of."""
-
-NOT_SYSTEMS = ("difference", "differences", "trained_minus")
-"""Keys of a protocol in a measures.json that are no system's name."""
 
 Json = dict[str, Any]
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+from pipeline.config.ending import shown
 from pipeline.core import artifacts, atomic
 from pipeline.core.fingerprint import fingerprint, plain
 from pipeline.data import storage
 from pipeline.reporting import comparison, model_card, report
 from pipeline.reporting.facts import RunFiles, collect
 from pipeline.stages.evaluate import evaluation_folder
-from pipeline.stages.plan import VERSIONS, Run, is_done, shown, stage
+from pipeline.stages.plan import VERSIONS, Run, is_done, stage
 from pipeline.stages.sets import NANO_MEAN, final_sets
 from pipeline.telemetry.energy_records import add
 
