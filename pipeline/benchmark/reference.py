@@ -17,6 +17,7 @@ from pipeline.benchmark.cases import DEPTH, NEGATIVES, SEED, Settings
 from pipeline.benchmark.ours import LEARNING_RATE, POS_WEIGHT, WARMUP_RATIO, Clock, Columns, Done
 from pipeline.config.learning import Precision
 from pipeline.engine.batching import Plan, warmup_steps
+from pipeline.evaluation.measures import MEASURES
 
 
 class Steps:
@@ -112,7 +113,7 @@ def evaluate(
             found = evaluator(encoder)
             ends.append(clock.read()[0])
     seconds = clock.read()
-    measures = {name: float(found[name]) for name in ("map", "mrr@10", "ndcg@10")}
+    measures = {name: float(found[name]) for name in MEASURES}
     pairs = len(samples) * DEPTH * settings.times
     figures = {}
     if settings.times > 1:

@@ -12,6 +12,7 @@ from typing import Any
 from torch.profiler import DeviceType, ProfilerActivity, profile, schedule
 
 from pipeline.config.asked import Profile
+from pipeline.config.ending import shown
 from pipeline.config.schema import Config
 from pipeline.core import artifacts, atomic
 from pipeline.core.fingerprint import plain
@@ -20,7 +21,7 @@ from pipeline.engine.training import Hooks, Trainer
 from pipeline.stages.banner import announce
 from pipeline.stages.mine import mine
 from pipeline.stages.models import load
-from pipeline.stages.plan import Run, shown
+from pipeline.stages.plan import Run
 from pipeline.stages.train import training_rows
 
 log = logging.getLogger(__name__)

@@ -12,6 +12,7 @@ from typing import Any
 
 from pipeline.commands.run_folder import find_run
 from pipeline.config.asked import FIRST, Reproduction
+from pipeline.config.ending import shown
 from pipeline.config.schema import Config
 from pipeline.config.sets import NANO_MEAN
 from pipeline.core import atomic
@@ -26,7 +27,7 @@ from pipeline.reporting.comparison import FAIL, compare
 from pipeline.reporting.run_figures import Measured, add_set, measured_run, reference_map
 from pipeline.stages.mine import mine
 from pipeline.stages.models import load, scorer_of
-from pipeline.stages.plan import Run, shown
+from pipeline.stages.plan import Run
 from pipeline.stages.sets import evaluation_set, final_sets, nano_names
 
 log = logging.getLogger(__name__)

@@ -12,9 +12,10 @@ from typing import Any
 
 from pipeline.config import composed
 from pipeline.config.asked import Rerun
+from pipeline.config.ending import shown
 from pipeline.config.schema import Config
 from pipeline.hub.lock_file import LOCK
-from pipeline.stages.plan import Run, shown
+from pipeline.stages.plan import Run
 from pipeline.stages.run import run as run_stages
 
 log = logging.getLogger(__name__)

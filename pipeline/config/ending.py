@@ -70,7 +70,7 @@ def report(error: Exception, log_path: Path | None = None) -> int:
     """Print the one line about an error, keep its traceback in the log, return the exit status."""
     if isinstance(error, BrokenPipeError) and _unread():
         return EXIT_UNREAD
-    where = f" (log: {_short(log_path)})" if log_path else ""
+    where = f" (log: {shown(log_path)})" if log_path else ""
     if isinstance(error, OSError) and not isinstance(error, PipelineError):
         error = _file_refusal(error)
     elif _is_memory(error):
@@ -141,11 +141,11 @@ def _keep_traceback(error: Exception, log_path: Path | None) -> str:
             log_path = Path(name)
         with log_path.open("a", encoding="utf-8", errors="backslashreplace") as stream:
             stream.write(text)
-        return _short(log_path)
+        return shown(log_path)
     except OSError as problem:
         return f"no file: {problem}"
 
 
-def _short(path: Path) -> str:
-    """The path relative to the current folder where it lies below it."""
+def shown(path: Path) -> str:
+    """A path as a person would type it from here: relative where it lies below the current folder."""
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)

@@ -38,10 +38,8 @@ def nano_beir_name(short: str) -> str:
         ConfigError: for a name that is none of the thirteen.
     """
     if short not in NANO_BEIR:
-        raise ConfigError(
-            must("evaluation.nano_beir", "hold NanoBEIR names", repr(short),
-                 f"Choose among {', '.join(sorted(NANO_BEIR))}.")
-        )  # fmt: skip
+        remedy = f"Choose among {', '.join(sorted(NANO_BEIR))}."
+        raise ConfigError(must("evaluation.nano_beir", "hold NanoBEIR names", repr(short), remedy))
     return NANO_BEIR[short]
 
 

@@ -25,7 +25,7 @@ LEAST_FREE = 2**18
 
 
 def files(folder: Path) -> list[Path]:
-    """Every file below a folder but its manifest, in order."""
+    """Every file below `folder` but its manifest, sorted by path."""
     return sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
 
 

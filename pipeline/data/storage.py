@@ -41,7 +41,11 @@ def write_mined(folder: Path, mined: Mined) -> None:
 
 
 def read_rows(folder: Path) -> LabelledPairs:
-    """The training rows with their texts."""
+    """The training rows with their texts.
+
+    Raises:
+        OSError, ValueError, EOFError: when a file is missing or torn, which none is in a folder that verifies.
+    """
     train = folder / "train"
     return LabelledPairs(
         questions=_columns(train / "questions.parquet")["text"],
@@ -53,7 +57,11 @@ def read_rows(folder: Path) -> LabelledPairs:
 
 
 def read_indices(folder: Path) -> LabelledPairs:
-    """The training rows without their texts, mapped: memory does not grow with the rows."""
+    """The training rows without their texts, mapped: memory does not grow with the rows.
+
+    Raises:
+        OSError, ValueError, EOFError: when a file is missing or torn, which none is in a folder that verifies.
+    """
     arrays = {
         name: np.load(folder / "train" / f"{name}.npy", mmap_mode="r") for name in ("question", "passage", "label")
     }
@@ -107,7 +115,11 @@ def _transposed(rows: list[tuple[Any, ...]], width: int) -> list[list[Any]]:
 
 
 def read_set(folder: Path) -> RerankingSet:
-    """Read what `write_set` wrote, in the same order."""
+    """Read what `write_set` wrote, in the same order.
+
+    Raises:
+        OSError, ValueError, ArtifactError: when a file is missing or torn, which none is in a folder that verifies.
+    """
     queries = _columns(folder / "queries.parquet")
     passages = _columns(folder / "passages.parquet")
     candidates: dict[str, list[str]] = {query: [] for query in queries["id"]}

@@ -29,9 +29,19 @@ class LockFile:
         self.path = path
 
     def get(self, section: str, name: str) -> Any:
+        """What is remembered under a name, None when nothing is.
+
+        Raises:
+            ArtifactError: when the file was altered or is not JSON.
+        """
         return self._read().get(section, {}).get(name)
 
     def put(self, section: str, name: str, value: Any) -> None:
+        """Remember a value, beside whatever another process has written meanwhile.
+
+        Raises:
+            ArtifactError: when the file was altered or is not JSON.
+        """
         with locked(self.path):
             content = self._read()
             content.setdefault(section, {})[name] = value

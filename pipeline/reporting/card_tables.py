@@ -11,6 +11,7 @@ from typing import Any
 from pipeline.config.sets import NANO_BEIR, NANO_CANDIDATES
 from pipeline.core.markdown import as_json
 from pipeline.core.records import FIRST_STAGE, POSITIVES_ADDED, PROTOCOLS, TRAINED
+from pipeline.evaluation.measures import MEASURES
 from pipeline.evaluation.protocols import fixed_step_protocol
 from pipeline.reporting.facts import Facts
 from pipeline.reporting.verdicts import systems
@@ -46,7 +47,7 @@ def evaluations(facts: Facts) -> list[Json]:
             of = measures[protocol]
             shown = systems(of)
             rows = []
-            for measure in ("map", "mrr@10", "ndcg@10"):
+            for measure in MEASURES:
                 gain = of["difference"][measure]
                 figures = [f"{of[system][measure]:.4f}" for system in shown[:-1]]
                 trained = f"**{of[TRAINED][measure]:.4f} ({_signed(gain['mean'])})**"

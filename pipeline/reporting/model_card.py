@@ -15,6 +15,7 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from pipeline.core.markdown import as_json, escape, literal, sample, without_places
 from pipeline.core.records import PROTOCOLS, TRAINED
+from pipeline.evaluation.measures import MEASURES
 from pipeline.reporting.card_tables import evaluations, log_table
 from pipeline.reporting.facts import Facts
 from pipeline.reporting.verdicts import (
@@ -83,7 +84,7 @@ def metadata(facts: Facts) -> ModelCardData:
         "datasets": None if facts.data_id is None or not facts.is_trained else [facts.data_id],
         "pipeline_tag": "text-ranking",
         "library_name": "sentence-transformers",
-        "metrics": ["map", "mrr@10", "ndcg@10"],
+        "metrics": list(MEASURES),
         "model_name": facts.title,
         "eval_results": _results(facts),
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+from pipeline.config.ending import shown
 from pipeline.config.sets import NANO_MEAN
 from pipeline.core import artifacts, atomic
 from pipeline.core.fingerprint import fingerprint, plain
@@ -12,7 +13,7 @@ from pipeline.data import storage
 from pipeline.reporting import comparison, model_card, report
 from pipeline.reporting.facts import RunFiles, collect
 from pipeline.stages.evaluate import evaluation_folder
-from pipeline.stages.plan import VERSIONS, Run, is_done, shown, stage
+from pipeline.stages.plan import VERSIONS, Run, is_done, stage
 from pipeline.stages.sets import final_sets
 from pipeline.telemetry.energy_records import add
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from pipeline.config.ending import shown
 from pipeline.config.learning import ModelConfig
 from pipeline.config.sets import NANO_MEAN
 from pipeline.core import artifacts, atomic
@@ -19,7 +20,7 @@ from pipeline.engine import model_config
 from pipeline.evaluation import evaluator, figures, reranking
 from pipeline.evaluation.bi_encoder import BiEncoderScorer
 from pipeline.stages.models import load, load_saved, scorer_of
-from pipeline.stages.plan import VERSIONS, Run, is_done, shown, stage
+from pipeline.stages.plan import VERSIONS, Run, is_done, stage
 from pipeline.stages.sets import evaluation_set, final_sets, nano_names
 
 log = logging.getLogger(__name__)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+from pipeline.config.ending import shown
 from pipeline.core import atomic
 from pipeline.data import source, storage
 from pipeline.mining.miner import mine as mine_pairs
-from pipeline.stages.plan import Run, is_done, shown, stage
+from pipeline.stages.plan import Run, is_done, stage
 
 log = logging.getLogger(__name__)
 

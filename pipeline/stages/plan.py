@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from pipeline.config.data import Retriever, Source
+from pipeline.config.ending import shown
 from pipeline.config.learning import Precision
 from pipeline.config.machine import Attention
 from pipeline.config.schema import Config
@@ -253,11 +254,3 @@ def is_done(folder: Path, name: str) -> bool:
     if (folder / artifacts.MANIFEST).exists():
         log.warning("%-9s made again: %s", name, artifacts.problems(folder)[0])
     return False
-
-
-def shown(path: Path) -> str:
-    """A path as a person would type it from here."""
-    try:
-        return str(path.relative_to(Path.cwd()))
-    except ValueError:
-        return str(path)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from pipeline.config.ending import shown
 from pipeline.config.sets import DEV, NANO_MEAN
 from pipeline.core import artifacts, atomic, upkeep
 from pipeline.core.errors import ArtifactError, Interrupted, must
@@ -30,7 +31,7 @@ from pipeline.evaluation import figures, reranking
 from pipeline.evaluation.protocols import fixed_step_protocol
 from pipeline.stages.logs import MetricsLog
 from pipeline.stages.models import load, load_saved, scorer_of
-from pipeline.stages.plan import VERSIONS, Run, is_done, shown, stage
+from pipeline.stages.plan import VERSIONS, Run, is_done, stage
 from pipeline.stages.sets import evaluation_set, fixed_sets, nano_names
 
 log = logging.getLogger(__name__)
