@@ -209,7 +209,8 @@ def refusal(error: Exception, overrides: list[str]) -> ConfigError:
         return ConfigError(must(group, f"be one of {', '.join(choices)}", repr(option), remedy))
     cause = error if isinstance(error, OmegaConfBaseException) else error.__cause__
     key = str(getattr(cause, "full_key", None) or "")
-    given = {name.lstrip("+~"): value for name, equals, value in (o.partition("=") for o in overrides) if equals}
+    words = (override.partition("=") for override in overrides)
+    given = {name.lstrip("+~"): re.sub(r'^"(.*)"$', r"\1", value) for name, equals, value in words if equals}
     if key in known and isinstance(cause, ValidationError):
         quoted = re.search(r"'(.*?)'", str(cause))
         value = given.get(key, quoted.group(1) if quoted else None)

@@ -81,11 +81,8 @@ def mine(
     if questions.contradicted:
         log.warning("train: %d pairs have two labels: the higher one is taken", questions.contradicted)
     if not statistics["negatives"]:
-        got = "none" + (
-            f", after {questions.contradicted} pairs with two labels took the higher one"
-            if questions.contradicted
-            else ""
-        )
+        contradicted = questions.contradicted
+        got = f"none, after {contradicted} pairs with two labels took the higher one" if contradicted else "none"
         remedy = "Give some that are wrong answers, or raise mining.negatives or mining.random_negatives."
         raise DataError(must("the training part", "hold negatives", got, remedy))
     for name, reranking in sets.items():
@@ -118,7 +115,7 @@ def _check_candidates(name: str, reranking: RerankingSet, config: MiningConfig) 
     remedy = "Give it passages for these questions."
     if config.retriever is Retriever.bm25:
         remedy = "BM25 finds what shares a word: pass mining=embedding mining.path=<a model for your language>."
-    if without == len(reranking.queries):
+    if without and without == len(reranking.queries):
         raise DataError(must("the first stage", f"find a passage for a question of {name}", f"none for {of}", remedy))
     if without > len(reranking.queries) * NOTABLE_SHARE:
         log.warning("%s: the first stage finds no passage for %s. %s", name, of, remedy)

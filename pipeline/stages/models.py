@@ -6,7 +6,6 @@ import dataclasses
 from pathlib import Path
 
 from pipeline.config.learning import ModelConfig
-from pipeline.core.artifacts import MANIFEST
 from pipeline.core.reproducibility import release_memory
 from pipeline.engine import model_files
 from pipeline.engine.modeling import Reranker
@@ -15,13 +14,12 @@ from pipeline.stages.plan import Run
 
 
 def check_base(run: Run) -> None:
-    """Read the starting model's configuration and tokenizer, unless the run has trained: before hours of mining.
+    """Read the starting model's configuration and tokenizer: a mistake in it must not wait until mining is over.
 
     Raises:
         HubError, ModelError: when they cannot be had, or are of no model that can be trained as configured.
     """
-    if not (run.folder / "model" / MANIFEST).exists():
-        model_files.planned(run.base.folder, run.config.model)
+    model_files.planned(run.base.folder, run.config.model)
 
 
 def load(run: Run, folder: Path, config: ModelConfig) -> Reranker:
