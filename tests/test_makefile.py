@@ -118,6 +118,13 @@ def test_a_failing_command_fails_make_and_its_status_is_shown(copy: Path) -> Non
     assert "Error 75" in done.stderr
 
 
+def test_a_key_outside_args_is_refused(copy: Path) -> None:
+    done = make(copy, "train", "data=local", "EXPERIMENT=smoke")
+    assert done.returncode == 2 and done.stdout == ""
+    assert 'data must go into ARGS, got it as a variable of make. Pass ARGS="data=local"' in done.stderr
+    assert make(copy, "train", DATA="local", data="local").returncode == 0, "the environment may hold anything"
+
+
 def test_a_changed_pin_asks_for_a_new_set_up(copy: Path) -> None:
     assert "pip install" not in make(copy, "-n", "train").stdout
     with (copy / "conf" / "constraints.txt").open("a") as stream:

@@ -200,7 +200,8 @@ def test_leaks_are_dropped_or_only_counted(caplog: pytest.LogCaptureFixture) -> 
     assert kept.statistics["positives"] == 6
     logged = [of.message for of in caplog.records if of.name == "pipeline.mining.miner"]
     said = "train: 2 of 6 rows share a question (1) or a positive (1 more) with a held-out part: "
-    assert logged == [said + "dropped", said + "kept, for mining.drop_leaks=false"]
+    remedy = "(data.group_column=<column> keeps rows of one passage together; fewer data.dev_queries drop fewer)"
+    assert logged == [f"{said}dropped, 4 are left {remedy}", f"{said}kept, for mining.drop_leaks=false"]
     with pytest.raises(DataError, match="got 0 rows, none positive, after 1 that share a question or positive"):
         mine(split(rows(train[4:5]), rows(DEV)), config(), Path("unused"))
 
@@ -309,6 +310,44 @@ def test_nothing_to_train_on_is_refused() -> None:
         mine(split(rows(DEV), rows(DEV)), config(), Path("unused"))
 
 
+def test_training_rows_without_a_negative_are_refused() -> None:
+    train = rows([("red cat", "a red cat"), ("old dog", "an old dog")], negatives=[["a red cat"], ["an old dog"]])
+    with pytest.raises(
+        DataError, match=r"^the training part must hold negatives, got none, after 2 pairs with two labe"
+    ):
+        mine(split(train, rows([("blue bird", "a blue bird")])), config(), Path("unused"))
+    with pytest.raises(
+        DataError, match=r"^the training part must hold negatives, got none\. Give some that are wrong "
+    ):
+        mine(
+            split(rows([("red cat", "a red cat")]), rows([("blue bird", "a blue bird")])),
+            config(negatives=0, random_negatives=1),
+            Path("x"),
+        )
+
+
+def test_a_pair_with_two_labels_has_the_higher_one_and_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    pairs = [("red cat", "a red cat"), ("red cat", "a red cat"), ("red cat", "an old dog"), ("old dog", "an old dog")]
+    train = rows(pairs, labels=[0.0, 1.0, 0.0, 1.0])
+    mined = mine(split(train, rows([("blue bird", "a blue bird")])), config(), Path("unused"))
+    assert mined.statistics["contradicted_pairs"] == 1
+    assert ("red cat", "a red cat", 1.0) in triples(mined.train)
+    assert "train: 1 pairs have two labels: the higher one is taken" in caplog.text
+
+
+def test_a_first_stage_that_finds_nothing_is_refused(caplog: pytest.LogCaptureFixture) -> None:
+    train = rows([("red cat", "a red cat"), ("old dog", "an old dog")])
+    other = [("fish", "swims"), ("bird", "flies")]
+    with pytest.raises(
+        DataError, match=r"^the first stage must find a passage for a question of dev, got none for 2 of 2 "
+    ):
+        mine(split(train, rows(other)), config(negatives=0, random_negatives=1), Path("unused"))
+    mine(split(train, rows([*other, ("blue cat", "a blue cat")])), config(random_negatives=1), Path("unused"))
+    assert (
+        "dev: the first stage finds no passage for 2 of 3 questions. BM25 finds what shares a word: pass" in caplog.text
+    )
+
+
 def test_an_imported_run_ranks_by_the_datas_own_ids(tmp_path: Path) -> None:
     train = rows(CATS, question_ids=["a", "b", "c", "d"])
     whole = split(train, rows(DEV, question_ids=["e"]))
@@ -385,11 +424,17 @@ def test_no_negative_is_a_positive_and_nothing_of_dev_is_trained_on(
 ) -> None:
     key = fold if match is Match.folded else str
     keys = config(positive_match=match, sampling=sampling, negatives=3, random_negatives=3, range_max=10)
+    # A word that all share: the first stage finds something for every question.
+    train, dev = ([(f"word {q}", f"word {a}") for q, a in pairs] for pairs in (train, dev))
     try:
         mined = mine(split(rows(train), rows(dev)), keys, Path("unused"))
-    except DataError:
+    except DataError as error:
         held = {fold(q) for q, _ in dev} | {fold(a) for _, a in dev}
-        assert all(fold(q) in held or fold(a) in held for q, a in train)
+        left = {(key(q), key(a)) for q, a in train if fold(q) not in held and fold(a) not in held}
+        if "hold negatives" in str(error):  # every passage that is left is a positive of every question
+            assert len(left) == len({q for q, _ in left}) * len({a for _, a in left})
+        else:
+            assert not left and "hold a positive" in str(error)
         return
     found = triples(mined.train)
     positives = {(key(q), key(a)) for q, a in train}

@@ -54,6 +54,20 @@ def test_one_passage_and_a_file_agree_with_the_library(outputs: Path, tmp_path: 
     )
 
 
+def test_ids_stand_beside_the_scores_and_the_run_is_named(
+    outputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "passages.jsonl"
+    rows = [{"text": "small animal", "id": 7}, {"text": "a\tdog", "id": "d\n1"}]
+    file.write_text("\n".join(map(json.dumps, rows)))
+    lines = predict(Prediction(q="cat", file=str(file), outputs_dir=str(outputs))).splitlines()
+    assert {tuple(line.split("\t")[1:]) for line in lines} == {("7", "small animal"), ("d 1", "a dog")}
+    assert capsys.readouterr().err.startswith("scored by tiny-0123\n")
+    model = outputs / "runs" / "tiny-0123" / "model"
+    assert predict(Prediction(q="cat", p="a", run=str(model), outputs_dir=str(outputs)))
+    assert "scored by" not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -72,7 +86,7 @@ def test_a_bad_file_names_its_line(tmp_path: Path, text: str, said: str) -> None
 
 def test_a_byte_order_mark_and_windows_line_ends_are_no_text(tmp_path: Path) -> None:
     (tmp_path / "p.jsonl").write_bytes(b'\xef\xbb\xbf{"text": "a"}\r\n\r\n{"text": "b\xe2\x80\xa8c"}\r\n')
-    assert read_passages(tmp_path / "p.jsonl") == ["a", "b\u2028c"]
+    assert read_passages(tmp_path / "p.jsonl") == (["a", "b\u2028c"], None)
     with pytest.raises(DataError, match=r"gone\.jsonl must exist"):
         read_passages(tmp_path / "gone.jsonl")
 
@@ -92,7 +106,7 @@ def test_the_command_ends_quietly_when_its_lines_are_not_read(
 ) -> None:
     file = tmp_path / "p.jsonl"
     file.write_text('{"text": "small animal"}\n' * passages)
-    words = [sys.executable, "scripts/predict.py", "q=cat", f"file={file}", f"outputs_dir={outputs}"]
+    words = [sys.executable, "scripts/predict.py", "q=cat", f"file={file}", "run=tiny-0123", f"outputs_dir={outputs}"]
     with subprocess.Popen(words, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None and process.stderr is not None
         process.stdout.close()
@@ -109,4 +123,4 @@ def test_the_command_prints_the_score_alone(outputs: Path, root: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert 0 < float(done.stdout) < 1, "one label: the library's sigmoid"
-    assert done.stderr == ""
+    assert done.stderr == "scored by tiny-0123\n"

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.mining.retrieval import K1, B, Bm25, ImportedRun, bm25_run
+from pipeline.mining.retrieval import K1, B, Bm25, ImportedRun, _words, bm25_run
 
 PASSAGES = [
     "The cat sat with other cats on the mat",
@@ -102,3 +102,15 @@ def test_ndcg_is_the_published_one(name: str, expected: float) -> None:
     run = {query: {p: -float(rank) for rank, p in enumerate(ranked)} for query, ranked in candidates.items()}
     measured = ir_measures.calc_aggregate([ir_measures.nDCG @ 10], collection.qrels, run)
     assert measured[ir_measures.nDCG @ 10] == pytest.approx(expected, abs=0.0006)
+
+
+def test_scripts_without_spaces_are_searched_by_pairs_of_characters() -> None:
+    passages = ["北京是中国的首都", "我喜欢编程 Python语言", "ภาษาไทยไม่มีช่องว่าง", "東京タワーの高さ", "猫"]
+    found = Bm25(passages).search(["中国首都", "python编程", "ช่องว่าง", "タワー", "猫", "the cat"], 2)
+    assert found.indices[:, 0].tolist() == [0, 1, 2, 3, 4, -1]
+
+
+def test_pairs_of_characters_stand_between_words_as_they_were() -> None:
+    assert _words("a big cat's 7 x-rays") == ["big", "cat", "rays"]
+    assert _words("naïve café größe über") == ["naïve", "café", "größe", "über"]
+    assert _words("gpt4是模型 ok 我") == ["gpt4", "是模", "模型", "ok", "我"]

@@ -16,9 +16,11 @@ from pipeline.core.errors import ArtifactError
 def test_a_run_is_found_by_name_path_or_as_the_newest(tmp_path: Path) -> None:
     outputs = tmp_path / "outputs"
     run = outputs / "runs" / "tiny-0123"
-    run.mkdir(parents=True)
+    (run / "model").mkdir(parents=True)
+    (outputs / "runs" / "stopped-4567").mkdir()
     atomic.point(outputs / "latest", run)
     assert find_run(None, str(outputs)) == find_run("tiny-0123", str(outputs)) == find_run(str(run), "elsewhere") == run
+    assert find_run(str(run / "model"), "elsewhere") == run
     with pytest.raises(ArtifactError, match=r"run must name a folder .*, got 'other'. Choose among tiny-0123."):
         find_run("other", str(outputs))
     with pytest.raises(ArtifactError, match=r"latest must point at a finished run, got none. Run `make train` first."):

@@ -17,7 +17,7 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from pipeline.config.arguments import keys, rule
-from pipeline.config.compose import refusal
+from pipeline.config.compose import quoted, refusal
 from pipeline.config.paths import KEYS
 from pipeline.config.schema import GROUPS, Config, parse, register
 from pipeline.core.errors import ConfigError
@@ -57,7 +57,7 @@ def _hydra() -> Iterator[None]:
 def composed(*overrides: str) -> Config:
     """What a command with these overrides would run, or the refusal its user would read."""
     try:
-        return parse(compose("config", overrides=list(overrides)))
+        return parse(compose("config", overrides=[quoted(word) for word in overrides]))
     except (HydraException, OmegaConfBaseException) as error:
         raise refusal(error, list(overrides)) from None
 
@@ -214,7 +214,11 @@ def test_every_value_has_a_documented_field() -> None:
         ("emissions.country_iso_code=fr", "emissions.country_iso_code must be three capital letters, got 'fr'. .*FRA"),
         ("evaluation.nano_beir=[nq,nq]", r"evaluation.nano_beir must name each set once, got \['nq', 'nq'\]. A set "),
         ("evaluation.nano_beir=[msmarko]", "evaluation.nano_beir must .*, got 'msmarko'. .*msmarco"),
-        ("data.path=a=b", "an argument must read key=value, got 'data.path=a=b'. "),
+        (
+            "data.path=a[1]=b",
+            "an argument must read key=value, got 'data.path=a.1.=b'. Put the value in quotes ",
+        ),
+        ("training.batch_size=3=4", "training.batch_size must be a whole number, got '3=4'. "),
         ("training.batch_size", "an argument must read key=value, got 'training.batch_size'. "),
     ],
 )
@@ -222,6 +226,26 @@ def test_a_mistake_is_refused_in_one_sentence(override: str, said: str) -> None:
     with pytest.raises(ConfigError, match=f"^{said}"[:-1] + (r"\?" if said.endswith("?") else said[-1])) as refused:
         composed(override)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["ünï中.jsonl", "a b.jsonl", "a=b.jsonl", "a#b.jsonl", "~/x.jsonl", "a&b;c.jsonl", "/x/y-z.csv"],
+)
+def test_a_path_needs_no_quotes_of_its_own(path: str) -> None:
+    assert composed("data=local", f"data.path={path}").data.path == str(Path(path).expanduser())
+
+
+@pytest.mark.parametrize(
+    "word", ["seed=1,2", "training.eval_sets=[dev]", "x={a: 1}", "-m", "seed", "a='b c'", "seed=12"]
+)
+def test_what_means_something_is_left_as_it_was_typed(word: str) -> None:
+    assert quoted(word) == word
+
+
+def test_a_comma_is_no_list() -> None:
+    with pytest.raises(ConfigError, match=r"^data\.path must have one value, got 'a,b\.jsonl'\. `make sweep` "):
+        composed("data=local", "data.path=a,b.jsonl")
 
 
 @pytest.mark.parametrize(

@@ -157,7 +157,24 @@ def test_given_negatives_are_searched_too(tmp_path: Path) -> None:
             b'{"question": "a", "answer": "b"}\n{"question": "a", "text": "b"}\n',
             {},
             "{path}, line 2 must have the key 'answer', got 'question', 'text'. "
+            "Earlier lines have it: repair this one; null leaves it out (data.answer_column names the key).",
+        ),
+        (
+            b'{"question": "a", "text": "b"}\n',
+            {},
+            "{path}, line 1 must have the key 'answer', got 'question', 'text'. "
             "Name the key that holds it: data.answer_column=<key>.",
+        ),
+        (
+            b'{"question": "a", "answer": "b", "label": 0}\n',
+            {},
+            "data.format must read the column 'label' of {path}, got 'pairs'. "
+            "Pass data.format=labelled, or data.label_column=<another name> if it means something else.",
+        ),
+        (
+            b'{"question": "a", "answer": "b", "negatives": []}\n',
+            {},
+            "data.format must read the column 'negatives' of {path}, got 'pairs'. Pass data.format=negatives, or ",
         ),
         (
             b'{"question": 3, "answer": "b"}\n',
@@ -218,7 +235,16 @@ def test_bad_json_lines(tmp_path: Path, content: bytes, keys: dict[str, Any], se
         (
             b"q,answer\na,b\n",
             "{path}, line 1 must have the column 'question', got the columns 'q', 'answer'. "
-            "Name it: data.question_column=<column>.",
+            "Name it: data.question_column=<column>. The first line must name the columns.",
+        ),
+        (
+            b"question;answer\na;b\n",
+            "{path}, line 1 must have the column 'question', got the columns 'question;answer'. "
+            "They are separated by ';': save the file with commas, or with tabs as .tsv.",
+        ),
+        (
+            b"question,answer,label\na,b,0\n",
+            "data.format must read the column 'label' of {path}, got 'pairs'. Pass data.format=labelled, or ",
         ),
         (
             b"question,answer\na,b\na,b,c\n",
@@ -260,6 +286,8 @@ def test_bad_parquet(tmp_path: Path) -> None:
     assert refusal(path).startswith(f"{path} must be a readable Parquet file, got ")
     pq.write_table(pa.table({"question": ["a"], "text": ["b"]}), path)
     assert refusal(path).startswith(f"{path} must have the column 'answer', got the columns 'question', 'text'.")
+    pq.write_table(pa.table({"question": ["a"], "answer": ["b"], "label": [0]}), path)
+    assert refusal(path).startswith(f"data.format must read the column 'label' of {path}, got 'pairs'. Pass data.")
     pq.write_table(pa.table({"question": ["a"], "answer": [1.5]}), path)
     assert refusal(path).startswith(f"{path}, line 1, key 'answer' must be text, got float 1.5.")
     pq.write_table(pa.table([["a"], ["b"], ["c"]], names=["question", "answer", "answer"]), path)
@@ -272,6 +300,11 @@ def test_bad_parquet(tmp_path: Path) -> None:
     )
     path.write_bytes(whole.read_bytes()[:-400])
     assert refusal(path).startswith(f"{path} must be a readable Parquet file, got ")
+
+
+def test_a_column_that_means_something_else_is_passed_over(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "a.jsonl", [{**row, "label": "easy"} for row in rows_of(150)])
+    assert len(loaded(path, label_column="relevance").train) > 0
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".csv"])

@@ -388,6 +388,25 @@ def test_two_rivals_of_one_name_are_refused(paths: list[str]) -> None:
         rival_names(paths)
 
 
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (
+            ["model=custom", "model.path={folder}"],
+            r"model\.path must be a folder with config\.json, weights and ",
+        ),
+        (["model.max_length=100000"], r"model\.max_length must be at most the 512 positions of "),
+    ],
+)
+def test_a_model_that_cannot_be_trained_is_refused_before_mining(
+    tmp_path: Path, overrides: list[str], said: str
+) -> None:
+    outputs = tmp_path / "outputs"
+    with pytest.raises(ModelError, match=f"^{said}"):
+        go(outputs, "training.max_length=null", *(override.format(folder=tmp_path) for override in overrides))
+    assert not list(outputs.glob("mined/*")) and not list(outputs.glob("runs/*"))
+
+
 def test_a_rivals_weights_name_the_evaluation(outputs: Path, first: Path, tmp_path: Path) -> None:
     rival = tmp_path / "rival"
     shutil.copytree(first / "model", rival)

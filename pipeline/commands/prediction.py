@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from pipeline.commands.run_folder import find_run, model_folder
@@ -10,31 +11,36 @@ from pipeline.core.errors import DataError, must
 from pipeline.data.tables import json_objects
 
 
-def read_passages(path: Path) -> list[str]:
-    """The `text` of every line of a JSONL file, in order; blank lines are skipped.
+def read_passages(path: Path) -> tuple[list[str], list[str] | None]:
+    """The `text` of every line of a JSONL file, in order, and their `id`s where each has one; blank lines are skipped.
 
     Raises:
         DataError: naming file and line.
     """
-    passages = []
+    passages, ids = list[str](), list[str]()
     for number, row in json_objects(path):
         text = row.get("text")
         if not isinstance(text, str):
             got = repr(text) if "text" in row else f"only the keys {sorted(row)}"
             raise DataError(must(f"{path}, line {number}, key text", "be text", got, "Correct the line."))
         passages.append(text)
+        ids += [str(row["id"])] if "id" in row else []
     if not passages:
         raise DataError(must(str(path), "hold at least one passage", "none", "Write one JSON object a line."))
-    return passages
+    return passages, ids if len(ids) == len(passages) else None
 
 
 def predict(asked: Prediction) -> str:
     """The score of the one passage; of a file, `score<TAB>passage` lines, best first (ties in the file's order).
 
-    Scores are what the saved model's `predict` gives: after its activation, higher is more relevant.
+    Where every passage of the file has an `id`, lines are `score<TAB>id<TAB>passage`. Which run scored is said on
+    standard error where none was named. Scores are what the saved model's `predict` gives: after its activation, higher
+    is more relevant.
     """
-    passages = [asked.p] if asked.p is not None else read_passages(Path(asked.file or ""))
+    passages, ids = ([asked.p], None) if asked.p is not None else read_passages(Path(asked.file or ""))
     folder = model_folder(find_run(asked.run, asked.outputs_dir))
+    if asked.run is None:
+        print(f"scored by {folder.parent.name}", file=sys.stderr)
     from sentence_transformers import CrossEncoder  # late: a mistyped argument is answered without loading torch
 
     model = CrossEncoder(str(folder))
@@ -42,4 +48,5 @@ def predict(asked: Prediction) -> str:
     if asked.p is not None:
         return f"{scores[0]:.6f}"
     order = sorted(range(len(scores)), key=lambda i: (-scores[i], i))
-    return "\n".join(f"{scores[i]:.6f}\t{' '.join(passages[i].split())}" for i in order)
+    names = [""] * len(scores) if ids is None else [f"{' '.join(name.split())}\t" for name in ids]
+    return "\n".join(f"{scores[i]:.6f}\t{names[i]}{' '.join(passages[i].split())}" for i in order)

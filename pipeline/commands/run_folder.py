@@ -13,7 +13,7 @@ from pipeline.core.errors import ArtifactError, must
 
 
 def find_run(run: str | None, outputs_dir: str) -> Path:
-    """A run's folder: `outputs/latest` for None, else a path, else a name below `outputs/runs`.
+    """A run's folder: `outputs/latest` for None, else a path (also of the model in it), or a name below `outputs/runs`.
 
     Raises:
         ArtifactError: when there is none, naming the runs there are.
@@ -21,8 +21,10 @@ def find_run(run: str | None, outputs_dir: str) -> Path:
     root = Path(outputs_dir)
     for folder in [root / "latest"] if run is None else [Path(run), root / "runs" / run]:
         if folder.is_dir():
-            return folder.resolve()
-    runs = sorted(folder.name for folder in (root / "runs").glob("*") if folder.is_dir())
+            found = folder.resolve()
+            # Its model's own folder stands for a run too: other commands take that one.
+            return found.parent if found.name == "model" and not (found / "model").exists() else found
+    runs = sorted(folder.parent.name for folder in (root / "runs").glob("*/model"))
     remedy = f"Choose among {', '.join(runs)}." if runs else "Run `make train` first."
     if run is None:
         raise ArtifactError(must(str(root / "latest"), "point at a finished run", "none", remedy))

@@ -20,6 +20,7 @@ from typing import Any, TypeVar, cast
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -79,6 +80,7 @@ def application(job: Callable[[Config], object]) -> Callable[[], None]:
 
     def command() -> None:
         register()
+        sys.argv[1:] = map(quoted, sys.argv[1:])
         with ended(), _unwrapped():
             try:
                 hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")(composed)()
@@ -135,9 +137,25 @@ def composed(overrides: list[str]) -> Config:
     register()
     try:
         with hydra.initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
-            return parse(hydra.compose("config", overrides))
+            return parse(hydra.compose("config", [quoted(word) for word in overrides]))
     except (HydraException, OmegaConfBaseException) as error:
         raise refusal(error, overrides) from None
+
+
+def quoted(word: str) -> str:
+    """An override with its value in quotes where Hydra's grammar wants them: a path with spaces or letters of its own.
+
+    Left as it is where the value itself has characters that mean something: quotes, brackets, commas, `$`, backslashes.
+    """
+    key, equals, value = word.partition("=")
+    if word.startswith("-") or not equals or set(value) & set("\"'\\,[]{}()$"):
+        return word
+    parser = OverridesParser.create()
+    for candidate in (word, f'{key}="{value}"'):
+        with contextlib.suppress(HydraException):
+            parser.parse_override(candidate)
+            return candidate
+    return word
 
 
 def keep_log(outputs_dir: str, name: str) -> Path:
@@ -182,14 +200,7 @@ def refusal(error: Exception, overrides: list[str]) -> ConfigError:
         return ours
     known = keys(Config)
     if isinstance(error, OverrideParseException):
-        return ConfigError(
-            must(
-                "an argument",
-                "read key=value",
-                repr(error.override),
-                "Put values with spaces, '~', '=', ',' or quotes in quotes of their own: 'data.path=\"a=b.jsonl\"'.",
-            )
-        )
+        return ConfigError(must("an argument", "read key=value", repr(error.override), _in_quotes(error.override)))
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options is not None:
         group, _, option = str(error.missing_cfg_file).rpartition("/")
         choices = sorted(error.options)
@@ -198,7 +209,8 @@ def refusal(error: Exception, overrides: list[str]) -> ConfigError:
         return ConfigError(must(group, f"be one of {', '.join(choices)}", repr(option), remedy))
     cause = error if isinstance(error, OmegaConfBaseException) else error.__cause__
     key = str(getattr(cause, "full_key", None) or "")
-    given = {name.lstrip("+~"): value for name, equals, value in (o.partition("=") for o in overrides) if equals}
+    words = (override.partition("=") for override in overrides)
+    given = {name.lstrip("+~"): re.sub(r'^"(.*)"$', r"\1", value) for name, equals, value in words if equals}
     if key in known and isinstance(cause, ValidationError):
         quoted = re.search(r"'(.*?)'", str(cause))
         value = given.get(key, quoted.group(1) if quoted else None)
@@ -207,10 +219,20 @@ def refusal(error: Exception, overrides: list[str]) -> ConfigError:
     if key and key not in known and isinstance(cause, ConfigKeyError | ConfigAttributeError):
         return unknown_key(key, _source(error))
     reason = first_line(error)
+    if ambiguous := re.match(r"Ambiguous value for argument '(.*)'", reason):
+        key, _, value = ambiguous.group(1).partition("=")
+        remedy = f"`make sweep` runs one after another. If the comma belongs to it: {_in_quotes(f'{key}={value}')}"
+        return ConfigError(must(key, "have one value", repr(value), remedy))
     if isinstance(cause, InterpolationResolutionError):
         return ConfigError(must("a value with ${…}", "name a key", reason, "Write \\${ for the characters themselves."))
     remedy = "See the keys with --cfg job, and conf/ for the groups."
     return ConfigError(must("the command line", "compose", reason, remedy))
+
+
+def _in_quotes(word: object) -> str:
+    """How to type an override whose value Hydra reads otherwise."""
+    key, _, value = str(word).partition("=")
+    return f"Put the value in quotes of its own: '{key}=\"{value or '…'}\"'."
 
 
 def _resolvers(error: BaseException | None) -> ConfigError | None:

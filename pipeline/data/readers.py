@@ -15,7 +15,7 @@ from pipeline.config.data import DataConfig, Format
 from pipeline.core.errors import DataError, must
 from pipeline.core.records import PairRows
 from pipeline.data.beir import TRAIN_QRELS_FILES, read_beir
-from pipeline.data.row_builder import RowBuilder
+from pipeline.data.row_builder import RowBuilder, unread_columns
 from pipeline.data.tables import Record, csv_records, hub_records, json_objects, parquet_records
 
 log = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ def read(path: Path, config: DataConfig, qrels_files: Sequence[str] = TRAIN_QREL
     elif suffix in CSV_SUFFIXES:
         records = csv_records(path, CSV_SUFFIXES[suffix], wanted_columns(config))
     elif suffix in PARQUET_SUFFIXES:
-        records = parquet_records(path, wanted_columns(config))
+        records = parquet_records(path, wanted_columns(config), unread_columns(config))
     else:
         known = ", ".join((*JSON_SUFFIXES, *CSV_SUFFIXES, *PARQUET_SUFFIXES))
         remedy = "Unpack it first." if suffix in PACKED_SUFFIXES else "Rename or convert the file."
@@ -97,7 +97,10 @@ def read_hub(folder: Path, config: DataConfig, cache: Path) -> Loaded:
         DataError: when it holds no such configuration, split or column, or a value of the wrong type.
     """
     source = f"{config.path} ({folder})"
-    records = hub_records(folder, wanted_columns(config), source, subset=config.subset, split=config.split, cache=cache)
+    records = hub_records(
+        folder, wanted_columns(config), source, subset=config.subset, split=config.split, cache=cache,
+        also=unread_columns(config),
+    )  # fmt: skip
     return _gather(records, RowBuilder(config, source, from_text=False), source, config)
 
 
@@ -143,9 +146,9 @@ def read_corpus(path: Path, config: DataConfig) -> tuple[list[str], list[str] | 
     builder = RowBuilder(config, str(path), from_text=False)
     counts = builder.counts
     for line, record in json_objects(path):
-        column = "text" if "text" in record else config.answer_column
-        text = builder.text(line, record, "answer_column", column)
-        title = builder.text(line, record, "answer_column", "title") if column == "text" and "title" in record else ""
+        column = "text" if "text" in record or config.answer_column not in record else config.answer_column
+        text = builder.text(line, record, "corpus_path", column)
+        title = builder.text(line, record, "corpus_path", "title") if column == "text" and "title" in record else ""
         text = f"{title} {text}".strip()
         identifier = record.get("_id", record.get("id"))
         if identifier is not None:

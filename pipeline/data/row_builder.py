@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 from pipeline.config.data import DataConfig, Format
@@ -12,6 +13,30 @@ from pipeline.core.errors import DataError, must
 from pipeline.core.records import PairRows
 from pipeline.data.tables import Record
 from pipeline.data.trec import HIGHEST_GRADE
+
+
+def unread_columns(config: DataConfig) -> dict[str, str]:
+    """Columns that `data.format=pairs` would pass over though they may say which rows are no positives.
+
+    Each with the remedy for a source that has it.
+    """
+    if config.format is not Format.pairs:
+        return {}
+    meant = {
+        config.label_column: ("label_column", "labelled"),
+        config.negatives_column: ("negatives_column", "negatives"),
+    }
+    other = {config.question_column, config.answer_column, config.group_column}
+    return {
+        column: f"Pass data.format={name}, or data.{key}=<another name> if it means something else."
+        for column, (key, name) in meant.items()
+        if column not in other
+    }
+
+
+def unread(source: str, column: str, remedies: Mapping[str, str]) -> DataError:
+    """The refusal of a source with such a column."""
+    return DataError(must("data.format", f"read the column {column!r} of {source}", "'pairs'", remedies[column]))
 
 
 class RowBuilder:
@@ -22,6 +47,7 @@ class RowBuilder:
 
     def __init__(self, config: DataConfig, source: str, *, from_text: bool) -> None:
         self._config, self._source, self._from_text = config, source, from_text
+        self._unread = unread_columns(config)
         self.counts: Counter[str] = Counter()
         labelled, listed = config.format is Format.labelled, config.format is Format.negatives
         grouped = config.group_column is not None
@@ -36,6 +62,9 @@ class RowBuilder:
             DataError: for a missing key or a value of the wrong type.
         """
         config, rows = self._config, self.rows
+        for column in self._unread:
+            if column in record:
+                raise unread(self._source, column, self._unread)
         rows.questions.append(self.text(line, record, "question_column", config.question_column))
         rows.answers.append(self.text(line, record, "answer_column", config.answer_column))
         rows.lines.append(line)
@@ -57,13 +86,21 @@ class RowBuilder:
         if value is None:
             return ""
         if not isinstance(value, str):
-            raise self._wrong(line, column, "be text", value, f"Write it as a string, or name another key: data.{key}.")
+            remedy = "Write it as a string."
+            if key != "corpus_path":
+                remedy = f"Write it as a string, or name another key: data.{key}."
+            raise self._wrong(line, column, "be text", value, remedy)
         return self._encodable(value)
 
     def _value(self, line: int, record: Record, key: str, column: str) -> Any:
         if column not in record:
             got = ", ".join(map(repr, record)) or "no key"
-            remedy = f"Name the key that holds it: data.{key}=<key>."
+            if key == "corpus_path":
+                remedy = 'Write {"text": …} on each line of data.corpus_path.'
+            elif self.rows.lines:
+                remedy = f"Earlier lines have it: repair this one; null leaves it out (data.{key} names the key)."
+            else:
+                remedy = f"Name the key that holds it: data.{key}=<key>."
             raise DataError(must(f"{self._source}, line {line}", f"have the key {column!r}", got, remedy))
         return record[column]
 

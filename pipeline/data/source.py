@@ -62,6 +62,7 @@ def load(config: DataConfig, *, source: Path | None, cache: Path, workers: int |
         remedy = "Give more rows, raise data.rows or data.limit, or check the columns and data.positive_threshold."
         raise DataError(must(_name(config), f"hold at least {FEWEST_QUESTIONS} usable questions", len(usable), remedy))
     split = _split(config, rows, usable)
+    whole = {name: len(part) + sum(split.dropped[name].values()) for name, part in split.parts.items()}
     cleaned = {name: clean(part, config, split.dropped[name]) for name, part in split.parts.items()}
     if split.dev_file is not None:
         _refuse_the_same(config, cleaned["train"], cleaned["dev"])
@@ -79,7 +80,7 @@ def load(config: DataConfig, *, source: Path | None, cache: Path, workers: int |
     }
     for name, part in cleaned.items():
         reasons = ", ".join(f"{number} {reason}" for reason, number in sorted(split.dropped[name].items())) or "none"
-        log.info("%s: %d of %d rows used; dropped: %s", name, len(part), len(split.parts[name]), reasons)
+        log.info("%s: %d of %d rows usable; dropped: %s", name, len(part), whole[name], reasons)
     never = [answer for part in unused for answer in part.answers]
     return Split(cleaned["train"], cleaned["dev"], cleaned.get("validation"), corpus, ids, statistics, never)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,8 @@ _LONGEST_FIELD = 2**31 - 1
 _BATCH = 50_000
 
 
-def _check_columns(source: str, wanted: Wanted, present: list[str]) -> None:
+def _check_columns(source: str, wanted: Wanted, present: list[str], separator: str = "") -> None:
+    """Refuse a table without the wanted columns; `separator` is what stands between them in a text file."""
     for key, column in wanted.items():
         if present.count(column) > 1:
             remedy = f"Rename one of them, or name another: data.{key}=<column>."
@@ -32,7 +33,13 @@ def _check_columns(source: str, wanted: Wanted, present: list[str]) -> None:
             )
         if column not in present:
             got = f"the columns {', '.join(map(repr, present))}"
-            raise DataError(must(source, f"have the column {column!r}", got, f"Name it: data.{key}=<column>."))
+            remedy = f"Name it: data.{key}=<column>."
+            other = next((mark for mark in ";\t|," if mark != separator and mark in present[0]), None)
+            if separator and len(present) == 1 and other is not None:
+                remedy = f"They are separated by {other!r}: save the file with commas, or with tabs as .tsv."
+            elif separator:
+                remedy += " The first line must name the columns."
+            raise DataError(must(source, f"have the column {column!r}", got, remedy))
 
 
 def csv_records(path: Path, delimiter: str, wanted: Wanted) -> Iterator[tuple[int, Record]]:
@@ -44,7 +51,7 @@ def csv_records(path: Path, delimiter: str, wanted: Wanted) -> Iterator[tuple[in
         header = [name.strip() for name in next(reader, [])]
         if not header:
             raise DataError(must(str(path), "hold rows", "an empty file", "Write a header line, then a row a line."))
-        _check_columns(f"{path}, line 1", wanted, header)
+        _check_columns(f"{path}, line 1", wanted, header, delimiter)
         start = reader.line_num + 1
         for values in reader:
             if values and len(values) != len(header):
@@ -122,15 +129,16 @@ def json_objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         yield number, value
 
 
-def parquet_records(path: Path, wanted: Wanted) -> Iterator[tuple[int, Record]]:
-    """Rows of a Parquet file, numbered from 1, a batch in memory at a time."""
+def parquet_records(path: Path, wanted: Wanted, also: Iterable[str] = ()) -> Iterator[tuple[int, Record]]:
+    """Rows of a Parquet file, numbered from 1, a batch in memory at a time; columns of `also` where there are any."""
     import pyarrow as arrow
     import pyarrow.parquet as parquet
 
     try:
         with parquet.ParquetFile(path) as file:
             _check_columns(str(path), wanted, list(file.schema_arrow.names))
-            columns = list(dict.fromkeys(wanted.values()))
+            names = file.schema_arrow.names
+            columns = list(dict.fromkeys([*wanted.values(), *(column for column in also if column in names)]))
             line = 0
             for batch in file.iter_batches(batch_size=_BATCH, columns=columns):
                 values = [batch.column(column).to_pylist() for column in columns]
@@ -143,9 +151,12 @@ def parquet_records(path: Path, wanted: Wanted) -> Iterator[tuple[int, Record]]:
 
 
 def hub_records(
-    folder: Path, wanted: Wanted, source: str, *, subset: str | None, split: str, cache: Path
+    folder: Path, wanted: Wanted, source: str, *, subset: str | None, split: str, cache: Path, also: Iterable[str] = ()
 ) -> Iterator[tuple[int, Record]]:
-    """Rows of one split of a data set repository's local copy, numbered from 1; `datasets` converts into `cache`."""
+    """Rows of one split of a data set repository's local copy, numbered from 1; `datasets` converts into `cache`.
+
+    Columns of `also` are among them where there are any.
+    """
     import datasets
 
     try:
@@ -154,7 +165,8 @@ def hub_records(
         got, remedy = named(error), "Check data.path, data.subset and data.split."
         raise DataError(must(source, f"be a data set with the split {split!r}", got, remedy)) from error
     _check_columns(source, wanted, list(loaded.column_names))
-    columns = list(dict.fromkeys(wanted.values()))
+    present = loaded.column_names
+    columns = list(dict.fromkeys([*wanted.values(), *(column for column in also if column in present)]))
     line = 0
     for batch in loaded.select_columns(columns).iter(batch_size=_BATCH):
         for row in zip(*(batch[column] for column in columns), strict=True):

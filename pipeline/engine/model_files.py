@@ -43,17 +43,7 @@ def load(folder: Path, config: ModelConfig, *, seed: int, attention: Attention =
         ModelError: when the folder holds no usable model, one with more than one label, or one without embeddings of
             all that its tokenizer gives; when `sdpa` is asked of a model without.
     """
-    saved, tokenizer = model_config.read(folder)
-    hf = model_config.adapted(saved, config)
-    saved_head = not config.random_init and model_config.is_cross_encoder(saved)
-    if saved_head and hf.num_labels != 1:
-        raise ModelError(must("model.path", "be a cross-encoder with one label", f"{hf.num_labels} labels in {folder}",
-                              "Rerankers score a pair with one number: choose another model."))  # fmt: skip
-    hf.num_labels = 1
-    limit = model_config.positions(hf)
-    if limit is not None and config.max_length > limit:
-        raise ModelError(must("model.max_length", f"be at most the {limit} positions of {folder}", config.max_length,
-                              f"Pass model.max_length={limit}."))  # fmt: skip
+    hf, tokenizer, saved_head = planned(folder, config)
     implementation = model_config.attention_of(hf, attention)
     torch.manual_seed(seed)
     with model_config.quiet():
@@ -74,6 +64,29 @@ def load(folder: Path, config: ModelConfig, *, seed: int, attention: Attention =
         head_was_saved=saved_head,
         packed=attention is Attention.varlen and packed.supports(model),
     )
+
+
+def planned(folder: Path, config: ModelConfig) -> tuple[Any, PreTrainedTokenizerBase, bool]:
+    """What `load` will make, by the folder's configuration and tokenizer alone.
+
+    Returns:
+        The model's configuration, with one label; its tokenizer; whether its head is a saved one.
+
+    Raises:
+        ModelError: when the folder holds no model, one with more than one label or with too few positions.
+    """
+    saved, tokenizer = model_config.read(folder)
+    hf = model_config.adapted(saved, config)
+    saved_head = not config.random_init and model_config.is_cross_encoder(saved)
+    if saved_head and hf.num_labels != 1:
+        raise ModelError(must("model.path", "be a cross-encoder with one label", f"{hf.num_labels} labels in {folder}",
+                              "Rerankers score a pair with one number: choose another model."))  # fmt: skip
+    hf.num_labels = 1
+    limit = model_config.positions(hf)
+    if limit is not None and config.max_length > limit:
+        raise ModelError(must("model.max_length", f"be at most the {limit} positions of {folder}", config.max_length,
+                              f"Pass model.max_length={limit}."))  # fmt: skip
+    return hf, tokenizer, saved_head
 
 
 def _from_config(folder: Path, hf: Any, implementation: str) -> Any:

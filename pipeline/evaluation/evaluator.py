@@ -130,7 +130,7 @@ def evaluate(
     counted = set(judged(reranking_set.qrels))
     if not counted:
         remedy = "Check that the ids of qrels and queries agree."
-        raise DataError(must(f"Set {reranking_set.name}", "have a query with a positive", "none", remedy))
+        raise DataError(must(f"set {reranking_set.name}", "have a query with a positive", "none", remedy))
     if left_out := sum(query not in counted for query in reranking_set.queries):
         log.warning("%s: %d queries without a positive are left out of every measure", reranking_set.name, left_out)
     named = {FIRST_STAGE: first_stage(reranking_set), **systems}

@@ -22,6 +22,9 @@ from pipeline.mining.training_rows import FirstStage, training_rows
 
 log = logging.getLogger(__name__)
 
+NOTABLE_SHARE = 0.1
+"""Of rows dropped or questions without candidates: from here on a remedy is named."""
+
 
 def mine(
     split: Split,
@@ -75,7 +78,17 @@ def mine(
         name: _reranking_set(name, part, corpus, whole, config.dev_depth, positive_threshold)
         for name, part in reranked.items()
     }
-    statistics |= {"leaks": leaks, "corpus_passages": corpus.searched, "train_corpus_passages": len(minable)}
+    if questions.contradicted:
+        log.warning("train: %d pairs have two labels: the higher one is taken", questions.contradicted)
+    if not statistics["negatives"]:
+        contradicted = questions.contradicted
+        got = f"none, after {contradicted} pairs with two labels took the higher one" if contradicted else "none"
+        remedy = "Give some that are wrong answers, or raise mining.negatives or mining.random_negatives."
+        raise DataError(must("the training part", "hold negatives", got, remedy))
+    for name, reranking in sets.items():
+        _check_candidates(name, reranking, config)
+    statistics |= {"contradicted_pairs": questions.contradicted, "leaks": leaks}
+    statistics |= {"corpus_passages": corpus.searched, "train_corpus_passages": len(minable)}
     statistics["first_stage"] = {name: coverage(reranking) for name, reranking in sets.items()}
     return Mined(pairs, sets[dev_name], sets.get("validation"), statistics)
 
@@ -83,11 +96,29 @@ def mine(
 def _say_leaks(rows: int, leaks: Mapping[str, Any]) -> None:
     questions, passages = (leaks[f"train_rows_with_a_held_out_{what}"] for what in ("question", "positive"))
     if questions or passages:
+        leaked = questions + passages
+        told = f"dropped, {rows - leaked} are left" if leaks["dropped"] else "kept, for mining.drop_leaks=false"
+        if leaks["dropped"] and leaked > rows * NOTABLE_SHARE:
+            told += (
+                " (data.group_column=<column> keeps rows of one passage together; fewer data.dev_queries drop fewer)"
+            )
         log.info(
             "train: %d of %d rows share a question (%d) or a positive (%d more) with a held-out part: %s",
-            questions + passages, rows, questions, passages,
-            "dropped" if leaks["dropped"] else "kept, for mining.drop_leaks=false",
+            leaked, rows, questions, passages, told,
         )  # fmt: skip
+
+
+def _check_candidates(name: str, reranking: RerankingSet, config: MiningConfig) -> None:
+    """Refuse a set for none of whose questions the first stage finds a passage, and warn where that is often so."""
+    without = sum(not reranking.candidates[query] for query in reranking.queries)
+    of = f"{without} of {len(reranking.queries)} questions"
+    remedy = "Give it passages for these questions."
+    if config.retriever is Retriever.bm25:
+        remedy = "BM25 finds what shares a word: pass mining=embedding mining.path=<a model for your language>."
+    if without and without == len(reranking.queries):
+        raise DataError(must("the first stage", f"find a passage for a question of {name}", f"none for {of}", remedy))
+    if without > len(reranking.queries) * NOTABLE_SHARE:
+        log.warning("%s: the first stage finds no passage for %s. %s", name, of, remedy)
 
 
 def _first_stage(

@@ -33,11 +33,22 @@ PAIRS = 65_536
 
 _WORD = re.compile(r"(?u)\b\w\w+\b")
 
+UNSPACED = (
+    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"  # Thai, Lao, Burmese, Khmer
+    "\u3040-\u30ff\u31f0-\u31ff\uff66-\uff9f"  # kana
+    "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"  # Han
+)
+"""Characters of scripts that put no spaces between words."""
+
+_RUN = re.compile(f"[{UNSPACED}]+|[^{UNSPACED}]+")
+_UNSPACED = re.compile(f"[{UNSPACED}]")
+
 
 class Bm25:
     """BM25 as Lucene computes it: English stop words out, Snowball English stems, words of two letters or more.
 
-    A passage that shares no term with the query is not found, so a ranking may be shorter than asked.
+    Where a script puts no spaces between words, pairs of neighbouring characters stand for them, as in Lucene's
+    CJKAnalyzer. A passage that shares no term with the query is not found, so a ranking may be shorter than asked.
     """
 
     def __init__(self, passages: Sequence[str]) -> None:
@@ -59,7 +70,7 @@ class Bm25:
     def _tokens(self, text: str, grow: bool) -> list[int]:
         """Term ids in reading order. Ids follow first occurrence: bm25s' own, taken from a set, move with hashing."""
         tokens = []
-        for word in _WORD.findall(text.lower()):
+        for word in _words(text.lower()):
             if word not in self._known:
                 stem = self._stem.stemWord(word)
                 if not grow and stem not in self._terms:
@@ -104,6 +115,19 @@ class Bm25:
             part = slice(start, start + PAIRS)
             scores[part] = counts[query[part]].multiply(passages[passage[part]]).sum(axis=1)
         return scores
+
+
+def _words(text: str) -> list[str]:
+    """Words of a text in reading order, and pairs of characters of what is written without spaces."""
+    if text.isascii() or not _UNSPACED.search(text):
+        return _WORD.findall(text)
+    words: list[str] = []
+    for run in _RUN.findall(text):
+        if _UNSPACED.match(run):
+            words += [run[at : at + 2] for at in range(max(1, len(run) - 1))]
+        else:
+            words += _WORD.findall(run)
+    return words
 
 
 def bm25_run(queries: Mapping[str, str], passages: Mapping[str, str], depth: int) -> Run:

@@ -13,6 +13,15 @@ from pipeline.engine.scoring import PairScorer
 from pipeline.stages.plan import Run
 
 
+def check_base(run: Run) -> None:
+    """Read the starting model's configuration and tokenizer: a mistake in it must not wait until mining is over.
+
+    Raises:
+        HubError, ModelError: when they cannot be had, or are of no model that can be trained as configured.
+    """
+    model_files.planned(run.base.folder, run.config.model)
+
+
 def load(run: Run, folder: Path, config: ModelConfig) -> Reranker:
     """The model of a folder; a head it lacks is drawn from the run's seed."""
     release_memory()  # of models that were worked with before: a training's is more than a small model's weights

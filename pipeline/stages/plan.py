@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 NOT_RIVALS = {FIRST_STAGE, UNTRAINED, TRAINED, BI_ENCODER, FUSION, *COMPARISONS}
 """Names that a rival may not have beside those systems' figures."""
 
-VERSIONS = {"mine": 2, "search": 3, "tokens": 1, "train": 10, "evaluate": 12, "card": 4}
+VERSIONS = {"mine": 3, "search": 3, "tokens": 1, "train": 10, "evaluate": 12, "card": 4}
 """Raised when the code would write something else for the same configuration."""
 
 
@@ -209,7 +209,7 @@ def rival_names(paths: Sequence[str]) -> list[str]:
             name = _last_parts(path, 2)
         if name in NOT_RIVALS or name in names:
             rule = "be models of distinct names, none of the report's own"
-            raise ConfigError(must("evaluation.rivals", rule, path, "Name each model once; rename a folder."))
+            raise ConfigError(must("evaluation.rivals", rule, repr(path), "Name each model once; rename a folder."))
         names.append(name)
     return names
 

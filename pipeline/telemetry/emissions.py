@@ -107,6 +107,8 @@ class Meter:
 
             if self._country in DataSource().get_global_energy_mix_data():
                 self._grid = str(self._country)
+            elif self._country is not None:
+                log.warning("codecarbon has no grid of emissions.country_iso_code=%s: world average", self._country)
             # Every argument that could come from a user's own codecarbon settings and would open a connection,
             # write a file or change the grid is given here. An empty token is none at all; None would look for one.
             tracker = OfflineEmissionsTracker(
