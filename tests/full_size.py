@@ -24,8 +24,8 @@ from transformers import BertConfig, BertForPreTraining, ModernBertConfig, Moder
 from pipeline.config.learning import ModelConfig, Precision, TrainingConfig
 from pipeline.config.machine import Attention, Device, RuntimeConfig
 from pipeline.core import provenance
-from pipeline.core.reproducibility import gpu_tokens, resolve_device
 from pipeline.engine import collation, model_files
+from pipeline.engine.machine import gpu_tokens, resolve_device
 from pipeline.engine.modeling import Reranker
 from pipeline.engine.scoring import PairScorer
 from pipeline.engine.steps import TrainingRows

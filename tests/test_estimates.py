@@ -75,9 +75,9 @@ def test_only_the_sets_of_the_fixed_steps_count_at_each(config: Config, monkeypa
 
 
 def test_the_share_of_the_rate_goes_by_what_multiplies(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(estimates.reproducibility, "bf16_unit", lambda: "AMX")
+    monkeypatch.setattr(estimates.processor, "bf16_unit", lambda: "AMX")
     shares = [estimates.share(CPU, precision) for precision in (Precision.bf16, Precision.fp32)]
     assert shares == [estimates.AMX_SHARE, estimates.CPU_SHARE]
-    monkeypatch.setattr(estimates.reproducibility, "bf16_unit", lambda: "AVX512_BF16")
+    monkeypatch.setattr(estimates.processor, "bf16_unit", lambda: "AVX512_BF16")
     assert estimates.share(CPU, Precision.bf16) == estimates.CPU_SHARE
     assert estimates.share(torch.device("cuda"), Precision.bf16) == estimates.GPU_SHARE

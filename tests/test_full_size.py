@@ -19,7 +19,7 @@ from hub_fixtures import modernbert
 
 from pipeline.config.learning import Precision
 from pipeline.core.atomic import write_json
-from pipeline.core.reproducibility import gpu_tokens
+from pipeline.engine.machine import gpu_tokens
 
 ROOT = Path(__file__).resolve().parents[1]
 RECORD = ROOT / ".github" / "records" / "full_size.json"

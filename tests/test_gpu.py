@@ -13,8 +13,8 @@ from small_models import labelled, lively, model_config, training_config, traini
 from pipeline.config.learning import Precision
 from pipeline.config.machine import Attention, RuntimeConfig
 from pipeline.core.errors import Interrupted, out_of_gpu_memory
-from pipeline.core.reproducibility import resolve_device
 from pipeline.engine import model_files
+from pipeline.engine.machine import resolve_device
 from pipeline.engine.training import Hooks, Trainer
 
 pytestmark = pytest.mark.gpu

@@ -113,7 +113,7 @@ def test_bf16_where_it_is_slow_warns(config: Config, monkeypatch: pytest.MonkeyP
     plain = replace(plain, evaluation=replace(plain.evaluation, precision=Precision.fp32))
     assert _precision(plain, CPU) == Finding(OK, "precision", "fp32 (as configured)")
     apart = replace(plain, evaluation=replace(plain.evaluation, precision=Precision.auto))
-    monkeypatch.setattr(preflight.reproducibility, "bf16_unit", lambda: "AMX")
+    monkeypatch.setattr(preflight.processor, "bf16_unit", lambda: "AMX")
     assert _precision(apart, CPU).said == "fp32 (as configured); evaluation bf16 (the CPU has AMX)"
 
 

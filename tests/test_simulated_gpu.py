@@ -17,8 +17,8 @@ from small_models import CPU, labelled, lively, model_config, training_config, t
 from pipeline.config.learning import Precision
 from pipeline.config.machine import Attention
 from pipeline.core.errors import Interrupted
-from pipeline.core.reproducibility import GPU_BYTES_PER_TOKEN_LAYER
 from pipeline.engine import collation, model_files, modeling
+from pipeline.engine.machine import GPU_BYTES_PER_TOKEN_LAYER
 from pipeline.engine.modeling import Reranker
 from pipeline.engine.scoring import PairScorer
 from pipeline.engine.training import Hooks, Trainer

@@ -20,9 +20,9 @@ from pipeline.config.data import Match, MiningConfig, Retriever
 from pipeline.config.learning import ModelConfig, Precision, TrainingConfig
 from pipeline.config.machine import Device, RuntimeConfig
 from pipeline.core.records import PairRows, RerankingSet, Split
-from pipeline.core.reproducibility import micro_batch_tokens, resolve_attention
 from pipeline.engine import collation, model_config, model_files, modeling
 from pipeline.engine.batching import SCORING_WIDTH_STEP, split_into_micro_batches
+from pipeline.engine.machine import micro_batch_tokens, resolve_attention
 from pipeline.engine.modeling import Reranker
 from pipeline.engine.scoring import PairScorer
 from pipeline.engine.steps import TrainingRows

@@ -21,7 +21,7 @@ from pipeline.config.learning import Precision
 from pipeline.config.machine import RuntimeConfig
 from pipeline.core import atomic, provenance
 from pipeline.core.errors import Interrupted
-from pipeline.core.reproducibility import resolve_device, resolve_precision
+from pipeline.engine.machine import resolve_device, resolve_precision
 
 log = logging.getLogger(__name__)
 

@@ -20,9 +20,9 @@ from pipeline.benchmark.cases import DEPTH, NEGATIVES, SEED
 from pipeline.config.learning import Precision, TrainingConfig
 from pipeline.config.machine import RuntimeConfig
 from pipeline.core import atomic
-from pipeline.core.reproducibility import resolve_device, resolve_precision
 from pipeline.data.storage import CHUNK
 from pipeline.engine import collation
+from pipeline.engine.machine import resolve_device, resolve_precision
 from pipeline.engine.scoring import PairScorer
 from pipeline.engine.steps import TrainingRows
 from pipeline.engine.tokens import TokenTable

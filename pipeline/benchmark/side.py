@@ -28,9 +28,9 @@ from pipeline.commands.estimates import encoder_parameters
 from pipeline.config.learning import Activation, ModelConfig, Precision
 from pipeline.config.machine import RuntimeConfig
 from pipeline.core.atomic import read_json, write_json
-from pipeline.core.matrix_rate import matrix_rate
-from pipeline.core.reproducibility import resolve_device, resolve_precision
 from pipeline.engine import model_files
+from pipeline.engine.machine import resolve_device, resolve_precision
+from pipeline.engine.matrix_rate import matrix_rate
 from pipeline.hub import location
 from pipeline.telemetry.emissions import measured
 

@@ -15,8 +15,9 @@ import torch
 from pipeline.config.learning import Precision
 from pipeline.config.schema import Config
 from pipeline.config.sets import DEV, NANO, VALIDATION
-from pipeline.core import reproducibility
-from pipeline.core.matrix_rate import matrix_rate
+from pipeline.core import processor
+from pipeline.engine import machine
+from pipeline.engine.matrix_rate import matrix_rate
 from pipeline.hub import location
 from pipeline.hub.lock_file import LOCK
 
@@ -80,7 +81,7 @@ def share(device: torch.device, precision: Precision) -> float:
     """Share of a large matrix product's rate that training and scoring reach."""
     if device.type == "cuda":
         return GPU_SHARE
-    with_amx = precision is Precision.bf16 and reproducibility.bf16_unit() == "AMX"
+    with_amx = precision is Precision.bf16 and processor.bf16_unit() == "AMX"
     return AMX_SHARE if with_amx else CPU_SHARE
 
 
@@ -104,7 +105,7 @@ def pairs_of(config: Config) -> tuple[int, int]:
 def hours(config: Config, size: Size, device: torch.device) -> float:
     """Hours of training and scoring: 6 operations a token and encoder parameter for the first, 2 for the second."""
     pairs, scored = pairs_of(config)
-    precision, _ = reproducibility.resolve_precision(config.training.precision, device)
+    precision, _ = machine.resolve_precision(config.training.precision, device)
     trained, seen = (min(PAIR_TOKENS, length) for length in (config.training_length, config.model.max_length))
     operations = size.encoder * (6 * trained * pairs + 2 * seen * scored)
     width = PRODUCT[device.type]

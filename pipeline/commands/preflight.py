@@ -23,9 +23,10 @@ from pipeline.config.data import Retriever, Source
 from pipeline.config.learning import Precision
 from pipeline.config.machine import Device
 from pipeline.config.schema import Config
-from pipeline.core import reproducibility
+from pipeline.core import processor
 from pipeline.core.errors import HubError, ResourceError, must, one_line
 from pipeline.core.progress import duration
+from pipeline.engine import machine
 from pipeline.hub import location
 from pipeline.hub.cache import Kind
 from pipeline.hub.download import retrying
@@ -162,7 +163,7 @@ def _artefact(config: Config, what: str, path: str, revision: str | None, kind: 
 
 def _device(config: Config) -> tuple[torch.device, Finding]:
     try:
-        device = reproducibility.resolve_device(config.runtime)
+        device = machine.resolve_device(config.runtime)
     except ResourceError as error:
         return torch.device("cpu"), Finding(FAIL, "device", one_line(error))
     if device.type == "cuda":
@@ -177,12 +178,12 @@ def _device(config: Config) -> tuple[torch.device, Finding]:
 def _precision(config: Config, device: torch.device) -> Finding:
     """The precisions of training and of scoring, which are two keys."""
     asked = {"training.precision": config.training.precision, "evaluation.precision": config.evaluation.precision}
-    found = {key: reproducibility.resolve_precision(precision, device) for key, precision in asked.items()}
-    fast, _ = reproducibility.resolve_precision(Precision.auto, device)
+    found = {key: machine.resolve_precision(precision, device) for key, precision in asked.items()}
+    fast, _ = machine.resolve_precision(Precision.auto, device)
     slow = [key for key, (precision, _) in found.items() if precision is Precision.bf16 and fast is not Precision.bf16]
     if slow:
         on_gpu = "GPU has no bf16 units (compute capability below 8.0)"
-        where = on_gpu if device.type == "cuda" else f"CPU has {reproducibility.NO_BF16_UNIT}"
+        where = on_gpu if device.type == "cuda" else f"CPU has {processor.NO_BF16_UNIT}"
         remedy = " ".join(f"{key}=fp32" for key in slow)
         return Finding(WARN, "precision", f"bf16, but this {where}: slow. Pass {remedy}, which is another recipe")
     (training, reason), (evaluation, why) = found.values()

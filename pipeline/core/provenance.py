@@ -101,7 +101,7 @@ def hardware() -> dict[str, Any]:
     """CPU model, usable logical cores, RAM in GiB, GPU names (None without one), instruction set, unit for bf16."""
     import torch
 
-    from pipeline.core.reproducibility import bf16_unit
+    from pipeline.core.processor import bf16_unit
 
     gpus = None
     if torch.cuda.is_available():

@@ -14,7 +14,7 @@ import torch
 from torch.nn import functional as F
 from transformers.modeling_outputs import BaseModelOutput
 
-from pipeline.core.reproducibility import bf16_unit
+from pipeline.core.processor import bf16_unit
 from pipeline.engine import block_bert, block_embeddings, block_first, shared_rows
 from pipeline.engine.batching import SCORING_WIDTH_STEP, Blocks, Indices, pairs_step
 from pipeline.engine.block_attention import Block, blocks_of

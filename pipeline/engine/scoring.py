@@ -14,9 +14,9 @@ import numpy.typing as npt
 import torch
 
 from pipeline.config.learning import Precision
+from pipeline.core.allocation import reuse_memory
 from pipeline.core.errors import NumericsError, must, out_of_gpu_memory
 from pipeline.core.progress import bar
-from pipeline.core.reproducibility import reuse_memory
 from pipeline.engine import collation, lanes, shared_rows
 from pipeline.engine.batching import SCORING_WIDTH_STEP, Indices, halved, split_into_micro_batches
 from pipeline.engine.modeling import Batch, Reranker

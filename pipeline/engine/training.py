@@ -18,15 +18,10 @@ import numpy as np
 import torch
 
 from pipeline.config.learning import Precision, TrainingConfig
+from pipeline.core.allocation import reuse_memory
 from pipeline.core.errors import Interrupted, NumericsError, must
 from pipeline.core.progress import bar
-from pipeline.core.reproducibility import (
-    differences,
-    reuse_memory,
-    rng_state,
-    seed_everything,
-    set_rng_state,
-)
+from pipeline.core.reproducibility import differences, rng_state, seed_everything, set_rng_state
 from pipeline.engine import checkpoints
 from pipeline.engine.batching import Plan, linear_schedule, warmup_steps
 from pipeline.engine.checkpoints import Checkpoint

@@ -16,10 +16,10 @@ import numpy.typing as npt
 import torch
 
 from pipeline.core import artifacts, atomic
+from pipeline.core.allocation import reuse_memory
 from pipeline.core.errors import ModelError, NumericsError, must, named, out_of_gpu_memory
 from pipeline.core.fingerprint import file_digest, fingerprint, text_digest
 from pipeline.core.progress import bar
-from pipeline.core.reproducibility import reuse_memory
 from pipeline.engine import block_scoring
 from pipeline.mining.topk import Positions
 

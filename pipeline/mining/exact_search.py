@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pipeline.core.reproducibility import bf16_unit
+from pipeline.core.processor import bf16_unit
 from pipeline.mining.topk import Positions, best_columns, tied_at_cut
 
 Floats = npt.NDArray[np.float32]

@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 
 from pipeline.config.learning import ModelConfig
-from pipeline.core.reproducibility import release_memory
+from pipeline.core.allocation import release_memory
 from pipeline.engine import model_files
 from pipeline.engine.modeling import Reranker
 from pipeline.engine.scoring import PairScorer

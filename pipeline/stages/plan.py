@@ -22,13 +22,13 @@ from pipeline.config.learning import Precision
 from pipeline.config.machine import Attention
 from pipeline.config.schema import Config
 from pipeline.config.sets import NANO, is_reserved
-from pipeline.core import artifacts, atomic, reproducibility, upkeep
+from pipeline.core import artifacts, atomic, upkeep
 from pipeline.core.errors import ConfigError, must
 from pipeline.core.fingerprint import fingerprint, plain, slug
 from pipeline.core.provenance import record
 from pipeline.core.records import BI_ENCODER, COMPARISONS, FIRST_STAGE, FUSION, TRAINED, UNTRAINED
 from pipeline.data.content import content_digest
-from pipeline.engine import fused
+from pipeline.engine import fused, machine
 from pipeline.hub import location
 from pipeline.hub.cache import Kind
 from pipeline.hub.lock_file import LOCK
@@ -52,11 +52,11 @@ class Run:
     """
 
     def __init__(self, config: Config) -> None:
-        self.device = reproducibility.resolve_device(config.runtime)
+        self.device = machine.resolve_device(config.runtime)
         if config.runtime.threads is not None:
             torch.set_num_threads(config.runtime.threads)
-        training, self.precision_reason = reproducibility.resolve_precision(config.training.precision, self.device)
-        evaluation, _ = reproducibility.resolve_precision(config.evaluation.precision, self.device)
+        training, self.precision_reason = machine.resolve_precision(config.training.precision, self.device)
+        evaluation, _ = machine.resolve_precision(config.evaluation.precision, self.device)
         self.config = dataclasses.replace(
             config,
             training=dataclasses.replace(config.training, precision=training),
@@ -172,13 +172,13 @@ class Run:
 
     def token_budget(self, hidden_size: int, layers: int) -> int:
         """Tokens of a micro-batch on this machine."""
-        return reproducibility.micro_batch_tokens(self.config.runtime, self.device, hidden_size, layers)
+        return machine.micro_batch_tokens(self.config.runtime, self.device, hidden_size, layers)
 
     def scope(self, precision: Precision, budget: int) -> dict[str, Any]:
         """What must be equal on another machine for equal bits."""
         code = f"train {VERSIONS['train']}, evaluate {VERSIONS['evaluate']}"
         return {
-            **reproducibility.scope(self.device, precision, budget),
+            **machine.scope(self.device, precision, budget),
             "attention": self.attention().name,
             "fused": fused.version(self.device),
             "code": code,
@@ -186,7 +186,7 @@ class Run:
 
     def attention(self) -> Attention:
         """The attention backend of the loaded model."""
-        return reproducibility.resolve_attention(self.config.runtime)
+        return machine.resolve_attention(self.config.runtime)
 
 
 def _check_name(name: str, others: Mapping[str, object], dev_name: str) -> None:
