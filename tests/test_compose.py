@@ -192,11 +192,19 @@ def test_a_folder_that_cannot_be_made_is_the_users_to_mend(job: Path) -> None:
 
 @pytest.mark.parametrize("words", [[], ["-m", "seed=7,8"]])
 def test_the_home_folder_is_expanded_before_a_log_is_kept(job: Path, words: list[str]) -> None:
-    assert call(job, *words, "outputs_dir='~/here'", HOME=str(job.parent / "home")).returncode == 0
-    assert len(list((job.parent / "home" / "here" / "logs").iterdir())) == 1
+    for folder in ("outputs_dir='~/here'", "outputs_dir=~/there"):
+        assert call(job, *words, folder, HOME=str(job.parent / "home")).returncode == 0
+    for name in ("here", "there"):
+        assert len(list((job.parent / "home" / name / "logs").iterdir())) == 1
     assert {path.name for path in job.parent.iterdir()} == {"job.py", "home"}
-    done = call(job, "outputs_dir=~/here")
-    assert done.returncode == 2 and "Put values with spaces, '~', '=', ',' or quotes in quotes of " in done.stderr
+
+
+def test_brackets_are_the_users_to_quote(job: Path) -> None:
+    done = call(job, "outputs_dir=a(1)")
+    assert done.returncode == 2
+    assert done.stderr.startswith(
+        "error: an argument must read key=value, got 'outputs_dir=a(1)'. Put the value in quotes"
+    )
 
 
 def test_hydras_own_flags_still_work(job: Path) -> None:
