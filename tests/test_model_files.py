@@ -20,7 +20,7 @@ from pipeline.config.machine import Attention
 from pipeline.core.errors import ModelError
 from pipeline.engine import model_files
 from pipeline.engine.model_config import own_max_length
-from pipeline.engine.model_files import load, save
+from pipeline.engine.model_files import activation_of, load, save
 from pipeline.engine.modeling import Reranker
 
 
@@ -67,6 +67,7 @@ def test_the_saved_folder_predicts_as_the_pipeline_scores(base: Path, tmp_path: 
     }[activation]
     found = CrossEncoder(str(tmp_path), device="cpu").predict(PROBES)
     assert np.abs(found - applied(scores(reranker).astype(np.float64))).max() <= 1e-5
+    assert activation_of(tmp_path) is activation
     assert sorted(path.suffix for path in tmp_path.iterdir() if path.suffix in (".safetensors", ".bin")) == [
         ".safetensors"
     ]

@@ -54,6 +54,21 @@ def test_one_passage_and_a_file_agree_with_the_library(outputs: Path, tmp_path: 
     )
 
 
+@pytest.mark.parametrize("name", ["Identity", "Tanh", "Sigmoid"])
+def test_scores_are_after_the_activation_that_was_saved(outputs: Path, tmp_path: Path, name: str) -> None:
+    from sentence_transformers import CrossEncoder
+
+    with artifacts.publish(tmp_path / "runs" / "other" / "model", {"stage": "train"}) as folder:
+        CrossEncoder(str(outputs / "source"), activation_fn=getattr(torch.nn, name)()).save_pretrained(str(folder))
+    texts = ["small animal", "dog $ dog", "", "cat " * 600, "animal cat dog"]
+    file = tmp_path / "passages.jsonl"
+    file.write_text("\n".join(json.dumps({"text": text, "id": number}) for number, text in enumerate(texts)))
+    expected = CrossEncoder(str(tmp_path / "runs" / "other" / "model")).predict([("cat dog", text) for text in texts])
+    lines = predict(Prediction(q="cat dog", file=str(file), run="other", outputs_dir=str(tmp_path))).splitlines()
+    found = {int(line.split("\t")[1]): float(line.split("\t")[0]) for line in lines}
+    assert [found[number] for number in range(5)] == pytest.approx(expected.tolist(), abs=1e-6)
+
+
 def test_ids_stand_beside_the_scores_and_the_run_is_named(
     outputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

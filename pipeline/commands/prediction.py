@@ -34,19 +34,38 @@ def predict(asked: Prediction) -> str:
     """The score of the one passage; of a file, `score<TAB>passage` lines, best first (ties in the file's order).
 
     Where every passage of the file has an `id`, lines are `score<TAB>id<TAB>passage`. Which run scored is said on
-    standard error where none was named. Scores are what the saved model's `predict` gives: after its activation, higher
-    is more relevant.
+    standard error where none was named. Scores are those of sentence-transformers' `predict` on the saved model, to
+    rounding: in fp32, after its activation, higher is more relevant.
     """
     passages, ids = ([asked.p], None) if asked.p is not None else read_passages(Path(asked.file or ""))
     folder = model_folder(find_run(asked.run, asked.outputs_dir))
     if asked.run is None:
         print(f"scored by {folder.parent.name}", file=sys.stderr)
-    from sentence_transformers import CrossEncoder  # late: a mistyped argument is answered without loading torch
-
-    model = CrossEncoder(str(folder))
-    scores = [float(score) for score in model.predict([(asked.q, text) for text in passages], show_progress_bar=False)]
+    scores = _scores(folder, [(asked.q, text) for text in passages])
     if asked.p is not None:
         return f"{scores[0]:.6f}"
     order = sorted(range(len(scores)), key=lambda i: (-scores[i], i))
     names = [""] * len(scores) if ids is None else [f"{' '.join(name.split())}\t" for name in ids]
     return "\n".join(f"{scores[i]:.6f}\t{names[i]}{' '.join(passages[i].split())}" for i in order)
+
+
+def _scores(folder: Path, pairs: list[tuple[str, str]]) -> list[float]:
+    """Scores of (query, passage) pairs by a saved model, in their order."""
+    # Late: a mistyped argument is answered without loading torch.
+    import torch
+
+    from pipeline.config.learning import Activation, ModelConfig, Precision
+    from pipeline.config.machine import Attention, RuntimeConfig
+    from pipeline.engine import machine, model_config, model_files
+    from pipeline.engine.scoring import PairScorer
+
+    length = model_config.own_max_length(folder)
+    config = ModelConfig(name="saved", path=str(folder), max_length=length)
+    reranker = model_files.load(folder, config, seed=0, attention=Attention.varlen)
+    device = machine.resolve_device(RuntimeConfig())
+    reranker.model.to(device)
+    budget = machine.micro_batch_tokens(RuntimeConfig(), device, reranker.hidden_size, reranker.layers)
+    scorer = PairScorer(reranker, device=device, precision=Precision.fp32, token_budget=budget)
+    logits = torch.from_numpy(scorer.score(pairs))
+    applied = {Activation.identity: logits, Activation.sigmoid: logits.sigmoid(), Activation.tanh: logits.tanh()}
+    return [float(score) for score in applied[model_files.activation_of(folder)]]

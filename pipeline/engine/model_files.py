@@ -142,6 +142,19 @@ def _align(model: nn.Module) -> None:
         tensor.data = tensor.data.clone()
 
 
+def activation_of(folder: Path) -> Activation:
+    """What a saved CrossEncoder applies to its logit: sigmoid where it says nothing, as sentence-transformers does.
+
+    `save` writes it into config.json, sentence-transformers 6 into a file of its own.
+    """
+    name, own = None, folder / "config_sentence_transformers.json"
+    if own.is_file():
+        name = json.loads(own.read_text(encoding="utf-8")).get("activation_fn")
+    saved = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("sentence_transformers", {})
+    by_name = {path: activation for activation, path in ACTIVATIONS.items()}
+    return by_name.get(name or saved.get("activation_fn"), Activation.sigmoid)
+
+
 def save(reranker: Reranker, folder: Path, config: ModelConfig) -> None:
     """Write a plain CrossEncoder folder: safetensors weights, tokenizer, activation.
 
