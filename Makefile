@@ -12,10 +12,10 @@ MODEL :=
 # Address of an index that serves torch's CPU build, such as the one torch's own installation page names.
 TORCH_INDEX ?=
 
-KNOWN := ARGS EXPERIMENT PYTHON TORCH_INDEX STAGE MODEL Q P SHELL MAKEFLAGS
-# `make train data=local` would set a variable that nobody reads.
-UNKNOWN := $(strip $(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(name)))),$(filter-out $(KNOWN),$(name)))))
-$(if $(UNKNOWN),$(error $(firstword $(UNKNOWN)) must go into ARGS, got it as a variable of make. Pass ARGS="$(firstword $(UNKNOWN))=$($(firstword $(UNKNOWN)))"))
+VARIABLES := ARGS EXPERIMENT PYTHON TORCH_INDEX STAGE MODEL Q P
+# `make train data=local` would set a variable that nobody reads. What an outer make hands down is let be.
+UNKNOWN := $(if $(filter 0,$(MAKELEVEL)),$(firstword $(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(name)))),$(filter-out $(VARIABLES) SHELL MAKEFLAGS,$(name))))))
+$(if $(UNKNOWN),$(error $(UNKNOWN) is no variable of this Makefile ($(VARIABLES)). Keys go into ARGS: ARGS="$(UNKNOWN)='$(value $(UNKNOWN))'"))
 
 VENV := .venv
 RUN := $(VENV)/bin/python

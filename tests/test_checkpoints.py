@@ -86,7 +86,7 @@ def test_with_none_left_it_is_said_and_nothing_starts_anew(tmp_path: Path) -> No
     for step in (10, 20):
         write(tmp_path, checkpoint(step), {})
         flipped(folder_of(tmp_path, step) / "optimizer.pt")
-    with pytest.raises(ArtifactError, match=r"must hold a checkpoint that verifies, got none of 2 .*delete .* start"):
+    with pytest.raises(ArtifactError, match=r"must hold a checkpoint that verifies, got none of 2: .*delete .* start"):
         newest(tmp_path)
 
 

@@ -17,8 +17,8 @@ PACKAGES = [
 """From the lowest to the highest: a module imports from lower packages, or its own without a cycle."""
 
 ONLY_IN = {
-    "hydra": {"config.schema", "config.compose"},
-    "omegaconf": {"config.schema", "config.compose"},
+    "hydra": {"config.schema", "config.compose", "config.refusals"},
+    "omegaconf": {"config.schema", "config.compose", "config.refusals"},
     "codecarbon": {"telemetry.emissions"},
     "wandb": {"telemetry.tracking"},
 }

@@ -119,10 +119,18 @@ def test_a_failing_command_fails_make_and_its_status_is_shown(copy: Path) -> Non
 
 
 def test_a_key_outside_args_is_refused(copy: Path) -> None:
-    done = make(copy, "train", "data=local", "EXPERIMENT=smoke")
-    assert done.returncode == 2 and done.stdout == ""
-    assert 'data must go into ARGS, got it as a variable of make. Pass ARGS="data=local"' in done.stderr
-    assert make(copy, "train", DATA="local", data="local").returncode == 0, "the environment may hold anything"
+    done = make(copy, "train", "data.path=a $(shell touch made) $HOME b", "EXPERIMENT=smoke")
+    assert done.returncode == 2 and done.stdout == "" and not (copy / "made").exists()
+    assert (
+        "data.path is no variable of this Makefile (ARGS EXPERIMENT PYTHON TORCH_INDEX STAGE MODEL Q P)." in done.stderr
+    )
+    assert "Keys go into ARGS: ARGS=\"data.path='a $(shell touch made) $HOME b'\"" in done.stderr
+
+
+def test_what_the_environment_or_an_outer_make_holds_is_let_be(copy: Path) -> None:
+    assert make(copy, "train", data="local").returncode == 0
+    (copy / "outer.mk").write_text("all:\n\t$(MAKE) -f Makefile train\n")
+    assert make(copy, "-f", "outer.mk", "data=local", "-j2").returncode == 0
 
 
 def test_a_changed_pin_asks_for_a_new_set_up(copy: Path) -> None:

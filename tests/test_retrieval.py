@@ -113,4 +113,5 @@ def test_scripts_without_spaces_are_searched_by_pairs_of_characters() -> None:
 def test_pairs_of_characters_stand_between_words_as_they_were() -> None:
     assert _words("a big cat's 7 x-rays") == ["big", "cat", "rays"]
     assert _words("naïve café größe über") == ["naïve", "café", "größe", "über"]
+    assert _words("人々の暮らし、カラオケ・バー")[:2] == ["人々", "々の"] and "ケ・" not in _words("カラオケ・バー")
     assert _words("gpt4是模型 ok 我") == ["gpt4", "是模", "模型", "ok", "我"]

@@ -17,8 +17,9 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from pipeline.config.arguments import keys, rule
-from pipeline.config.compose import quoted, refusal
+from pipeline.config.compose import quoted
 from pipeline.config.paths import KEYS
+from pipeline.config.refusals import refusal
 from pipeline.config.schema import GROUPS, Config, parse, register
 from pipeline.core.errors import ConfigError
 from pipeline.core.fingerprint import plain

@@ -157,7 +157,18 @@ def test_given_negatives_are_searched_too(tmp_path: Path) -> None:
             b'{"question": "a", "answer": "b"}\n{"question": "a", "text": "b"}\n',
             {},
             "{path}, line 2 must have the key 'answer', got 'question', 'text'. "
-            "Earlier lines have it: repair this one; null leaves it out (data.answer_column names the key).",
+            "Earlier lines have it: repair this one (data.answer_column names the key).",
+        ),
+        (
+            b'{"question": "a", "answer": "b"}\n',
+            {"format": Format.labelled},
+            "{path}, line 1 must have the key 'label', got 'question', 'answer'. "
+            "Name the key that holds it: data.label_column=<key>.",
+        ),
+        (
+            b'{"question": "a", "answer": "b", "label": 1}\n{"question": "a", "answer": "b"}\n',
+            {"format": Format.labelled},
+            "{path}, line 2 must have the key 'label', got 'question', 'answer'. Earlier lines have it: repair this ",
         ),
         (
             b'{"question": "a", "text": "b"}\n',
@@ -583,6 +594,15 @@ def test_hub_rows_are_split_as_datasets_does(hub_folder: Path, tmp_path: Path) -
         list(expected["test"]["question"]),
         list(expected["test"]["answer"]),
     )
+
+
+def test_a_hub_data_set_with_labels_says_how_to_read_them(tmp_path: Path) -> None:
+    folder = tmp_path / "snapshot"
+    folder.mkdir()
+    pq.write_table(pa.Table.from_pylist([{**row, "label": 0} for row in rows_of(4)]), folder / "train.parquet")
+    section = config("some/set", source=Source.hub)
+    with pytest.raises(DataError, match=r"^data\.format must read the column 'label' of some/set \(.*\), got 'p"):
+        load(section, source=folder, cache=tmp_path / "cache")
 
 
 def test_every_hub_row_of_a_held_out_question_judges_it(tmp_path: Path) -> None:

@@ -25,7 +25,8 @@ from pipeline.data import storage
 from pipeline.engine import checkpoints
 from pipeline.engine.model_config import own_max_length
 from pipeline.stages.logs import MetricsLog
-from pipeline.stages.plan import Run, rival_names
+from pipeline.stages.plan import Run
+from pipeline.stages.rivals import rival_names
 from pipeline.stages.run import run
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
@@ -376,6 +377,8 @@ def test_a_saved_run_is_a_model_to_start_from_and_a_rival(outputs: Path, first: 
         (["a/reranker", "b/reranker", "c/other@main"], ["a-reranker", "b-reranker", "other-main"]),
         (["x/trained", "y/bi_encoder", "z/differences"], ["x-trained", "y-bi_encoder", "z-differences"]),
         (["/models/first_stage/model"], ["models-first_stage"]),
+        (["a/x@refs/pr/1", "a/y@refs/pr/1", ""], ["x-refs-pr-1", "y-refs-pr-1", "unnamed"]),
+        (["."], [Path.cwd().name]),
     ],
 )
 def test_a_rivals_name_is_its_own(paths: list[str], names: list[str]) -> None:

@@ -10,7 +10,6 @@ import functools
 import logging
 import logging.config
 import os
-import re
 import socket
 import sys
 from collections.abc import Callable, Iterator
@@ -21,21 +20,18 @@ from typing import Any, TypeVar, cast
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import (
-    ConfigAttributeError,
-    ConfigKeyError,
-    InterpolationResolutionError,
     OmegaConfBaseException,
-    ValidationError,
 )
 
-from pipeline.config.arguments import keys, near, parse_arguments, rule
+from pipeline.config.arguments import keys, parse_arguments, rule
 from pipeline.config.ending import EXIT_BUG, ended, log, report, unusable
-from pipeline.config.schema import Config, parse, register, unknown_key
-from pipeline.core.errors import EXIT_REQUEUE, ConfigError, first_line, must
+from pipeline.config.refusals import refusal
+from pipeline.config.schema import Config, parse, register
+from pipeline.core.errors import EXIT_REQUEUE
 
 T = TypeVar("T")
 
@@ -192,57 +188,3 @@ def _quiet() -> None:
     logging.raiseExceptions = False  # a log file on a full disk must not print tracebacks
     if not sys.stderr.isatty():
         os.environ.setdefault("TQDM_DISABLE", "1")
-
-
-def refusal(error: Exception, overrides: list[str]) -> ConfigError:
-    """What Hydra or OmegaConf refused, as one sentence with key, rule, value and remedy."""
-    if ours := _resolvers(error):
-        return ours
-    known = keys(Config)
-    if isinstance(error, OverrideParseException):
-        return ConfigError(must("an argument", "read key=value", repr(error.override), _in_quotes(error.override)))
-    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options is not None:
-        group, _, option = str(error.missing_cfg_file).rpartition("/")
-        choices = sorted(error.options)
-        meant = near(option, choices)
-        remedy = f"Did you mean {group}={meant[0]}?" if meant else f"Pass {group}=<one of them>."
-        return ConfigError(must(group, f"be one of {', '.join(choices)}", repr(option), remedy))
-    cause = error if isinstance(error, OmegaConfBaseException) else error.__cause__
-    key = str(getattr(cause, "full_key", None) or "")
-    words = (override.partition("=") for override in overrides)
-    given = {name.lstrip("+~"): re.sub(r'^"(.*)"$', r"\1", value) for name, equals, value in words if equals}
-    if key in known and isinstance(cause, ValidationError):
-        quoted = re.search(r"'(.*?)'", str(cause))
-        value = given.get(key, quoted.group(1) if quoted else None)
-        got = first_line(cause) if value is None else repr(value)
-        return ConfigError(must(key, f"be {rule(known[key])}", got, f"Pass {key}=<value>{_source(error)}."))
-    if key and key not in known and isinstance(cause, ConfigKeyError | ConfigAttributeError):
-        return unknown_key(key, _source(error))
-    reason = first_line(error)
-    if ambiguous := re.match(r"Ambiguous value for argument '(.*)'", reason):
-        key, _, value = ambiguous.group(1).partition("=")
-        remedy = f"`make sweep` runs one after another. If the comma belongs to it: {_in_quotes(f'{key}={value}')}"
-        return ConfigError(must(key, "have one value", repr(value), remedy))
-    if isinstance(cause, InterpolationResolutionError):
-        return ConfigError(must("a value with ${…}", "name a key", reason, "Write \\${ for the characters themselves."))
-    remedy = "See the keys with --cfg job, and conf/ for the groups."
-    return ConfigError(must("the command line", "compose", reason, remedy))
-
-
-def _in_quotes(word: object) -> str:
-    """How to type an override whose value Hydra reads otherwise."""
-    key, _, value = str(word).partition("=")
-    return f"Put the value in quotes of its own: '{key}=\"{value or '…'}\"'."
-
-
-def _resolvers(error: BaseException | None) -> ConfigError | None:
-    """The refusal of a resolver of ours, which OmegaConf replaces by errors of its own."""
-    while error is not None and not isinstance(error, ConfigError):
-        error = error.__context__
-    return error
-
-
-def _source(error: Exception) -> str:
-    """` (in conf/<file>.yaml)` where Hydra says that a file, not the command line, holds the value."""
-    found = re.match(r"In '([^']+)'", str(error))
-    return f" (in conf/{found.group(1)}.yaml)" if found else ""

@@ -109,7 +109,7 @@ class TrainingConfig:
     keep_best: bool = False
     """Save the weights of the best fixed evaluation instead of the last step's."""
     selection_set: str | None = None
-    """The set that decides which is best: dev, validation, or a NanoBEIR set by its name such as NanoNQ."""
+    """The set that decides: dev, validation, a NanoBEIR set by its name such as NanoNQ, or NanoBEIR_R100_mean."""
     selection_measure: str = "ndcg@10"
     """The measure that decides: map, mrr@10 or ndcg@10."""
     keep_checkpoints: int = 2

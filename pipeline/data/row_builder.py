@@ -97,8 +97,8 @@ class RowBuilder:
             got = ", ".join(map(repr, record)) or "no key"
             if key == "corpus_path":
                 remedy = 'Write {"text": …} on each line of data.corpus_path.'
-            elif self.rows.lines:
-                remedy = f"Earlier lines have it: repair this one; null leaves it out (data.{key} names the key)."
+            elif self.rows.lines[:1] not in ([], [line]):
+                remedy = f"Earlier lines have it: repair this one (data.{key} names the key)."
             else:
                 remedy = f"Name the key that holds it: data.{key}=<key>."
             raise DataError(must(f"{self._source}, line {line}", f"have the key {column!r}", got, remedy))

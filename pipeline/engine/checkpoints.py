@@ -98,9 +98,10 @@ def newest(root: Path) -> Checkpoint | None:
             skipped.append(str(error))
             log.warning("skipping the checkpoint of step %d: %s", step, error)
     if skipped:
-        got = f"none of {len(skipped)} ({skipped[0]})"
-        remedy = f"Restore one, or delete {root} to train from the start."
-        raise ArtifactError(must(str(root), "hold a checkpoint that verifies", got, remedy))
+        raise ArtifactError(
+            f"{root} must hold a checkpoint that verifies, got none of {len(skipped)}: {skipped[0]}. "
+            f"Restore one, or delete {root} to train from the start."
+        )
     return None
 
 

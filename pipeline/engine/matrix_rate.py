@@ -12,18 +12,24 @@ from pipeline.config.learning import Precision
 def matrix_rate(rows: int, inner: int, columns: int, device: torch.device, precision: Precision) -> float:
     """Floating-point operations a second of a linear layer's product, the best of the tries of a second.
 
-    On a GPU a try is many products: waiting for one takes longer than it does.
+    On a GPU a try is many products, a fifth of a second of them at most: waiting for one may take longer than it does.
     """
     kind = torch.bfloat16 if precision is Precision.bf16 else torch.float32
     left = torch.randn(rows, inner, dtype=kind, device=device)
     right = torch.randn(columns, inner, dtype=kind, device=device)
-    products = 50 if device.type == "cuda" else 1
-    best, until = float("inf"), time.perf_counter() + 1.0
-    while time.perf_counter() < until:
+
+    def seconds(products: int) -> float:
         began = time.perf_counter()
         for _ in range(products):
             torch.nn.functional.linear(left, right)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-        best = min(best, (time.perf_counter() - began) / products)
+        return (time.perf_counter() - began) / products
+
+    best, products, until = float("inf"), 1, time.perf_counter() + 1.0
+    if device.type == "cuda":
+        seconds(1)  # which loads libraries
+        products = max(1, min(50, int(0.2 / seconds(1))))
+    while time.perf_counter() < until:
+        best = min(best, seconds(products))
     return 2.0 * rows * inner * columns / best

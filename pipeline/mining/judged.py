@@ -70,7 +70,7 @@ class Questions:
 
     `judged[q]` maps passage position → label, in the order of the source; `given` holds questions that brought
     negatives of their own; `itself` is the position of the passage that is the question itself, -1 for none; `most` is
-    the largest number of source rows of any question; `contradicted` counts labels against an earlier one of a pair.
+    the largest number of source rows of any question; `contradicted` holds pairs (question, position) with two labels.
     """
 
     texts: list[str] = field(default_factory=list)
@@ -80,7 +80,7 @@ class Questions:
     given: set[int] = field(default_factory=set)
     itself: list[int] = field(default_factory=list)
     most: int = 0
-    contradicted: int = 0
+    contradicted: set[tuple[int, int]] = field(default_factory=set)
 
     def hidden(self, question: int, positives: list[int]) -> int:
         """Position of the passage that is the question itself, -1 for none and where it is among its positives."""
@@ -120,11 +120,13 @@ def questions_of(part: PairRows, corpus: Corpus, prefix: str, *, by_id: bool) ->
         judged, answer = found.judged[number], corpus.position(part.answers[row])
         label = 1.0 if part.labels is None else part.labels[row]
         before = judged.get(answer, label)
-        found.contradicted += label != before
+        if label != before:
+            found.contradicted.add((number, answer))
         judged[answer] = max(label, before)
         for negative in part.negatives[row] if part.negatives is not None else ():
             found.given.add(number)
-            found.contradicted += judged.setdefault(corpus.position(negative), 0.0) != 0.0
+            if judged.setdefault(corpus.position(negative), 0.0) != 0.0:
+                found.contradicted.add((number, corpus.position(negative)))
     found.most = max(sizes, default=0)
     return found
 

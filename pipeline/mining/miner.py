@@ -52,7 +52,8 @@ def mine(
         A reranking set holds the `dev_depth` best of the whole corpus, positives left where the first stage has them.
 
     Raises:
-        DataError: when nothing is left to train on, or an imported run is of another collection.
+        DataError: when nothing or no negative is left to train on, the first stage finds nothing for any question of a
+            set, or an imported run is of another collection.
     """
     key = fold if config.positive_match is Match.folded else str
     held_out = [part for part in (split.dev, split.validation) if part is not None]
@@ -78,16 +79,15 @@ def mine(
         name: _reranking_set(name, part, corpus, whole, config.dev_depth, positive_threshold)
         for name, part in reranked.items()
     }
-    if questions.contradicted:
-        log.warning("train: %d pairs have two labels: the higher one is taken", questions.contradicted)
+    if contradicted := len(questions.contradicted):
+        log.warning("train: %d pairs have two labels: the higher one is taken", contradicted)
     if not statistics["negatives"]:
-        contradicted = questions.contradicted
         got = f"none, after {contradicted} pairs with two labels took the higher one" if contradicted else "none"
         remedy = "Give some that are wrong answers, or raise mining.negatives or mining.random_negatives."
         raise DataError(must("the training part", "hold negatives", got, remedy))
     for name, reranking in sets.items():
         _check_candidates(name, reranking, config)
-    statistics |= {"contradicted_pairs": questions.contradicted, "leaks": leaks}
+    statistics |= {"contradicted_pairs": contradicted, "leaks": leaks}
     statistics |= {"corpus_passages": corpus.searched, "train_corpus_passages": len(minable)}
     statistics["first_stage"] = {name: coverage(reranking) for name, reranking in sets.items()}
     return Mined(pairs, sets[dev_name], sets.get("validation"), statistics)

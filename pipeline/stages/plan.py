@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -26,20 +26,17 @@ from pipeline.core import artifacts, atomic, upkeep
 from pipeline.core.errors import ConfigError, must
 from pipeline.core.fingerprint import fingerprint, plain, slug
 from pipeline.core.provenance import record
-from pipeline.core.records import BI_ENCODER, COMPARISONS, FIRST_STAGE, FUSION, TRAINED, UNTRAINED
 from pipeline.data.content import content_digest
 from pipeline.engine import fused, machine
 from pipeline.hub import location
 from pipeline.hub.cache import Kind
 from pipeline.hub.lock_file import LOCK
+from pipeline.stages.rivals import rival_names
 from pipeline.telemetry.emissions import measured
 from pipeline.telemetry.energy_records import add
 from pipeline.telemetry.pieces import Pieces, counted
 
 log = logging.getLogger(__name__)
-
-NOT_RIVALS = {FIRST_STAGE, UNTRAINED, TRAINED, BI_ENCODER, FUSION, *COMPARISONS}
-"""Names that a rival may not have beside those systems' figures."""
 
 VERSIONS = {"mine": 3, "search": 3, "tokens": 1, "train": 10, "evaluate": 12, "card": 4}
 """Raised when the code would write something else for the same configuration."""
@@ -194,29 +191,6 @@ def _check_name(name: str, others: Mapping[str, object], dev_name: str) -> None:
         remedy = "Rename the folder: the name heads its figures."
         rule = "be folders of distinct names, none of other sets (the dev set's, validation, NanoBEIR's)"
         raise ConfigError(must("evaluation.collections", rule, repr(name), remedy))
-
-
-def rival_names(paths: Sequence[str]) -> list[str]:
-    """Rivals' names in tables: the last part of each one's path (the run's folder for `<run>/model`), where that is
-    another's or a system's of ours with the part before it, as `owner-name`.
-
-    Raises:
-        ConfigError: when two are called the same even so.
-    """
-    short, names = [_last_parts(path, 1) for path in paths], list[str]()
-    for path, name in zip(paths, short, strict=True):
-        if name in NOT_RIVALS or short.count(name) > 1:
-            name = _last_parts(path, 2)
-        if name in NOT_RIVALS or name in names:
-            rule = "be models of distinct names, none of the report's own"
-            raise ConfigError(must("evaluation.rivals", rule, repr(path), "Name each model once; rename a folder."))
-        names.append(name)
-    return names
-
-
-def _last_parts(path: str, count: int) -> str:
-    parts = Path(path).parts
-    return slug("-".join((parts[:-1] if parts[-1] == "model" and len(parts) > 1 else parts)[-count:]))
 
 
 @contextmanager
