@@ -391,6 +391,12 @@ def test_two_rivals_of_one_name_are_refused(paths: list[str]) -> None:
         rival_names(paths)
 
 
+def test_pairs_that_are_not_there_are_missed_before_a_hub_is_asked(tmp_path: Path) -> None:
+    hub = ["model=bert_tiny", "model.path=no/such-model", "data=local", f"data.path={tmp_path / 'gone.jsonl'}"]
+    with pytest.raises(PipelineError, match=r"^data\.path=.*gone\.jsonl must exist, got nothing there\. "):
+        go(tmp_path / "outputs", *hub)
+
+
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [

@@ -45,7 +45,7 @@ def refusal(error: Exception, overrides: list[str]) -> ConfigError:
     reason = first_line(error)
     if ambiguous := re.match(r"Ambiguous value for argument '(.*)'", reason):
         key, _, value = ambiguous.group(1).partition("=")
-        remedy = f"`make sweep` runs one after another. If the comma belongs to it: {_in_quotes(f'{key}={value}')}"
+        remedy = f"`make sweep` runs one after another; one with a comma needs quotes of its own: '{key}=\"{value}\"'."
         return ConfigError(must(key, "have one value", repr(value), remedy))
     if isinstance(cause, InterpolationResolutionError):
         return ConfigError(must("a value with ${…}", "name a key", reason, "Write \\${ for the characters themselves."))

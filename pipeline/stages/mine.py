@@ -5,13 +5,25 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+from pipeline.config.data import Source
 from pipeline.config.ending import shown
 from pipeline.core import atomic
+from pipeline.core.fingerprint import fingerprint
 from pipeline.data import source, storage
 from pipeline.mining.miner import mine as mine_pairs
 from pipeline.stages.plan import Run, is_done, stage
 
 log = logging.getLogger(__name__)
+
+
+def check_data(run: Run) -> None:
+    """Find the pairs, where they lie on this disk, before a hub is asked for anything.
+
+    Raises:
+        DataError: naming the key and the file that is missing.
+    """
+    if run.config.data.source is Source.local:
+        fingerprint(run.mine_key)
 
 
 def mine(run: Run) -> Path:

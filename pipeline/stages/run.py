@@ -9,7 +9,7 @@ from pipeline.core import atomic
 from pipeline.stages.banner import announce
 from pipeline.stages.card import card
 from pipeline.stages.evaluate import check_inputs, evaluate
-from pipeline.stages.mine import mine
+from pipeline.stages.mine import check_data, mine
 from pipeline.stages.models import check_base
 from pipeline.stages.plan import Run
 from pipeline.stages.train import train
@@ -28,6 +28,7 @@ def run(config: Config, stop_after: Stage | None = None) -> Path | None:
     """
     last = ORDER.index(stop_after or config.stop_after)
     this = Run(config)
+    check_data(this)
     announce(this)
     if last >= ORDER.index(Stage.train):
         check_base(this)
