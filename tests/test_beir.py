@@ -83,6 +83,10 @@ def test_judgements_fall_back_and_the_file_read_is_said(tmp_path: Path, caplog: 
     (folder / "qrels" / "dev.tsv").write_text("query-id\tcorpus-id\tscore\n2\te\t3\n")
     assert read_beir(folder).qrels == {"2": {"e": 3}}
     assert "judgements of dev.tsv" in caplog.text
+    warned = [record.message for record in caplog.records if record.levelno == logging.WARNING]
+    assert warned == [f"{folder} has no qrels/test.tsv: it is measured on dev.tsv"]
+    read_beir(folder, with_run=False)
+    assert len([record for record in caplog.records if record.levelno == logging.WARNING]) == 1, "of what is trained on"
 
 
 @pytest.mark.parametrize(

@@ -275,7 +275,8 @@ def test_texts_that_match_when_folded_are_one_passage() -> None:
     assert exact.statistics["corpus_passages"] == 7 and mined.statistics["corpus_passages"] == 5
 
 
-def test_given_negatives_are_rows_as_they_are_and_grades_stay() -> None:
+def test_given_negatives_are_rows_as_they_are_and_grades_stay(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
     questions = ["what do cats eat"] * 3 + ["what do dogs eat"]
     answers = ["cats eat fish", "cats eat stones", "cats drink", "dogs eat bones"]
     train = rows(list(zip(questions, answers, strict=True)), labels=[0.0, 1.0, 0.25, 1.0])
@@ -296,6 +297,7 @@ def test_given_negatives_are_rows_as_they_are_and_grades_stay() -> None:
     mined = mine(split(listed, rows(DEV)), config(negatives=1), Path("unused"))
     assert [row[1:] for row in triples(mined.train)][:2] == [(CATS[0][1], 1.0), ("a stone", 0.0)]
     assert mined.statistics["leaks"]["listed_negatives_that_are_held_out_positives"] == 1  # type: ignore[index]
+    assert "train: 1 listed negatives are positives of a held-out part: dropped" in caplog.text
     assert "a stone" not in mined.dev.passages.values()
 
 
@@ -368,6 +370,25 @@ def test_an_imported_run_ranks_by_the_datas_own_ids(tmp_path: Path) -> None:
     run.write_text("a Q0 X 1 3 x\nz Q0 X 1 3 x\n")
     with pytest.raises(DataError, match=r"run\.trec must rank passages of this data, such as 'A', got 'X'"):
         mine(whole, settings, tmp_path)
+
+
+def test_an_imported_run_may_name_a_passage_by_any_id_of_its_text(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    train = rows(CATS, question_ids=["a", "b", "c", "d"])
+    whole = split(train, rows(DEV, question_ids=["e"]))
+    whole.corpus_ids, whole.aliases = ["A", "B", "C", "D", "E"], {"E2": "E"}
+    whole.corpus.append(f" {DEV[0][1].upper()} ")
+    whole.corpus_ids.append("E3")  # the same text, folded
+    run = tmp_path / "run.trec"
+    run.write_text("a Q0 C 1 3 x\ne Q0 E2 1 2 x\ne Q0 E 2 1 x\ne Q0 B 3 0.5 x\nz Q0 B 1 1 x\ne Q0 Z 4 0.1 x\n")
+    settings = config(retriever=Retriever.run, path=str(run), negatives=1, dev_depth=2)
+    mined = mine(whole, settings, tmp_path)
+    assert mined.dev.candidates == {"e": ["E", "B"]} and mined.dev.scores == {"e": [2.0, 0.5]}
+    assert "skipped 1 questions and 1 ranked passages of the others: their ids are not in this data" in caplog.text
+    assert "train: 3 of 4 questions have positives and no negative" in caplog.text
+    run.write_text("a Q0 C 1 3 x\ne Q0 E3 1 2 x\n")
+    assert mine(whole, settings, tmp_path).dev.candidates == {"e": ["E"]}
 
 
 def test_random_sampling_draws_from_the_range_and_moves_with_the_seed_only() -> None:

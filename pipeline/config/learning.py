@@ -211,5 +211,5 @@ class EvaluationConfig:
             "evaluation.fusion",
             "come with evaluation.bi_encoder=true",
             self.fusion,
-            "It fuses the first stage with the bi-encoder.",
+            "Pass evaluation.fusion=false too: it fuses the first stage with the bi-encoder.",
         )

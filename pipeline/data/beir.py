@@ -71,6 +71,8 @@ def read_beir(
     if with_run and (folder / "run.trec").is_file():
         path = folder / "run.trec"
         run = _known_only(read_run(path, queries.keys() | passages.keys()), queries, passages, path, "ranked passages")
+    if with_run and judgements.name in ("train.tsv", "dev.tsv"):
+        log.warning("%s has no qrels/test.tsv: it is measured on %s", folder, judgements.name)
     log.info("%s: %d queries, %d passages, judgements of %s", folder, len(queries), len(passages), judgements.name)
     return Collection(name or folder.resolve().name, queries, passages, qrels, run)
 

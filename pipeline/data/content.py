@@ -53,5 +53,8 @@ def _file_digest(given: Path, key: str, name: str | None = None) -> str:
         return file_digest(path)
     except FileNotFoundError:
         raise DataError(must(thing, "exist", "nothing there", remedy)) from None
+    except IsADirectoryError:
+        remedy = f"Name a file with data.{key}, or pass data.format=beir for folders in the BEIR layout."
+        raise DataError(must(thing, "be a file", "a folder", remedy)) from None
     except OSError as error:
         raise DataError(must(thing, "be a readable file", error.strerror or error, remedy)) from None

@@ -37,6 +37,8 @@ class Loaded:
     corpus: list[str] | None = None
     corpus_ids: list[str] | None = None
     counts: Counter[str] = field(default_factory=Counter)
+    aliases: dict[str, str] = field(default_factory=dict)
+    """Id of a passage whose text has an earlier id → that id."""
 
 
 def read(path: Path, config: DataConfig, qrels_files: Sequence[str] = TRAIN_QRELS_FILES) -> Loaded:
@@ -129,7 +131,8 @@ def _beir(folder: Path, config: DataConfig, qrels_files: Sequence[str]) -> Loade
     if config.rows is not None:
         rows = rows.take(list(range(min(config.rows, len(rows)))))
     repeated = Counter({REPEATED: len(collection.passages) - len(first)})
-    return Loaded(rows, list(first), list(first.values()), +repeated)
+    aliases = {passage: first[text] for passage, text in collection.passages.items() if first[text] != passage}
+    return Loaded(rows, list(first), list(first.values()), +repeated, aliases)
 
 
 def read_corpus(path: Path, config: DataConfig) -> tuple[list[str], list[str] | None, Counter[str]]:

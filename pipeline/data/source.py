@@ -82,7 +82,8 @@ def load(config: DataConfig, *, source: Path | None, cache: Path, workers: int |
         reasons = ", ".join(f"{number} {reason}" for reason, number in sorted(split.dropped[name].items())) or "none"
         log.info("%s: %d of %d rows usable; dropped: %s", name, len(part), whole[name], reasons)
     never = [answer for part in unused for answer in part.answers]
-    return Split(cleaned["train"], cleaned["dev"], cleaned.get("validation"), corpus, ids, statistics, never)
+    aliases = {dropped: kept for source in reversed(sources) for dropped, kept in source.aliases.items()}
+    return Split(cleaned["train"], cleaned["dev"], cleaned.get("validation"), corpus, ids, statistics, never, aliases)
 
 
 def _warn_of_a_wide_interval(dev: PairRows) -> None:

@@ -34,6 +34,8 @@ class Corpus:
         ids = split.corpus_ids or [f"p{number:06d}" for number in range(1, len(split.corpus) + 1)]
         for text, identifier in zip(split.corpus, ids, strict=True):
             corpus.add(text, identifier)
+        for dropped, kept in split.aliases.items():
+            corpus._numbers.setdefault(dropped, corpus.numbered(kept))
         fresh = (name for number in count(len(split.corpus) + 1) if (name := f"p{number:06d}") not in taken)
         parts = parts_of(split)
         for text in chain.from_iterable(part.answers for part in parts):
@@ -49,15 +51,20 @@ class Corpus:
         return self.key(text) in self._positions
 
     def add(self, text: str, identifier: str) -> None:
-        """Take in a text under `identifier`, unless it is there."""
-        if self._positions.setdefault(self.key(text), len(self.texts)) == len(self.texts):
-            self._numbers.setdefault(identifier, len(self.ids))
+        """Take in a text under `identifier`; where it is there, the identifier stands for that one."""
+        position = self._positions.setdefault(self.key(text), len(self.texts))
+        self._numbers.setdefault(identifier, position)
+        if position == len(self.texts):
             self.texts.append(text)
             self.ids.append(identifier)
 
     def numbered(self, identifier: str) -> int:
         """Position of the passage with this id, -1 for none."""
         return self._numbers.get(identifier, -1)
+
+    def searched_ids(self) -> dict[str, int]:
+        """Every id of what is searched → position; several of one text have the same."""
+        return {identifier: position for identifier, position in self._numbers.items() if 0 <= position < self.searched}
 
     def position(self, text: str) -> int:
         """Position of a text that was taken in."""

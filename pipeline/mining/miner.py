@@ -85,6 +85,8 @@ def mine(
         got = f"none, after {contradicted} pairs with two labels took the higher one" if contradicted else "none"
         remedy = "Give some that are wrong answers, or raise mining.negatives or mining.random_negatives."
         raise DataError(must("the training part", "hold negatives", got, remedy))
+    if (without := int(str(statistics["questions_without_negatives"]))) > len(questions.texts) * NOTABLE_SHARE:
+        log.warning("train: %d of %d questions have positives and no negative", without, len(questions.texts))
     for name, reranking in sets.items():
         _check_candidates(name, reranking, config)
     statistics |= {"contradicted_pairs": contradicted, "leaks": leaks}
@@ -95,6 +97,9 @@ def mine(
 
 def _say_leaks(rows: int, leaks: Mapping[str, Any]) -> None:
     questions, passages = (leaks[f"train_rows_with_a_held_out_{what}"] for what in ("question", "positive"))
+    if negatives := leaks["listed_negatives_that_are_held_out_positives"]:
+        said = "dropped" if leaks["dropped"] else "kept, for mining.drop_leaks=false"
+        log.info("train: %d listed negatives are positives of a held-out part: %s", negatives, said)
     if questions or passages:
         leaked = questions + passages
         told = f"dropped, {rows - leaked} are left" if leaks["dropped"] else "kept, for mining.drop_leaks=false"
@@ -137,7 +142,7 @@ def _first_stage(
 
 def _imported(path: Path, corpus: Corpus, parts: list[Questions]) -> FirstStage:
     """A run by this split's ids; ids that are not among them are counted, and none known is refused."""
-    positions = {identifier: p for p, identifier in enumerate(corpus.ids[: corpus.searched])}
+    positions = corpus.searched_ids()
     texts = {identifier: text for part in parts for identifier, text in zip(part.ids, part.texts, strict=True)}
     run = read_run(path, known={*positions, *texts})
     for part in parts:
@@ -149,14 +154,21 @@ def _imported(path: Path, corpus: Corpus, parts: list[Questions]) -> FirstStage:
         rule = f"rank passages of this data, such as {corpus.ids[0]!r}"
         got = next(passage for ranked in run.values() for passage in ranked)
         raise DataError(must(str(path), rule, repr(got), "Give the run the corpus's passage ids."))
-    known = {
-        texts[query]: {positions[passage]: score for passage, score in ranked.items() if passage in positions}
-        for query, ranked in run.items()
-        if query in texts
-    }
-    skipped = sum(len(ranked) for ranked in run.values()) - sum(len(ranked) for ranked in known.values())
-    if skipped:
-        log.warning("%s: %d ranked passages skipped, their question or passage id is not in this data", path, skipped)
+    known: dict[str, dict[int, float]] = {}
+    foreign = 0
+    for query in (query for query in run if query in texts):
+        best = known[texts[query]] = {}
+        for passage, score in run[query].items():
+            position = positions.get(passage, -1)
+            if position < 0:
+                foreign += 1
+            else:  # of ids that have one text the best counts
+                best[position] = max(score, best.get(position, score))
+    if foreign or len(known) < len(run):
+        log.warning(
+            "%s: skipped %d questions and %d ranked passages of the others: their ids are not in this data",
+            path, len(run.keys() - texts.keys()), foreign,
+        )  # fmt: skip
 
     def over(subset: Positions) -> Searcher:
         local = {int(p): number for number, p in enumerate(subset)}
