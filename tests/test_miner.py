@@ -389,6 +389,11 @@ def test_an_imported_run_may_name_a_passage_by_any_id_of_its_text(
     assert "train: 3 of 4 questions have positives and no negative" in caplog.text
     run.write_text("a Q0 C 1 3 x\ne Q0 E3 1 2 x\n")
     assert mine(whole, settings, tmp_path).dev.candidates == {"e": ["E"]}
+    caplog.clear()
+    whole.dev = rows([*DEV, *DEV], question_ids=["e", "e2"])  # two ids of one question
+    run.write_text("a Q0 C 1 3 x\ne Q0 E 1 2 x\ne2 Q0 E 1 2 x\n")
+    mine(whole, settings, tmp_path)
+    assert "skipped" not in caplog.text
 
 
 def test_random_sampling_draws_from_the_range_and_moves_with_the_seed_only() -> None:

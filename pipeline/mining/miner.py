@@ -79,17 +79,10 @@ def mine(
         name: _reranking_set(name, part, corpus, whole, config.dev_depth, positive_threshold)
         for name, part in reranked.items()
     }
-    if contradicted := len(questions.contradicted):
-        log.warning("train: %d pairs have two labels: the higher one is taken", contradicted)
-    if not statistics["negatives"]:
-        got = f"none, after {contradicted} pairs with two labels took the higher one" if contradicted else "none"
-        remedy = "Give some that are wrong answers, or raise mining.negatives or mining.random_negatives."
-        raise DataError(must("the training part", "hold negatives", got, remedy))
-    if (without := int(str(statistics["questions_without_negatives"]))) > len(questions.texts) * NOTABLE_SHARE:
-        log.warning("train: %d of %d questions have positives and no negative", without, len(questions.texts))
+    _check_negatives(questions, statistics)
     for name, reranking in sets.items():
         _check_candidates(name, reranking, config)
-    statistics |= {"contradicted_pairs": contradicted, "leaks": leaks}
+    statistics |= {"contradicted_pairs": len(questions.contradicted), "leaks": leaks}
     statistics |= {"corpus_passages": corpus.searched, "train_corpus_passages": len(minable)}
     statistics["first_stage"] = {name: coverage(reranking) for name, reranking in sets.items()}
     return Mined(pairs, sets[dev_name], sets.get("validation"), statistics)
@@ -111,6 +104,19 @@ def _say_leaks(rows: int, leaks: Mapping[str, Any]) -> None:
             "train: %d of %d rows share a question (%d) or a positive (%d more) with a held-out part: %s",
             leaked, rows, questions, passages, told,
         )  # fmt: skip
+
+
+def _check_negatives(questions: Questions, statistics: Mapping[str, Any]) -> None:
+    """Refuse training rows without a negative; warn of pairs with two labels and of questions without a negative."""
+    if contradicted := len(questions.contradicted):
+        log.warning("train: %d pairs have two labels: the higher one is taken", contradicted)
+    if not statistics["negatives"]:
+        got = f"none, after {contradicted} pairs with two labels took the higher one" if contradicted else "none"
+        remedy = "Give some that are wrong answers, or raise mining.negatives or mining.random_negatives."
+        raise DataError(must("the training part", "hold negatives", got, remedy))
+    without, of = statistics["questions_without_negatives"], len(questions.texts)
+    if without > of * NOTABLE_SHARE:
+        log.warning("train: %d of %d questions have positives and no negative", without, of)
 
 
 def _check_candidates(name: str, reranking: RerankingSet, config: MiningConfig) -> None:
@@ -155,19 +161,21 @@ def _imported(path: Path, corpus: Corpus, parts: list[Questions]) -> FirstStage:
         got = next(passage for ranked in run.values() for passage in ranked)
         raise DataError(must(str(path), rule, repr(got), "Give the run the corpus's passage ids."))
     known: dict[str, dict[int, float]] = {}
-    foreign = 0
-    for query in (query for query in run if query in texts):
+    strangers, foreign = len(run.keys() - texts.keys()), 0
+    for query, ranked in run.items():
+        if query not in texts:
+            continue
         best = known[texts[query]] = {}
-        for passage, score in run[query].items():
-            position = positions.get(passage, -1)
-            if position < 0:
+        for passage, score in ranked.items():
+            position = positions.get(passage)
+            if position is None:
                 foreign += 1
             else:  # of ids that have one text the best counts
                 best[position] = max(score, best.get(position, score))
-    if foreign or len(known) < len(run):
+    if strangers or foreign:
         log.warning(
             "%s: skipped %d questions and %d ranked passages of the others: their ids are not in this data",
-            path, len(run.keys() - texts.keys()), foreign,
+            path, strangers, foreign,
         )  # fmt: skip
 
     def over(subset: Positions) -> Searcher:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -22,7 +23,7 @@ FirstStage = Callable[[Positions], Searcher]
 
 def training_rows(
     questions: Questions, corpus: Corpus, minable: Positions, stage: FirstStage, config: MiningConfig, threshold: float
-) -> tuple[LabelledPairs, dict[str, object]]:
+) -> tuple[LabelledPairs, dict[str, Any]]:
     """Rows of every question, and their counts."""
     positives = questions.positives(threshold)
     given = questions.given | {
