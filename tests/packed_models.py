@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pytest
 import torch
 from transformers import (
     BertConfig,
@@ -14,7 +15,7 @@ from transformers import (
     ModernBertForSequenceClassification,
 )
 
-from pipeline.engine import collation, flash
+from pipeline.engine import collation, flash, fused, kernels
 from pipeline.engine.batching import TRAINING_WIDTH_STEP, micro_batches
 from pipeline.engine.pair_template import PairTemplate
 from pipeline.engine.tokens import TokenTable
@@ -130,3 +131,51 @@ def falling(count: int = 60) -> Pairs:
 
 def batch_of(pairs: Pairs, width_step: int = TRAINING_WIDTH_STEP) -> dict[str, torch.Tensor]:
     return collation.blocks(pairs[0], template(), *pairs[1:], width_step)
+
+
+def run_plain_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For a test, the fused kernels in operators, and bf16 rows on any device run by them."""
+    monkeypatch.setattr(fused, "available_for", lambda rows: rows.dtype is torch.bfloat16)
+    for plain in (plain_apply_rotary, plain_geglu, plain_geglu_backward, plain_add_norm, plain_add_norm_backward):
+        monkeypatch.setattr(kernels, plain.__name__.removeprefix("plain_"), plain)
+
+
+def plain_apply_rotary(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, *,
+    is_gradient: bool = False,
+) -> torch.Tensor:  # fmt: skip
+    c, s = cos[:, None], -sin[:, None] if is_gradient else sin[:, None]
+
+    def rotated(rows: torch.Tensor) -> torch.Tensor:
+        low, high = rows.float().chunk(2, dim=-1)
+        return (rows.float() * c + torch.cat([-high, low], dim=-1) * s).to(rows.dtype)
+
+    return torch.stack([rotated(query), rotated(key), value], dim=1)
+
+
+def plain_geglu(rows: torch.Tensor) -> torch.Tensor:
+    inner, gate = rows.chunk(2, dim=-1)
+    return torch.nn.functional.gelu(inner) * gate
+
+
+def plain_geglu_backward(rows: torch.Tensor, grad_output: torch.Tensor) -> torch.Tensor:
+    inner, gate = rows.chunk(2, dim=-1)
+    grad_inner = torch.ops.aten.gelu_backward(grad_output * gate, inner)
+    return torch.cat([grad_inner, grad_output * torch.nn.functional.gelu(inner)], dim=-1)
+
+
+def plain_add_norm(x: torch.Tensor, branch: torch.Tensor, weight: torch.Tensor, eps: float) -> tuple[torch.Tensor, ...]:
+    total = x + branch
+    normed, mean, rstd = torch.native_layer_norm(total, weight.shape, weight, None, eps)
+    return total, normed.to(branch.dtype), mean.flatten(), rstd.flatten()
+
+
+def plain_add_norm_backward(
+    grad_total: torch.Tensor, grad_normed: torch.Tensor, total: torch.Tensor, mean: torch.Tensor, rstd: torch.Tensor,
+    weight: torch.Tensor,
+) -> tuple[torch.Tensor, ...]:  # fmt: skip
+    grad_x, grad_weight, _ = torch.ops.aten.native_layer_norm_backward(
+        grad_normed.float(), total, weight.shape, mean[:, None], rstd[:, None], weight, None, [True, True, False]
+    )
+    grad_x = grad_x + grad_total
+    return grad_x, grad_x.to(grad_normed.dtype), grad_weight

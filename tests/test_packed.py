@@ -9,7 +9,18 @@ from typing import Any
 
 import pytest
 import torch
-from packed_models import PlainFlash, apart, bert, falling, gradients, modernbert, padded, random_pairs, template
+from packed_models import (
+    PlainFlash,
+    apart,
+    bert,
+    falling,
+    gradients,
+    modernbert,
+    padded,
+    random_pairs,
+    run_plain_kernels,
+    template,
+)
 from small_models import tiny
 from transformers import (
     BertForMaskedLM,
@@ -59,6 +70,21 @@ def test_logits_and_gradients_equal_the_padded_model(name: str, kernel: str, mon
     for key in wanted:
         # ModernBERT applies rotary in fp32 whatever the model's type, and so do we.
         torch.testing.assert_close(ours[key], wanted[key], rtol=1e-9, atol=1e-11, msg=key)
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if name.startswith("modernbert")])
+def test_the_kernels_gradients_are_the_operators(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, pairs = MODELS[name](), random_pairs()
+    batch = collation.pack(pairs[0], template(), *pairs[1:])
+    expected = modeling.logits(model, batch, Precision.bf16)
+    wanted = gradients(model, expected)
+    run_plain_kernels(monkeypatch)
+    counted, calls = packed_modernbert.kernels.add_norm, []
+    monkeypatch.setattr(packed_modernbert.kernels, "add_norm", lambda *args: calls.append(args) or counted(*args))
+    found = modeling.logits(model, batch, Precision.bf16)
+    assert len(calls) == (0 if name == "modernbert, biases" else 2 * len(model.model.layers) - 1)
+    torch.testing.assert_close(found, expected, rtol=1e-2, atol=1e-3)
+    assert apart(gradients(model, found), wanted) <= 2e-3
 
 
 @model_named

@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from pipeline.config.learning import Precision
 from pipeline.engine import block_bert, block_scoring, collation, lanes, packed
 from pipeline.engine.batching import Indices
+from pipeline.engine.cast_weights import with_cast_weights
 from pipeline.engine.pair_template import Ints, PairTemplate
 from pipeline.engine.tokens import TokenTable
 
@@ -70,7 +71,8 @@ class Reranker:
         """
         if not self._in_blocks():
             assert shared is None, "only blocks are split"
-            return lambda batch: logits(self.model, batch, precision)
+            with torch.no_grad():
+                return while_unchanged(self.model, precision)
         assert not self.model.training, "it leaves dropout out"
         model = block_scoring.Frozen(self.model, self._compute_dtype(precision), shared)
         return lambda batch: model(batch).float().squeeze(-1)
@@ -117,6 +119,13 @@ def logits(model: nn.Module, batch: Batch, precision: Precision) -> torch.Tensor
         padded = "attention_mask" in batch
         output: torch.Tensor = model(**batch).logits if padded else packed.logits(model, batch)
     return output.float().squeeze(-1)
+
+
+def while_unchanged(model: nn.Module, precision: Precision) -> Callable[[Batch], torch.Tensor]:
+    """`logits` of padded or packed batches while the weights stay as they are: where it can, it casts them once."""
+    if precision is not Precision.bf16 or not packed.supports(model):
+        return lambda batch: logits(model, batch, precision)
+    return with_cast_weights(model, lambda swapped, batch: logits(swapped, batch, precision))
 
 
 def computed_tokens(batch: Batch) -> int:

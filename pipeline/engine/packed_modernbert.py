@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
-from pipeline.engine import fused
+from pipeline.engine import fused, kernels
 from pipeline.engine.packed_attention import FULL, Layout, attend
 from pipeline.engine.packed_rows import Rows
 
@@ -29,13 +29,14 @@ def supports(config: Any) -> bool:
 def logits(model: Any, rows: Rows) -> torch.Tensor:
     """Logits (pairs, labels) of a ModernBertForSequenceClassification."""
     encoder, by_first, layout = model.model, model.config.classifier_pooling == "cls", rows.layout
-    x = encoder.embeddings(input_ids=rows.ids)
+    x, branch = encoder.embeddings(input_ids=rows.ids), None
     rotary = {name: encoder.rotary_emb(x, layout.position, name) for name in set(model.config.layer_types)}
     for number, layer in enumerate(encoder.layers, start=1):
         # As in BERT, all that follows the last attention needs the first tokens alone; every published model ends with
         # a global layer.
         first_only = by_first and number == len(encoder.layers) and layer.attention_type == GLOBAL
-        x = _layer(layer, x, layout, rotary[layer.attention_type], first_only=first_only)
+        x, branch = _layer(layer, x, branch, layout, rotary[layer.attention_type], first_only=first_only)
+    x = x if branch is None else x + branch
     if by_first and len(x) != layout.pairs:
         x = x[layout.first]
     x = encoder.final_norm(x)
@@ -45,12 +46,23 @@ def logits(model: Any, rows: Rows) -> torch.Tensor:
 
 
 def _layer(
-    layer: Any, x: torch.Tensor, layout: Layout, rotary: tuple[torch.Tensor, torch.Tensor], *, first_only: bool
-) -> torch.Tensor:
-    """One encoder layer, `rotary` its cos and sin; with `first_only` the returned rows are each pair's first token."""
+    layer: Any, x: torch.Tensor, branch: torch.Tensor | None, layout: Layout, rotary: tuple[torch.Tensor, torch.Tensor],
+    *, first_only: bool,
+) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
+    """One encoder layer of x + branch; its result is the sum of the two that are returned.
+
+    Args:
+        layer: a ModernBertEncoderLayer.
+        x: (tokens, width).
+        branch: as x; None: nothing, before the first layer.
+        layout: the batch's.
+        rotary: cos and sin.
+        first_only: whether the returned rows are each pair's first token.
+    """
     attention = layer.attn
     size = attention.head_dim
-    packed = attention.Wqkv(layer.attn_norm(x)).view(len(x), 3, -1, size)
+    x, normed = _add_norm(x, branch, layer.attn_norm)
+    packed = attention.Wqkv(normed).view(len(x), 3, -1, size)
     query, key, value = _Rotary.apply(packed, *rotary)  # type: ignore[no-untyped-call]
     if first_only:
         query, x = query[layout.first], x[layout.first]
@@ -59,9 +71,19 @@ def _layer(
         dropout=attention.attention_dropout if layer.training else 0.0,
         window=layer.config.sliding_window if layer.attention_type == LOCAL else FULL,
     )  # fmt: skip
-    x = x + attention.out_drop(attention.Wo(context))
-    result: torch.Tensor = x + _feed_forward(layer.mlp, layer.mlp_norm(x))
-    return result
+    x, normed = _add_norm(x, attention.out_drop(attention.Wo(context)), layer.mlp_norm)
+    return x, _feed_forward(layer.mlp, normed)
+
+
+def _add_norm(x: torch.Tensor, branch: torch.Tensor | None, norm: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """The residual sum x + branch, and its norm."""
+    if branch is None:
+        return x, norm(x)
+    if x.dtype is torch.float32 and norm.bias is None and fused.available_for(branch):
+        total, normed = _AddNorm.apply(x, branch, norm.weight, norm.eps)  # type: ignore[no-untyped-call]
+        return total, normed
+    total = x + branch
+    return total, norm(total)
 
 
 def _feed_forward(mlp: Any, x: torch.Tensor) -> torch.Tensor:
@@ -75,19 +97,37 @@ def _feed_forward(mlp: Any, x: torch.Tensor) -> torch.Tensor:
     return result
 
 
+class _AddNorm(torch.autograd.Function):
+    """Residual sum and its norm (`kernels.add_norm`): one gradient for what reaches the sum from both."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: torch.Tensor, branch: torch.Tensor, weight: torch.Tensor, eps: float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        total, normed, mean, rstd = kernels.add_norm(x.contiguous(), branch.contiguous(), weight, eps)
+        ctx.save_for_backward(total, mean, rstd, weight)
+        return total, normed
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_total: torch.Tensor, grad_normed: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        grads = kernels.add_norm_backward(grad_total.contiguous(), grad_normed.contiguous(), *ctx.saved_tensors)
+        return (*grads, None)
+
+
 class _GeGLU(torch.autograd.Function):
     """GELU of each row's first half times its second; only the row is saved for the gradient."""
 
     @staticmethod
     def forward(ctx: Any, rows: torch.Tensor) -> torch.Tensor:
         ctx.save_for_backward(rows)
-        return fused.geglu(rows)
+        return kernels.geglu(rows)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_output: torch.Tensor) -> torch.Tensor:
         (rows,) = ctx.saved_tensors
-        return fused.geglu_backward(rows, grad_output.contiguous())
+        return kernels.geglu_backward(rows, grad_output.contiguous())
 
 
 class _Rotary(torch.autograd.Function):
@@ -102,7 +142,7 @@ class _Rotary(torch.autograd.Function):
         ctx.save_for_backward(cos, sin)
         if fused.available_for(packed):
             query, key, value = packed.unbind(1)
-            return fused.apply_rotary(query, key, value, cos, sin).unbind(1)
+            return kernels.apply_rotary(query, key, value, cos, sin).unbind(1)
         # Values are copied: a view would keep the queries and keys from before rotary in memory.
         output = torch.empty_like(packed)
         output[:, :2], output[:, 2] = _apply_rotary(packed[:, :2], cos, sin), packed[:, 2]
@@ -115,7 +155,8 @@ class _Rotary(torch.autograd.Function):
         query, key, value = grad_outputs
         # The gradient of a rotation is the rotation by the negative angle.
         if fused.available_for(value):
-            return fused.apply_rotary(query.contiguous(), key.contiguous(), value.contiguous(), cos, -sin), None, None
+            query, key, value = query.contiguous(), key.contiguous(), value.contiguous()
+            return kernels.apply_rotary(query, key, value, cos, sin, is_gradient=True), None, None
         grad_packed = value.new_empty(len(value), 3, *value.shape[1:])
         grad_packed[:, 0], grad_packed[:, 1] = (
             _apply_rotary(query, cos, -sin, is_gradient=True),

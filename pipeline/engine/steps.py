@@ -92,9 +92,10 @@ def backward(
         return _backward_in_lanes(model, step, pos_weight, precision)
     dtype = torch.float64 if accelerator.device.type == "cpu" else torch.float32
     total = torch.zeros((), dtype=dtype, device=accelerator.device)
+    logits_of = modeling.while_unchanged(model, precision)
     for batch, labels in step.batches:
         on_device = {name: tensor.to(accelerator.device, non_blocking=True) for name, tensor in batch.items()}
-        logits = modeling.logits(model, on_device, precision)
+        logits = logits_of(on_device)
         loss = loss_sum(logits, labels.to(accelerator.device, non_blocking=True), pos_weight) / len(step.rows)
         accelerator.backward(loss)
         total += loss.detach()
