@@ -339,7 +339,14 @@ def test_few_or_equal_clusters_give_finite_figures() -> None:
         dict.fromkeys(("q1", "q2", "q3", "q4"), 0.0),
         {"q1": "g", "q2": "g", "q3": "h", "q4": "h"},
     )
-    assert (level.low, level.mean, level.high) == (0.25, 0.25, 0.25)
+    assert level.as_json() == {"mean": 0.25, "low": 0.25, "high": 0.25, "p": 0}
+    # One group's queries move apart and every group's mean is 0: nothing speaks against 0.
+    apart = difference(
+        {"q1": 1.0, "q2": 0.0, "q3": 0.5},
+        dict.fromkeys(("q1", "q2", "q3"), 0.5),
+        {"q1": "g", "q2": "g", "q3": "h"},
+    )
+    assert apart.as_json() == {"mean": 0, "low": 0, "high": 0, "p": 1}
 
 
 def test_the_stratified_difference_by_hand() -> None:

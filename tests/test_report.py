@@ -76,6 +76,17 @@ def test_a_narrow_terminal_cuts_no_figure_and_no_path(run: dict[str, object]) ->
     assert f"card     {run['card']}" in text.splitlines()
 
 
+def test_a_long_name_takes_several_lines_and_cuts_no_figure(tmp_path: Path) -> None:
+    rival = "cross-encoder-ms-marco-MiniLM-L6-v2-c5ee24cb16019beea0893ab7796b1df96625c6b8"
+    run = summary(run_facts.write(tmp_path, systems=("untrained", rival, "trained")))
+    text = closing_table(run, 80)
+    assert "…" not in text
+    found = run["measures"]["gooaq-dev"]["as_retrieved"][rival]
+    figures = [f"{found[measure]:.4f}" for measure in ("ndcg@10", "mrr@10", "map")]
+    assert any(line.startswith("cross-encoder-ms") and line.split()[1:4] == figures for line in text.splitlines())
+    assert rival in "".join(line.split(" ")[0] for line in text.splitlines())
+
+
 def test_an_unset_country_and_unmeasured_stages_are_said(tmp_path: Path) -> None:
     emissions = {"mine": {"enabled": False}, "train": run_facts.energy(0.01, None), "evaluate": {"error": "OSError: x"}}
     made = summary(run_facts.write(tmp_path, emissions=emissions))

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import HydraException
+from hydra.errors import HydraException, MissingConfigException
 from omegaconf.errors import OmegaConfBaseException
 
 from pipeline.config.arguments import keys, rule
@@ -33,7 +33,7 @@ NEEDS = {
     "data/local": ["data.path=pairs.jsonl", "training=small"],
     "data/packaged_docs": ["training=small"],
     "evaluation/dev": ["training=small"],
-    "evaluation/rivals": ["training=small"],
+    "evaluation/baselines": ["training=small"],
     "mining/run": ["mining.path=first.trec"],
     "mining/embedding": ["mining.path=somewhere"],
 }
@@ -197,6 +197,8 @@ def test_every_value_has_a_documented_field() -> None:
         ("model.dropout=x", "model.dropout must be a number or null, got 'x'. "),
         ("training.eval_sets=dev", "training.eval_sets must be a list such as .*, got 'dev'. "),
         ("training.eval_sets=[nope]", "training.eval_sets must hold only .*, got 'nope'. "),
+        ("training.eval_sets=[dev,dev]", r"training.eval_sets must name each set once, got \['dev', 'dev'\]. Remove "),
+        ("mining.retriever=bm25", "mining.path must come with another retriever than bm25, .* Add mining=embedding, "),
         ("data.dedupe=perhaps", "data.dedupe must be true or false, got 'perhaps'. "),
         ("data.dev_name=validation", "data.dev_name must be none of the names of other sets .*, got 'validation'. "),
         ("data.dev_name=NanoNQ", "data.dev_name must be none of the names of other sets .*, got 'NanoNQ'. Use dev."),
@@ -274,6 +276,15 @@ def test_the_best_may_be_chosen_by_one_of_nano_beir_or_its_mean() -> None:
             "training.eval_sets=[nano_beir,validation]", "evaluation.nano_beir=[msmarco,nq]",
         )  # fmt: skip
         assert config.training.selection_set == chosen
+
+
+def test_a_model_without_training_settings_of_its_name_says_where_they_are_looked_for() -> None:
+    missing = MissingConfigException("", "training/electra_small", ["bert_tiny", "small"])
+    assert str(refusal(missing, ["model=electra_small"])) == (
+        "training must be one of bert_tiny, small, got 'electra_small'. It is named after the model unless it is "
+        "given: pass training=small, or add conf/training/electra_small.yaml."
+    )
+    assert "Pass training=<one of them>." in str(refusal(missing, ["training=electra_small"]))
 
 
 def test_choosing_the_best_needs_fixed_steps() -> None:

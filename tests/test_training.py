@@ -407,6 +407,30 @@ def test_rows_that_will_not_be_seen_are_told(
     assert [line for line in caplog.messages if "rows are seen" in line] == said
 
 
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"max_steps": 1}, ["training.max_steps=1: every step is warm-up, the first at a learning rate of 0"]),
+        ({"max_steps": 1, "warmup_ratio": 0.0}, []),
+        (
+            {"max_steps": 3, "warmup_ratio": 0.0, "eval_steps": 4, "keep_best": True},
+            [
+                "training.keep_best has nothing to choose from: the run's 3 steps end before the first evaluation at "
+                "training.eval_steps=4, and the last step's weights are kept"
+            ],
+        ),
+    ],
+    ids=["warm-up alone", "no warm-up", "nothing to choose from"],
+)
+def test_settings_that_come_to_nothing_are_told(
+    base: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, values: dict[str, Any], said: list[str]
+) -> None:
+    reranker = tiny(base)
+    config = training_config(**{"eval_steps": 0, **values})
+    trainer_of(reranker, training_rows(reranker, labelled(160)), config, tmp_path, Hooks()).run()
+    assert [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING] == said
+
+
 # --- as on a GPU ------------------------------------------------------------------------------------------------------
 
 

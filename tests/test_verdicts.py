@@ -78,7 +78,12 @@ def test_an_equal_rival_does_not_win_and_an_untrained_evaluation_has_no_verdict(
 
 
 def test_sets_below_their_first_stage_are_listed(tmp_path: Path) -> None:
-    assert below_first_stage(run_facts.write(tmp_path).measures) == ["NanoNQ", "NanoBEIR_R100_mean"]
+    assert below_first_stage(run_facts.write(tmp_path).measures) == ["NanoNQ"]
+
+
+def test_below_within_chance_is_not_called_worse() -> None:
+    found = {"chance": _set(-0.02, -0.001, 0.018), "worse": _set(-0.02, -0.01, -0.001)}
+    assert below_first_stage(found) == ["worse"]
 
 
 def _selected(tmp_path: Path, name: str) -> dict[str, Any]:

@@ -133,9 +133,9 @@ class MiningConfig:
     random_negatives: int = 0
     """Further negatives a question, drawn at random from the corpus."""
     range_min: int = 0
-    """Ranks skipped from the top, after positives and margin are removed."""
+    """Candidates skipped from the top, counted after positives and those within a margin are removed."""
     range_max: int = 100
-    """Ranks considered; hard negatives come from [range_min, range_max)."""
+    """Candidates considered, counted as in `range_min`; hard negatives come from [range_min, range_max)."""
     absolute_margin: float | None = None
     """Keep only negatives scored at least this far below the positive; None is no margin."""
     relative_margin: float | None = None
@@ -159,6 +159,15 @@ class MiningConfig:
             self.path,
             "Pass mining.path=<folder, hub id or file>.",
         )
+        if self.retriever is Retriever.bm25:
+            for key, unset in (("path", None), ("revision", None), ("query_prompt", ""), ("passage_prompt", "")):
+                check(
+                    getattr(self, key) == unset,
+                    f"mining.{key}",
+                    "come with another retriever than bm25, which reads none",
+                    repr(getattr(self, key)),
+                    "Add mining=embedding, or mining=run for a TREC run.",
+                )
         seed("mining.seed", self.seed)
         for key in ("negatives", "random_negatives", "range_min"):
             check(getattr(self, key) >= 0, f"mining.{key}", "be at least 0", getattr(self, key), "Use 0 or more.")

@@ -152,6 +152,13 @@ class TrainingConfig:
             self.weight_decay,
             "Use 0.",
         )
+        check(
+            len(set(self.eval_sets)) == len(self.eval_sets),
+            "training.eval_sets",
+            "name each set once",
+            self.eval_sets,
+            "Remove the repeated name.",
+        )
         check(self.eval_steps >= 0, "training.eval_steps", "be at least 0", self.eval_steps, "Use 0 for none.")
         check(
             self.selection_measure in ("map", "mrr@10", "ndcg@10"),
@@ -187,9 +194,11 @@ class EvaluationConfig:
     nano_beir_revision: str | None = None
     """Revision of the NanoBEIR data."""
     rivals: list[str] = field(default_factory=list)
-    """Other cross-encoders to score on the dev set: folders or hub ids, `owner/name@revision` for another than main."""
+    """Other cross-encoders to score on every reported set: folders or hub ids, `owner/name@revision` for another
+    revision than main."""
     bi_encoder: bool = False
-    """Also rank by the starting weights as a bi-encoder (mean-pooled, cosine) over the same candidates."""
+    """Also rank by the base model as a bi-encoder (mean-pooled, cosine) over the same candidates: by its weights as
+    they are in `model.path`, whatever `model.layers` and `model.random_init` make of them."""
     fusion: bool = False
     """Also rank by reciprocal-rank fusion (k=60) of the first stage and the bi-encoder."""
     resamples: int = 2000

@@ -30,6 +30,9 @@ def refusal(error: Exception, overrides: list[str]) -> ConfigError:
         choices = sorted(error.options)
         meant = near(option, choices)
         remedy = f"Did you mean {group}={meant[0]}?" if meant else f"Pass {group}=<one of them>."
+        if group == "training" and not any("training=" in override for override in overrides):
+            named = "It is named after the model unless it is given"
+            remedy = f"{named}: pass training=small, or add conf/training/{option}.yaml."
         return ConfigError(must(group, f"be one of {', '.join(choices)}", repr(option), remedy))
     cause = error if isinstance(error, OmegaConfBaseException) else error.__cause__
     key = str(getattr(cause, "full_key", None) or "")

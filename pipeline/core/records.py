@@ -25,7 +25,7 @@ FIRST_STAGE, UNTRAINED, TRAINED = "first_stage", "untrained", "trained"
 """Names of the systems every evaluation compares; rivals come under their own names."""
 
 BI_ENCODER, FUSION = "bi_encoder", "fusion"
-"""Rivals that need no training: the starting weights as a bi-encoder, and its fusion with the first stage."""
+"""Rivals that need no training: the base model's own weights as a bi-encoder, and its fusion with the first stage."""
 
 COMPARISONS = ("difference", "differences", "trained_minus")
 """What stands beside the systems in a protocol's figures."""

@@ -175,17 +175,18 @@ def _by_cluster(
         return means, np.sqrt(squares) / totals  # the factor for few clusters cancels between se* and se
 
     error = float(estimate(np.ones((1, size)))[1][0])
+    if error == 0:  # every group has the same mean difference
+        return Difference(average, average, average, 1.0 if average == 0 else 0.0)
     draws = np.random.default_rng(SEED).multinomial(size, np.full(size, 1 / size), size=resamples).astype(np.float64)
     drawn, drawn_errors = estimate(draws)
-    degenerate = drawn_errors <= 1e-12 * max(error, 1e-300)
+    degenerate = drawn_errors <= 1e-12 * error
     t = np.abs(drawn - average) / np.where(degenerate, 1.0, drawn_errors)
     t = np.sort(np.where(degenerate, np.inf, t))
     quantile = float(t[min(math.ceil(CONFIDENCE * (resamples + 1)), resamples) - 1])
-    if error > 0 and math.isinf(quantile):
+    if math.isinf(quantile):
         return _by_few_clusters(sums - average * counts, average, error * math.sqrt(size / (size - 1)))
-    reached = np.count_nonzero(t >= abs(average) / error) if error > 0 else 0
-    half = quantile * error if error > 0 else 0.0
-    return Difference(average, average - half, average + half, (1 + int(reached)) / (1 + resamples))
+    reached = int(np.count_nonzero(t >= abs(average) / error))
+    return Difference(average, average - quantile * error, average + quantile * error, (1 + reached) / (1 + resamples))
 
 
 def _by_few_clusters(residuals: npt.NDArray[np.float64], average: float, error: float) -> Difference:

@@ -104,10 +104,11 @@ def hard_negatives(
             keep &= ranking.scores[part] <= limits[part, None]
         rank = keep.cumsum(axis=1)
         keep &= (rank > config.range_min) & (rank <= config.range_max)
-        if config.sampling is Sampling.top:
-            keep &= rank <= config.range_min + config.negatives
-        else:
-            keep = _sampled(keep, draws(seeds[part], keep.shape[1]), config.negatives)
+        match config.sampling:
+            case Sampling.top:
+                keep &= rank <= config.range_min + config.negatives
+            case Sampling.random:
+                keep = _sampled(keep, draws(seeds[part], keep.shape[1]), config.negatives)
         row, column = keep.nonzero()
         parts.append((row + start, indices[row, column]))
     return _joined(parts)

@@ -81,7 +81,8 @@ def _difference(protocol: Mapping[str, Any], system: str) -> str:
 def _block(protocol: Mapping[str, Any]) -> Table:
     """One set under one protocol, a row a system."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    table.add_column("ranking", no_wrap=True)
+    # A long name takes several lines: where it may not, rich cuts figures to make room for it.
+    table.add_column("ranking", overflow="fold", min_width=len(FIRST_STAGE))
     for label in MEASURE_NAMES.values():
         table.add_column(label, justify="right", no_wrap=True)
     table.add_column("nDCG@10 - first stage [95 %]", justify="right", no_wrap=True)

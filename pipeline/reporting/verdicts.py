@@ -75,11 +75,11 @@ NOT_TRAINED = (
 
 
 def below_first_stage(measures: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """The sets on which the trained model's figure, as retrieved, is under its first stage's, in order."""
+    """The sets on which the trained model, as retrieved, is below its first stage by more than chance, in order."""
     return [
         name
         for name, of in measures.items()
-        if TRAINED in of[AS_RETRIEVED] and of[AS_RETRIEVED][TRAINED][MEASURE] < of[AS_RETRIEVED][FIRST_STAGE][MEASURE]
+        if TRAINED in of[AS_RETRIEVED] and of[AS_RETRIEVED]["difference"][MEASURE]["high"] < 0
     ]
 
 

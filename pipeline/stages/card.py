@@ -29,6 +29,7 @@ def card(run: Run) -> Path:
     key = {
         "stage": "card",
         "version": VERSIONS["card"],
+        "name": run.config.name,
         "train": fingerprint(run.train_key),
         "evaluations": {name: path.name for name, path in evaluations.items()},
     }
