@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import unicodedata
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pipeline.core.records import AS_RETRIEVED, POSITIVES_ADDED, PairRows, RerankingSet, fold
 
@@ -15,11 +19,24 @@ from pipeline.core.records import AS_RETRIEVED, POSITIVES_ADDED, PairRows, Reran
         ("\u00a0a\u2003b", "A B", True),
         ("a b", "ab", False),
         ("cafe", "café", False),
+        ("cafe\u0301", "CAFÉ", True),
+        ("\u01f0", "J\u030c", True),
+        ("क\u093f\u200dताब", "क\u093fताब", True),
+        ("\ufeffa\u200b \u00adque\u00adry\u2060", "a query", True),
+        ("a\u200bb", "a b", False),
+        ("\u200b\u200c\u200d\u2060\ufeff\u00ad", "", True),
         (" ", "", True),
     ],
 )
 def test_folded_texts_are_equal_up_to_case_and_white_space(one: str, two: str, same: bool) -> None:
     assert (fold(one) == fold(two)) is same
+
+
+@given(st.text(alphabet=st.sampled_from("aÅ\u0301\u0345ǰßİΣςＡ가각 \t\u200b\u00adé\u0327e\u030a")))
+def test_a_folded_text_is_its_own_fold_and_that_of_every_spelling(text: str) -> None:
+    folded = fold(text)
+    assert fold(folded) == folded
+    assert fold(unicodedata.normalize("NFD", text)) == fold(unicodedata.normalize("NFC", text)) == folded
 
 
 def test_rows_are_taken_in_the_order_asked_with_every_column() -> None:

@@ -7,6 +7,7 @@ import gzip
 import json
 import logging
 import random
+import unicodedata
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -376,6 +377,22 @@ def test_the_split_is_made_before_cleaning_and_drops_are_counted(tmp_path: Path)
     assert cleaned.statistics["rows_read"] == 252
     assert parts["dev"]["questions"] == 40
     assert parts["dev"]["rows_loaded"] + parts["train"]["rows_loaded"] == 252
+
+
+def test_a_text_that_cannot_be_seen_is_blank(tmp_path: Path) -> None:
+    unseen = [{"question": "\u200b", "answer": "x"}, {"question": "seen", "answer": "\ufeff \u00ad"}]
+    split = loaded(write_jsonl(tmp_path / "a.jsonl", [*rows_of(150), *unseen]))
+    parts: Any = split.statistics["parts"]
+    total = Counter(parts["train"]["dropped"]) + Counter(parts["dev"]["dropped"])
+    assert total == {"blank_or_null_question": 1, "blank_or_null_answer": 1}
+
+
+def test_one_question_in_two_spellings_is_on_one_side(tmp_path: Path) -> None:
+    spelt = [(f"où est le café {i}", f"Là {i}.") for i in range(120)]
+    rows = [{"question": unicodedata.normalize(form, q), "answer": a} for q, a in spelt for form in ("NFC", "NFD")]
+    split = loaded(write_jsonl(tmp_path / "a.jsonl", rows))
+    train, dev = ({unicodedata.normalize("NFC", q) for q in part.questions} for part in (split.train, split.dev))
+    assert len(train) + len(dev) == 120 and not train & dev
 
 
 def test_rows_takes_the_first_and_limit_a_seeded_subset(jsonl: Path) -> None:

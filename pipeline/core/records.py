@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -27,13 +29,24 @@ FIRST_STAGE, UNTRAINED, TRAINED = "first_stage", "untrained", "trained"
 BI_ENCODER, FUSION = "bi_encoder", "fusion"
 """Rivals that need no training: the base model's own weights as a bi-encoder, and its fusion with the first stage."""
 
+_UNSEEN = re.compile("[\u00ad\u200b-\u200f\u2060\ufeff]")
+"""Soft hyphen, space without width, (non-)joiners, marks of writing direction, word joiner, byte order mark."""
+
 COMPARISONS = ("difference", "differences", "trained_minus")
 """What stands beside the systems in a protocol's figures."""
 
 
 def fold(text: str) -> str:
-    """The form in which two texts count as the same: case and white space do not matter."""
-    return " ".join(text.split()).casefold()
+    """The form in which two texts count as the same: case, white space and what a reader cannot see do not matter.
+
+    Unseen are soft hyphens and other marks without width, and whether a letter with an accent is one character or two.
+    A text that folds to nothing is blank.
+    """
+    if text.isascii():
+        return " ".join(text.split()).lower()
+    text = unicodedata.normalize("NFC", _UNSEEN.sub("", text))
+    # Case folding takes some letters apart (ǰ), which are one again afterwards.
+    return unicodedata.normalize("NFC", " ".join(text.split()).casefold())
 
 
 def ends_with_query(passage: str, query: str) -> bool:

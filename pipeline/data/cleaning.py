@@ -13,7 +13,7 @@ def usable_questions(rows: PairRows, threshold: float) -> dict[str, None]:
     return {
         fold(question): None
         for row, (question, answer) in enumerate(zip(rows.questions, rows.answers, strict=True))
-        if question.strip() and answer.strip() and (rows.labels is None or rows.labels[row] >= threshold)
+        if fold(question) and fold(answer) and (rows.labels is None or rows.labels[row] >= threshold)
     }
 
 
@@ -22,9 +22,9 @@ def clean(rows: PairRows, config: DataConfig, dropped: Counter[str]) -> PairRows
     kept: list[int] = []
     seen: set[tuple[object, ...]] = set()
     for row in range(len(rows)):
-        if not rows.questions[row].strip():
+        if not fold(rows.questions[row]):
             dropped["blank_or_null_question"] += 1
-        elif not rows.answers[row].strip():
+        elif not fold(rows.answers[row]):
             dropped["blank_or_null_answer"] += 1
         else:
             content = (

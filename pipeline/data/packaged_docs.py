@@ -23,7 +23,7 @@ from pipeline.data.python_sources import Pair, read_sources
 
 log = logging.getLogger(__name__)
 
-VERSION = 1
+VERSION = 2
 """Part of the cache's name: raise it when the same packages would give other pairs."""
 
 SKIPPED_FOLDERS = {

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pipeline.config.data import DataConfig, Format
 from pipeline.core.errors import DataError, must
-from pipeline.core.records import PairRows
+from pipeline.core.records import PairRows, fold
 from pipeline.data.beir import TRAIN_QRELS_FILES, read_beir
 from pipeline.data.row_builder import RowBuilder, unread_columns
 from pipeline.data.tables import Record, csv_records, hub_records, json_objects, parquet_records
@@ -159,7 +159,7 @@ def read_corpus(path: Path, config: DataConfig) -> tuple[list[str], list[str] | 
                 got = repr(str(identifier))
                 raise DataError(must(f"{path}, line {line}", "have an id of its own", got, "Rename it."))
             seen.add(str(identifier))
-        if not text:
+        if not fold(text):
             counts[BLANK] += 1
         elif text in first:
             counts[REPEATED] += 1

@@ -10,7 +10,7 @@ from typing import Any
 
 from pipeline.config.data import DataConfig, Format
 from pipeline.core.errors import DataError, must
-from pipeline.core.records import PairRows
+from pipeline.core.records import PairRows, fold
 from pipeline.data.tables import Record
 from pipeline.data.trec import HIGHEST_GRADE
 
@@ -145,6 +145,6 @@ class RowBuilder:
             return []
         if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
             raise self._wrong(line, column, "be a list of texts", value, remedy)
-        kept = [self._encodable(text) for text in value if text.strip()]
+        kept = [self._encodable(text) for text in value if fold(text)]
         self.counts["blank_negatives_dropped"] += len(value) - len(kept)
         return kept
