@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import math
+import random
+import re
+import unicodedata
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from pipeline.mining.retrieval import K1, B, Bm25, ImportedRun, _words, bm25_run
+from pipeline.mining.retrieval import K1, UNSPACED, B, Bm25, ImportedRun, _words, bm25_run
 
 PASSAGES = [
     "The cat sat with other cats on the mat",
@@ -115,3 +118,53 @@ def test_pairs_of_characters_stand_between_words_as_they_were() -> None:
     assert _words("naïve café größe über") == ["naïve", "café", "größe", "über"]
     assert _words("人々の暮らし、カラオケ・バー")[:2] == ["人々", "々の"] and "ケ・" not in _words("カラオケ・バー")
     assert _words("gpt4是模型 ok 我") == ["gpt4", "是模", "模型", "ok", "我"]
+
+
+def reciprocal_rank(questions: list[str], passages: list[str]) -> float:
+    """The mean over questions of one over the rank of their own passage, the one in their place."""
+    found = Bm25(passages).search(questions, len(passages)).indices
+    ranks = [np.flatnonzero(row == own) for own, row in enumerate(found)]
+    return sum(1 / (int(rank[0]) + 1) for rank in ranks if len(rank)) / len(ranks)
+
+
+@pytest.mark.parametrize(
+    ("letters", "signs"),
+    [
+        ("कखगघचजटडतदनपबमयरलवसह", "\u093e\u093f\u0940\u0941\u0947\u094b\u0902"),  # Hindi, every letter with a sign
+        ("கசடதபறயரலவ", "\u0bbe\u0bbf\u0bc0\u0bc1\u0bc6\u0bca\u0bcd"),  # Tamil
+        ("بتثجحدرسصطعفقكلمن", "\u064e\u064f\u0650\u0651\u0652"),  # vocalised Arabic
+        ("aeiou", "\u0301\u0300\u0308\u0302"),  # Latin, decomposed
+    ],
+    ids=["hindi", "tamil", "arabic", "nfd"],
+)
+def test_words_with_combining_marks_are_found(letters: str, signs: str) -> None:
+    draw = random.Random(7)
+    words = ["".join(draw.choice(letters) + draw.choice(signs) for _ in range(4)) for _ in range(600)]
+    passages = [draw.sample(words, 12) for _ in range(200)]
+    questions = [" ".join(draw.sample(passage, 4)) for passage in passages]
+    texts = [" ".join(passage) for passage in passages]
+    assert reciprocal_rank(questions, texts) > 0.98
+    # In whichever of the two forms the texts are.
+    assert reciprocal_rank(questions, [unicodedata.normalize("NFC", text) for text in texts]) > 0.98
+
+
+def test_a_word_keeps_its_marks_and_a_joiner_is_none_of_it() -> None:
+    assert _words("हिन्दी में किताब") == ["हिन्दी", "में", "किताब"]
+    assert _words("ශ්\u200dරී லங்கா") == ["ශ්රී", "லங்கா"]
+    assert _words("cafe\u0301 \u0301\u0302 x") == ["café"]
+
+
+MARKLESS = "".join(c for c in map(chr, range(33, 0x3100)) if unicodedata.category(c)[0] != "M" and c != "\u200d")
+
+
+def test_words_without_marks_are_those_that_were_found_before() -> None:
+    draw = random.Random(3)
+    for alphabet in (MARKLESS[:94], MARKLESS[:600] + " " * 60, MARKLESS + "人々の暮らしภาษาไทยตั้งชื่อမြန်မာខ្មែរ" * 40):
+        for _ in range(300):
+            text = unicodedata.normalize("NFC", "".join(draw.choices(alphabet, k=30))).lower()
+            words = []
+            for run in re.findall(f"[{UNSPACED}]+|[^{UNSPACED}]+", text):
+                pairs = [run[at : at + 2] for at in range(max(1, len(run) - 1))]
+                words += pairs if re.match(f"[{UNSPACED}]", run) else re.findall(r"\b\w\w+\b", run)
+            marked = any(unicodedata.category(c)[0] == "M" and not re.match(f"[{UNSPACED}]", c) for c in text)
+            assert marked or _words(text) == words

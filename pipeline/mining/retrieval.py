@@ -7,7 +7,9 @@ threads, batches or hashing.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import bm25s
@@ -33,6 +35,9 @@ PAIRS = 65_536
 
 _WORD = re.compile(r"(?u)\b\w\w+\b")
 
+_JOINER = "\u200d"
+"""Asks for a joined form between letters of one word, and is written or not."""
+
 UNSPACED = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"  # Thai, Lao, Burmese, Khmer
     "\u3041-\u3096\u309d-\u309f\u30a1-\u30fa\u30fc-\u30ff\u31f0-\u31ff\uff66-\uff9f"  # kana
@@ -48,7 +53,8 @@ class Bm25:
     """BM25 as Lucene computes it: English stop words out, Snowball English stems, words of two letters or more.
 
     Where a script puts no spaces between words, pairs of neighbouring characters stand for them, as in Lucene's
-    CJKAnalyzer. A passage that shares no term with the query is not found, so a ranking may be shorter than asked.
+    CJKAnalyzer. Texts are searched in NFC, their vowel signs and accents kept. A passage that shares no term with the
+    query is not found, so a ranking may be shorter than asked.
     """
 
     def __init__(self, passages: Sequence[str]) -> None:
@@ -117,16 +123,28 @@ class Bm25:
         return scores
 
 
+@cache
+def _marked_word() -> re.Pattern[str]:
+    """Words whose letters may bear marks (vowel signs, accents), which `\\w` leaves out and so would end a word."""
+    # No mark stands from U+20000 on but variation selectors, which no word needs.
+    marks = "".join(c for c in map(chr, range(0x20000)) if unicodedata.category(c) in ("Mn", "Mc"))
+    return re.compile(rf"\w[\w{marks}]+")
+
+
 def _words(text: str) -> list[str]:
     """Words of a text in reading order, and pairs of characters of what is written without spaces."""
-    if text.isascii() or not _UNSPACED.search(text):
+    if text.isascii():
         return _WORD.findall(text)
+    text = unicodedata.normalize("NFC", text.replace(_JOINER, ""))
+    word = _marked_word()
+    if not _UNSPACED.search(text):
+        return word.findall(text)
     words: list[str] = []
     for run in _RUN.findall(text):
         if _UNSPACED.match(run):
             words += [run[at : at + 2] for at in range(max(1, len(run) - 1))]
         else:
-            words += _WORD.findall(run)
+            words += word.findall(run)
     return words
 
 
