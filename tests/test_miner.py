@@ -7,6 +7,7 @@ import os
 import random
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,8 @@ from pipeline.core.records import LabelledPairs, PairRows, Split, fold
 from pipeline.mining import dense_search
 from pipeline.mining.exact_search import Plain, Rounded
 from pipeline.mining.miner import mine
+from pipeline.mining.retrieval import Bm25
+from pipeline.mining.topk import Positions, Ranking
 from tests.static_model import static_model
 
 WORDS = [f"w{number}" for number in range(300)]
@@ -425,6 +428,44 @@ def test_random_sampling_draws_from_the_range_and_moves_with_the_seed_only() -> 
     asked = set(fewer.questions)
     assert triples(part.train) == [row for row in triples(first.train) if row[0] in asked]
     assert len(asked) < len(set(train.questions))
+
+
+@pytest.mark.parametrize("margin", [None, 0.0], ids=["free", "margin"])
+@pytest.mark.parametrize("retriever", [Retriever.bm25, Retriever.embedding])
+def test_a_question_of_many_positives_deepens_no_other_search_and_changes_no_row(
+    retriever: Retriever, margin: float | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pairs = random_pairs(5, 400)
+    train = rows([("n/a" if number % 4 == 0 else q, a) for number, (q, a) in enumerate(pairs)])
+    whole = split(train, rows(random_pairs(6, 4)))
+    path = str(static_model(tmp_path / "model", WORDS)) if retriever is Retriever.embedding else None
+    keys = {"negatives": 3, "random_negatives": 1, "range_max": 8, "sampling": Sampling.random, "dev_depth": 4}
+    keyed = config(**keys, retriever=retriever, path=path, absolute_margin=margin)
+    asked: list[tuple[int, int]] = []
+
+    def counted(kind: type, search: Callable[..., Ranking]) -> None:
+        def wrapped(self: object, queries: list[str], depth: int, of: Positions | None = None) -> Ranking:
+            asked.append((len(queries) if of is None else len(of), depth))
+            return search(self, queries, depth, of)
+
+        monkeypatch.setattr(kind, "search", wrapped)
+
+    counted(Bm25, Bm25.search)
+    counted(dense_search.Nearest, dense_search.Nearest.search)
+    monkeypatch.setattr("pipeline.mining.training_rows.CELLS", 6_000)
+    monkeypatch.setattr("pipeline.mining.training_rows.BLOCK", 16)
+    apart = mine(whole, keyed, tmp_path / "cache")
+    searches = asked[:-1]  # the last is of the dev set
+    questions = len({fold(question) for question in train.questions})
+    assert sum(count for count, _ in searches) == questions
+    assert all(count * depth <= 6_000 for count, depth in searches)
+    if margin is None:
+        (alone, deep), (_, ordinary) = sorted(searches)[:2]
+        assert alone == 1 and deep > 100 and ordinary <= 16
+    monkeypatch.setattr("pipeline.mining.training_rows._alike", lambda beside, wanted, most: [
+        (np.arange(len(beside)), min(wanted + int(beside.max()), most))
+    ])  # fmt: skip
+    assert triples(mine(whole, keyed, tmp_path / "cache").train) == triples(apart.train)
 
 
 @pytest.mark.parametrize("sampling", Sampling)

@@ -27,18 +27,23 @@ class Nearest:
         self._embedder, self._passages = embedder, embedder.vectors(passages, "passage")
         self._subset = np.arange(len(passages)) if subset is None else subset
 
-    def search(self, queries: Sequence[str], depth: int) -> Ranking:
-        """The `depth` nearest passages of each query; memory grows with queries x depth, not with the passages."""
+    def search(self, queries: Sequence[str], depth: int, rows: Positions | None = None) -> Ranking:
+        """The `depth` nearest passages of each query, or of those at `rows`.
+
+        All queries are embedded together, whichever are searched: a batch decides last bits. Memory grows with the
+        rows x depth, not with the passages.
+        """
         vectors = self._embedder.vectors(queries, "query")
-        starts = range(0, len(queries), QUERY_BLOCK)
-        tops = [RunningTop(min(QUERY_BLOCK, len(queries) - start), depth) for start in starts]
+        rows = np.arange(len(queries)) if rows is None else rows
+        starts = range(0, len(rows), QUERY_BLOCK)
+        tops = [RunningTop(min(QUERY_BLOCK, len(rows) - start), depth) for start in starts]
         size = max(1, PASSAGE_BLOCK_BYTES // (4 * self._passages.shape[1]))
         blocks = range(0, len(self._subset), size)
         with bar("nearest passages", len(blocks) * len(starts)) as moving:
             for offset in blocks:
                 block = prepared(self._passages.take(self._subset[offset : offset + size]))
                 for start, top in zip(starts, tops, strict=True):
-                    top.add(*block.best(vectors.take(slice(start, start + QUERY_BLOCK)), depth), offset)
+                    top.add(*block.best(vectors.take(rows[start : start + QUERY_BLOCK]), depth), offset)
                     moving.advance()
                 del block  # before the next one is read
         return stacked([top.ranking() for top in tops], depth)

@@ -76,8 +76,9 @@ class Questions:
     """Distinct questions of one part, in first-occurrence order, with what is judged for each.
 
     `judged[q]` maps passage position → label, in the order of the source; `given` holds questions that brought
-    negatives of their own; `itself` is the position of the passage that is the question itself, -1 for none; `most` is
-    the largest number of source rows of any question; `contradicted` holds pairs (question, position) with two labels.
+    negatives of their own; `itself` is the position of the passage that is the question itself, -1 for none; `sizes`
+    are numbers of source rows, of which `merged` repeat a pair; `contradicted` holds pairs (question, position) with
+    two labels.
     """
 
     texts: list[str] = field(default_factory=list)
@@ -86,7 +87,8 @@ class Questions:
     judged: list[dict[int, float]] = field(default_factory=list)
     given: set[int] = field(default_factory=set)
     itself: list[int] = field(default_factory=list)
-    most: int = 0
+    sizes: list[int] = field(default_factory=list)
+    merged: int = 0
     contradicted: set[tuple[int, int]] = field(default_factory=set)
 
     def hidden(self, question: int, positives: list[int]) -> int:
@@ -111,21 +113,21 @@ def questions_of(part: PairRows, corpus: Corpus, prefix: str, *, by_id: bool) ->
     compares texts. A pair that occurs twice keeps its highest label, so no given negative is also a positive.
     """
     numbers: dict[str, int] = {}
-    sizes: list[int] = []
     found = Questions()
     for row, text in enumerate(part.questions):
         name = part.question_ids[row] if by_id and part.question_ids is not None else corpus.key(text)
         number = numbers.setdefault(name, len(numbers))
-        if number == len(sizes):
-            sizes.append(0)
+        if number == len(found.sizes):
+            found.sizes.append(0)
             found.judged.append({})
             found.texts.append(text)
             found.itself.append(_itself(text, None if part.question_ids is None else part.question_ids[row], corpus))
             found.ids.append(f"{prefix}{number + 1:06d}" if part.question_ids is None else part.question_ids[row])
             found.groups += [] if part.groups is None else [part.groups[row]]
-        sizes[number] += 1
+        found.sizes[number] += 1
         judged, answer = found.judged[number], corpus.position(part.answers[row])
         label = 1.0 if part.labels is None else part.labels[row]
+        found.merged += answer in judged
         before = judged.get(answer, label)
         if label != before:
             found.contradicted.add((number, answer))
@@ -134,7 +136,6 @@ def questions_of(part: PairRows, corpus: Corpus, prefix: str, *, by_id: bool) ->
             found.given.add(number)
             if judged.setdefault(corpus.position(negative), 0.0) != 0.0:
                 found.contradicted.add((number, corpus.position(negative)))
-    found.most = max(sizes, default=0)
     return found
 
 

@@ -17,7 +17,10 @@ from pipeline.config.data import MiningConfig, Sampling
 from pipeline.mining.topk import Positions, Ranking
 
 CHUNK = 8_192
-"""Questions whose masks are held at once."""
+"""Questions whose masks are held at once, at most."""
+
+CELLS = 1 << 21
+"""Ranks whose masks are held at once (some 100 MiB), unless one question has more."""
 
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 """Step of the SplitMix64 sequence."""
@@ -93,10 +96,11 @@ def hard_negatives(
         positive_scores: Score of each of `positives.keys`; None where the configuration has no margin.
         seeds: One a question, for random sampling.
     """
+    size = _chunk(ranking)
     limits = None if positive_scores is None else _limits(ranking, positives, positive_scores, config)
     parts = []
-    for start in range(0, len(ranking), CHUNK):
-        part = slice(start, start + CHUNK)
+    for start in range(0, len(ranking), size):
+        part = slice(start, start + size)
         indices = ranking.indices[part].astype(np.int64)
         question = np.arange(start, start + len(indices))[:, None]
         keep = (indices >= 0) & ~positives.find(question, indices)[0]
@@ -111,20 +115,25 @@ def hard_negatives(
                 keep = _sampled(keep, draws(seeds[part], keep.shape[1]), config.negatives)
         row, column = keep.nonzero()
         parts.append((row + start, indices[row, column]))
-    return _joined(parts)
+    return joined(parts)
+
+
+def _chunk(ranking: Ranking) -> int:
+    width: int = ranking.indices.shape[1]
+    return max(1, min(CHUNK, CELLS // max(1, width)))
 
 
 def _limits(
     ranking: Ranking, positives: Pairs, scores: npt.NDArray[np.float32], config: MiningConfig
 ) -> npt.NDArray[np.float32]:
     """The highest score (questions,) a negative may have."""
-    scores = scores.copy()
-    for start in range(0, len(ranking), CHUNK):
-        indices = ranking.indices[start : start + CHUNK].astype(np.int64)
+    scores, size = scores.copy(), _chunk(ranking)
+    for start in range(0, len(ranking), size):
+        indices = ranking.indices[start : start + size].astype(np.int64)
         question = np.arange(start, start + len(indices))[:, None]
         found, place = positives.find(question, indices)
         # Where the ranking has the positive, its score there was rounded as the candidates' were: "equal" means equal.
-        scores[place[found]] = ranking.scores[start : start + CHUNK][found]
+        scores[place[found]] = ranking.scores[start : start + size][found]
     lowest = np.full(len(ranking), np.inf, np.float32)
     np.minimum.at(lowest, positives.question, scores)
     limits = lowest
@@ -168,10 +177,10 @@ def random_negatives(corpus: Positions, excluded: Pairs, count: int, seeds: Seed
             permuted = permuted[~excluded.find(np.array(row + start), permuted)[0]][:count]
             found.append((np.full(len(permuted), row + start), permuted))
         parts += found
-    return _joined(parts)
+    return joined(parts)
 
 
-def _joined(parts: list[tuple[Positions, Positions]]) -> tuple[Positions, Positions]:
+def joined(parts: list[tuple[Positions, Positions]]) -> tuple[Positions, Positions]:
     """Parts as one, by question, the order within a question kept."""
     if not parts:
         return np.empty(0, np.int64), np.empty(0, np.int64)

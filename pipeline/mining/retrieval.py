@@ -98,13 +98,14 @@ class Bm25:
         counts.sum_duplicates()
         return counts
 
-    def search(self, queries: Sequence[str], depth: int) -> Ranking:
-        """The best `depth` passages that share a term with each query."""
-        rows = max(1, CELLS // max(1, self._passages))
+    def search(self, queries: Sequence[str], depth: int, rows: Positions | None = None) -> Ranking:
+        """The best `depth` passages that share a term with each query, or with those at `rows`."""
+        asked = queries if rows is None else [queries[row] for row in rows]
+        size = max(1, CELLS // max(1, self._passages))
         parts = []
-        with bar("BM25 search", len(queries)) as moving:
-            for start in range(0, len(queries), rows):
-                chunk = queries[start : start + rows]
+        with bar("BM25 search", len(asked)) as moving:
+            for start in range(0, len(asked), size):
+                chunk = asked[start : start + size]
                 top = RunningTop(len(chunk), depth)
                 if self._passages:
                     scores = (self._counts(chunk) @ self._postings).toarray()
@@ -170,11 +171,12 @@ class ImportedRun:
     def __init__(self, rankings: Mapping[str, Mapping[int, float]]) -> None:
         self._rankings = rankings
 
-    def search(self, queries: Sequence[str], depth: int) -> Ranking:
-        """The run's best `depth` passages of each query."""
-        indices = np.full((len(queries), depth), -1, np.int32)
-        scores = np.full((len(queries), depth), -np.inf, np.float32)
-        for row, query in enumerate(queries):
+    def search(self, queries: Sequence[str], depth: int, rows: Positions | None = None) -> Ranking:
+        """The run's best `depth` passages of each query, or of those at `rows`."""
+        asked = queries if rows is None else [queries[row] for row in rows]
+        indices = np.full((len(asked), depth), -1, np.int32)
+        scores = np.full((len(asked), depth), -np.inf, np.float32)
+        for row, query in enumerate(asked):
             best = sorted(self._rankings.get(query, {}).items(), key=lambda item: (-item[1], item[0]))[:depth]
             indices[row, : len(best)] = [index for index, _ in best]
             scores[row, : len(best)] = [score for _, score in best]

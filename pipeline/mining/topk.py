@@ -37,8 +37,8 @@ class Ranking:
 class Searcher(Protocol):
     """A first stage over one list of passages."""
 
-    def search(self, queries: Sequence[str], depth: int) -> Ranking:
-        """The best `depth` passages of each query, by index into the passages."""
+    def search(self, queries: Sequence[str], depth: int, rows: Positions | None = None) -> Ranking:
+        """The best `depth` passages of each query, or of those at `rows`, by index into the passages."""
 
     def score(self, queries: Sequence[str], query: Positions, passage: Positions) -> npt.NDArray[np.float32]:
         """Scores (pairs,) of `queries[query[i]]` against passage `passage[i]`."""

@@ -6,7 +6,7 @@ The rule for hard negatives is that of sentence-transformers' `mine_hard_negativ
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -14,8 +14,14 @@ import numpy as np
 from pipeline.config.data import MiningConfig
 from pipeline.core.records import LabelledPairs
 from pipeline.mining.judged import Corpus, Questions
-from pipeline.mining.negatives import Pairs, hard_negatives, question_seeds, random_negatives
+from pipeline.mining.negatives import Pairs, hard_negatives, joined, question_seeds, random_negatives
 from pipeline.mining.topk import Positions, Searcher
+
+CELLS = 1 << 24
+"""Ranks held at once (128 MiB), in whole blocks of `BLOCK` questions."""
+
+BLOCK = 4_096
+"""Questions that a dense search multiplies at once: parts of whole blocks are searched as all at once would be."""
 
 FirstStage = Callable[[Positions], Searcher]
 """Makes a searcher over the passages at the given positions of the corpus."""
@@ -62,9 +68,26 @@ def training_rows(
         "random_negatives": len(drawn[0]),
         "given_negatives": len(own) - count,
         "questions_with_given_negatives": len(given),
+        "questions_mined": len(mined),
+        "questions_with_hard_negatives": len(np.unique(hard[0])),
         "questions_without_negatives": histogram[0],
         "negatives_per_question": {str(size): histogram[size] for size in sorted(histogram)},
     }
+
+
+def _alike(beside: Positions, wanted: int, most: int) -> Iterator[tuple[Positions, int]]:
+    """Numbers of questions searched together, ascending, and how deep: `wanted` passages and the most of `beside`.
+
+    A question with far more passages `beside` the wanted ones (its positives) than others have does not deepen theirs.
+    """
+    # Up to as many as are wanted together, then up to twice as many, four times …: no depth is more than doubled.
+    bands = np.ceil(np.log2(np.maximum(beside / wanted, 1))).astype(np.int64)
+    for band in np.unique(bands):
+        rows = np.flatnonzero(bands == band)
+        depth = min(wanted + int(beside[rows].max()), most)
+        size = BLOCK * max(1, CELLS // (BLOCK * depth))
+        for start in range(0, len(rows), size):
+            yield rows[start : start + size], depth
 
 
 def _negatives(
@@ -85,16 +108,25 @@ def _negatives(
     asks_itself = np.flatnonzero(itself >= 0)
     hard = np.empty(0, np.int64), np.empty(0, np.int64)
     if config.negatives and len(mined) and len(minable):
-        searcher = stage(minable)
-        depth = config.range_max + questions.most + bool(len(asks_itself))
-        ranking = searcher.search(texts, min(depth, len(minable)))
+        searcher, seeds = stage(minable), question_seeds(texts, config.seed, "hard")
         has_margin = config.absolute_margin is not None or config.relative_margin is not None
         local = np.full(passages, -1, np.int64)
         local[minable] = np.arange(len(minable))
         scores = searcher.score(texts, known.question, local[known.passage]) if has_margin else None
-        ranking.indices = np.where(ranking.indices >= 0, minable[ranking.indices], -1).astype(np.int32)
-        ranking.indices[ranking.indices == itself[:, None]] = -1
-        hard = hard_negatives(ranking, known, scores, config, question_seeds(texts, config.seed, "hard"))
+        if has_margin:  # what scores above it is ranked too, as deep for all as in `mine_hard_negatives`
+            beside = np.full(len(mined), max(questions.sizes) + bool(len(asks_itself)))
+        else:
+            beside = np.bincount(question, minlength=len(mined)) + (itself >= 0)
+        found = []
+        for rows, depth in _alike(beside, config.range_max, len(minable)):
+            ranking = searcher.search(texts, depth, rows)
+            ranking.indices = np.where(ranking.indices >= 0, minable[ranking.indices], -1).astype(np.int32)
+            ranking.indices[ranking.indices == itself[rows, None]] = -1
+            inside = np.isin(known.question, rows)
+            own = Pairs.of(np.searchsorted(rows, known.question[inside]), known.passage[inside], passages)
+            row, chosen = hard_negatives(ranking, own, None if scores is None else scores[inside], config, seeds[rows])
+            found.append((rows[row], chosen))
+        hard = joined(found)
     excluded = Pairs.of(
         np.concatenate([question, hard[0], asks_itself]),
         np.concatenate([passage, hard[1], itself[asks_itself]]),
