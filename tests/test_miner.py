@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import random
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -201,7 +202,7 @@ def test_leaks_are_dropped_or_only_counted(caplog: pytest.LogCaptureFixture) -> 
     kept = mine(split(rows(train), rows(DEV)), config(drop_leaks=False, positive_match=Match.exact), Path("unused"))
     assert kept.statistics["leaks"]["dropped"] is False  # type: ignore[index]
     assert kept.statistics["positives"] == 6
-    logged = [of.message for of in caplog.records if of.name == "pipeline.mining.miner"]
+    logged = [of.message for of in caplog.records if of.name == "pipeline.mining.checks"]
     said = "train: 2 of 6 rows share a question (1) or a positive (1 more) with a held-out part: "
     remedy = "(data.group_column=<column> keeps rows of one passage together; fewer data.dev_queries drop fewer)"
     assert logged == [f"{said}dropped, 4 are left {remedy}", f"{said}kept, for mining.drop_leaks=false"]
@@ -318,17 +319,92 @@ def test_nothing_to_train_on_is_refused() -> None:
 def test_training_rows_without_a_negative_are_refused() -> None:
     train = rows([("red cat", "a red cat"), ("old dog", "an old dog")], negatives=[["a red cat"], ["an old dog"]])
     with pytest.raises(
-        DataError, match=r"^the training part must hold negatives, got none, after 2 pairs with two labe"
+        DataError,
+        match=r"^the training part must hold negatives, got none, after 2 pairs with two labels took the higher one\. "
+        r"Give some that are wrong answers: questions that bring their own are not mined\.$",
     ):
         mine(split(train, rows([("blue bird", "a blue bird")])), config(), Path("unused"))
     with pytest.raises(
-        DataError, match=r"^the training part must hold negatives, got none\. Give some that are wrong "
+        DataError, match=r"^the training part must hold negatives, got none\. Give more passages: data\.cor"
     ):
         mine(
             split(rows([("red cat", "a red cat")]), rows([("blue bird", "a blue bird")])),
             config(negatives=0, random_negatives=1),
             Path("x"),
         )
+
+
+def test_rows_that_repeat_a_pair_are_counted_and_said(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    again = [(f"{q.upper()} ", a.replace(" ", "  ")) for q, a in CATS]
+    mined = mine(split(rows([*CATS, *again, *again]), rows([*DEV, *DEV])), config(), Path("unused"))
+    assert mined.statistics["merged_rows"] == {"train": 8, "dev": 1} and mined.statistics["positives"] == 4
+    said = [(of.levelname, of.message) for of in caplog.records if "repeat" in of.message]
+    how = "repeat an earlier pair, as mining.positive_match=folded compares them"
+    assert said == [
+        ("WARNING", f"train: 8 of 12 rows {how}: 4 are used"),
+        ("WARNING", f"dev: 1 of 2 rows {how}: 1 are used"),
+    ]
+    caplog.clear()
+    once = mine(split(rows(random_pairs(3, 60) + CATS[:1] * 2), rows(DEV)), config(), Path("unused"))
+    assert once.statistics["merged_rows"]["dev"] == 0  # type: ignore[index]
+    assert [of.levelname for of in caplog.records if "repeat" in of.message] == ["INFO"]
+
+
+@pytest.mark.parametrize(
+    ("keys", "remedy"),
+    [
+        ({"absolute_margin": 1e9}, "Lower mining.absolute_margin=1e+09, or unset it."),
+        ({"relative_margin": 0.999}, "Lower mining.relative_margin=0.999, or unset it."),
+        ({"range_min": 90}, "Lower mining.range_min=90, or unset it."),
+    ],
+)
+def test_hard_negatives_that_are_asked_for_and_not_found_are_warned_of(
+    keys: dict[str, object], remedy: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = split(rows(random_pairs(3, 60)), rows(DEV))
+    mined = mine(whole, config(random_negatives=2, **keys), Path("unused"))
+    asked, found = (mined.statistics[f"questions_{what}"] for what in ("mined", "with_hard_negatives"))
+    assert f"train: {found} of {asked} mined questions have a hard negative. {remedy}" in caplog.text
+    if not found:
+        with pytest.raises(DataError, match=f"hold negatives, got none. {re.escape(remedy)}$"):
+            mine(whole, config(**keys), Path("unused"))
+    caplog.clear()
+    mine(whole, config(random_negatives=2), Path("unused"))
+    assert "hard negative" not in caplog.text
+
+
+def test_one_question_with_a_tenth_of_the_rows_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    pairs = random_pairs(3, 60)
+    many = [("N/A" if number % 4 == 0 else q, a) for number, (q, a) in enumerate(pairs)]
+    mined = mine(split(rows(many), rows(DEV)), config(negatives=1), Path("unused"))
+    own = sum(q == "N/A" for q, _, _ in triples(mined.train))
+    assert f"train: {own} of {len(mined.train)} rows are of one question, 'N/A'. Leave it out if" in caplog.text
+    caplog.clear()
+    mine(split(rows(pairs), rows(DEV)), config(negatives=1), Path("unused"))
+    assert "one question" not in caplog.text
+
+
+def test_what_leaks_names_what_would_help(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    few = [(f"is {word} good", ("yes", "no")[number % 2]) for number, word in enumerate(WORDS[:60])]
+    with pytest.raises(DataError, match=r"They have 2 different answers: give passages that tell one question from "):
+        mine(split(rows(few[:40]), rows(few[40:])), config(), Path("unused"))
+    caplog.clear()
+    pairs = random_pairs(3, 60)
+    given = split(rows(pairs), rows([(q, f"{a} more") for q, a in pairs]))
+    given.dev_file = "d.jsonl"
+    with pytest.raises(DataError) as refused:
+        mine(given, config(), Path("unused"))
+    assert str(refused.value) == (
+        f"the training part must hold a positive, got 0 rows, none positive, after {len(pairs)} that share a question "
+        f"({len(pairs)}) or positive with data.dev_path=d.jsonl. Give it other questions, or remove the key to split "
+        "some off."
+    )
+    given.dev = rows([(q, f"{a} more") for q, a in pairs[:30]])
+    mine(given, config(), Path("unused"))
+    assert "are left (leave them out of data.dev_path=d.jsonl to keep them)" in caplog.text
+    assert "data.dev_queries" not in caplog.text
 
 
 def test_a_pair_with_two_labels_has_the_higher_one_and_is_said(caplog: pytest.LogCaptureFixture) -> None:

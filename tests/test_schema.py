@@ -210,6 +210,8 @@ def test_every_value_has_a_documented_field() -> None:
         ("data.positive_threshold=nan", "data.positive_threshold must be a finite number in fp32, got nan. Use "),
         ("data.positive_threshold=-inf", "data.positive_threshold must be a finite number in fp32, got -inf. Use "),
         ("mining.relative_margin=nan", "mining.relative_margin must be a finite number in fp32, got nan. Use "),
+        ("mining.relative_margin=5", "mining.relative_margin must be below 1, a share of .*, got 5.0. Use 0.05."),
+        ("mining.relative_margin=1", "mining.relative_margin must be below 1, a share of .*, got 1.0. Use 0.05."),
         ("mining.absolute_margin=inf", "mining.absolute_margin must be a finite number in fp32, got inf. Use "),
         ("mining.range_max=4294967296", r"mining.range_max must be below 2\^32, got 4294967296. Use a smaller "),
         ("runtime.threads=1025", "runtime.threads must be at most 1,024, got 1025. Use null to let it choose."),

@@ -139,7 +139,7 @@ class MiningConfig:
     absolute_margin: float | None = None
     """Keep only negatives scored at least this far below the positive; None is no margin."""
     relative_margin: float | None = None
-    """Keep only negatives scored at most (1 - margin) x the positive's score; None is no margin."""
+    """Keep only negatives scored at most (1 - margin) x the positive's score, margin below 1; None is no margin."""
     sampling: Sampling = Sampling.top
     """top takes the best-ranked; random draws with `seed` from the range."""
     positive_match: Match = Match.folded
@@ -177,6 +177,13 @@ class MiningConfig:
             "be at least 1",
             0,
             "A cross-encoder needs negatives to learn from: use mining.negatives=5.",
+        )
+        check(
+            self.relative_margin is None or not self.relative_margin >= 1,  # NaN is refused by another rule
+            "mining.relative_margin",
+            "be below 1, a share of the positive's score",
+            self.relative_margin,
+            "Use 0.05.",
         )
         room = self.range_max - self.range_min
         check(

@@ -139,6 +139,7 @@ class Split:
     `corpus` is every passage candidates are retrieved from (every answer loaded, or the user's own corpus),
     distinct by exact text in first-occurrence order; `corpus_ids` are the collection's own ids, beside it.
     `aliases` maps ids of passages whose text has an earlier id to that one.
+    `dev_file` is where dev was read from, empty where it was split off.
     `unused` are passages of the corpus that stand in no part, because their group is held out: never negatives.
     `statistics` counts rows read, used and dropped by reason, and whatever else the source knows about itself.
     """
@@ -149,6 +150,7 @@ class Split:
     corpus: list[str]
     corpus_ids: list[str] | None = None
     statistics: dict[str, object] = field(default_factory=dict)
+    dev_file: str = ""
     unused: list[str] = field(default_factory=list)
     aliases: dict[str, str] = field(default_factory=dict)
 

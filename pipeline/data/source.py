@@ -83,7 +83,10 @@ def load(config: DataConfig, *, source: Path | None, cache: Path, workers: int |
         log.info("%s: %d of %d rows usable; dropped: %s", name, len(part), whole[name], reasons)
     never = [answer for part in unused for answer in part.answers]
     aliases = {dropped: kept for source in reversed(sources) for dropped, kept in source.aliases.items()}
-    return Split(cleaned["train"], cleaned["dev"], cleaned.get("validation"), corpus, ids, statistics, never, aliases)
+    return Split(
+        cleaned["train"], cleaned["dev"], cleaned.get("validation"), corpus, ids, statistics,
+        dev_file=config.dev_path or "", unused=never, aliases=aliases,
+    )  # fmt: skip
 
 
 def _warn_of_a_wide_interval(dev: PairRows) -> None:

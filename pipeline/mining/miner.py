@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from pipeline.config.data import Match, MiningConfig, Retriever
 from pipeline.core.errors import DataError, must
 from pipeline.core.records import Mined, RerankingSet, Split, fold
 from pipeline.data.trec import read_run
+from pipeline.mining import checks
 from pipeline.mining.dense_search import Nearest
 from pipeline.mining.embeddings import Embedder
 from pipeline.mining.judged import Corpus, Questions, questions_of, train_corpus, without_leaks
@@ -21,9 +21,6 @@ from pipeline.mining.topk import Positions, Searcher
 from pipeline.mining.training_rows import FirstStage, training_rows
 
 log = logging.getLogger(__name__)
-
-NOTABLE_SHARE = 0.1
-"""Of rows dropped or questions without candidates: from here on a remedy is named."""
 
 
 def mine(
@@ -58,78 +55,31 @@ def mine(
     key = fold if config.positive_match is Match.folded else str
     held_out = [part for part in (split.dev, split.validation) if part is not None]
     train, leaks = without_leaks(split.train, held_out, positive_threshold, drop=config.drop_leaks)
-    _say_leaks(len(split.train), leaks)
+    checks.say_leaks(split, leaks)
     corpus = Corpus.of(split, key)
     questions = questions_of(train, corpus, "t", by_id=False)
     if not any(questions.positives(positive_threshold)):
-        got, remedy = f"{len(train)} rows, none positive", "Check data.label_column and data.positive_threshold."
-        if leaked := len(split.train) - len(train):
-            got += f", after {leaked} that share a question or positive with a held-out part"
-            remedy = "Use fewer data.dev_queries and data.validation_queries, or pass mining.drop_leaks=false."
-        raise DataError(must("the training part", "hold a positive", got, remedy))
+        raise checks.without_positive(split, train, leaks, positive_threshold)
     reranked = {dev_name: questions_of(split.dev, corpus, "q", by_id=True)}
     if split.validation is not None:
         reranked["validation"] = questions_of(split.validation, corpus, "v", by_id=True)
     located = retriever or Path(config.path or "")
     stage = _first_stage(config, corpus, [questions, *reranked.values()], located, cache, device)
     minable = train_corpus(split, train, corpus, positive_threshold, drop_leaks=config.drop_leaks)
+    merged = {name: checks.say_merged(name, part, config) for name, part in {"train": questions, **reranked}.items()}
     pairs, statistics = training_rows(questions, corpus, minable, stage, config, positive_threshold)
     whole = stage(np.arange(corpus.searched))
     sets = {
         name: _reranking_set(name, part, corpus, whole, config.dev_depth, positive_threshold)
         for name, part in reranked.items()
     }
-    _check_negatives(questions, statistics)
+    checks.check_rows(questions, pairs, statistics, config)
     for name, reranking in sets.items():
-        _check_candidates(name, reranking, config)
-    statistics |= {"contradicted_pairs": len(questions.contradicted), "leaks": leaks}
+        checks.check_candidates(name, reranking, config)
+    statistics |= {"contradicted_pairs": len(questions.contradicted), "merged_rows": merged, "leaks": leaks}
     statistics |= {"corpus_passages": corpus.searched, "train_corpus_passages": len(minable)}
     statistics["first_stage"] = {name: coverage(reranking) for name, reranking in sets.items()}
     return Mined(pairs, sets[dev_name], sets.get("validation"), statistics)
-
-
-def _say_leaks(rows: int, leaks: Mapping[str, Any]) -> None:
-    questions, passages = (leaks[f"train_rows_with_a_held_out_{what}"] for what in ("question", "positive"))
-    if negatives := leaks["listed_negatives_that_are_held_out_positives"]:
-        said = "dropped" if leaks["dropped"] else "kept, for mining.drop_leaks=false"
-        log.info("train: %d listed negatives are positives of a held-out part: %s", negatives, said)
-    if questions or passages:
-        leaked = questions + passages
-        told = f"dropped, {rows - leaked} are left" if leaks["dropped"] else "kept, for mining.drop_leaks=false"
-        if leaks["dropped"] and leaked > rows * NOTABLE_SHARE:
-            told += (
-                " (data.group_column=<column> keeps rows of one passage together; fewer data.dev_queries drop fewer)"
-            )
-        log.info(
-            "train: %d of %d rows share a question (%d) or a positive (%d more) with a held-out part: %s",
-            leaked, rows, questions, passages, told,
-        )  # fmt: skip
-
-
-def _check_negatives(questions: Questions, statistics: Mapping[str, Any]) -> None:
-    """Refuse training rows without a negative; warn of pairs with two labels and of questions without a negative."""
-    if contradicted := len(questions.contradicted):
-        log.warning("train: %d pairs have two labels: the higher one is taken", contradicted)
-    if not statistics["negatives"]:
-        got = f"none, after {contradicted} pairs with two labels took the higher one" if contradicted else "none"
-        remedy = "Give some that are wrong answers, or raise mining.negatives or mining.random_negatives."
-        raise DataError(must("the training part", "hold negatives", got, remedy))
-    without, of = statistics["questions_without_negatives"], len(questions.texts)
-    if without > of * NOTABLE_SHARE:
-        log.warning("train: %d of %d questions have positives and no negative", without, of)
-
-
-def _check_candidates(name: str, reranking: RerankingSet, config: MiningConfig) -> None:
-    """Refuse a set for none of whose questions the first stage finds a passage, and warn where that is often so."""
-    without = sum(not reranking.candidates[query] for query in reranking.queries)
-    of = f"{without} of {len(reranking.queries)} questions"
-    remedy = "Give it passages for these questions."
-    if config.retriever is Retriever.bm25:
-        remedy = "BM25 finds what shares a word: pass mining=embedding mining.path=<a model for your language>."
-    if without and without == len(reranking.queries):
-        raise DataError(must("the first stage", f"find a passage for a question of {name}", f"none for {of}", remedy))
-    if without > len(reranking.queries) * NOTABLE_SHARE:
-        log.warning("%s: the first stage finds no passage for %s. %s", name, of, remedy)
 
 
 def _first_stage(

@@ -1,0 +1,121 @@
+"""What is said, warned of and refused of mined rows and sets. Knows counts and the configuration; mines nothing."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from pipeline.config.data import MiningConfig, Retriever
+from pipeline.core.errors import DataError, must
+from pipeline.core.records import LabelledPairs, PairRows, RerankingSet, Split
+from pipeline.mining.judged import Questions, positive_folds
+
+log = logging.getLogger(__name__)
+
+NOTABLE_SHARE = 0.1
+"""Of rows dropped, merged or of one question, of questions without candidates: from here on a remedy is named."""
+
+
+def say_leaks(split: Split, leaks: Mapping[str, Any]) -> None:
+    """Say how many training rows are held out as well, and where they are many what drops fewer."""
+    rows = len(split.train)
+    questions, passages = (leaks[f"train_rows_with_a_held_out_{what}"] for what in ("question", "positive"))
+    if negatives := leaks["listed_negatives_that_are_held_out_positives"]:
+        said = "dropped" if leaks["dropped"] else "kept, for mining.drop_leaks=false"
+        log.info("train: %d listed negatives are positives of a held-out part: %s", negatives, said)
+    leaked = questions + passages
+    if not leaked:
+        return
+    told = f"dropped, {rows - leaked} are left" if leaks["dropped"] else "kept, for mining.drop_leaks=false"
+    if leaks["dropped"] and leaked > rows * NOTABLE_SHARE:
+        told += " (data.group_column=<column> keeps rows of one passage together; fewer data.dev_queries drop fewer)"
+        if split.dev_file:
+            told = f"dropped, {rows - leaked} are left (leave them out of data.dev_path={split.dev_file} to keep them)"
+    log.info(
+        "train: %d of %d rows share a question (%d) or a positive (%d more) with a held-out part: %s",
+        leaked, rows, questions, passages, told,
+    )  # fmt: skip
+
+
+def without_positive(split: Split, left: PairRows, leaks: Mapping[str, Any], threshold: float) -> DataError:
+    """The refusal of a training part of which nothing, or no positive, is `left`."""
+    got, remedy = f"{len(left)} rows, none positive", "Check data.label_column and data.positive_threshold."
+    if leaked := len(split.train) - len(left):
+        answers = len(positive_folds([split.train], threshold))
+        if split.dev_file:
+            shared = leaks["train_rows_with_a_held_out_question"]
+            got += f", after {leaked} that share a question ({shared}) or positive with data.dev_path={split.dev_file}"
+            remedy = "Give it other questions, or remove the key to split some off."
+        else:
+            got += f", after {leaked} that share a question or positive with a held-out part"
+            remedy = "Use fewer data.dev_queries and data.validation_queries, or pass mining.drop_leaks=false."
+            if answers < leaked * NOTABLE_SHARE:
+                remedy = f"They have {answers} different answers: give passages that tell one question from another."
+    return DataError(must("the training part", "hold a positive", got, remedy))
+
+
+def say_merged(name: str, part: Questions, config: MiningConfig) -> int:
+    """Say how many usable rows of a part repeat a pair of it; their number."""
+    rows = sum(part.sizes)
+    if part.merged:
+        level = logging.WARNING if part.merged > rows * NOTABLE_SHARE else logging.INFO
+        message = "%s: %d of %d rows repeat an earlier pair, as mining.positive_match=%s compares them: %d are used"
+        log.log(level, message, name, part.merged, rows, config.positive_match.name, rows - part.merged)
+    return part.merged
+
+
+def check_rows(questions: Questions, pairs: LabelledPairs, statistics: Mapping[str, Any], config: MiningConfig) -> None:
+    """Refuse training rows without a negative; warn of what a user will not have meant.
+
+    That is: pairs with two labels, questions without a negative, hard negatives that are asked for and hardly found,
+    and one question that many rows are of.
+    """
+    if contradicted := len(questions.contradicted):
+        log.warning("train: %d pairs have two labels: the higher one is taken", contradicted)
+    mined, found = statistics["questions_mined"], statistics["questions_with_hard_negatives"]
+    if not statistics["negatives"]:
+        got = f"none, after {contradicted} pairs with two labels took the higher one" if contradicted else "none"
+        remedy = "Give some that are wrong answers: questions that bring their own are not mined."
+        if mined:
+            remedy = _remedy(config)
+        raise DataError(must("the training part", "hold negatives", got, remedy))
+    without, of = statistics["questions_without_negatives"], len(questions.texts)
+    if without > of * NOTABLE_SHARE:
+        log.warning("train: %d of %d questions have positives and no negative", without, of)
+    if config.negatives and found < mined * NOTABLE_SHARE:
+        log.warning("train: %d of %d mined questions have a hard negative. %s", found, mined, _remedy(config))
+    rows = np.bincount(pairs.question, minlength=of)
+    largest = int(rows.argmax())
+    if rows[largest] > len(pairs) * NOTABLE_SHARE > len(pairs) / of:
+        log.warning(
+            "train: %d of %d rows are of one question, %r. Leave it out if it stands for a missing one",
+            rows[largest], len(pairs), questions.texts[largest][:80],
+        )  # fmt: skip
+
+
+def _remedy(config: MiningConfig) -> str:
+    """What finds more negatives for the questions that are mined."""
+    limits = {"absolute_margin": config.absolute_margin, "relative_margin": config.relative_margin}
+    if config.range_min:
+        limits["range_min"] = config.range_min
+    named = [f"mining.{key}={value:g}" for key, value in limits.items() if value is not None]
+    if config.negatives and named:
+        return f"Lower {' or '.join(named)}, or unset it."
+    more = "Give more passages: data.corpus_path=<file>."
+    return more if config.random_negatives else f"Pass mining.random_negatives=2. {more}"
+
+
+def check_candidates(name: str, reranking: RerankingSet, config: MiningConfig) -> None:
+    """Refuse a set for none of whose questions the first stage finds a passage, and warn where that is often so."""
+    without = sum(not reranking.candidates[query] for query in reranking.queries)
+    of = f"{without} of {len(reranking.queries)} questions"
+    remedy = "Give it passages for these questions."
+    if config.retriever is Retriever.bm25:
+        remedy = "BM25 finds what shares a word: pass mining=embedding mining.path=<a model for your language>."
+    if without and without == len(reranking.queries):
+        raise DataError(must("the first stage", f"find a passage for a question of {name}", f"none for {of}", remedy))
+    if without > len(reranking.queries) * NOTABLE_SHARE:
+        log.warning("%s: the first stage finds no passage for %s. %s", name, of, remedy)
