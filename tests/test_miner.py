@@ -631,7 +631,7 @@ def test_passages_in_no_part_are_searched_and_never_taught() -> None:
     dev = rows([("w200 w201", "w200 w202")])
     unused = ["w200 w201 w5 w6", "w7 w8 w9"]
     given = split(train, dev, extra=unused)
-    given.unused = unused
+    given.unused = [*unused, "not in a corpus of the user's own"]
     mined = mine(given, config(negatives=3, random_negatives=5, range_max=100), Path("unread"))
     assert unused[0] in {mined.dev.passages[passage] for passage in mined.dev.candidates["q000001"]}
     assert not set(unused) & {mined.train.passages[passage] for passage in mined.train.passage}

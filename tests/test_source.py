@@ -6,6 +6,7 @@ import csv
 import gzip
 import json
 import logging
+import math
 import random
 import unicodedata
 from collections import Counter
@@ -18,13 +19,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.config.data import DataConfig, Format, Source
+from pipeline.config.data import DataConfig, Format, MiningConfig, Retriever, Source
 from pipeline.core.errors import DataError
 from pipeline.core.records import PairRows, Split, fold
 from pipeline.data.content import content_digest
 from pipeline.data.readers import read
 from pipeline.data.source import load
 from pipeline.data.splitting import hold_out, subset
+from pipeline.mining.miner import mine
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -108,6 +110,39 @@ def test_odd_text_is_kept_readable_and_counted(tmp_path: Path) -> None:
     assert source.rows.questions == ["cut \ufffd"]
     assert source.rows.answers == ["nul here \U0001f600"]
     assert source.counts == {"texts_with_lone_surrogate": 1, "texts_with_nul": 1}
+
+
+def test_what_was_put_right_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rows = rows_of(150)
+    rows[3]["answer"] += " nul\0"
+    rows[4]["question"] += " cut \ud83d"
+    rows[5]["answer"] += " cut \ud83d"
+    with caplog.at_level(logging.INFO):
+        loaded(write_jsonl(tmp_path / "a.jsonl", rows))
+    said = "put right while reading: 1 texts with NUL (now a space); 2 texts with half a surrogate pair (now U+FFFD)"
+    assert said in [record.message for record in caplog.records]
+    caplog.clear()
+    with caplog.at_level(logging.INFO):
+        loaded(write_jsonl(tmp_path / "a.jsonl", rows_of(150)))
+    assert "put right" not in caplog.text
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".parquet"])
+def test_a_missing_group_is_one_of_its_own(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"a{suffix}"
+    if suffix == ".jsonl":
+        cells: list[Any] = [None, math.nan, "", " \u200b", 0, "x"]
+        write_jsonl(path, [{"question": "q", "answer": "a", "g": cell} for cell in cells])
+    elif suffix == ".csv":
+        cells = ["", " ", "", "\t", "0", "x"]
+        path.write_text("question,answer,g\n" + "".join(f"q,a,{cell}\n" for cell in cells))
+    else:
+        cells = [None, math.nan, math.nan, None, 0.0, 7.0]
+        columns = {"question": ["q"] * 6, "answer": ["a"] * 6, "g": pa.array(cells, from_pandas=False)}
+        pq.write_table(pa.table(columns), path)
+    source = read(path, config(path, group_column="g"))
+    assert source.counts == {"rows_without_group": 4}
+    assert len(set(source.rows.groups or [])) == 6 and (source.rows.groups or [])[4:] == [str(cells[4]), str(cells[5])]
 
 
 def test_labelled_rows_and_questions_without_a_positive(tmp_path: Path) -> None:
@@ -460,6 +495,45 @@ def test_what_is_left_out_of_an_own_corpus_is_counted(jsonl: Path, caplog: pytes
     assert f"{corpus}: 3 passages to search; left out: 3 without text, 2 with an earlier text" in caplog.text
 
 
+def test_an_answer_is_the_passage_whose_text_it_is_under_whatever_title(
+    jsonl: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    answers = [row["answer"] for row in rows_of(150)]
+    passages = [{"title": f"Title {i}", "text": answer.upper()} for i, answer in enumerate(answers[:100])]
+    passages += [
+        {"title": "Later", "text": answers[0]},
+        {"text": answers[1]},
+        {"title": "Thing", "text": "140 is number 140."},
+    ]
+    corpus = write_jsonl(jsonl.parent / "corpus.jsonl", [*passages, {"text": "more"}])
+    with caplog.at_level(logging.INFO):
+        split = loaded(jsonl, corpus_path=str(corpus))
+    assert f"data.corpus_path={corpus}: 101 of 150 answers are passages of it" in caplog.text
+    assert split.statistics["corpus"] == {"answers": 150, "answers_in_corpus": 101}
+    given = {q: a for part in (split.train, split.dev) for q, a in pairs(part)}
+    assert given["what is thing 0"] == "Title 0 THING 0 IS NUMBER 0."  # the first of its text
+    assert given["what is thing 1"] == answers[1]  # as it stands, rather than under a title
+    assert given["what is thing 140"] == "Thing 140 is number 140." and given["what is thing 149"] == answers[149]
+    settings = MiningConfig(retriever=Retriever.bm25, negatives=20, random_negatives=20, dev_depth=20)
+    mined = mine(split, settings, jsonl.parent / "unused")
+    assert not any(
+        fold(mined.train.passages[p]).endswith(fold(mined.train.questions[q].removeprefix("what is ")) + ".")
+        for q, p, label in zip(mined.train.question, mined.train.passage, mined.train.label, strict=True)
+        if not label and mined.train.questions[q] != "what is thing 0"
+    )
+    for query, text in mined.dev.queries.items():
+        number = text.removeprefix("what is thing ")
+        positives = {p for p, grade in mined.dev.qrels[query].items() if grade}
+        like = {p for p, passage in mined.dev.passages.items() if fold(passage).endswith(f"is number {number}.")}
+        assert positives == like or number == "0"
+
+
+def test_a_corpus_with_none_of_the_answers_is_warned_of(jsonl: Path, caplog: pytest.LogCaptureFixture) -> None:
+    corpus = write_jsonl(jsonl.parent / "corpus.jsonl", [{"text": f"else {i}"} for i in range(20)])
+    loaded(jsonl, corpus_path=str(corpus))
+    assert f"data.corpus_path={corpus}: none of 150 answers is a passage of it, with its title or" in caplog.text
+
+
 def test_validation_holds_no_question_of_the_dev_file(jsonl: Path) -> None:
     shared = [{"question": row["question"].upper(), "answer": row["answer"]} for row in rows_of(60)]
     new = [{"question": f"new {i}", "answer": f"New {i}."} for i in range(30)]
@@ -575,7 +649,15 @@ def test_one_group_cannot_be_split(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "a.jsonl", [{**row, "title": "t"} for row in rows_of(200)])
     assert refusal(path, group_column="title") == (
         f"the train part of {path} must hold usable rows, got none. "
-        "Use fewer dev_queries and validation_queries, or more or smaller groups."
+        "Use fewer data.dev_queries and data.validation_queries, or more or smaller groups."
+    )
+
+
+def test_one_answer_to_all_questions_is_refused(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "a.jsonl", [{**row, "answer": "See the  FAQ."} for row in rows_of(200)])
+    assert refusal(path) == (
+        f"{path} must hold answers that differ, got one in all 160 training rows, 'see the faq.'. "
+        "Name the column of the passages: data.answer_column=<column>."
     )
 
 

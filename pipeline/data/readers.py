@@ -5,7 +5,6 @@ Every refusal names file, line (1-based), key and remedy. Knows nothing of split
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -13,20 +12,16 @@ from pathlib import Path
 
 from pipeline.config.data import DataConfig, Format
 from pipeline.core.errors import DataError, must
-from pipeline.core.records import PairRows, fold
+from pipeline.core.records import PairRows
 from pipeline.data.beir import TRAIN_QRELS_FILES, read_beir
+from pipeline.data.own_corpus import REPEATED
 from pipeline.data.row_builder import RowBuilder, unread_columns
 from pipeline.data.tables import Record, csv_records, hub_records, json_objects, parquet_records
-
-log = logging.getLogger(__name__)
 
 JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
 CSV_SUFFIXES = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
 PARQUET_SUFFIXES = (".parquet", ".pq")
 PACKED_SUFFIXES = (".gz", ".bz2", ".xz", ".zst", ".zip")
-
-BLANK, REPEATED = "corpus_passages_without_text", "corpus_passages_with_an_earlier_text"
-"""Counted of a corpus, which is searched by distinct texts."""
 
 
 @dataclass(slots=True)
@@ -133,41 +128,3 @@ def _beir(folder: Path, config: DataConfig, qrels_files: Sequence[str]) -> Loade
     repeated = Counter({REPEATED: len(collection.passages) - len(first)})
     aliases = {passage: first[text] for passage, text in collection.passages.items() if first[text] != passage}
     return Loaded(rows, list(first), list(first.values()), +repeated, aliases)
-
-
-def read_corpus(path: Path, config: DataConfig) -> tuple[list[str], list[str] | None, Counter[str]]:
-    """Passages of a JSON-lines file (key `text`, else the answer column) distinct by text, and their `_id`s or `id`s.
-
-    A title, where there is one, stands before the text as in BEIR. Ids are given back only when every passage has one.
-    Counted is what was left out, and texts that were put right.
-
-    Raises:
-        DataError: for a line without text, an id twice, or no passage at all.
-    """
-    first: dict[str, str | None] = {}
-    seen: set[str] = set()
-    builder = RowBuilder(config, str(path), from_text=False)
-    counts = builder.counts
-    for line, record in json_objects(path):
-        column = "text" if "text" in record or config.answer_column not in record else config.answer_column
-        text = builder.text(line, record, "corpus_path", column)
-        title = builder.text(line, record, "corpus_path", "title") if column == "text" and "title" in record else ""
-        text = f"{title} {text}".strip()
-        identifier = record.get("_id", record.get("id"))
-        if identifier is not None:
-            if str(identifier) in seen:
-                got = repr(str(identifier))
-                raise DataError(must(f"{path}, line {line}", "have an id of its own", got, "Rename it."))
-            seen.add(str(identifier))
-        if not fold(text):
-            counts[BLANK] += 1
-        elif text in first:
-            counts[REPEATED] += 1
-        else:
-            first[text] = None if identifier is None else str(identifier)
-    if not first:
-        raise DataError(must(str(path), "hold passages", "none", 'Write {"text": …} on each line (data.corpus_path).'))
-    ids = [identifier for identifier in first.values() if identifier is not None]
-    left_out = "%s: %d passages to search; left out: %d without text, %d with an earlier text"
-    log.info(left_out, path, len(first), counts[BLANK], counts[REPEATED])
-    return list(first), ids if len(ids) == len(first) else None, +counts

@@ -14,6 +14,14 @@ from pipeline.core.records import PairRows, fold
 from pipeline.data.tables import Record
 from pipeline.data.trec import HIGHEST_GRADE
 
+PUT_RIGHT = {
+    "texts_with_nul": "texts with NUL (now a space)",
+    "texts_with_lone_surrogate": "texts with half a surrogate pair (now U+FFFD)",
+    "blank_negatives_dropped": "blank negatives (dropped)",
+    "rows_without_group": "rows without a group (now one of their own)",
+}
+"""What is counted of rows that are kept → what is said of it."""
+
 
 def unread_columns(config: DataConfig) -> dict[str, str]:
     """Columns that `data.format=pairs` would pass over though they may say which rows are no positives.
@@ -74,7 +82,10 @@ class RowBuilder:
             rows.negatives.append(self._negatives(line, record))
         if rows.groups is not None and config.group_column is not None:
             group = self._value(line, record, "group_column", config.group_column)
-            rows.groups.append(f"row {line}" if group is None else str(group))
+            if group is None or group != group or not fold(str(group)):  # NaN is no number, and not itself
+                self.counts["rows_without_group"] += 1
+                group = f"row {line}"
+            rows.groups.append(str(group))
 
     def text(self, line: int, record: Record, key: str, column: str) -> str:
         """The text in a row's `column`, which the configuration's `key` names; null counts as blank.

@@ -17,8 +17,10 @@ from pipeline.core.errors import DataError, must
 from pipeline.core.records import PairRows, Split, fold
 from pipeline.data.beir import QRELS_FILES
 from pipeline.data.cleaning import clean, describe, usable_questions
+from pipeline.data.own_corpus import read_corpus, say_placed
 from pipeline.data.packaged_docs import extract
-from pipeline.data.readers import Loaded, read, read_corpus, read_hub
+from pipeline.data.readers import Loaded, read, read_hub
+from pipeline.data.row_builder import PUT_RIGHT
 from pipeline.data.splitting import Held, hold_out, hold_out_rows, subset, whole_questions
 
 log = logging.getLogger(__name__)
@@ -68,25 +70,46 @@ def load(config: DataConfig, *, source: Path | None, cache: Path, workers: int |
         _refuse_the_same(config, cleaned["train"], cleaned["dev"])
     for name, part in cleaned.items():
         if not len(part):
-            remedy = "Use fewer dev_queries and validation_queries, or more or smaller groups."
+            remedy = "Use fewer data.dev_queries and data.validation_queries, or more or smaller groups."
+            if split.dev_file is not None:
+                remedy = "Use fewer data.validation_queries, or more or smaller groups."
             raise DataError(must(f"the {name} part of {_name(config)}", "hold usable rows", "none", remedy))
+    _refuse_one_answer(config, cleaned["train"])
     _warn_of_a_wide_interval(cleaned["dev"])
     unused = [clean(part, config, Counter()) for part in split.surplus]
     sources = [loaded, *([split.dev_file] if split.dev_file else [])]
-    corpus, ids, counts = _corpus(config, sources, [*cleaned.values(), *unused])
-    statistics["reading"] = dict(sorted(sum((source.counts for source in sources), counts).items()))
+    counts = sum((source.counts for source in sources), Counter[str]())
+    if config.corpus_path is not None:
+        own = read_corpus(Path(config.corpus_path), config, [*cleaned.values(), *unused])
+        statistics["corpus"] = say_placed(own, config, cleaned.values())
+        cleaned = {name: own.placed(part) for name, part in cleaned.items()}
+        unused = [own.placed(part) for part in unused]
+        corpus, ids = own.texts, own.ids
+        counts += own.counts
+    else:
+        corpus, ids = _corpus(sources, [*cleaned.values(), *unused])
+    statistics["reading"] = dict(sorted(counts.items()))
     statistics["parts"] = {
         name: describe(split.parts[name], part, split.dropped[name]) for name, part in cleaned.items()
     }
-    for name, part in cleaned.items():
-        reasons = ", ".join(f"{number} {reason}" for reason, number in sorted(split.dropped[name].items())) or "none"
-        log.info("%s: %d of %d rows usable; dropped: %s", name, len(part), whole[name], reasons)
+    _say_cleaned(counts, cleaned, whole, split.dropped)
     never = [answer for part in unused for answer in part.answers]
     aliases = {dropped: kept for source in reversed(sources) for dropped, kept in source.aliases.items()}
     return Split(
         cleaned["train"], cleaned["dev"], cleaned.get("validation"), corpus, ids, statistics,
         dev_file=config.dev_path or "", unused=never, aliases=aliases,
     )  # fmt: skip
+
+
+def _say_cleaned(
+    counts: Counter[str], cleaned: dict[str, PairRows], whole: dict[str, int], dropped: dict[str, Counter[str]]
+) -> None:
+    """What was put right while reading, and of each part how many of its rows are usable and why others are not."""
+    if mended := "; ".join(f"{counts[kind]} {words}" for kind, words in PUT_RIGHT.items() if counts[kind]):
+        log.info("put right while reading: %s", mended)
+    for name, part in cleaned.items():
+        reasons = ", ".join(f"{number} {reason}" for reason, number in sorted(dropped[name].items())) or "none"
+        log.info("%s: %d of %d rows usable; dropped: %s", name, len(part), whole[name], reasons)
 
 
 def _warn_of_a_wide_interval(dev: PairRows) -> None:
@@ -186,15 +209,18 @@ def _refuse_the_same(config: DataConfig, train: PairRows, dev: PairRows) -> None
         raise DataError(must(f"data.dev_path={config.dev_path}", "hold pairs that are not trained on", got, remedy))
 
 
-def _corpus(
-    config: DataConfig, sources: Sequence[Loaded], parts: Sequence[PairRows]
-) -> tuple[list[str], list[str] | None, Counter[str]]:
-    """What is searched: the user's own corpus, the collection's, or every passage of `parts`; distinct by text.
+def _refuse_one_answer(config: DataConfig, train: PairRows) -> None:
+    """Refuse training rows whose positives are one text: nothing tells it from a wrong answer."""
+    labels = train.labels or [config.positive_threshold] * len(train)
+    positives = {fold(a) for a, label in zip(train.answers, labels, strict=True) if label >= config.positive_threshold}
+    if len(positives) == 1:
+        got = f"one in all {len(train)} training rows, {next(iter(positives))[:60]!r}"
+        remedy = "Name the column of the passages: data.answer_column=<column>."
+        raise DataError(must(_name(config), "hold answers that differ", got, remedy))
 
-    With ids where there are any, and what was counted while the user's was read.
-    """
-    if config.corpus_path is not None:
-        return read_corpus(Path(config.corpus_path), config)
+
+def _corpus(sources: Sequence[Loaded], parts: Sequence[PairRows]) -> tuple[list[str], list[str] | None]:
+    """What is searched: the collection's passages, or every passage of `parts`; distinct by text, with ids if any."""
     given: dict[str, str] = {}
     taken: set[str] = set()
     for number, source in enumerate(sources):
@@ -204,11 +230,11 @@ def _corpus(
                 given[text] = own
                 taken.add(own)
     if given:
-        return list(given), list(given.values()), Counter()
+        return list(given), list(given.values())
     passages: dict[str, None] = {}
     for part in parts:
         for row, answer in enumerate(part.answers):
             passages[answer] = None
             if part.negatives is not None:
                 passages.update(dict.fromkeys(part.negatives[row]))
-    return list(passages), None, Counter()
+    return list(passages), None

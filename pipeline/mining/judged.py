@@ -197,7 +197,7 @@ def train_corpus(split: Split, train: PairRows, corpus: Corpus, threshold: float
     """
     kept = {corpus.position(answer) for answer in train.answers}
     foreign = {corpus.position(answer) for part in parts_of(split) for answer in part.answers}
-    foreign |= {corpus.position(answer) for answer in split.unused}
+    foreign |= {corpus.position(answer) for answer in split.unused if answer in corpus}
     foreign -= kept
     held_out = positive_folds((part for part in parts_of(split) if part is not split.train), threshold)
     if not drop_leaks:

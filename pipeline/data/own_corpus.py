@@ -1,0 +1,104 @@
+"""A corpus of the user's own, and which answers are passages of it. Knows nothing of how candidates are found."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pipeline.config.data import DataConfig
+from pipeline.core.errors import DataError, must
+from pipeline.core.records import PairRows, fold
+from pipeline.data.row_builder import RowBuilder
+from pipeline.data.tables import json_objects
+
+log = logging.getLogger(__name__)
+
+BLANK, REPEATED = "corpus_passages_without_text", "corpus_passages_with_an_earlier_text"
+"""Counted of a corpus, which is searched by distinct texts."""
+
+
+@dataclass(slots=True)
+class OwnCorpus:
+    """Passages distinct by text, their ids where every one has its own, and what was left out or put right.
+
+    `passage` maps an answer, folded, to the passage that it is, where it is one.
+    """
+
+    texts: list[str]
+    ids: list[str] | None
+    counts: Counter[str]
+    passage: dict[str, str]
+
+    def placed(self, part: PairRows) -> PairRows:
+        """A part whose answers and listed negatives stand as the passages that they are, with title."""
+        negatives = part.negatives
+        return replace(
+            part,
+            answers=[self._placed(text) for text in part.answers],
+            negatives=None if negatives is None else [[self._placed(text) for text in texts] for texts in negatives],
+        )
+
+    def _placed(self, text: str) -> str:
+        return self.passage.get(fold(text), text)
+
+
+def read_corpus(path: Path, config: DataConfig, parts: Iterable[PairRows] = ()) -> OwnCorpus:
+    """Passages of a JSON-lines file (key `text`, else the answer column), and which texts of `parts` they are.
+
+    A title, where there is one, stands before the text as in BEIR. A text of `parts` is the passage that it equals with
+    its title, else the first one that it equals without, both folded.
+
+    Raises:
+        DataError: for a line without text, an id twice, or no passage at all.
+    """
+    first: dict[str, str | None] = {}
+    seen: set[str] = set()
+    wanted = {fold(text) for part in parts for texts in (part.answers, *(part.negatives or [])) for text in texts}
+    whole, untitled = dict[str, str](), dict[str, str]()
+    builder = RowBuilder(config, str(path), from_text=False)
+    counts = builder.counts
+    for line, record in json_objects(path):
+        column = "text" if "text" in record or config.answer_column not in record else config.answer_column
+        own = builder.text(line, record, "corpus_path", column)
+        title = builder.text(line, record, "corpus_path", "title") if column == "text" and "title" in record else ""
+        text = f"{title} {own}".strip()
+        identifier = record.get("_id", record.get("id"))
+        if identifier is not None:
+            if str(identifier) in seen:
+                got = repr(str(identifier))
+                raise DataError(must(f"{path}, line {line}", "have an id of its own", got, "Rename it."))
+            seen.add(str(identifier))
+        folded = fold(text)
+        if not folded:
+            counts[BLANK] += 1
+        elif text in first:
+            counts[REPEATED] += 1
+        else:
+            first[text] = None if identifier is None else str(identifier)
+            for form, names in ((folded, whole), (fold(own) if title else folded, untitled)):
+                if form in wanted:
+                    names.setdefault(form, text)
+    if not first:
+        raise DataError(must(str(path), "hold passages", "none", 'Write {"text": …} on each line (data.corpus_path).'))
+    ids = [identifier for identifier in first.values() if identifier is not None]
+    left_out = "%s: %d passages to search; left out: %d without text, %d with an earlier text"
+    log.info(left_out, path, len(first), counts[BLANK], counts[REPEATED])
+    return OwnCorpus(list(first), ids if len(ids) == len(first) else None, +counts, {**untitled, **whole})
+
+
+def say_placed(corpus: OwnCorpus, config: DataConfig, parts: Iterable[PairRows]) -> dict[str, int]:
+    """Say how many of the distinct answers are passages of the corpus, and warn where none is; the counts."""
+    answers = {fold(answer) for part in parts for answer in part.answers}
+    found = sum(answer in corpus.passage for answer in answers)
+    if found:
+        log.info("data.corpus_path=%s: %d of %d answers are passages of it", config.corpus_path, found, len(answers))
+    else:
+        log.warning(
+            "data.corpus_path=%s: none of %d answers is a passage of it, with its title or without. They are searched "
+            "beside it, and a passage that answers a question in other words is taken for a wrong answer",
+            config.corpus_path, len(answers),
+        )  # fmt: skip
+    return {"answers": len(answers), "answers_in_corpus": found}
