@@ -86,6 +86,20 @@ def test_a_missing_file_is_refused_by_its_key(tmp_path: Path, jsonl: Path) -> No
         digests(tmp_path)
 
 
+@pytest.mark.parametrize("given", ["*.jsonl", "pairs.jsonl,b.jsonl", "pairs.jsonl b.jsonl"])
+def test_several_files_are_told_to_be_one(jsonl: Path, given: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(jsonl.parent)
+    for key in ("path", "dev_path", "corpus_path"):
+        with pytest.raises(DataError) as refused:
+            digests(jsonl, **{key: given})
+        assert str(refused.value) == (
+            f"data.{key}={given} must exist, got nothing there. "
+            f"data.{key} names one file: concatenate several into one."
+        )
+    with pytest.raises(DataError, match=r"Correct data\.path or data\.format\.$"):
+        digests(Path("a,b.csv"))
+
+
 def test_a_loop_of_links_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").symlink_to(tmp_path / "b.jsonl")
     (tmp_path / "b.jsonl").symlink_to(tmp_path / "a.jsonl")

@@ -99,6 +99,15 @@ def test_a_bad_file_names_its_line(tmp_path: Path, text: str, said: str) -> None
         read_passages(tmp_path / "p.jsonl")
 
 
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_a_table_is_told_that_only_jsonl_is_read(tmp_path: Path, suffix: str) -> None:
+    (tmp_path / f"p{suffix}").write_bytes(b"PAR1\xff")
+    with pytest.raises(
+        DataError, match=rf"p\{suffix} must be JSONL, got a \{suffix} file\. Only JSONL is read here: write"
+    ):
+        read_passages(tmp_path / f"p{suffix}")
+
+
 def test_a_byte_order_mark_and_windows_line_ends_are_no_text(tmp_path: Path) -> None:
     (tmp_path / "p.jsonl").write_bytes(b'\xef\xbb\xbf{"text": "a"}\r\n\r\n{"text": "b\xe2\x80\xa8c"}\r\n')
     assert read_passages(tmp_path / "p.jsonl") == (["a", "b\u2028c"], None)

@@ -249,8 +249,28 @@ def test_what_means_something_is_left_as_it_was_typed(word: str) -> None:
 
 
 def test_a_comma_is_no_list() -> None:
-    with pytest.raises(ConfigError, match=r"^data\.path must have one value, got 'a,b\.jsonl'\. `make sweep` "):
+    with pytest.raises(
+        ConfigError, match=r"^data\.path must have one value, got 'a,b\.jsonl'\. It names one file: conc"
+    ):
         composed("data=local", "data.path=a,b.jsonl")
+    with pytest.raises(
+        ConfigError, match=r"^seed must have one value, got '1,2'\. `make sweep` runs one after another"
+    ):
+        composed("seed=1,2")
+    with pytest.raises(
+        ConfigError, match=r"^data\.path must be text or null, got .* names one file: concatenate several"
+    ):
+        composed("data=local", "data.path=[a.jsonl,b.jsonl]")
+
+
+def test_a_run_without_validation_evaluates_on_none() -> None:
+    own = ["experiment=quickstart", "data=local", "data.path=a.jsonl", "data.validation_queries=0"]
+    with pytest.raises(
+        ConfigError, match=r"^data\.validation_queries must be above 0 .* Pass training\.eval_sets=\[\] as "
+    ):
+        composed(*own)
+    assert composed(*own, "training.eval_sets=[]").training.eval_sets == []
+    assert composed(*own, "training.eval_sets=[dev]").data.validation_queries == 0
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import json
 import logging
 import math
 import random
+import re
 import unicodedata
 from collections import Counter
 from pathlib import Path
@@ -188,6 +189,16 @@ def test_given_negatives_are_searched_too(tmp_path: Path) -> None:
             "{path}, line 2 must be one JSON object, got ",
         ),
         (b'["a", "b"]\n', {}, "{path}, line 1 must be one JSON object, got "),
+        (
+            b'[\n  {"question": "a", "answer": "b"}\n]\n',
+            {},
+            "{path}, line 1 must be one JSON object, got '['. Write {{\"key\": value, …}} on each line.",
+        ),
+        (
+            b'{\n  "question": "a",\n  "answer": "b"\n}\n',
+            {},
+            "{path}, line 1 must be one JSON object, got '{{'. Write {{\"key\": value, …}} on each line.",
+        ),
         (b'{"question": "a", "answer": "b"}\n{"question": "\xff"}\n', {}, "{path}, line 2 must be UTF-8, got "),
         (
             b'{"question": "a", "answer": "b"}\n{"question": "a", "text": "b"}\n',
@@ -278,6 +289,11 @@ def test_bad_json_lines(tmp_path: Path, content: bytes, keys: dict[str, Any], se
     ("content", "sentence"),
     [
         (b"", "{path} must hold rows, got an empty file. Write a header line, then a row a line."),
+        (b"\n \r\n", "{path} must hold rows, got an empty file. Write a header line, then a row a line."),
+        (
+            b"\nq,answer\na,b\n",
+            "{path}, line 2 must have the column 'question', got the columns 'q', 'answer'. ",
+        ),
         (b"question,answer\n", "{path} must hold rows, got an empty file. Write one question and answer a line."),
         (
             b"q,answer\na,b\n",
@@ -339,6 +355,10 @@ def test_bad_parquet(tmp_path: Path) -> None:
     assert refusal(path).startswith(f"{path}, line 1, key 'answer' must be text, got float 1.5.")
     pq.write_table(pa.table([["a"], ["b"], ["c"]], names=["question", "answer", "answer"]), path)
     assert refusal(path).startswith(f"{path} must have the column 'answer' once, got 2 of them.")
+    names = ["question", "answer", "label", "label"]
+    pq.write_table(pa.table([["a"], ["b"], [0], [1]], names=names), path)
+    assert refusal(path).startswith(f"data.format must read the column 'label' of {path}, got 'pairs'. Pass data.")
+    assert refusal(path, format=Format.labelled).startswith(f"{path} must have the column 'label' once, got 2 of them.")
     pq.write_table(pa.table({"question": [{"text": "a"}], "answer": [["b"]]}), path)
     assert refusal(path).startswith(f"{path}, line 1, key 'question' must be text, got dict ")
     whole = tmp_path / "whole.parquet"
@@ -347,6 +367,49 @@ def test_bad_parquet(tmp_path: Path) -> None:
     )
     path.write_bytes(whole.read_bytes()[:-400])
     assert refusal(path).startswith(f"{path} must be a readable Parquet file, got ")
+
+
+@pytest.mark.parametrize("kind", [pa.timestamp("us"), pa.timestamp("s"), pa.date32()], ids=str)
+def test_a_date_that_python_has_not_is_one_sentence(tmp_path: Path, kind: pa.DataType) -> None:
+    path = tmp_path / "a.parquet"
+    days = pa.array([2**31 - 1], pa.int32() if kind == pa.date32() else pa.int64())
+    seconds = pa.array([2**40 * (1 if kind.bit_width == 32 or kind.unit == "s" else 10**6)])
+    column = days.cast(kind) if kind == pa.date32() else seconds.cast(kind)
+    pq.write_table(pa.table({"question": ["a"], "answer": ["b"], "day": column}), path)
+    said = r" must hold values that Python can read, got .*\. Write such a column as text\.$"
+    assert re.match(re.escape(str(path)) + said, refusal(path, group_column="day"))
+    section = config("some/set", source=Source.hub, group_column="day")
+    with pytest.raises(DataError, match=r"^some/set \(.*\)" + said):
+        load(section, source=tmp_path, cache=tmp_path / "cache")
+
+
+def test_a_csv_may_begin_with_blank_lines(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("\n ,\nquestion,answer\na,b\n")
+    rows = read(path, config(path)).rows
+    assert (rows.questions, rows.answers, rows.lines) == (["a"], ["b"], [4])
+
+
+def test_a_corpus_that_is_a_table_is_told_that_only_jsonl_is_read(jsonl: Path) -> None:
+    for suffix, content in ((".csv", b"text\na\n"), (".parquet", b"PAR1\xff")):
+        corpus = jsonl.parent / f"corpus{suffix}"
+        corpus.write_bytes(content)
+        assert refusal(jsonl, corpus_path=str(corpus)) == (
+            f'{corpus} must be JSONL, got a {suffix} file. Only JSONL is read here: write {{"text": …}} on each line.'
+        )
+
+
+def test_a_folder_of_save_to_disk_is_told_how_to_give_it(tmp_path: Path) -> None:
+    import datasets
+
+    whole = datasets.Dataset.from_list(rows_of(4))
+    for number, saved in enumerate((whole, datasets.DatasetDict({"train": whole}))):
+        folder = tmp_path / str(number)
+        saved.save_to_disk(str(folder))
+        with pytest.raises(
+            DataError, match=r"must be a data set repository, got a folder made by save_to_disk\. Write "
+        ):
+            load(config("some/set", source=Source.hub), source=folder, cache=tmp_path / "cache")
 
 
 def test_a_column_that_means_something_else_is_passed_over(tmp_path: Path) -> None:

@@ -17,6 +17,9 @@ from pipeline.config.arguments import keys, near, rule
 from pipeline.config.schema import Config, unknown_key
 from pipeline.core.errors import ConfigError, first_line, must
 
+ONE_FILE = ("data.path", "data.dev_path", "data.corpus_path")
+"""Keys that a user may give several files, or a pattern, where one is read."""
+
 
 def refusal(error: Exception, overrides: list[str]) -> ConfigError:
     """What Hydra or OmegaConf refused, as one sentence with key, rule, value and remedy."""
@@ -42,13 +45,18 @@ def refusal(error: Exception, overrides: list[str]) -> ConfigError:
         quoted = re.search(r"'(.*?)'", str(cause))
         value = given.get(key, quoted.group(1) if quoted else None)
         got = first_line(cause) if value is None else repr(value)
-        return ConfigError(must(key, f"be {rule(known[key])}", got, f"Pass {key}=<value>{_source(error)}."))
+        remedy = f"Pass {key}=<value>{_source(error)}."
+        if key in ONE_FILE and str(value).startswith("["):
+            remedy = f"{key} names one file: concatenate several into one."
+        return ConfigError(must(key, f"be {rule(known[key])}", got, remedy))
     if key and key not in known and isinstance(cause, ConfigKeyError | ConfigAttributeError):
         return unknown_key(key, _source(error))
     reason = first_line(error)
     if ambiguous := re.match(r"Ambiguous value for argument '(.*)'", reason):
         key, _, value = ambiguous.group(1).partition("=")
         remedy = f"`make sweep` runs one after another; one with a comma needs quotes of its own: '{key}=\"{value}\"'."
+        if key in ONE_FILE:
+            remedy = f"It names one file: concatenate several into one. {remedy}"
         return ConfigError(must(key, "have one value", repr(value), remedy))
     if isinstance(cause, InterpolationResolutionError):
         return ConfigError(must("a value with ${…}", "name a key", reason, "Write \\${ for the characters themselves."))

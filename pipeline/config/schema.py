@@ -77,7 +77,7 @@ class Config:
             "data.validation_queries",
             "be above 0 when training.eval_sets holds validation",
             self.data.validation_queries,
-            "Use data.validation_queries=100.",
+            "Pass training.eval_sets=[] as well, or [dev], or use data.validation_queries=100.",
         )
         check(
             self.training_length <= self.model.max_length,

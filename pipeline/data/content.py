@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import glob
+import re
 from pathlib import Path
 
 from pipeline.config.data import DataConfig, Format, Source
@@ -52,9 +54,17 @@ def _file_digest(given: Path, key: str, name: str | None = None) -> str:
     try:
         return file_digest(path)
     except FileNotFoundError:
+        if name is None and _names_several(given):
+            remedy = f"data.{key} names one file: concatenate several into one."
         raise DataError(must(thing, "exist", "nothing there", remedy)) from None
     except IsADirectoryError:
-        remedy = f"Name a file with data.{key}, or pass data.format=beir for folders in the BEIR layout."
+        remedy = f"Name one file with data.{key}, several concatenated, or pass data.format=beir for the BEIR layout."
         raise DataError(must(thing, "be a file", "a folder", remedy)) from None
     except OSError as error:
         raise DataError(must(thing, "be a readable file", error.strerror or error, remedy)) from None
+
+
+def _names_several(path: Path) -> bool:
+    """Whether what was given as a file reads as several that are there: a pattern, or a list of names."""
+    pieces = [piece for piece in re.split(r"[,;\s]+", str(path)) if piece]
+    return bool(glob.glob(str(path))) or (len(pieces) > 1 and any(Path(piece).exists() for piece in pieces))

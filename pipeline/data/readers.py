@@ -16,11 +16,17 @@ from pipeline.core.records import PairRows
 from pipeline.data.beir import TRAIN_QRELS_FILES, read_beir
 from pipeline.data.own_corpus import REPEATED
 from pipeline.data.row_builder import RowBuilder, unread_columns
-from pipeline.data.tables import Record, csv_records, hub_records, json_objects, parquet_records
+from pipeline.data.tables import (
+    CSV_SUFFIXES,
+    PARQUET_SUFFIXES,
+    Record,
+    csv_records,
+    hub_records,
+    json_objects,
+    parquet_records,
+)
 
 JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
-CSV_SUFFIXES = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
-PARQUET_SUFFIXES = (".parquet", ".pq")
 PACKED_SUFFIXES = (".gz", ".bz2", ".xz", ".zst", ".zip")
 
 

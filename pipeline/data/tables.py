@@ -19,6 +19,9 @@ Record = dict[str, Any]
 Wanted = dict[str, str]
 """Configuration key (`answer_column`) → name of the column that must be there."""
 
+CSV_SUFFIXES = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
+PARQUET_SUFFIXES = (".parquet", ".pq")
+
 _LONGEST_FIELD = 2**31 - 1
 _BATCH = 50_000
 
@@ -48,10 +51,11 @@ def csv_records(path: Path, delimiter: str, wanted: Wanted) -> Iterator[tuple[in
     before = csv.field_size_limit(_LONGEST_FIELD)
     start = 1
     try:
-        header = [name.strip() for name in next(reader, [])]
+        named = (names for names in reader if any(name.strip() for name in names))  # blank lines before it are none
+        header = [name.strip() for name in next(named, [])]
         if not header:
             raise DataError(must(str(path), "hold rows", "an empty file", "Write a header line, then a row a line."))
-        _check_columns(f"{path}, line 1", wanted, header, delimiter)
+        _check_columns(f"{path}, line {reader.line_num}", wanted, header, delimiter)
         start = reader.line_num + 1
         for values in reader:
             if values and len(values) != len(header):
@@ -116,16 +120,21 @@ def json_objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Line number and object of each line of a JSON-lines file, blank lines passed over.
 
     Raises:
-        DataError: when the file cannot be read, or a line is not UTF-8 or not one JSON object.
+        DataError: when the file cannot be read or is a table, or a line is not UTF-8 or not one JSON object.
     """
+    if (suffix := path.suffix.lower()) in (*CSV_SUFFIXES, *PARQUET_SUFFIXES) and path.is_file():
+        remedy = 'Only JSONL is read here: write {"text": …} on each line.'
+        raise DataError(must(str(path), "be JSONL", f"a {suffix} file", remedy))
     for number, line in text_lines(path):
-        thing = f"{path}, line {number}"
+        thing, shown = f"{path}, line {number}", repr(line[:80])
         try:
             value = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise DataError(must(thing, "be one JSON object", f"{line[:80]!r} ({error})", "Repair the line.")) from None
+            if line.strip() not in ("[", "[{", "{"):  # one array or object over many lines: no line of it is wrong
+                raise DataError(must(thing, "be one JSON object", f"{shown} ({error})", "Repair the line.")) from None
+            value = None
         if not isinstance(value, dict):
-            raise DataError(must(thing, "be one JSON object", repr(line[:80]), 'Write {"key": value, …} on each line.'))
+            raise DataError(must(thing, "be one JSON object", shown, 'Write {"key": value, …} on each line.'))
         yield number, value
 
 
@@ -141,13 +150,24 @@ def parquet_records(path: Path, wanted: Wanted, also: Iterable[str] = ()) -> Ite
             columns = list(dict.fromkeys([*wanted.values(), *(column for column in also if column in names)]))
             line = 0
             for batch in file.iter_batches(batch_size=_BATCH, columns=columns):
-                values = [batch.column(column).to_pylist() for column in columns]
+                # By place: a column that is refused for its name may be there twice.
+                places = [batch.schema.names.index(column) for column in columns]
+                values = [batch.column(place).to_pylist() for place in places]
                 for row in zip(*values, strict=True):
                     line += 1
                     yield line, dict(zip(columns, row, strict=True))
+    except DataError:
+        raise
     except (arrow.ArrowException, OSError, UnicodeDecodeError) as error:
         got, remedy = first_line(error), "Write the file again."
         raise DataError(must(str(path), "be a readable Parquet file", got, remedy)) from None
+    except (OverflowError, ValueError) as error:
+        raise _unreadable(str(path), error) from None
+
+
+def _unreadable(source: str, error: Exception) -> DataError:
+    """What to do about a value that Python has no form for: a date before the year 1 or after 9999."""
+    return DataError(must(source, "hold values that Python can read", named(error), "Write such a column as text."))
 
 
 def hub_records(
@@ -159,6 +179,11 @@ def hub_records(
     """
     import datasets
 
+    if any((folder / name).is_file() for name in ("state.json", "dataset_dict.json")):
+        remedy = (
+            "Write it as a file, load_from_disk(…).to_parquet('a.parquet'), and pass data=local data.path=a.parquet."
+        )
+        raise DataError(must(source, "be a data set repository", "a folder made by save_to_disk", remedy))
     try:
         loaded = datasets.load_dataset(str(folder), name=subset, split=split, cache_dir=str(cache / "datasets"))
     except Exception as error:  # datasets raises many unrelated kinds for what it cannot read
@@ -168,7 +193,10 @@ def hub_records(
     present = loaded.column_names
     columns = list(dict.fromkeys([*wanted.values(), *(column for column in also if column in present)]))
     line = 0
-    for batch in loaded.select_columns(columns).iter(batch_size=_BATCH):
-        for row in zip(*(batch[column] for column in columns), strict=True):
-            line += 1
-            yield line, dict(zip(columns, row, strict=True))
+    try:
+        for batch in loaded.select_columns(columns).iter(batch_size=_BATCH):
+            for row in zip(*(batch[column] for column in columns), strict=True):
+                line += 1
+                yield line, dict(zip(columns, row, strict=True))
+    except (OverflowError, ValueError) as error:
+        raise _unreadable(source, error) from None
