@@ -390,6 +390,7 @@ def test_what_leaks_names_what_would_help(caplog: pytest.LogCaptureFixture) -> N
     few = [(f"is {word} good", ("yes", "no")[number % 2]) for number, word in enumerate(WORDS[:60])]
     with pytest.raises(DataError, match=r"They have 2 different answers: give passages that tell one question from "):
         mine(split(rows(few[:40]), rows(few[40:])), config(), Path("unused"))
+    assert "dev_queries" not in caplog.text
     caplog.clear()
     pairs = random_pairs(3, 60)
     given = split(rows(pairs), rows([(q, f"{a} more") for q, a in pairs]))

@@ -616,6 +616,12 @@ def test_a_dev_file_that_is_trained_on_is_refused(jsonl: Path) -> None:
         "Give other questions, or remove the key to split some off."
     )
     assert refusal(jsonl, dev_path=str(jsonl)).startswith(f"data.dev_path={jsonl} must hold pairs")
+    other = [{**row, "answer": f"{row['answer']} More."} for row in rows_of(150)]
+    asked = write_jsonl(jsonl.parent / "asked.jsonl", other)
+    assert refusal(jsonl, dev_path=str(asked), validation_queries=20) == (
+        f"data.dev_path={asked} must leave questions to train on, got all 150 of them in it. "
+        "Give it others, or remove the key to split some off."
+    )
     tiny = write_jsonl(jsonl.parent / "tiny.jsonl", [{"question": "new", "answer": "New."}])
     assert refusal(jsonl, dev_path=str(tiny)).startswith(
         f"data.dev_path={tiny} must hold at least 20 usable questions, got 1."

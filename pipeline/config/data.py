@@ -143,7 +143,7 @@ class MiningConfig:
     sampling: Sampling = Sampling.top
     """top takes the best-ranked; random draws with `seed` from the range."""
     positive_match: Match = Match.folded
-    """How a candidate is known to be a positive: exact text, or folded (case, white space, Unicode form, unseen marks)."""
+    """How a candidate is known to be a positive: exact text, or folded (case, white space, form and the unseen)."""
     drop_leaks: bool = True
     """Remove train rows that share a question or positive with dev; false only counts them."""
     dev_depth: int = 30

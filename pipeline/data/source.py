@@ -174,7 +174,11 @@ def _split(config: DataConfig, rows: PairRows, usable: dict[str, None]) -> _Spli
     if config.validation_queries:
         # A dev file's questions may be in train too: dropped there as leaks, they must not choose a checkpoint either.
         asked = {fold(question) for question in dev.questions}
-        usable = {q: None for q in usable_questions(train, config.positive_threshold) if q not in asked}
+        trained = usable_questions(train, config.positive_threshold)
+        usable = {q: None for q in trained if q not in asked}
+        if not usable and dev_file is not None:
+            got, remedy = f"all {len(trained)} of them in it", "Give it others, or remove the key to split some off."
+            raise DataError(must(f"data.dev_path={config.dev_path}", "leave questions to train on", got, remedy))
         size = _held_out_size("data.validation_queries", config.validation_queries, len(usable))
         held = _hold_out(config, train, size, usable, salt=1)
         surplus.append(train.take(held.surplus))
