@@ -116,9 +116,20 @@ def test_a_torn_log_beside_a_finished_model_is_mended(outputs: Path, first: Path
 
 def test_runtime_and_tracking_are_no_part_of_a_name(outputs: Path, first: Path) -> None:
     before = snapshot(outputs)
-    changed = ["runtime.micro_batch_tokens=999", "emissions=default", "tracking.project=other", "name=another"]
+    changed = ["runtime.micro_batch_tokens=999", "emissions=default", "tracking.project=other"]
     assert ran(outputs, *changed) == first
     assert snapshot(outputs) == before
+
+
+def test_what_the_card_alone_shows_makes_the_card_alone_anew(outputs: Path, first: Path) -> None:
+    before, card = snapshot(outputs), (first / "README.md").read_text()
+    assert ran(outputs, "name=another", "model.license=mit", "model.language=de", "model.title=Other") == first
+    after, changed = snapshot(outputs), (first / "README.md").read_text()
+    here = first.relative_to(outputs)
+    of_the_card = tuple(str(here / file) for file in ("card", "README.md", "summary.json"))
+    assert all(name.startswith(of_the_card) for name in after if after[name] != before.get(name))
+    assert "\nlicense: mit\n" in changed and "\n- de\n" in changed and summary(first)["name"] == "another"
+    assert ran(outputs) == first and (first / "README.md").read_text() == card
 
 
 def test_a_set_added_to_the_evaluation_does_not_retrain(outputs: Path, first: Path, tmp_path: Path) -> None:
@@ -164,7 +175,7 @@ def test_a_set_added_to_the_evaluation_does_not_retrain(outputs: Path, first: Pa
     ],
 )
 def test_what_evaluation_reads_is_looked_at_before_anything_is_made(
-    outputs: Path, tmp_path: Path, key: str, content: str | None, sentence: str
+    outputs: Path, first: Path, tmp_path: Path, key: str, content: str | None, sentence: str
 ) -> None:
     folder = tmp_path / "asked"
     if content is not None:
@@ -241,6 +252,16 @@ def test_training_may_take_shorter_pairs_than_are_scored(
     assert untrained[0] == untrained[1], "scoring sees the whole pair"
     verdict = verify(Verification(run=str(short), outputs_dir=str(tmp_path)))
     assert verdict.verified, verdict
+
+
+def test_texts_that_the_tokenizer_does_not_know_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path, script = tmp_path / "pairs.jsonl", str.maketrans("abcdefghijklmnopqrstuvwxyz", "กขฃคฅฆงจฉชซฌญฎฏฐฑฒณดตถทธนบ")
+    rows = [{"question": q.translate(script), "answer": a.translate(script)} for q, a in sentences(130)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    run = ran(tmp_path / "outputs", "data=local", f"data.path={path}", "data.limit=null")
+    (said,) = [line for line in caplog.messages if "are unknown to its tokenizer" in line]
+    assert said.startswith("model.path: ") and "Pass a model of the texts' language" in said
+    assert "**Unknown Tokens:** " in (run / "README.md").read_text()
 
 
 def test_a_sweep_over_the_seed_mines_once(outputs: Path, first: Path) -> None:
@@ -351,6 +372,8 @@ def test_local_pairs_run_to_the_card_and_their_content_names_them(outputs: Path,
     assert (run / "README.md").read_text().startswith("---\n")
     before = snapshot(outputs)
     assert ran(outputs, *local(path)) == run and snapshot(outputs) == before
+    moved = path.rename(tmp_path / "moved.jsonl")
+    assert ran(outputs, *local(moved)) == run and snapshot(outputs) == before
     assert ran(outputs, *local(path, 129), "stop_after=train") != run
 
 

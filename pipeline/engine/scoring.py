@@ -76,7 +76,8 @@ class PairScorer:
         if not np.isfinite(scores).all():
             query, _ = pairs[int((~np.isfinite(scores)).argmax())]
             raise NumericsError(must("a score", "be finite", f"NaN or infinity for query {query[:60]!r}",
-                                     "The weights diverged: lower training.learning_rate."))  # fmt: skip
+                                     "In training the weights diverged: lower training.learning_rate. "
+                                     "Before it, choose another model.path."))  # fmt: skip
         return scores
 
     def _remembered(self, pairs: Sequence[tuple[str, str]]) -> _DistinctPairs:

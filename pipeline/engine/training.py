@@ -185,7 +185,7 @@ class Trainer:
                 f"loss and gradient must be finite, got loss {loss} and gradient norm {norm} by step "
                 f"{self.state.step} (batch rows {self.batch_rows[:4].tolist()}…, learning rate "
                 f"{self.updater.optimizer.param_groups[0]['lr']:.3g}). The update was not applied; {kept}. "
-                "Lower training.learning_rate."
+                f"Lower training.learning_rate{'' if self.config.pos_weight <= 1 else ' or training.pos_weight'}."
             )
 
     def _logs_now(self) -> bool:

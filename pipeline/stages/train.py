@@ -43,6 +43,9 @@ PROBE_PAIRS = 64
 NOTABLE_CUT = 0.05
 """Share of rows cut in training from which a run says so."""
 
+NOTABLE_UNKNOWN = 0.05
+"""Share of the training texts' tokens that the tokenizer does not know from which a run warns."""
+
 
 def train(run: Run) -> Path:
     """The run's model/: weights, tokenizer, training.json, metrics.jsonl, emissions.json."""
@@ -56,7 +59,7 @@ def train(run: Run) -> Path:
         with stage(run, folder, run.train_key) as (work, pieces):
             reranker = load(run, run.base.folder, run.config.model)
             rows = training_rows(run, reranker)
-            cut_share = _say_cut(run, rows)
+            shares = {"cut_share": _say_cut(run, rows), "unknown_share": _say_unknown(reranker, rows)}
             metrics = MetricsLog(run)
             budget = run.token_budget(reranker.hidden_size, reranker.layers)
 
@@ -75,7 +78,7 @@ def train(run: Run) -> Path:
             if asked.is_set():  # too late for the loop to see: its last checkpoint is written all the same
                 raise Interrupted("training was asked to stop at its end. Run the same command again to go on.")
             pieces.recover(trainer.energy_before)
-            facts |= {"tracking": metrics.finish(), "cut_share": cut_share, **pieces.facts()}
+            facts |= {"tracking": metrics.finish(), **shares, **pieces.facts()}
             model_files.save(reranker, work, run.config.model)
             _must_reload_equal(run, reranker, work)
             atomic.write_json(work / "training.json", facts)
@@ -112,6 +115,17 @@ def _say_cut(run: Run, rows: TrainingRows) -> float:
             "(training.max_length and model.max_length raise it, for more time)",
             "train", 100 * share, "model" if run.config.training.max_length is None else "training",
             run.config.training_length,
+        )  # fmt: skip
+    return share
+
+
+def _say_unknown(reranker: Reranker, rows: TrainingRows) -> float:
+    """The share of the texts' tokens that are the unknown one: of those a model learns nothing."""
+    share = rows.table.share_of(reranker.tokenizer.unk_token_id)
+    if share >= NOTABLE_UNKNOWN:
+        log.warning(
+            "model.path: %.0f %% of the training texts' tokens are unknown to its tokenizer, and all the same to the "
+            "model. Pass a model of the texts' language: model=custom model.path=<folder or hub id>.", 100 * share,
         )  # fmt: skip
     return share
 
