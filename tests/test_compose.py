@@ -108,6 +108,7 @@ def test_every_ending_is_one_line_and_a_status(job: Path, seed: int, status: int
     [
         (["training.batch_sze=3"], "error: training.batch_sze must be a key of the configuration, "),
         (["model=nope"], "error: model must be one of bert_tiny, "),
+        (["=5"], "error: an argument must read key=value, got '=5'. Name the key "),
         (["seed=many"], "error: seed must be a whole number, got 'many'. "),
         (["-m", "seed=1,2", "model=nope"], "error: model must be one of bert_tiny, "),
     ],

@@ -31,7 +31,7 @@ from pipeline.config.arguments import keys, parse_arguments, rule
 from pipeline.config.ending import EXIT_BUG, ended, log, report, unusable
 from pipeline.config.refusals import refusal
 from pipeline.config.schema import Config, parse, register
-from pipeline.core.errors import EXIT_REQUEUE
+from pipeline.core.errors import EXIT_REQUEUE, ConfigError, must
 
 T = TypeVar("T")
 
@@ -76,8 +76,8 @@ def application(job: Callable[[Config], object]) -> Callable[[], None]:
 
     def command() -> None:
         register()
-        sys.argv[1:] = map(quoted, sys.argv[1:])
         with ended(), _unwrapped():
+            sys.argv[1:] = map(quoted, sys.argv[1:])
             try:
                 hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")(composed)()
             except (HydraException, OmegaConfBaseException) as error:
@@ -142,8 +142,13 @@ def quoted(word: str) -> str:
     """An override with its value in quotes where Hydra's grammar wants them: a path with spaces or letters of its own.
 
     Left as it is where the value itself has characters that mean something: quotes, brackets, commas, `$`, backslashes.
+
+    Raises:
+        ConfigError: when it names no key: Hydra's own parser fails on that.
     """
     key, equals, value = word.partition("=")
+    if equals and not key.strip("+~"):
+        raise ConfigError(must("an argument", "read key=value", repr(word), "Name the key before the '='."))
     if word.startswith("-") or not equals or set(value) & set("\"'\\,[]{}()$"):
         return word
     parser = OverridesParser.create()
