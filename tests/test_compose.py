@@ -145,8 +145,9 @@ def test_output_that_nobody_reads_to_its_end_ends_quietly(job: Path, seed: int, 
 
 def test_in_a_multirun_the_other_jobs_go_on(job: Path) -> None:
     done = call(job, "-m", "seed=7,1,8", "outputs_dir=here")
+    assert done.stdout.endswith("\n\nseed=7  done\nseed=1  failed with status 2\nseed=8  done\n")
     assert done.returncode == 2
-    assert [line for line in done.stdout.splitlines() if line.startswith("seed")] == ["seed 7", "seed 1", "seed 8"]
+    assert [line for line in done.stdout.splitlines() if line.startswith("seed ")] == ["seed 7", "seed 1", "seed 8"]
     first, second = done.stderr.splitlines()
     assert first.startswith("error: pairs.jsonl must hold rows, got none. Write some. (log: here/logs/")
     assert second == "error: 1 of 3 jobs failed."

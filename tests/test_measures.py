@@ -323,6 +323,15 @@ def test_systems_that_differ_in_hardly_any_cluster_have_a_finite_interval(differ
     assert found.p == pytest.approx(2 * stats.t.sf(math.sqrt(differ), differ), rel=0.02)
 
 
+def test_a_cluster_interval_ends_where_differences_do() -> None:
+    rng = np.random.default_rng(0)
+    sizes = [60, 5, 5, 5, 5]
+    groups = {f"q{number}": str(group) for number, group in enumerate(np.repeat(range(5), sizes))}
+    b = {query: float(groups[query] == "0") * 0.97 + 0.02 * rng.random() for query in groups}
+    found = difference(dict.fromkeys(b, 0.0), b, groups)
+    assert found.low == -1.0 < found.mean
+
+
 def test_few_or_equal_clusters_give_finite_figures() -> None:
     a, b = {"q1": 0.9, "q2": 0.1, "q3": 0.4}, {"q1": 0.1, "q2": 0.2, "q3": 0.4}
     together = difference(a, b, dict.fromkeys(a, "one"))

@@ -9,7 +9,7 @@ import pytest
 import run_facts
 
 from pipeline.reporting.model_card import render
-from pipeline.reporting.report import closing_table, summary
+from pipeline.reporting.report import closing_table, headline, summary
 
 RIVALS = ("untrained", "bi_encoder", "fusion", "trained")
 
@@ -74,6 +74,13 @@ def test_a_narrow_terminal_cuts_no_figure_and_no_path(run: dict[str, object]) ->
     text = closing_table(run, 20)  # type: ignore[arg-type]
     assert "…" not in text
     assert f"card     {run['card']}" in text.splitlines()
+
+
+def test_a_run_in_a_line(run: dict[str, object]) -> None:
+    dev = run["measures"]["gooaq-dev"]["as_retrieved"]  # type: ignore[index]
+    figures = [f"{dev[system]['ndcg@10']:.4f}" for system in ("trained", "first_stage")]
+    said = headline(run)  # type: ignore[arg-type]
+    assert said.startswith(f"gooaq-dev nDCG@10 {figures[0]} (first stage {figures[1]}); NanoMSMARCO nDCG@10 ")
 
 
 def test_a_long_name_takes_several_lines_and_cuts_no_figure(tmp_path: Path) -> None:

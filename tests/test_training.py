@@ -413,6 +413,10 @@ def test_rows_that_will_not_be_seen_are_told(
         ({"max_steps": 1}, ["training.max_steps=1: every step is warm-up, the first at a learning rate of 0"]),
         ({"max_steps": 1, "warmup_ratio": 0.0}, []),
         (
+            {"max_steps": 21, "batch_size": 16, "epochs": 2},
+            ["training.max_steps=21: the 20 steps of training.epochs=2 are all there are; more epochs take more"],
+        ),
+        (
             {"max_steps": 3, "warmup_ratio": 0.0, "eval_steps": 4, "keep_best": True},
             [
                 "training.keep_best has nothing to choose from: the run's 3 steps end before the first evaluation at "
@@ -420,7 +424,7 @@ def test_rows_that_will_not_be_seen_are_told(
             ],
         ),
     ],
-    ids=["warm-up alone", "no warm-up", "nothing to choose from"],
+    ids=["warm-up alone", "no warm-up", "more than there are", "nothing to choose from"],
 )
 def test_settings_that_come_to_nothing_are_told(
     base: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, values: dict[str, Any], said: list[str]

@@ -110,6 +110,11 @@ class Trainer:
                 "%-9s %s of %s rows are seen, for training.max_steps=%d (null: all)", "train",
                 f"{plan.steps * plan.batch_size:,}", f"{plan.rows:,}", plan.steps,
             )  # fmt: skip
+        if self.config.max_steps is not None and plan.steps < self.config.max_steps:
+            log.warning(
+                "training.max_steps=%d: the %d steps of training.epochs=%d are all there are; more epochs take more",
+                self.config.max_steps, plan.steps, self.config.epochs,
+            )  # fmt: skip
         if 0 < plan.steps == self.warmup:
             log.warning("training.max_steps=%d: every step is warm-up, the first at a learning rate of 0", plan.steps)
         if self.config.keep_best and 0 < plan.steps < self.config.eval_steps:
@@ -185,7 +190,7 @@ class Trainer:
                 f"loss and gradient must be finite, got loss {loss} and gradient norm {norm} by step "
                 f"{self.state.step} (batch rows {self.batch_rows[:4].tolist()}…, learning rate "
                 f"{self.updater.optimizer.param_groups[0]['lr']:.3g}). The update was not applied; {kept}. "
-                f"Lower training.learning_rate{'' if self.config.pos_weight <= 1 else ' or training.pos_weight'}."
+                "Lower training.learning_rate."
             )
 
     def _logs_now(self) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipeline.config.sets import NANO_BEIR, NANO_CANDIDATES
-from pipeline.core.markdown import as_json
+from pipeline.core.markdown import as_json, without_places
 from pipeline.core.records import FIRST_STAGE, POSITIVES_ADDED, PROTOCOLS, TRAINED
 from pipeline.evaluation.measures import MEASURES
 from pipeline.evaluation.protocols import fixed_step_protocol
@@ -39,6 +39,17 @@ def _parameters(facts: Facts, name: str, measures: Mapping[str, Any], protocol: 
     }
 
 
+def _first_stage(facts: Facts, name: str, measures: Mapping[str, Any]) -> str:
+    """What retrieved a set's candidates."""
+    if "sets" in measures or name in NANO_BEIR.values():
+        return "BM25, by the lists that come with NanoBEIR"
+    if name != facts.config["data"]["dev_name"]:
+        return "its own run.trec, or BM25 where it has none"
+    mining = facts.config["mining"]
+    found = without_places(str(mining["path"]))
+    return {"bm25": "BM25", "run": f"the run {found}", "embedding": f"embeddings by {found}"}[mining["retriever"]]
+
+
 def evaluations(facts: Facts) -> list[Json]:
     """One entry a set and protocol: names, parameters, a row a measure, the note on what the protocol means."""
     found = []
@@ -59,6 +70,7 @@ def evaluations(facts: Facts) -> list[Json]:
                     "name": name,
                     "protocol": protocol,
                     "queries": measures["queries"],
+                    "first_stage": _first_stage(facts, name, measures),
                     "found": measures.get("positives_found"),
                     "interval": measures.get("interval", ""),
                     "note": measures.get("notes", {}).get(protocol, ""),

@@ -14,7 +14,7 @@ import jinja2
 from huggingface_hub import EvalResult, ModelCardData
 
 from pipeline.core.markdown import as_json, escape, literal, sample, without_places
-from pipeline.core.records import PROTOCOLS, TRAINED
+from pipeline.core.records import AS_RETRIEVED, PROTOCOLS, TRAINED
 from pipeline.evaluation.measures import MEASURES
 from pipeline.reporting.card_tables import evaluations, log_table
 from pipeline.reporting.facts import Facts
@@ -25,6 +25,7 @@ from pipeline.reporting.verdicts import (
     pairs_seen,
     selection,
     selection_sentence,
+    systems,
     time_over_processes,
     verdict,
 )
@@ -170,6 +171,7 @@ def render(facts: Facts) -> str:
     """
     changed, everything = _hyperparameters(facts)
     chosen, command = selection(facts), list(facts.provenance.get("command", []))
+    shown = without_places(command)
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("pipeline.reporting", "."),
         undefined=jinja2.StrictUndefined,
@@ -183,7 +185,9 @@ def render(facts: Facts) -> str:
     body = environment.get_template(TEMPLATE).render(
         facts=facts,
         load_from=LATEST,
-        command=shlex.join(["python", *without_places(command)]) if command else "",
+        command=shlex.join(["python", *shown]) if command else "",
+        is_cut=shown != command,
+        compared={system for of in facts.measures.values() for system in systems(of[AS_RETRIEVED])},
         git=facts.provenance.get("git", {}),
         hardware=facts.provenance.get("hardware", {}),
         threads=facts.provenance.get("threads", {}),

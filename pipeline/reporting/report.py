@@ -11,9 +11,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.core.records import FIRST_STAGE, PROTOCOLS, TRAINED
+from pipeline.core.records import AS_RETRIEVED, FIRST_STAGE, PROTOCOLS, TRAINED
 from pipeline.reporting.facts import Facts
 from pipeline.reporting.verdicts import (
+    MEASURE,
     MEASURE_NAMES,
     NOT_TRAINED,
     pairs_seen,
@@ -74,7 +75,7 @@ def summary(facts: Facts) -> Json:
 def _difference(protocol: Mapping[str, Any], system: str) -> str:
     if system == FIRST_STAGE:
         return ""
-    of = protocol["differences"][system]["ndcg@10"]
+    of = protocol["differences"][system][MEASURE]
     return f"{of['mean']:+.4f} [{of['low']:+.4f}, {of['high']:+.4f}]"
 
 
@@ -131,6 +132,15 @@ def _lines(summary: Json) -> Iterable[str]:
         yield f"energy   all stages: {_energy(energy['all_stages'])}"
     for key in ("model", "card", "run"):
         yield f"{key:<8} {summary[key]}"
+
+
+def headline(summary: Json) -> str:
+    """Each set's figure of the trained model as retrieved, and the first stage's, in a line."""
+    found = ((name, of[AS_RETRIEVED]) for name, of in summary["measures"].items())
+    return "; ".join(
+        f"{name} {MEASURE_NAMES[MEASURE]} {of[TRAINED][MEASURE]:.4f} (first stage {of[FIRST_STAGE][MEASURE]:.4f})"
+        for name, of in found
+    )
 
 
 def closing_table(summary: Json, width: int = 100) -> str:

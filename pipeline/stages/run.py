@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pipeline.config.schema import Config, Stage
 from pipeline.core import atomic
+from pipeline.reporting import report
 from pipeline.stages.banner import announce
 from pipeline.stages.card import card
 from pipeline.stages.evaluate import check_inputs, evaluate
@@ -44,3 +45,9 @@ def run(config: Config, stop_after: Stage | None = None) -> Path | None:
         card(this)
     atomic.point(this.outputs / "latest", this.folder)
     return this.folder
+
+
+def headline(folder: Path) -> str | None:
+    """A finished run's figures in a line, None before there is a summary."""
+    path = folder / "summary.json"
+    return report.headline(atomic.read_json(path)) if path.is_file() else None

@@ -109,7 +109,7 @@ def training_rows(run: Run, reranker: Reranker) -> TrainingRows:
 def _say_cut(run: Run, rows: TrainingRows) -> float:
     """The share of rows longer than training takes, said where it is worth a thought."""
     share = rows.table.cut_share(rows.template, rows.first, rows.second)
-    if share >= NOTABLE_CUT:
+    if share >= NOTABLE_CUT and run.config.training.max_steps != 0:
         log.info(
             "%-9s %.0f %% of the rows are longer than %s.max_length=%d tokens and are cut there "
             "(training.max_length and model.max_length raise it, for more time)",
