@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 from pipeline.core.errors import DataError, NumericsError
 from pipeline.core.records import AS_RETRIEVED, POSITIVES_ADDED, Collection, RerankingSet
 from pipeline.data.beir import read_beir
-from pipeline.evaluation.measures import MEASURES
+from pipeline.evaluation.measures import MEASURES, per_query
 from pipeline.evaluation.reranking import (
     collection_set,
     first_stage,
@@ -136,10 +137,20 @@ def test_a_set_of_a_collection_keeps_what_counts(caplog: pytest.LogCaptureFixtur
         qrels={"q1": {"a": 1, "f": 0}, "q2": {"b": 2}},
     )
     assert "2 of 3 queries have a positive" in caplog.text
-    with pytest.raises(DataError, match=r"^collection mine must hold each candidate and positive, got 1 others, first"):
+    with pytest.raises(DataError, match=r"^collection mine must hold each candidate, got 1 others, first"):
         collection_set(collection, {"q1": ["x"]}, {"q1": [1.0]}, "mine")
     with pytest.raises(DataError, match="judge a passage relevant"):
         collection_set(Collection("c", collection.queries, {"a": "A"}, {"q1": {"a": 0}}), {}, {}, "mine")
+
+
+def test_positives_that_the_collection_lacks_count_as_not_found(caplog: pytest.LogCaptureFixture) -> None:
+    collection = Collection("c", {"q1": "one"}, {"a": "A", "b": "B"}, {"q1": {"a": 1, "lost": 1}})
+    made = collection_set(collection, {"q1": ["b", "a"]}, {"q1": [2.0, 1.0]}, "mine")
+    assert "mine: 1 of 2 relevant passages are not in it: they count as not found" in caplog.text
+    assert made.passages == {"b": "B", "a": "A"} and made.pool("q1", POSITIVES_ADDED) == ["b", "a"]
+    found = per_query({"q1": ["a", "b"]}, made.qrels)
+    ideal = 1 + 1 / math.log2(3)
+    assert found["map"] == {"q1": 0.5} and found["ndcg@10"] == pytest.approx({"q1": 1 / ideal})
 
 
 def test_a_public_collection_becomes_a_set() -> None:

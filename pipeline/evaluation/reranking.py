@@ -93,11 +93,14 @@ def collection_set(
         log.info("%s: %d of %d queries have a positive and count", name, len(queries), len(collection.queries))
     qrels = {query: collection.qrels[query] for query in queries}
     needed = dict.fromkeys(passage for query in queries for passage in candidates.get(query, ()))
-    needed |= dict.fromkeys(p for grades in qrels.values() for p, grade in grades.items() if grade > 0)
     unknown = [passage for passage in needed if passage not in collection.passages]
     if unknown:
         got = f"{len(unknown)} others, first {unknown[0]!r}"
-        raise DataError(must(f"collection {name}", "hold each candidate and positive", got, "Check the run's ids."))
+        raise DataError(must(f"collection {name}", "hold each candidate", got, "Check the run's ids."))
+    positives = {p for grades in qrels.values() for p, grade in grades.items() if grade > 0}
+    if lost := sum(passage not in collection.passages for passage in positives):
+        log.warning("%s: %d of %d relevant passages are not in it: they count as not found", name, lost, len(positives))
+    needed |= dict.fromkeys(sorted(positives & collection.passages.keys()))
     return RerankingSet(
         name=name,
         queries={query: collection.queries[query] for query in queries},
