@@ -13,10 +13,10 @@ from scipy import stats
 from sentence_transformers.cross_encoder.evaluation import CrossEncoderRerankingEvaluator
 
 from pipeline.core.errors import NumericsError
+from pipeline.core.records import MEASURES
 from pipeline.data.trec import read_qrels, read_run
 from pipeline.evaluation import measures
 from pipeline.evaluation.measures import (
-    MEASURES,
     difference,
     judged,
     mean,

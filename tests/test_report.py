@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import run_facts
 
-from pipeline.reporting.model_card import render
+from pipeline.core.records import MEASURES
+from pipeline.reporting.model_card import metadata, render
 from pipeline.reporting.report import closing_table, headline, summary
 
 RIVALS = ("untrained", "bi_encoder", "fusion", "trained")
@@ -123,3 +124,14 @@ def test_a_figure_of_the_selection_set_says_so(tmp_path: Path) -> None:
     text = closing_table(summary(run_facts.write(tmp_path, training=training)), 300)
     assert "gooaq-dev: selected on this set" in text
     assert "the last step's (283) is 0.5000" in text
+
+
+def test_table_card_and_the_hubs_index_name_the_same_measures(tmp_path: Path) -> None:
+    facts = run_facts.write(tmp_path)
+    labels = list(MEASURES.values())
+    head = next(line for line in closing_table(summary(facts)).splitlines() if line.startswith("ranking"))
+    assert sorted(head.split()[1:4]) == sorted(labels)
+    card = render(facts)
+    assert all(f"\n| {measure} | " in card for measure in MEASURES)
+    index = metadata(facts).eval_results
+    assert index is not None and {(result.metric_type, result.metric_name) for result in index} == set(MEASURES.items())

@@ -12,9 +12,9 @@ import numpy.typing as npt
 import pytest
 
 from pipeline.core.errors import DataError, NumericsError
-from pipeline.core.records import AS_RETRIEVED, POSITIVES_ADDED, Collection, RerankingSet
+from pipeline.core.records import AS_RETRIEVED, MEASURES, POSITIVES_ADDED, Collection, RerankingSet
 from pipeline.data.beir import read_beir
-from pipeline.evaluation.measures import MEASURES, per_query
+from pipeline.evaluation.measures import per_query
 from pipeline.evaluation.reranking import (
     collection_set,
     first_stage,

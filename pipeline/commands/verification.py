@@ -24,7 +24,7 @@ from pipeline.config.asked import Verification
 from pipeline.core import artifacts, atomic, provenance
 from pipeline.core.errors import Interrupted
 from pipeline.core.fingerprint import fingerprint
-from pipeline.core.records import AS_RETRIEVED, PROTOCOLS, TRAINED
+from pipeline.core.records import AS_RETRIEVED, MEASURES, PROTOCOLS, TRAINED
 from pipeline.core.reproducibility import differences
 from pipeline.data import storage, trec
 from pipeline.engine import checkpoints
@@ -32,7 +32,6 @@ from pipeline.engine.modeling import Reranker
 from pipeline.engine.tokens import TokenTable
 from pipeline.engine.training import Hooks, Trainer
 from pipeline.evaluation import evaluator, reranking
-from pipeline.evaluation.measures import MEASURES
 from pipeline.stages.models import load_saved, scorer_of
 from pipeline.stages.plan import Run
 from pipeline.stages.train import rows_of

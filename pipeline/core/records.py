@@ -13,6 +13,12 @@ Qrels = dict[str, dict[str, int]]
 Run = dict[str, dict[str, float]]
 """query id → passage id → score, as a TREC run file holds it."""
 
+MEASURES = {"map": "MAP", "mrr@10": "MRR@10", "ndcg@10": "nDCG@10"}
+"""What every evaluation reports: the name sentence-transformers gives a measure → how it is written."""
+
+HEADLINE = "ndcg@10"
+"""The measure that verdicts speak of."""
+
 AS_RETRIEVED = "as_retrieved"
 """Protocol: a model reorders the first stage's candidates; a positive it never found counts 0."""
 

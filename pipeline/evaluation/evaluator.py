@@ -19,6 +19,8 @@ from pipeline.core.records import (
     AS_RETRIEVED,
     COMPARISONS,
     FIRST_STAGE,
+    HEADLINE,
+    MEASURES,
     PROTOCOLS,
     TRAINED,
     UNTRAINED,
@@ -28,7 +30,6 @@ from pipeline.core.records import (
 from pipeline.data.trec import escape, write_qrels, write_run
 from pipeline.evaluation.figures import Scored, Values, means_of, protocol_json
 from pipeline.evaluation.measures import (
-    MEASURES,
     Difference,
     difference,
     judged,
@@ -55,7 +56,7 @@ class Evaluation:
     @property
     def queries(self) -> list[str]:
         """The query ids that count, in the judgements' order."""
-        return list(self.values[AS_RETRIEVED][FIRST_STAGE][MEASURES[0]])
+        return list(self.values[AS_RETRIEVED][FIRST_STAGE][HEADLINE])
 
     def means(self, protocol: str, system: str) -> dict[str, float]:
         """Measure → mean over queries."""

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.core.atomic import read_json
-from pipeline.core.records import AS_RETRIEVED, FIRST_STAGE, PROTOCOLS, TRAINED
+from pipeline.core.records import AS_RETRIEVED, FIRST_STAGE, HEADLINE, MEASURES, PROTOCOLS, TRAINED
 from pipeline.data.trec import unescape
-from pipeline.evaluation.measures import MEASURES, Difference, mean, stratified_difference
+from pipeline.evaluation.measures import Difference, mean, stratified_difference
 from pipeline.evaluation.protocols import NOTES
 
 Values = dict[str, dict[str, dict[str, dict[str, float]]]]
@@ -84,7 +84,7 @@ def mean_of(sets: Sequence[Scored], name: str) -> dict[str, Any]:
     result: dict[str, Any] = {
         "name": name,
         "sets": [of.name for of in sets],
-        "queries": sum(len(of.values[AS_RETRIEVED][FIRST_STAGE][MEASURES[0]]) for of in sets),
+        "queries": sum(len(of.values[AS_RETRIEVED][FIRST_STAGE][HEADLINE]) for of in sets),
         "positives_found": math.fsum(of.positives_found for of in sets) / len(sets),
         "interval": "95 %, t over queries, stratified by set",
         "notes": dict(NOTES),

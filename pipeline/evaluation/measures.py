@@ -17,12 +17,10 @@ import numpy.typing as npt
 from scipy import stats
 
 from pipeline.core.errors import NumericsError, must
-from pipeline.core.records import Qrels
+from pipeline.core.records import MEASURES, Qrels
 
-MEASURES = ("map", "mrr@10", "ndcg@10")
-"""The measures every evaluation reports, by the names sentence-transformers gives them."""
-
-_LIBRARY = dict(zip((ir_measures.AP, ir_measures.RR @ 10, ir_measures.nDCG @ 10), MEASURES, strict=True))
+_NAMES = {ir_measures.AP: "map", ir_measures.RR @ 10: "mrr@10", ir_measures.nDCG @ 10: "ndcg@10"}
+"""The library's measure → its name in `records.MEASURES`."""
 
 CONFIDENCE = 0.95
 
@@ -80,8 +78,8 @@ def per_query(ranking: Mapping[str, Sequence[str]], qrels: Qrels) -> dict[str, d
             numbered_run[str(number)] = {str(rank): float(len(ranked) - rank) for rank in range(len(ranked))}
     values = {measure: dict.fromkeys(queries, 0.0) for measure in MEASURES}
     if numbered_run:
-        for metric in ir_measures.iter_calc(list(_LIBRARY), numbered_qrels, numbered_run):
-            values[_LIBRARY[metric.measure]][queries[int(metric.query_id)]] = float(metric.value)
+        for metric in ir_measures.iter_calc(list(_NAMES), numbered_qrels, numbered_run):
+            values[_NAMES[metric.measure]][queries[int(metric.query_id)]] = float(metric.value)
     return values
 
 

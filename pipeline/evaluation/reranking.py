@@ -15,6 +15,7 @@ import numpy.typing as npt
 from pipeline.core.errors import DataError, NumericsError, must
 from pipeline.core.records import (
     AS_RETRIEVED,
+    MEASURES,
     POSITIVES_ADDED,
     PROTOCOLS,
     Collection,
@@ -22,7 +23,7 @@ from pipeline.core.records import (
     Run,
     ends_with_query,
 )
-from pipeline.evaluation.measures import MEASURES, judged, mean, order, per_query, reciprocal_rank_fusion
+from pipeline.evaluation.measures import judged, mean, order, per_query, reciprocal_rank_fusion
 
 log = logging.getLogger(__name__)
 

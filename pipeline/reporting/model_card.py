@@ -14,12 +14,10 @@ import jinja2
 from huggingface_hub import EvalResult, ModelCardData
 
 from pipeline.core.markdown import as_json, escape, literal, sample, without_places
-from pipeline.core.records import AS_RETRIEVED, PROTOCOLS, TRAINED
-from pipeline.evaluation.measures import MEASURES
+from pipeline.core.records import AS_RETRIEVED, MEASURES, PROTOCOLS, TRAINED
 from pipeline.reporting.card_tables import evaluations, log_table
 from pipeline.reporting.facts import Facts
 from pipeline.reporting.verdicts import (
-    MEASURE_NAMES,
     NOT_TRAINED,
     below_first_stage,
     pairs_seen,
@@ -120,7 +118,7 @@ def _results(facts: Facts) -> list[EvalResult]:
         for name, measures in facts.measures.items()
         for protocol in PROTOCOLS
         if TRAINED in measures.get(protocol, {})
-        for measure, label in MEASURE_NAMES.items()
+        for measure, label in MEASURES.items()
     ]
 
 

@@ -12,7 +12,7 @@ import yaml
 from pipeline.core.artifacts import manifest_of, problems
 from pipeline.core.atomic import read_json
 from pipeline.core.errors import ArtifactError
-from pipeline.core.records import AS_RETRIEVED, FIRST_STAGE, TRAINED, Qrels
+from pipeline.core.records import AS_RETRIEVED, FIRST_STAGE, HEADLINE, TRAINED, Qrels
 from pipeline.data.trec import read_qrels, read_run
 from pipeline.evaluation.measures import mean, per_query
 from pipeline.reporting.facts import read_log
@@ -91,7 +91,7 @@ def measured_run(run: Path) -> Measured:
         if row["kind"] == "train":
             result.losses[row["step"]] = row["loss"]
         else:
-            result.log[row["step"]] = {name: of["ndcg@10"] for name, of in row["evaluation"].items()}
+            result.log[row["step"]] = {name: of[HEADLINE] for name, of in row["evaluation"].items()}
     mined = read_json(run / "summary.json")["statistics"]
     result.counts = {name: mined[name] for name in ("rows", "positives", "negatives")}
     result.energy_kwh = read_json(run / "model" / "emissions.json").get("energy_kwh")
