@@ -209,6 +209,28 @@ def test_every_damage_is_named(tmp_path: Path, damage: object, said: str) -> Non
     assert said in problem and str(folder) in problem
 
 
+@pytest.mark.parametrize("writer", ["python", "torch"])
+def test_a_file_beyond_the_process_s_limit_is_no_full_disk(root: Path, tmp_path: Path, writer: str) -> None:
+    code = f"""
+import resource, sys
+from pathlib import Path
+import torch
+from pipeline.core.artifacts import publish
+resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, resource.RLIM_INFINITY))
+with publish(Path(sys.argv[1]), {{}}) as work:
+    if {writer!r} == "torch":
+        torch.save(torch.rand(2**16), work / "big")
+    else:
+        (work / "big").write_bytes(bytes(2**17))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "x")], cwd=root, capture_output=True, text=True, timeout=100
+    )
+    said = f"a file of {tmp_path / 'x'} must be within the limit on a file's size (ulimit -f), got a larger one. Raise"
+    assert said in done.stderr and "full disk" not in done.stderr
+    assert names(tmp_path) == []
+
+
 def test_an_absent_folder_is_not_complete(tmp_path: Path) -> None:
     assert not is_complete(tmp_path / "none") and len(problems(tmp_path / "none")) == 1
     assert manifest_of(tmp_path / "none") is None

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 from pipeline.commands.run_folder import find_run, model_folder
 from pipeline.config.asked import Prediction
+from pipeline.config.console import say
 from pipeline.core.errors import DataError, must
 from pipeline.data.tables import json_objects
 
@@ -46,7 +46,7 @@ def predict(asked: Prediction) -> str:
     passages, ids = ([asked.p], None) if asked.p is not None else read_passages(Path(asked.file or ""))
     folder = model_folder(find_run(asked.run, asked.outputs_dir))
     if asked.run is None:
-        print(f"scored by {folder.parent.name}", file=sys.stderr)
+        say(f"scored by {folder.parent.name}")
     scores = _scores(folder, [(asked.q, text) for text in passages])
     if asked.p is not None:
         return f"{scores[0]:.6f}"

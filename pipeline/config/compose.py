@@ -27,6 +27,7 @@ from omegaconf.errors import (
     OmegaConfBaseException,
 )
 
+from pipeline.config import console
 from pipeline.config.arguments import keys, parse_arguments, rule
 from pipeline.config.ending import EXIT_BUG, ended, log, report, unusable
 from pipeline.config.refusals import refusal
@@ -46,7 +47,7 @@ def application(job: Callable[[Config], object]) -> Callable[[], None]:
     `outputs_dir/logs/` is named after the file `job` is defined in. In a multirun (`-m`) a failing job does not stop
     the others, and a table of the jobs ends it.
 
-    Exit status: 0; `EXIT_STATUS` for whatever the user can mend; `EXIT_REQUEUE` after SIGTERM or SIGINT;
+    Exit status: 0; `EXIT_STATUS` for whatever the user can mend; `EXIT_REQUEUE` after SIGTERM, SIGHUP or SIGINT;
     `EXIT_BUG` for an unexpected error, whose traceback is in the log; `EXIT_UNREAD` when nobody reads what is printed.
     """
     home = (socket.gethostname(), os.getpid())
@@ -90,7 +91,7 @@ def application(job: Callable[[Config], object]) -> Callable[[], None]:
             if len(ran) > 1:
                 print("\n".join(["", *_jobs(ran)]))
                 if failures:
-                    print(f"error: {len(failures)} of {len(ran)} jobs failed.", file=sys.stderr)
+                    console.say(f"error: {len(failures)} of {len(ran)} jobs failed.")
             if failures:
                 raise SystemExit(max(failures) if EXIT_BUG not in failures else EXIT_BUG)
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from pipeline.config.ending import shown
+from pipeline.config.ending import hung_up, restore, shown, stop_signals
 from pipeline.config.sets import DEV, NANO_MEAN
 from pipeline.core import artifacts, atomic, upkeep
 from pipeline.core.errors import ArtifactError, Interrupted, must
@@ -181,21 +181,23 @@ def _must_reload_equal(run: Run, reranker: Reranker, saved: Path) -> None:
 
 @contextmanager
 def _signals() -> Iterator[threading.Event]:
-    """An event that SIGTERM or SIGINT sets, so that the step under way ends and is saved; a second one ends at once."""
+    """An event that a signal to stop sets, so that the step under way ends and is saved; a second one ends at once."""
     asked = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield asked
         return
 
     def handle(number: int, frame: Any) -> None:
-        if asked.is_set():
+        if number == signal.SIGHUP:
+            hung_up()
+        elif asked.is_set():
             raise KeyboardInterrupt
-        log.info("stopping after this step (signal %d); once more stops at once", number)
+        if not asked.is_set():
+            log.info("stopping after this step (signal %d); once more stops at once", number)
         asked.set()
 
-    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.signal(number, handle) for number in (*stop_signals(), signal.SIGINT)}
     try:
         yield asked
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        restore(before, handle)
