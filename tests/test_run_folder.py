@@ -34,6 +34,9 @@ def test_an_altered_model_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model" / "model.safetensors").write_bytes(b"Weights")
     with pytest.raises(ArtifactError, match=r"must be complete, got: .*was altered"):
         model_folder(tmp_path)
+    (tmp_path / "model" / artifacts.MANIFEST).write_text("{")
+    with pytest.raises(ArtifactError, match=r"got: .*no readable JSON \(.*\)\. Run its training again\.$"):
+        model_folder(tmp_path)
 
 
 def test_a_run_s_folders_come_in_the_order_they_were_made(tmp_path: Path) -> None:

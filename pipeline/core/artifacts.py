@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import resource
 import shutil
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.core import atomic, upkeep
-from pipeline.core.errors import SIZE_LIMIT, ArtifactError, PipelineError, ResourceError, must
+from pipeline.core.errors import SIZE_LIMIT, ArtifactError, PipelineError, ResourceError, first_line, must
 from pipeline.core.fingerprint import canonical_json, file_digest, text_digest
 
 MANIFEST = "manifest.json"
@@ -123,25 +124,33 @@ def manifest_of(folder: Path) -> dict[str, Any] | None:
     Raises:
         ArtifactError: when a manifest is there but is not one of ours, or was altered.
     """
+    found = _manifest(folder)
+    if isinstance(found, str):
+        remedy = f"Delete {folder} and run again."
+        raise ArtifactError(must(str(folder / MANIFEST), "be as it was written", found, remedy))
+    return found
+
+
+def _manifest(folder: Path) -> dict[str, Any] | str | None:
+    """The manifest, None where there is none, or what stands in its place."""
     path = folder / MANIFEST
     if not path.is_file():
         return None
-    manifest = atomic.read_json(path)
+    try:
+        manifest = json.loads(path.read_bytes())
+    except (ValueError, OSError) as error:
+        return f"no readable JSON ({first_line(error)})"
     if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
-        raise ArtifactError(must(str(path), "be a manifest", "another JSON file", f"Delete {folder} and run again."))
-    if manifest.get("seal") != sealed(manifest)["seal"]:
-        remedy = f"Delete {folder} and run again."
-        raise ArtifactError(must(str(path), "be as it was written", "an altered one", remedy))
-    return manifest
+        return "another JSON file"
+    return manifest if manifest.get("seal") == sealed(manifest)["seal"] else "an altered one"
 
 
 @upkeep.spent("verify")
 def problems(folder: Path) -> list[str]:
     """What is wrong with a folder against its manifest, one sentence each; empty when it verifies."""
-    try:
-        manifest = manifest_of(folder)
-    except ArtifactError as error:
-        return [str(error)]
+    manifest = _manifest(folder)
+    if isinstance(manifest, str):
+        return [f"{folder / MANIFEST} is not as it was written but {manifest}"]
     if manifest is None:
         return [f"{folder} has no {MANIFEST}: it was never completed"]
     found = []
