@@ -105,6 +105,20 @@ def test_a_second_run_runs_nothing_and_says_so(outputs: Path, first: Path, caplo
     assert said == ["mine", "train", "evaluate", "card"]
 
 
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"id": 3}'])
+def test_a_broken_record_of_the_tracker_is_made_again(
+    outputs: Path, first: Path, caplog: pytest.LogCaptureFixture, text: str
+) -> None:
+    path = first / "tracking.json"
+    path.write_text(text)
+    for warned in (True, False):
+        with caplog.at_level(logging.WARNING, "pipeline"):
+            MetricsLog(Run(composed(*SMALLER, f"outputs_dir={outputs}")))
+        assert ("tracking.json holds no id" in caplog.text) == warned
+        caplog.clear()
+    assert json.loads(path.read_text())["id"].startswith(f"{first.name}-")
+
+
 def test_a_torn_log_beside_a_finished_model_is_mended(outputs: Path, first: Path) -> None:
     before = snapshot(outputs)
     log = first / "metrics.jsonl"
