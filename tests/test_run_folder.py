@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -25,6 +26,10 @@ def test_a_run_is_found_by_name_path_or_as_the_newest(tmp_path: Path) -> None:
         find_run("other", str(outputs))
     with pytest.raises(ArtifactError, match=r"latest must point at a finished run, got none. Run `make train` first."):
         find_run(None, str(tmp_path / "other"))
+    shutil.copytree(outputs, tmp_path / "copy")
+    with pytest.raises(ArtifactError, match=r"latest must be a link, got a folder\. Rename it .*run=<folder>"):
+        find_run(None, str(tmp_path / "copy"))
+    assert find_run("tiny-0123", str(tmp_path / "copy")) == tmp_path / "copy" / "runs" / "tiny-0123"
 
 
 def test_an_altered_model_is_refused(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from pipeline.commands.verification import verify
 from pipeline.config.asked import Verification
 from pipeline.core import artifacts
-from pipeline.core.errors import ConfigError, ModelError, PipelineError
+from pipeline.core.errors import ArtifactError, ConfigError, ModelError, PipelineError
 from pipeline.data import storage
 from pipeline.engine import checkpoints
 from pipeline.engine.model_config import own_max_length
@@ -117,6 +117,18 @@ def test_a_broken_record_of_the_tracker_is_made_again(
         assert ("tracking.json holds no id" in caplog.text) == warned
         caplog.clear()
     assert json.loads(path.read_text())["id"].startswith(f"{first.name}-")
+
+
+@pytest.mark.parametrize("name", ["latest", "README.md", "config.yaml", "metrics.jsonl"])
+def test_a_folder_where_a_run_writes_a_file_or_link_is_refused_before_any_work(
+    first: Path, tmp_path: Path, name: str
+) -> None:
+    (tmp_path / name if name == "latest" else tmp_path / "runs" / first.name / name).mkdir(parents=True)
+    with pytest.raises(ArtifactError, match=rf"{name} must be a (link|file), got a folder\. (Rename it|Move it away)"):
+        go(tmp_path)
+    assert not (tmp_path / "mined").exists()
+    if name == "latest":
+        assert go(tmp_path, "stop_after=mine") is None, "which makes no link"
 
 
 def test_a_torn_log_beside_a_finished_model_is_mended(outputs: Path, first: Path) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pipeline.core import artifacts
+from pipeline.core import artifacts, atomic
 from pipeline.core.errors import ArtifactError, must
 
 
@@ -16,9 +16,11 @@ def find_run(run: str | None, outputs_dir: str) -> Path:
     """A run's folder: `outputs/latest` for None, else a path (also of the model in it), or a name below `outputs/runs`.
 
     Raises:
-        ArtifactError: when there is none, naming the runs there are.
+        ArtifactError: when there is none, naming the runs there are, or `latest` is a folder of its own.
     """
     root = Path(outputs_dir)
+    if run is None:
+        atomic.require_link(root / "latest")
     for folder in [root / "latest"] if run is None else [Path(run), root / "runs" / run]:
         if folder.is_dir():
             found = folder.resolve()

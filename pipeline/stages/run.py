@@ -17,6 +17,9 @@ from pipeline.stages.train import train
 
 ORDER = (Stage.mine, Stage.train, Stage.evaluate, Stage.card)
 
+BESIDE = ("config.yaml", "metrics.jsonl", "tracking.json", "README.md", "summary.json")
+"""Files in a run's folder beside those of its stages."""
+
 
 def run(config: Config, stop_after: Stage | None = None) -> Path | None:
     """Run whatever is missing of a configuration, up to `stop_after` (by default the configuration's own).
@@ -29,12 +32,17 @@ def run(config: Config, stop_after: Stage | None = None) -> Path | None:
     """
     last = ORDER.index(stop_after or config.stop_after)
     this = Run(config)
+    if last >= ORDER.index(Stage.train):
+        atomic.require_link(this.outputs / "latest")
     check_data(this)
     announce(this)
     if last >= ORDER.index(Stage.train):
         check_base(this)
     if last >= ORDER.index(Stage.evaluate):
         check_inputs(this)
+    if last >= ORDER.index(Stage.train):
+        for name in BESIDE:
+            atomic.require_file(this.folder / name)
     mine(this)
     if last < ORDER.index(Stage.train):
         return None
