@@ -223,6 +223,7 @@ def test_every_damage_to_every_file_of_every_artefact_is_noticed(reference: Undi
         ("mined/*/train/passages.parquet", "missing", "made again or not needed"),
         ("cache/packaged-docs-*.jsonl", "flipped", "made again or not needed"),
         ("runs/*/summary.json", "flipped", "made again or not needed"),
+        ("runs/*/config.yaml", "flipped", "made again or not needed"),
         ("hub.lock.json", "truncated", "refused"),
     ],
 )

@@ -63,7 +63,9 @@ def test_a_run_s_folders_come_in_the_order_they_were_made(tmp_path: Path) -> Non
     own = [folder for folder in made if folder.name != "data-2"]
     assert folders_of(run) == [*own[:-1], run / "evaluations" / "nq-2", run / "card"]
     assert mined_of(run, {"key": {"mine": "aaa"}}) == mined
-    assert mined_of(run, {"key": {"mine": "ccc"}}) == tmp_path / "mined" / "ccc"
+    shutil.rmtree(mined)
+    assert mined_of(run, {"key": {"mine": "aaa"}}) is None
+    assert folders_of(run) == [*own[1:-1], run / "evaluations" / "nq-2", run / "card"]
 
 
 def test_a_run_is_found_without_loading_torch(root: Path) -> None:

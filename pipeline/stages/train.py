@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
+from pipeline.config import composed
 from pipeline.config.ending import hung_up, restore, shown, stop_signals
 from pipeline.config.sets import DEV, NANO_MEAN
 from pipeline.core import artifacts, atomic, upkeep
+from pipeline.core.credentials import masked
 from pipeline.core.errors import ArtifactError, Interrupted, must
 from pipeline.core.fingerprint import fingerprint, plain, slug
 from pipeline.core.records import AS_RETRIEVED
@@ -52,10 +53,11 @@ def train(run: Run) -> Path:
     folder, config = run.folder / "model", run.config
     with atomic.locked(folder):
         if is_done(folder, "train"):
-            # The log beside it was written while training went, without a sync a row.
+            # Copies for people: of the log, written while training went without a sync a row, and of what it ran with.
             atomic.write_if_changed(run.folder / "metrics.jsonl", (folder / "metrics.jsonl").read_bytes())
+            atomic.write_if_changed(run.folder / composed.FILE, composed.as_yaml(composed.recorded(folder)))
             return folder
-        atomic.write_text(run.folder / "config.yaml", yaml.safe_dump(plain(run.config), sort_keys=False))
+        atomic.write_bytes(run.folder / composed.FILE, composed.as_yaml(masked(plain(run.config))))
         with stage(run, folder, run.train_key) as (work, pieces):
             reranker = load(run, run.base.folder, run.config.model)
             rows = training_rows(run, reranker)
