@@ -32,6 +32,7 @@ from pipeline.evaluation import figures, reranking
 from pipeline.evaluation.protocols import fixed_step_protocol
 from pipeline.stages.logs import MetricsLog
 from pipeline.stages.models import load, load_saved, scorer_of
+from pipeline.stages.notices import say_cut, say_steps, say_unknown
 from pipeline.stages.plan import VERSIONS, Run, is_done, stage
 from pipeline.stages.sets import evaluation_set, fixed_sets, nano_names
 
@@ -40,12 +41,6 @@ log = logging.getLogger(__name__)
 
 PROBE_PAIRS = 64
 """Pairs scored before saving and after reloading; every score must be equal."""
-
-NOTABLE_CUT = 0.05
-"""Share of rows cut in training from which a run says so."""
-
-NOTABLE_UNKNOWN = 0.05
-"""Share of the training texts' tokens that the tokenizer does not know from which a run warns."""
 
 
 def train(run: Run) -> Path:
@@ -61,7 +56,7 @@ def train(run: Run) -> Path:
         with stage(run, folder, run.train_key) as (work, pieces):
             reranker = load(run, run.base.folder, run.config.model)
             rows = training_rows(run, reranker)
-            shares = {"cut_share": _say_cut(run, rows), "unknown_share": _say_unknown(reranker, rows)}
+            shares = {"cut_share": say_cut(config, rows), "unknown_share": say_unknown(reranker, rows)}
             metrics = MetricsLog(run)
             budget = run.token_budget(reranker.hidden_size, reranker.layers)
 
@@ -76,6 +71,7 @@ def train(run: Run) -> Path:
                         selection_set=config.data.dev_name if config.training.selection_set == DEV else None,
                     ),
                 )  # fmt: skip
+                say_steps(config.training, trainer.plan)
                 facts = trainer.run()
             if asked.is_set():  # too late for the loop to see: its last checkpoint is written all the same
                 raise Interrupted("training was asked to stop at its end. Run the same command again to go on.")
@@ -106,30 +102,6 @@ def training_rows(run: Run, reranker: Reranker) -> TrainingRows:
                 texts = storage.texts(run.mined_folder)
                 TokenTable.write(texts, reranker.tokenizer, run.config.training_length, work)
     return rows_of(run.mined_folder, folder, reranker, run.config.training_length)
-
-
-def _say_cut(run: Run, rows: TrainingRows) -> float:
-    """The share of rows longer than training takes, said where it is worth a thought."""
-    share = rows.table.cut_share(rows.template, rows.first, rows.second)
-    if share >= NOTABLE_CUT and run.config.training.max_steps != 0:
-        log.info(
-            "%-9s %.0f %% of the rows are longer than %s.max_length=%d tokens and are cut there "
-            "(training.max_length and model.max_length raise it, for more time)",
-            "train", 100 * share, "model" if run.config.training.max_length is None else "training",
-            run.config.training_length,
-        )  # fmt: skip
-    return share
-
-
-def _say_unknown(reranker: Reranker, rows: TrainingRows) -> float:
-    """The share of the texts' tokens that are the unknown one: of those a model learns nothing."""
-    share = rows.table.share_of(reranker.tokenizer.unk_token_id)
-    if share >= NOTABLE_UNKNOWN:
-        log.warning(
-            "model.path: %.0f %% of the training texts' tokens are unknown to its tokenizer, and all the same to the "
-            "model. Pass a model of the texts' language: model=custom model.path=<folder or hub id>.", 100 * share,
-        )  # fmt: skip
-    return share
 
 
 def rows_of(mined: Path, tokens: Path, reranker: Reranker, max_length: int) -> TrainingRows:
