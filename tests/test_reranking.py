@@ -19,11 +19,11 @@ from pipeline.evaluation.reranking import (
     collection_set,
     first_stage,
     fuse,
+    mean_measures,
     pool_pairs,
-    quick,
+    queries_among_passages,
     rerank,
     run_candidates,
-    themselves,
 )
 
 COLLECTIONS = Path(__file__).resolve().parents[2] / "shared" / "data" / "collections"
@@ -81,9 +81,9 @@ def test_the_first_stage_keeps_its_figure_under_both_protocols() -> None:
 def test_quick_scores_only_what_its_protocol_needs() -> None:
     scorer = ByText()
     # q1: positive c at rank 2 of 3, one of two judged positives; q2: nothing found.
-    assert quick(small_set(), scorer)["map"] == pytest.approx((1 / 2 / 2 + 0) / 2)
-    assert quick(small_set(), scorer)["mrr@10"] == pytest.approx((1 / 2 + 0) / 2)
-    added = quick(small_set(), scorer, POSITIVES_ADDED)
+    assert mean_measures(small_set(), scorer)["map"] == pytest.approx((1 / 2 / 2 + 0) / 2)
+    assert mean_measures(small_set(), scorer)["mrr@10"] == pytest.approx((1 / 2 + 0) / 2)
+    added = mean_measures(small_set(), scorer, POSITIVES_ADDED)
     assert added["map"] == pytest.approx(((1 + 2 / 3) / 2 + 1 / 2) / 2)
     assert [len(call) for call in scorer.calls] == [4, 4, 6]
     assert list(added) == list(MEASURES)
@@ -170,7 +170,7 @@ def test_a_public_collection_becomes_a_set() -> None:
             return np.array([made.qrels[q][p] for q, pool in pools.items() for p in pool], dtype=np.float32)
 
     assert len(expected) == 12334
-    assert quick(made, Oracle()) == pytest.approx(dict.fromkeys(MEASURES, 1.0), abs=1e-12)
+    assert mean_measures(made, Oracle()) == pytest.approx(dict.fromkeys(MEASURES, 1.0), abs=1e-12)
 
 
 def test_a_query_that_is_a_passage_is_no_candidate_of_its_own() -> None:
@@ -181,8 +181,8 @@ def test_a_query_that_is_a_passage_is_no_candidate_of_its_own() -> None:
         qrels={"1": {"5": 1}, "2": {"5": 1}, "3": {"3": 1}},
     )
     # 2 and 6 have a passage's id by chance, 3 is judged relevant to itself, 4 is no passage.
-    assert themselves(collection) == {"1"}
+    assert queries_among_passages(collection) == {"1"}
     run = {"1": {"1": 9.0, "5": 1.0, "2": 2.0}, "2": {"2": 3.0, "1": 4.0}}
-    candidates, scores = run_candidates(run, 2, themselves(collection))
+    candidates, scores = run_candidates(run, 2, queries_among_passages(collection))
     assert candidates == {"1": ["2", "5"], "2": ["1", "2"]}
     assert scores == {"1": [2.0, 1.0], "2": [4.0, 3.0]}

@@ -24,7 +24,7 @@ from pipeline.core.errors import ArtifactError, ConfigError, ModelError, Pipelin
 from pipeline.data import storage
 from pipeline.engine import checkpoints
 from pipeline.engine.model_config import own_max_length
-from pipeline.stages.logs import MetricsLog
+from pipeline.stages.metrics_log import MetricsLog
 from pipeline.stages.plan import Run
 from pipeline.stages.rivals import rival_names
 from pipeline.stages.run import run

@@ -48,7 +48,8 @@ class PairScorer:
                 runs out of memory.
 
         Raises:
-            ModelError: when the tokenizer does not compose pairs from independent texts, see `collation.proven`.
+            ModelError: when the tokenizer does not compose pairs from independent texts, see
+                `collation.checked_template`.
         """
         if device.type == "cpu":
             reuse_memory()
@@ -56,7 +57,7 @@ class PairScorer:
         self.device = device
         self.precision = precision
         self.token_budget = token_budget
-        self._template = collation.proven(reranker.tokenizer, reranker.max_length)
+        self._template = collation.checked_template(reranker.tokenizer, reranker.max_length)
         self._position: dict[str, int] = {}
         self._table = TokenTable.build([], reranker.tokenizer, reranker.max_length)
         self._known: dict[tuple[tuple[str, str], ...], _DistinctPairs] = {}  # by the pairs of a call

@@ -28,7 +28,7 @@ from pipeline.core.records import (
     fold,
 )
 from pipeline.data.trec import escape, write_qrels, write_run
-from pipeline.evaluation.figures import Scored, Values, means_of, protocol_json
+from pipeline.evaluation.figures import SetFigures, Values, means_of, protocol_json
 from pipeline.evaluation.measures import (
     Difference,
     difference,
@@ -62,9 +62,9 @@ class Evaluation:
         """Measure → mean over queries."""
         return means_of(self.values[protocol][system])
 
-    def scored(self) -> Scored:
+    def scored(self) -> SetFigures:
         """What a mean over sets needs of it."""
-        return Scored(self.set.name, self.values, self.positives_found())
+        return SetFigures(self.set.name, self.values, self.positives_found())
 
     def differences(self, protocol: str, a: str, b: str) -> dict[str, Difference]:
         """Measure → system a minus system b; resamples clusters where the set's queries are grouped."""

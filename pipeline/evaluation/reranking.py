@@ -47,7 +47,7 @@ def run_candidates(
 ) -> tuple[dict[str, list[str]], dict[str, list[float]]]:
     """The best `depth` passages a query of a run (score descending, id ascending), and their scores beside.
 
-    Ids in `own_passages` are passages that are no candidates of the query of that id, see `themselves`.
+    Ids in `own_passages` are passages that are no candidates of the query of that id, see `queries_among_passages`.
     """
     ranked = {
         query: {passage: score for passage, score in scores.items() if passage != query or query not in own_passages}
@@ -57,7 +57,7 @@ def run_candidates(
     return candidates, {query: [run[query][passage] for passage in ranked] for query, ranked in candidates.items()}
 
 
-def themselves(collection: Collection) -> set[str]:
+def queries_among_passages(collection: Collection) -> set[str]:
     """Ids of queries that are passages of their collection, under one id and not judged relevant to themselves.
 
     BEIR's evaluation takes such a passage out of a query's ranking by its id alone; here it must also be the query's
@@ -158,7 +158,7 @@ def rerank(reranking_set: RerankingSet, scorer: Scorer) -> SystemRankings:
     return rankings
 
 
-def quick(reranking_set: RerankingSet, scorer: Scorer, protocol: str = AS_RETRIEVED) -> dict[str, float]:
+def mean_measures(reranking_set: RerankingSet, scorer: Scorer, protocol: str = AS_RETRIEVED) -> dict[str, float]:
     """Measure → mean under one protocol, scoring no more pairs than it needs: the evaluation at fixed steps."""
     scored = _scored(reranking_set, scorer, protocol)
     rankings = {query: order(list(scores), list(scores.values())) for query, scores in scored.items()}

@@ -45,7 +45,7 @@ def evaluation_set(run: Run, name: str) -> RerankingSet:
         scores = {query: [1.0 / (rank + 1) for rank in range(len(ids))] for query, ids in found.items()}
         return reranking.collection_set(collection, found, scores, name)
     collection = read_beir(run.collections[name].folder, name)
-    depth, itself = run.config.evaluation.depth, reranking.themselves(collection)
+    depth, itself = run.config.evaluation.depth, reranking.queries_among_passages(collection)
     if itself:
         log.info("%s: %d queries are passages of it too and no candidates of their own, as in BEIR", name, len(itself))
     ranked = collection.run

@@ -30,7 +30,7 @@ from pipeline.engine.training import Hooks, Trainer
 from pipeline.engine.training_state import Measures
 from pipeline.evaluation import figures, reranking
 from pipeline.evaluation.protocols import fixed_step_protocol
-from pipeline.stages.logs import MetricsLog
+from pipeline.stages.metrics_log import MetricsLog
 from pipeline.stages.models import load, load_saved, scorer_of
 from pipeline.stages.notices import say_cut, say_steps, say_unknown
 from pipeline.stages.plan import VERSIONS, Run, is_done, stage
@@ -109,7 +109,7 @@ def rows_of(mined: Path, tokens: Path, reranker: Reranker, max_length: int) -> T
     pairs = storage.read_indices(mined)
     return TrainingRows(
         table=TokenTable.open(tokens),
-        template=collation.proven(reranker.tokenizer, max_length),
+        template=collation.checked_template(reranker.tokenizer, max_length),
         first=pairs.question,
         second=pairs.passage.astype(np.int64) + storage.count_questions(mined),
         label=pairs.label,
@@ -125,7 +125,7 @@ def _fixed_evaluation(run: Run, reranker: Reranker) -> Any:
     def measured_now() -> Measures:
         found: Measures = {}
         for name, reranking_set in sets.items():
-            found[name] = reranking.quick(reranking_set, scorer, fixed_step_protocol(name))
+            found[name] = reranking.mean_measures(reranking_set, scorer, fixed_step_protocol(name))
         if nano and all(name in found for name in nano):
             found[NANO_MEAN] = figures.mean_of_means([found[name] for name in nano])
         return found
