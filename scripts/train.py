@@ -6,11 +6,12 @@ from pipeline.config.compose import application
 from pipeline.config.schema import Config
 
 
-def main(config: Config) -> None:
-    """One composed run."""
-    from pipeline.stages.run import run  # late: a mistyped key is answered without loading torch
+def main(config: Config) -> str | None:
+    """One composed run, and its figures in a line."""
+    from pipeline.stages.run import headline, run  # late: a mistyped key is answered without loading torch
 
-    run(config)
+    folder = run(config)
+    return None if folder is None else headline(folder)
 
 
 if __name__ == "__main__":

@@ -99,7 +99,7 @@ def rows(reranker: Reranker, texts: list[tuple[str, str]]) -> TrainingRows:
     everything = [question for question, _ in texts] + [answer for _, answer in texts]
     return TrainingRows(
         table=TokenTable.build(everything, reranker.tokenizer, reranker.max_length),
-        template=collation.proven(reranker.tokenizer, reranker.max_length),
+        template=collation.checked_template(reranker.tokenizer, reranker.max_length),
         first=np.arange(count),
         second=np.arange(count, 2 * count),
         label=(np.arange(count) % 6 == 0).astype(np.float32),

@@ -107,5 +107,5 @@ def made(kind: str, folders: pytest.TempPathFactory) -> tuple[Any, PairTemplate]
     """A tokenizer of a kind of `MAKERS` with its proven template, made once a process."""
     if kind not in _made:
         tokenizer = MAKERS[kind](folders.mktemp(kind))
-        _made[kind] = (tokenizer, collation.proven(tokenizer, MAX))
+        _made[kind] = (tokenizer, collation.checked_template(tokenizer, MAX))
     return _made[kind]

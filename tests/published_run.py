@@ -79,8 +79,8 @@ def build(root: Path, experiment: str, change: Change = as_published) -> Path:
             log.setdefault(fact["step"], {})[fact["set"]] = {"ndcg@10": change(fact)}
     for step, sets in log.items():
         rows.setdefault(step, []).append({"kind": "evaluation", "step": step, "evaluation": sets})
-    atomic.write_text(run / "config.yaml", f"name: {experiment}\n")
-    with artifacts.publish(run / "model", {"artifact": "train"}) as work:
+    recorded = {"artifact": "train", "provenance": {"config": {"name": experiment}}}
+    with artifacts.publish(run / "model", recorded) as work:
         atomic.write_json(work / "training.json", {"best_step": best})
         lines = [json.dumps(row) + "\n" for step in sorted(rows) for row in rows[step]]
         atomic.write_text(work / "metrics.jsonl", "".join(lines))
@@ -93,7 +93,7 @@ def build(root: Path, experiment: str, change: Change = as_published) -> Path:
         _evaluation(run / "evaluations" / folder, facts, name, change, of)
     with artifacts.publish(run / "card", {"artifact": "card", "key": {"evaluations": folders}}) as work:
         atomic.write_text(work / "README.md", "# A model\n\n## Usage\n\n## Limitations\n\n- some\n")
-    atomic.write_json(run / "summary.json", {"statistics": counts})
+        atomic.write_json(work / "summary.json", {"statistics": counts})
     atomic.write_text(run / "README.md", (run / "card" / "README.md").read_text())
     atomic.point(root / "outputs" / "latest", run)
     return run

@@ -38,13 +38,16 @@ CONFIG: dict[str, Any] = {
         "name": "gooaq", "title": "GooAQ", "source": "hub", "path": "sentence-transformers/gooaq",
         "dev_name": "gooaq-dev", "rows": 100000, "corpus_path": "/home/someone/private/corpus.jsonl",
     },
-    "mining": {"negatives": 5, "dev_depth": 30},
+    "mining": {
+        "negatives": 5, "dev_depth": 30, "retriever": "embedding",
+        "path": "sentence-transformers/static-retrieval-mrl-en-v1",
+    },
     "training": {
         "batch_size": 2048, "max_length": None, "learning_rate": 5e-4, "epochs": 1, "max_steps": None,
         "warmup_ratio": 0.1, "pos_weight": 5.0, "precision": "auto", "weight_decay": 0.0,
         "selection_measure": "ndcg@10", "selection_set": None, "keep_best": False,
     },
-    "evaluation": {"depth": 100, "nano_beir": ["msmarco", "nq"], "rivals": []},
+    "evaluation": {"depth": 100, "nano_beir": ["msmarco", "nq"], "rivals": [], "precision": "bf16"},
 }  # fmt: skip
 
 TRAINING: dict[str, Any] = {

@@ -65,7 +65,7 @@ def training_rows(reranker: Reranker, rows: Sequence[tuple[str, str, float]]) ->
     texts = [question for question, _, _ in rows] + [passage for _, passage, _ in rows]
     return TrainingRows(
         table=TokenTable.build(texts, reranker.tokenizer, reranker.max_length),
-        template=collation.proven(reranker.tokenizer, reranker.max_length),
+        template=collation.checked_template(reranker.tokenizer, reranker.max_length),
         first=np.arange(len(rows)),
         second=np.arange(len(rows)) + len(rows),
         label=np.array([label for _, _, label in rows], np.float32),

@@ -15,6 +15,8 @@ from pipeline.core import artifacts, atomic
 from pipeline.core.artifacts import MANIFEST, is_complete, manifest_of, problems, publish
 from pipeline.core.errors import ResourceError
 
+ALTERED = "manifest.json is not as it was written but an altered one"
+
 
 def make(folder: Path) -> Path:
     with publish(folder, {"artifact": "test"}) as work:
@@ -193,12 +195,24 @@ def test_the_work_of_a_living_process_is_left_alone(tmp_path: Path) -> None:
         (lambda f: (f / "a.txt").write_bytes(b"alphA"), "a.txt was altered"),
         (lambda f: (f / "sub" / "b.bin").unlink(), "sub/b.bin is missing"),
         (lambda f: (f / MANIFEST).unlink(), "was never completed"),
-        (lambda f: (f / MANIFEST).write_text("{"), "must be readable JSON"),
-        (lambda f: (f / MANIFEST).write_text("[]"), "must be a manifest"),
-        (lambda f: (f / MANIFEST).write_text('{"files": {"a.txt": 3}}'), "must be as it was written"),
-        (lambda f: rewrite(f / MANIFEST, '"artifact": "test"', '"artifact": "tesu"'), "must be as it was written"),
-        (lambda f: rewrite(f / MANIFEST, '"seal"', '"reel"'), "must be as it was written"),
-        (lambda f: (f / MANIFEST).write_bytes(b"\xff\xfe"), "must be readable JSON"),
+        (lambda f: (f / MANIFEST).write_text("{"), "as it was written but no readable JSON ("),
+        (lambda f: (f / MANIFEST).write_text("[]"), "as it was written but another JSON file"),
+        (
+            lambda f: (f / MANIFEST).write_text('{"files": {"a.txt": 3}}'),
+            ALTERED,
+        ),
+        (
+            lambda f: rewrite(f / MANIFEST, '"artifact": "test"', '"artifact": "tesu"'),
+            ALTERED,
+        ),
+        (
+            lambda f: rewrite(f / MANIFEST, '"seal"', '"reel"'),
+            ALTERED,
+        ),
+        (
+            lambda f: (f / MANIFEST).write_bytes(b"\xff\xfe"),
+            "as it was written but no readable JSON (",
+        ),
     ],
 )
 def test_every_damage_is_named(tmp_path: Path, damage: object, said: str) -> None:
@@ -207,6 +221,29 @@ def test_every_damage_is_named(tmp_path: Path, damage: object, said: str) -> Non
     assert not is_complete(folder)
     (problem,) = problems(folder)
     assert said in problem and str(folder) in problem
+    assert not problem.endswith(".") and ". " not in problem, "no remedy: whoever asks has one of his own"
+
+
+@pytest.mark.parametrize("writer", ["python", "torch"])
+def test_a_file_beyond_the_process_s_limit_is_no_full_disk(root: Path, tmp_path: Path, writer: str) -> None:
+    code = f"""
+import resource, sys
+from pathlib import Path
+import torch
+from pipeline.core.artifacts import publish
+resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, resource.RLIM_INFINITY))
+with publish(Path(sys.argv[1]), {{}}) as work:
+    if {writer!r} == "torch":
+        torch.save(torch.rand(2**16), work / "big")
+    else:
+        (work / "big").write_bytes(bytes(2**17))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "x")], cwd=root, capture_output=True, text=True, timeout=100
+    )
+    said = f"a file of {tmp_path / 'x'} must be within the limit on a file's size (ulimit -f), got a larger one. Raise"
+    assert said in done.stderr and "full disk" not in done.stderr
+    assert names(tmp_path) == []
 
 
 def test_an_absent_folder_is_not_complete(tmp_path: Path) -> None:

@@ -46,12 +46,13 @@ def test_a_collections_own_run_is_read_and_passages_it_lacks_are_counted(
     run = "q1 Q0 c%20d 1 3 t\nq1 Q0 gone 2 2 t\nq9 Q0 e 1 1 t\nq1 Q0 a/../b 3 1 t\n"
     collection = read_beir(beir(tmp_path / "c", run=run))
     assert collection.run == {"q1": {"c d": 3.0, "a/../b": 1.0}}
-    assert "1 ranked passages of unknown queries and 1 of unknown passages dropped, first passage 'gone'" in caplog.text
+    said = "1 ranked passages of unknown queries dropped and 1 of unknown passages dropped, first passage 'gone'"
+    assert said in caplog.text
 
 
 def test_a_run_that_is_not_asked_for_cannot_refuse_the_folder(tmp_path: Path) -> None:
     folder = beir(tmp_path / "c", run="broken")
-    assert read_beir(folder, with_run=False).run is None
+    assert read_beir(folder, is_measured=False).run is None
     with pytest.raises(DataError, match=r"run\.trec, line 1 must have 6 columns"):
         read_beir(folder)
 
@@ -61,8 +62,11 @@ def test_unknown_judgements_are_counted_and_fatal_only_when_none_remain(
 ) -> None:
     header = "query-id\tcorpus-id\tscore\n"
     collection = read_beir(beir(tmp_path / "a", qrels=header + "q1\te\t1\nq1\tgone\t1\nq7\te\t1\nq8\te\t1\n"))
-    assert collection.qrels == {"q1": {"e": 1}}
-    assert "2 judgements of unknown queries and 1 of unknown passages dropped" in caplog.text
+    assert collection.qrels == {"q1": {"e": 1, "gone": 1}}, "as in BEIR's evaluation: nobody can find it"
+    said = "2 judgements of unknown queries dropped and 1 of unknown passages "
+    assert said + "count as not found" in caplog.text
+    assert read_beir(tmp_path / "a", is_measured=False).qrels == {"q1": {"e": 1}}
+    assert said + "dropped" in caplog.text
     with pytest.raises(DataError, match=r"test\.tsv must hold judgements of the collection's own ids"):
         read_beir(beir(tmp_path / "b", qrels=header + "q1\tgone\t1\n"))
     with pytest.raises(DataError, match="judge some passage relevant"):
@@ -85,7 +89,7 @@ def test_judgements_fall_back_and_the_file_read_is_said(tmp_path: Path, caplog: 
     assert "judgements of dev.tsv" in caplog.text
     warned = [record.message for record in caplog.records if record.levelno == logging.WARNING]
     assert warned == [f"{folder} has no qrels/test.tsv: it is measured on dev.tsv"]
-    read_beir(folder, with_run=False)
+    read_beir(folder, is_measured=False)
     assert len([record for record in caplog.records if record.levelno == logging.WARNING]) == 1, "of what is trained on"
 
 

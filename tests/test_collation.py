@@ -63,7 +63,7 @@ def test_a_model_that_is_not_given_token_types_has_the_first_everywhere(tmp_path
     token_types = {}
     for names in (["input_ids", "token_type_ids", "attention_mask"], ["input_ids", "attention_mask"]):
         tokenizer.model_input_names = names
-        template = collation.proven(tokenizer, MAX)
+        template = collation.checked_template(tokenizer, MAX)
         table = TokenTable.build(texts, tokenizer, MAX)
         packed, blocks = (
             collation.pack(table, template, first, second),
@@ -82,7 +82,7 @@ def test_every_pair_of_lengths_is_cut_as_the_tokenizer_cuts(tokenizer: tuple[Any
 
 def test_padding_stands_on_the_tokenizers_side(tmp_path: Path) -> None:
     tokenizer = left_padded(tmp_path)
-    template = collation.proven(tokenizer, MAX)
+    template = collation.checked_template(tokenizer, MAX)
     table = TokenTable.build(["river", "the river number"], tokenizer, MAX)
     batch = collation.pad(table, template, np.array([0, 1]), np.array([0, 1]))
     assert template.pad_left
@@ -106,28 +106,31 @@ def test_a_template_is_proven_once_for_a_tokenizer_and_a_length(
     monkeypatch.setattr(collation, "_PROVEN", set())
     folder = modernbert(tmp_path)
     for length in (40, 40, 41):
-        collation.proven(AutoTokenizer.from_pretrained(folder), length)
+        collation.checked_template(AutoTokenizer.from_pretrained(folder), length)
     other = AutoTokenizer.from_pretrained(folder)
     other.padding_side = "left"
-    collation.proven(other, 41)
+    collation.checked_template(other, 41)
     for beside, value in (("split_special_tokens", True), ("model_input_names", ["input_ids"])):
         setattr(other, beside, value)
         for _ in range(2):
-            collation.proven(other, 41)
+            collation.checked_template(other, 41)
     assert proofs == [40, 41, 41, 41, 41]
 
 
 def test_what_was_proven_of_a_tokenizer_is_not_believed_of_one_that_cuts_at_the_other_side(tmp_path: Path) -> None:
     tokenizer = saved(modernbert)(tmp_path)
-    collation.proven(tokenizer, MAX)
+    collation.checked_template(tokenizer, MAX)
     tokenizer.truncation_side = "left"
     with pytest.raises(ModelError, match=r"^the model's tokenizer must encode a pair as its two texts between "):
-        collation.proven(tokenizer, MAX)
+        collation.checked_template(tokenizer, MAX)
 
 
 def test_each_special_token_has_its_own_type(tmp_path: Path) -> None:
     tokenizer = xlnet(tmp_path)
-    template, table = collation.proven(tokenizer, MAX), TokenTable.build(["river", "the river number"], tokenizer, MAX)
+    template, table = (
+        collation.checked_template(tokenizer, MAX),
+        TokenTable.build(["river", "the river number"], tokenizer, MAX),
+    )
     assert template.types == (0, 0, 1, 1, 2)
     first, second = np.array([1, 0]), np.array([0, 0])
     expected = tokenizer("the river number", "river")["token_type_ids"]
@@ -149,21 +152,21 @@ def test_a_tokenizer_whose_types_or_mask_a_template_cannot_tell_is_refused(tmp_p
                 found[name][:, 2] = 1 - found[name][:, 2]
             return found
 
-    collation.proven(tokenizer, MAX)
+    collation.checked_template(tokenizer, MAX)
     tokenizer.__class__ = Odd
     with pytest.raises(ModelError, match=r"^the model's tokenizer must encode a pair as its two texts between "):
-        collation.proven(tokenizer, MAX)
+        collation.checked_template(tokenizer, MAX)
 
 
 def test_a_tokenizer_that_cannot_serve_is_refused_in_one_sentence(tmp_path: Path) -> None:
     unpadded = roberta(tmp_path)
     unpadded.pad_token = None
     with pytest.raises(ModelError, match=r"^the model's tokenizer must have a padding token, got None\. Set "):
-        collation.proven(unpadded, MAX)
+        collation.checked_template(unpadded, MAX)
     swapped = roberta(tmp_path)
     # A pair in the other order is not two texts between special tokens.
     swapped.backend_tokenizer.post_processor = processors.TemplateProcessing(
         single="<s> $A </s>", pair="<s> $B </s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
     )
     with pytest.raises(ModelError, match=r"^the model's tokenizer must compose a pair from two texts, got "):
-        collation.proven(swapped, MAX)
+        collation.checked_template(swapped, MAX)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -39,6 +40,9 @@ def main(config: Config) -> None:
         case 16: raise RuntimeError("can't start new thread")  # as threading.Thread.start says it
         case 19: raise RuntimeError("CUDA driver error: unknown error")
         case 9: os.kill(os.getpid(), 15)
+        case 20: os.kill(os.getpid(), 1)
+        case 21: raise IsADirectoryError(21, "Is a directory", ".latest.1.partial", None, "outputs/latest")
+        case 22: raise OSError(27, "File too large")
         case 14 | 15: log.info("recorded %s", sys.argv[1:])
     log.info("done")
 
@@ -84,6 +88,13 @@ def test_a_good_run_shows_our_lines_alone_and_logs_everything(job: Path) -> None
         ),
         (4, 75, "interrupted: what was finished is kept. Run the same command again to go on."),
         (9, 75, "interrupted: what was finished is kept. Run the same command again to go on."),
+        (20, 75, "interrupted: what was finished is kept. Run the same command again to go on."),
+        (21, 2, "error: outputs/latest must be a file, got a folder. Move it away "),
+        (
+            22,
+            2,
+            "error: a file or standard output must be within the limit on a file's size (ulimit -f), got File too ",
+        ),
         (10, 2, "error: memory must suffice, got MemoryError. Free some, "),
         (11, 2, "error: memory must suffice, got "),
         (16, 2, "error: the system must let as many threads start as are asked for, got can't start new thread. "),
@@ -108,6 +119,7 @@ def test_every_ending_is_one_line_and_a_status(job: Path, seed: int, status: int
     [
         (["training.batch_sze=3"], "error: training.batch_sze must be a key of the configuration, "),
         (["model=nope"], "error: model must be one of bert_tiny, "),
+        (["=5"], "error: an argument must read key=value, got '=5'. Name the key "),
         (["seed=many"], "error: seed must be a whole number, got 'many'. "),
         (["-m", "seed=1,2", "model=nope"], "error: model must be one of bert_tiny, "),
     ],
@@ -142,10 +154,53 @@ def test_output_that_nobody_reads_to_its_end_ends_quietly(job: Path, seed: int, 
     assert said.count("\n") == (status != 141) and "Broken" not in said
 
 
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_closed_stream_is_no_reason_to_stop(job: Path, number: int) -> None:
+    """And no file gets its number: what a library in C says there would land in the file."""
+    words = [sys.executable, str(job)]
+    done = subprocess.run(words, cwd=job.parent, capture_output=True, text=True, preexec_fn=lambda: os.close(number))
+    assert (done.returncode, done.stdout, done.stderr) == (0, "" if number == 1 else "seed 12\ndone\n", "")
+    refused = subprocess.run(
+        [*words, "seed=1"], cwd=job.parent, capture_output=True, text=True, preexec_fn=lambda: os.close(number)
+    )
+    assert refused.returncode == 2 and refused.stderr.count("error: pairs.jsonl") == (number == 1)
+
+
+@pytest.mark.parametrize("buffered", [True, False])
+@pytest.mark.parametrize("seed", [18, 17])
+def test_standard_output_on_a_full_disk_is_named(job: Path, seed: int, buffered: bool) -> None:
+    environment = {**os.environ, "PYTHONUNBUFFERED": "" if buffered else "1"}
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, str(job), f"seed={seed}"], cwd=job.parent, env=environment, stdout=full,
+            stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    named = "standard output must take what is printed" if buffered else "a file or standard output must be usable"
+    assert done.stderr.startswith(f"error: {named}, got No space left on device. ")
+
+
+@pytest.mark.parametrize(("seed", "status"), [(12, 0), (1, 2), (2, 75), (3, 1)])
+def test_standard_error_on_a_full_disk_changes_no_status(job: Path, seed: int, status: int) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run([sys.executable, str(job), f"seed={seed}"], cwd=job.parent, stderr=full)
+    assert done.returncode == status
+
+
+def test_a_closed_terminal_is_nothing_to_a_command_under_nohup(job: Path) -> None:
+    def ignoring() -> None:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+    words = [sys.executable, str(job), "seed=20"]
+    done = subprocess.run(words, cwd=job.parent, capture_output=True, text=True, preexec_fn=ignoring)
+    assert (done.returncode, done.stdout) == (0, "seed 20\ndone\n")
+
+
 def test_in_a_multirun_the_other_jobs_go_on(job: Path) -> None:
     done = call(job, "-m", "seed=7,1,8", "outputs_dir=here")
+    assert done.stdout.endswith("\n\nseed=7  done\nseed=1  failed with status 2\nseed=8  done\n")
     assert done.returncode == 2
-    assert [line for line in done.stdout.splitlines() if line.startswith("seed")] == ["seed 7", "seed 1", "seed 8"]
+    assert [line for line in done.stdout.splitlines() if line.startswith("seed ")] == ["seed 7", "seed 1", "seed 8"]
     first, second = done.stderr.splitlines()
     assert first.startswith("error: pairs.jsonl must hold rows, got none. Write some. (log: here/logs/")
     assert second == "error: 1 of 3 jobs failed."
@@ -180,6 +235,14 @@ def test_an_empty_outputs_dir_is_no_folder_of_the_root(job: Path, words: list[st
     assert done.stderr.startswith("error: outputs_dir must be a folder, got '") and done.stderr.count("\n") == 1
     assert os.listdir("/") == before
     assert [path.name for path in job.parent.iterdir()] == ["job.py"]
+
+
+@pytest.mark.parametrize("words", [[], ["-m", "seed=7,8"]])
+def test_an_outputs_dir_that_links_to_nothing_is_said_to_do_so(job: Path, words: list[str]) -> None:
+    (job.parent / "link").symlink_to("gone")
+    done = call(job, *words, "outputs_dir=link")
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert "link must be usable, got a link to nothing (gone). Make the folder it links to, or pass " in done.stderr
 
 
 def test_a_folder_that_cannot_be_made_is_the_users_to_mend(job: Path) -> None:

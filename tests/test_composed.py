@@ -11,6 +11,7 @@ import yaml
 
 from pipeline.config import composed
 from pipeline.core import artifacts
+from pipeline.core.credentials import masked
 from pipeline.core.errors import ArtifactError, ConfigError
 from pipeline.core.fingerprint import fingerprint, plain
 
@@ -18,8 +19,7 @@ from pipeline.core.fingerprint import fingerprint, plain
 @pytest.mark.parametrize("experiment", ["smoke", "quickstart", "gooaq_bert_tiny", "gooaq_modernbert_large"])
 def test_every_experiment_survives_yaml_and_a_manifest(experiment: str, tmp_path: Path) -> None:
     config = composed_config.composed(f"experiment={experiment}", "training.adam_epsilon=1e-8")
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(plain(config), sort_keys=False))
-    assert composed.of_run(tmp_path) == config
+    assert composed.from_plain(yaml.safe_load(composed.as_yaml(plain(config))), "here") == config
     with artifacts.publish(tmp_path / "model", {"artifact": "train", "provenance": {"config": plain(config)}}):
         pass
     for path in (tmp_path / "model", tmp_path / "model" / "manifest.json"):
@@ -48,6 +48,28 @@ def test_what_is_no_configuration_is_refused_with_its_key(section: str, key: str
         composed.from_plain(values, "here")
 
 
+def test_what_was_masked_is_let_be_where_nobody_reads_it() -> None:
+    values = plain(composed_config.composed("experiment=smoke"))
+    values["evaluation"]["rivals"], values["tracking"]["entity"] = ["***/model"], "***"
+    with pytest.raises(ArtifactError, match=r"evaluation\.rivals must be known, got a value that was masked"):
+        composed.from_plain(values, "here")
+    assert composed.from_plain(values, "here", masked_too=True).tracking.entity == "***"
+
+
+def test_a_copy_of_a_configuration_says_what_was_recorded(tmp_path: Path) -> None:
+    config = composed_config.composed("experiment=smoke", "data.path=hf_abcdefgh/pairs.jsonl")
+    values, copy = masked(plain(config)), tmp_path / "config.yaml"
+    assert values["data"]["path"] == "***/pairs.jsonl"
+    for written in (values, plain(config)):
+        copy.write_bytes(composed.as_yaml(written))
+        assert composed.is_copy(copy, values)
+    for text in ("", "{", "name: smoke\n", composed.as_yaml({**values, "seed": 13}).decode()):
+        copy.write_text(text)
+        assert not composed.is_copy(copy, values)
+    copy.unlink()
+    assert not composed.is_copy(copy, values)
+
+
 def test_rules_are_checked_again_and_missing_keys_named() -> None:
     values = plain(composed_config.composed("experiment=smoke"))
     del values["model"]["path"]
@@ -65,8 +87,6 @@ def test_manifests_without_a_configuration_are_refused(tmp_path: Path) -> None:
         pass
     with pytest.raises(ArtifactError, match=r"a manifest of checkpoint"):
         composed.of_manifest(tmp_path / "c")
-    with pytest.raises(ArtifactError, match=r"config.yaml must be a run's configuration"):
-        composed.of_run(tmp_path)
 
 
 def test_the_home_folder_of_older_records_is_expanded(monkeypatch: pytest.MonkeyPatch) -> None:

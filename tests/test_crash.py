@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import select
 import shutil
 import signal
 import subprocess
@@ -105,7 +106,29 @@ def test_a_signal_in_training_writes_a_checkpoint_and_exits_with_75(place: Place
     assert (facts["resumed_at"], facts["processes"]) == ([stopped], 2)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
+def test_a_closed_terminal_ends_training_with_a_checkpoint_and_75(place: Place) -> None:
+    """A real one: nothing can be written to it any more, and its shell sends the signal once more."""
+    ours, its = os.openpty()
+    words = [*SMOKE, "training.epochs=8", "training.max_steps=160", "training.eval_steps=80"]
+    process = subprocess.Popen(
+        [sys.executable, str(TRAIN), *words, f"outputs_dir={place.outputs}"], cwd=place.root / "here",
+        preexec_fn=lambda: os.login_tty(its),
+    )  # fmt: skip
+    os.close(its)
+    end, shown = time.monotonic() + 300, b""
+    while not any(len(p.read_text().splitlines()) > 5 for p in place.outputs.glob("runs/*/metrics.jsonl")):
+        assert process.poll() is None and time.monotonic() < end, shown.decode()
+        if select.select([ours], [], [], 0.01)[0]:
+            shown += os.read(ours, 4096)
+    os.close(ours)
+    process.send_signal(signal.SIGHUP)
+    assert process.wait(300) == EXIT_REQUEUE
+    assert 0 < checkpoints.steps(only(place, "runs/*/checkpoints"))[-1] < 160
+    log = only(place, "logs/*/train.log").read_text()
+    assert log.count("stopping after this step (signal 1)") == 1 and "Interrupted: training was asked to stop" in log
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("stage", ["mine", "evaluate"])
 def test_a_signal_in_another_stage_keeps_what_is_finished(
     reference: Undisturbed, place: Place, stage: str, number: signal.Signals
@@ -200,6 +223,7 @@ def test_every_damage_to_every_file_of_every_artefact_is_noticed(reference: Undi
         ("mined/*/train/passages.parquet", "missing", "made again or not needed"),
         ("cache/packaged-docs-*.jsonl", "flipped", "made again or not needed"),
         ("runs/*/summary.json", "flipped", "made again or not needed"),
+        ("runs/*/config.yaml", "flipped", "made again or not needed"),
         ("hub.lock.json", "truncated", "refused"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 from hub_fixtures import modernbert, sentences
 from safetensors.torch import load_file, save_file
 from small_models import lively, tiny
+from transformers import BertConfig, BertModel
 
 from pipeline.core.errors import ModelError, NumericsError
 from pipeline.engine.block_scoring import FrozenEncoder
@@ -102,6 +104,19 @@ def test_no_model_and_a_broken_one_are_said(model: Path, tmp_path: Path) -> None
     (tmp_path / "broken" / "config.json").write_text("{}")
     with pytest.raises(ModelError, match="must be a folder sentence-transformers can load, got"):
         Embedder(tmp_path / "broken", tmp_path / "cache").vectors(["w1"], "query")
+    assert not list((tmp_path / "cache").glob("query-*"))
+
+
+def test_a_model_without_a_tokenizer_or_a_pad_is_said(tmp_path: Path) -> None:
+    config = BertConfig(vocab_size=50, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64)
+    BertModel(config).save_pretrained(tmp_path / "model")
+    with pytest.raises(ModelError, match=r"^mining\.path must hold its tokenizer, such as vocab\.txt, got "):
+        Embedder(tmp_path / "model", tmp_path / "cache").vectors(["w1"], "query")
+    modernbert(tmp_path / "padless")
+    path = tmp_path / "padless" / "tokenizer_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "pad_token": None}))
+    with pytest.raises(ModelError, match=r"must be a model that embeds texts, got .*pad"):
+        Embedder(tmp_path / "padless", tmp_path / "cache").vectors(["w1", "w1 w2"], "query")
     assert not list((tmp_path / "cache").glob("query-*"))
 
 

@@ -14,6 +14,7 @@ from pipeline.core.errors import DataError
 from pipeline.core.records import (
     AS_RETRIEVED,
     FIRST_STAGE,
+    MEASURES,
     POSITIVES_ADDED,
     PROTOCOLS,
     TRAINED,
@@ -24,11 +25,11 @@ from pipeline.core.records import (
 from pipeline.data.trec import read_qrels, read_run, unescape
 from pipeline.evaluation.evaluator import Evaluation, evaluate, write
 from pipeline.evaluation.figures import mean_of, mean_of_means, read
-from pipeline.evaluation.measures import MEASURES, difference
+from pipeline.evaluation.measures import difference
 from pipeline.evaluation.reranking import SystemRankings
 
 QUERIES = ("q 1", "q\t2", "../../q3", "q4")
-LIBRARY = dict(zip(MEASURES, (ir_measures.AP, ir_measures.RR @ 10, ir_measures.nDCG @ 10), strict=True))
+LIBRARY = {"map": ir_measures.AP, "mrr@10": ir_measures.RR @ 10, "ndcg@10": ir_measures.nDCG @ 10}
 
 
 def made(groups: dict[str, str] | None = None, name: str = "dev") -> RerankingSet:

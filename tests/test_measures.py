@@ -13,10 +13,10 @@ from scipy import stats
 from sentence_transformers.cross_encoder.evaluation import CrossEncoderRerankingEvaluator
 
 from pipeline.core.errors import NumericsError
+from pipeline.core.records import MEASURES
 from pipeline.data.trec import read_qrels, read_run
 from pipeline.evaluation import measures
 from pipeline.evaluation.measures import (
-    MEASURES,
     difference,
     judged,
     mean,
@@ -321,6 +321,15 @@ def test_systems_that_differ_in_hardly_any_cluster_have_a_finite_interval(differ
     assert found.mean == pytest.approx(differ * 0.08 / 800)
     assert (found.low, found.high) == pytest.approx((found.mean - half, found.mean + half), rel=0.03)
     assert found.p == pytest.approx(2 * stats.t.sf(math.sqrt(differ), differ), rel=0.02)
+
+
+def test_a_cluster_interval_ends_where_differences_do() -> None:
+    rng = np.random.default_rng(0)
+    sizes = [60, 5, 5, 5, 5]
+    groups = {f"q{number}": str(group) for number, group in enumerate(np.repeat(range(5), sizes))}
+    b = {query: float(groups[query] == "0") * 0.97 + 0.02 * rng.random() for query in groups}
+    found = difference(dict.fromkeys(b, 0.0), b, groups)
+    assert found.low == -1.0 < found.mean
 
 
 def test_few_or_equal_clusters_give_finite_figures() -> None:

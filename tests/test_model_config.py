@@ -162,6 +162,28 @@ def test_a_kind_of_model_that_scores_no_pair_is_refused_as_it_was(tmp_path: Path
 # --- dropout ----------------------------------------------------------------------------------------------------------
 
 
+def test_a_model_whose_configuration_names_no_pad_takes_its_tokenizers(tmp_path: Path) -> None:
+    source = saved(tmp_path / "source", "GPT2", pad_token_id=None, n_positions=64, bos_token_id=2, eos_token_id=3)
+    reranker = load(source, model_config(source), seed=1)
+    together = scores(reranker)
+    assert together == pytest.approx([scores(reranker, [pair])[0] for pair in PAIRS], abs=1e-6)
+    save(reranker, tmp_path / "saved", model_config(source))
+    assert np.abs(predicted(tmp_path / "saved") - together).max() <= 1e-5
+
+
+def test_a_model_that_asks_for_more_than_tokens_is_refused_when_it_is_loaded(tmp_path: Path) -> None:
+    wordpiece(tmp_path)
+    tokenizer = transformers.BertTokenizer(str(tmp_path / "vocab.txt"))
+    shape = {"d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 1, "num_heads": 2}
+    transformers.T5EncoderModel(transformers.T5Config(vocab_size=len(tokenizer), **shape)).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(
+        ModelError, match=r"^model\.path must score pairs of texts as T5For.*decoder_start_token_id"
+    ) as error:
+        load(tmp_path, model_config(tmp_path, max_length=64), seed=0)
+    one_sentence(error)
+
+
 def rates(model: torch.nn.Module) -> set[float]:
     return {
         getattr(module, name)

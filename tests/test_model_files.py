@@ -189,6 +189,17 @@ def test_a_damaged_folder_is_refused_in_one_sentence(
     assert str(folder) in str(error.value)
 
 
+def test_a_folder_without_its_tokenizer_is_refused_for_transformers_makes_an_empty_one(
+    base: Path, tmp_path: Path
+) -> None:
+    save(tiny(base), tmp_path, model_config(base))
+    for path in (*tmp_path.glob("tokenizer*"), *tmp_path.glob("vocab*")):
+        path.unlink()
+    with pytest.raises(ModelError, match=r"^model\.path must hold its tokenizer, such as vocab\.txt, got ") as error:
+        load(tmp_path, model_config(tmp_path), seed=0)
+    one_sentence(error)
+
+
 class Payload:
     """Unpickled without care, this makes a folder."""
 

@@ -54,6 +54,16 @@ def test_one_passage_and_a_file_agree_with_the_library(outputs: Path, tmp_path: 
     )
 
 
+def test_a_passage_is_its_title_and_text_and_goes_by_its_id_as_in_a_corpus(tmp_path: Path) -> None:
+    path = tmp_path / "corpus.jsonl"
+    rows = [{"_id": 7, "title": "Cat", "text": "a small animal"}, {"id": "b", "title": None, "text": "dog"}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert read_passages(path) == (["Cat a small animal", "dog"], ["7", "b"])
+    path.write_text(json.dumps({"title": 3, "text": "dog"}) + "\n")
+    with pytest.raises(DataError, match=r"line 1, key title must be text, got 3\. Put it in quotes\."):
+        read_passages(path)
+
+
 @pytest.mark.parametrize("name", ["Identity", "Tanh", "Sigmoid"])
 def test_scores_are_after_the_activation_that_was_saved(outputs: Path, tmp_path: Path, name: str) -> None:
     from sentence_transformers import CrossEncoder

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import run_facts
 
-from pipeline.reporting.model_card import render
-from pipeline.reporting.report import closing_table, summary
+from pipeline.core.records import MEASURES
+from pipeline.reporting.model_card import metadata, render
+from pipeline.reporting.report import closing_table, headline, summary
 
 RIVALS = ("untrained", "bi_encoder", "fusion", "trained")
 
@@ -76,6 +77,13 @@ def test_a_narrow_terminal_cuts_no_figure_and_no_path(run: dict[str, object]) ->
     assert f"card     {run['card']}" in text.splitlines()
 
 
+def test_a_run_in_a_line(run: dict[str, object]) -> None:
+    dev = run["measures"]["gooaq-dev"]["as_retrieved"]  # type: ignore[index]
+    figures = [f"{dev[system]['ndcg@10']:.4f}" for system in ("trained", "first_stage")]
+    said = headline(run)  # type: ignore[arg-type]
+    assert said.startswith(f"gooaq-dev nDCG@10 {figures[0]} (first stage {figures[1]}); NanoMSMARCO nDCG@10 ")
+
+
 def test_a_long_name_takes_several_lines_and_cuts_no_figure(tmp_path: Path) -> None:
     rival = "cross-encoder-ms-marco-MiniLM-L6-v2-c5ee24cb16019beea0893ab7796b1df96625c6b8"
     run = summary(run_facts.write(tmp_path, systems=("untrained", rival, "trained")))
@@ -116,3 +124,14 @@ def test_a_figure_of_the_selection_set_says_so(tmp_path: Path) -> None:
     text = closing_table(summary(run_facts.write(tmp_path, training=training)), 300)
     assert "gooaq-dev: selected on this set" in text
     assert "the last step's (283) is 0.5000" in text
+
+
+def test_table_card_and_the_hubs_index_name_the_same_measures(tmp_path: Path) -> None:
+    facts = run_facts.write(tmp_path)
+    labels = list(MEASURES.values())
+    head = next(line for line in closing_table(summary(facts)).splitlines() if line.startswith("ranking"))
+    assert sorted(head.split()[1:4]) == sorted(labels)
+    card = render(facts)
+    assert all(f"\n| {measure} | " in card for measure in MEASURES)
+    index = metadata(facts).eval_results
+    assert index is not None and {(result.metric_type, result.metric_name) for result in index} == set(MEASURES.items())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,18 +12,18 @@ import numpy.typing as npt
 import pytest
 
 from pipeline.core.errors import DataError, NumericsError
-from pipeline.core.records import AS_RETRIEVED, POSITIVES_ADDED, Collection, RerankingSet
+from pipeline.core.records import AS_RETRIEVED, MEASURES, POSITIVES_ADDED, Collection, RerankingSet
 from pipeline.data.beir import read_beir
-from pipeline.evaluation.measures import MEASURES
+from pipeline.evaluation.measures import per_query
 from pipeline.evaluation.reranking import (
     collection_set,
     first_stage,
     fuse,
+    mean_measures,
     pool_pairs,
-    quick,
+    queries_among_passages,
     rerank,
     run_candidates,
-    themselves,
 )
 
 COLLECTIONS = Path(__file__).resolve().parents[2] / "shared" / "data" / "collections"
@@ -80,9 +81,9 @@ def test_the_first_stage_keeps_its_figure_under_both_protocols() -> None:
 def test_quick_scores_only_what_its_protocol_needs() -> None:
     scorer = ByText()
     # q1: positive c at rank 2 of 3, one of two judged positives; q2: nothing found.
-    assert quick(small_set(), scorer)["map"] == pytest.approx((1 / 2 / 2 + 0) / 2)
-    assert quick(small_set(), scorer)["mrr@10"] == pytest.approx((1 / 2 + 0) / 2)
-    added = quick(small_set(), scorer, POSITIVES_ADDED)
+    assert mean_measures(small_set(), scorer)["map"] == pytest.approx((1 / 2 / 2 + 0) / 2)
+    assert mean_measures(small_set(), scorer)["mrr@10"] == pytest.approx((1 / 2 + 0) / 2)
+    added = mean_measures(small_set(), scorer, POSITIVES_ADDED)
     assert added["map"] == pytest.approx(((1 + 2 / 3) / 2 + 1 / 2) / 2)
     assert [len(call) for call in scorer.calls] == [4, 4, 6]
     assert list(added) == list(MEASURES)
@@ -136,10 +137,20 @@ def test_a_set_of_a_collection_keeps_what_counts(caplog: pytest.LogCaptureFixtur
         qrels={"q1": {"a": 1, "f": 0}, "q2": {"b": 2}},
     )
     assert "2 of 3 queries have a positive" in caplog.text
-    with pytest.raises(DataError, match=r"^collection mine must hold each candidate and positive, got 1 others, first"):
+    with pytest.raises(DataError, match=r"^collection mine must hold each candidate, got 1 others, first"):
         collection_set(collection, {"q1": ["x"]}, {"q1": [1.0]}, "mine")
     with pytest.raises(DataError, match="judge a passage relevant"):
         collection_set(Collection("c", collection.queries, {"a": "A"}, {"q1": {"a": 0}}), {}, {}, "mine")
+
+
+def test_positives_that_the_collection_lacks_count_as_not_found(caplog: pytest.LogCaptureFixture) -> None:
+    collection = Collection("c", {"q1": "one"}, {"a": "A", "b": "B"}, {"q1": {"a": 1, "lost": 1}})
+    made = collection_set(collection, {"q1": ["b", "a"]}, {"q1": [2.0, 1.0]}, "mine")
+    assert "mine: 1 of 2 relevant passages are not in it: they count as not found" in caplog.text
+    assert made.passages == {"b": "B", "a": "A"} and made.pool("q1", POSITIVES_ADDED) == ["b", "a"]
+    found = per_query({"q1": ["a", "b"]}, made.qrels)
+    ideal = 1 + 1 / math.log2(3)
+    assert found["map"] == {"q1": 0.5} and found["ndcg@10"] == pytest.approx({"q1": 1 / ideal})
 
 
 def test_a_public_collection_becomes_a_set() -> None:
@@ -159,7 +170,7 @@ def test_a_public_collection_becomes_a_set() -> None:
             return np.array([made.qrels[q][p] for q, pool in pools.items() for p in pool], dtype=np.float32)
 
     assert len(expected) == 12334
-    assert quick(made, Oracle()) == pytest.approx(dict.fromkeys(MEASURES, 1.0), abs=1e-12)
+    assert mean_measures(made, Oracle()) == pytest.approx(dict.fromkeys(MEASURES, 1.0), abs=1e-12)
 
 
 def test_a_query_that_is_a_passage_is_no_candidate_of_its_own() -> None:
@@ -170,8 +181,8 @@ def test_a_query_that_is_a_passage_is_no_candidate_of_its_own() -> None:
         qrels={"1": {"5": 1}, "2": {"5": 1}, "3": {"3": 1}},
     )
     # 2 and 6 have a passage's id by chance, 3 is judged relevant to itself, 4 is no passage.
-    assert themselves(collection) == {"1"}
+    assert queries_among_passages(collection) == {"1"}
     run = {"1": {"1": 9.0, "5": 1.0, "2": 2.0}, "2": {"2": 3.0, "1": 4.0}}
-    candidates, scores = run_candidates(run, 2, themselves(collection))
+    candidates, scores = run_candidates(run, 2, queries_among_passages(collection))
     assert candidates == {"1": ["2", "5"], "2": ["1", "2"]}
     assert scores == {"1": [2.0, 1.0], "2": [4.0, 3.0]}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -25,6 +26,10 @@ def test_a_run_is_found_by_name_path_or_as_the_newest(tmp_path: Path) -> None:
         find_run("other", str(outputs))
     with pytest.raises(ArtifactError, match=r"latest must point at a finished run, got none. Run `make train` first."):
         find_run(None, str(tmp_path / "other"))
+    shutil.copytree(outputs, tmp_path / "copy")
+    with pytest.raises(ArtifactError, match=r"latest must be a link, got a folder\. Rename it .*run=<folder>"):
+        find_run(None, str(tmp_path / "copy"))
+    assert find_run("tiny-0123", str(tmp_path / "copy")) == tmp_path / "copy" / "runs" / "tiny-0123"
 
 
 def test_an_altered_model_is_refused(tmp_path: Path) -> None:
@@ -33,6 +38,9 @@ def test_an_altered_model_is_refused(tmp_path: Path) -> None:
     assert model_folder(tmp_path) == tmp_path / "model"
     (tmp_path / "model" / "model.safetensors").write_bytes(b"Weights")
     with pytest.raises(ArtifactError, match=r"must be complete, got: .*was altered"):
+        model_folder(tmp_path)
+    (tmp_path / "model" / artifacts.MANIFEST).write_text("{")
+    with pytest.raises(ArtifactError, match=r"got: .*no readable JSON \(.*\)\. Run its training again\.$"):
         model_folder(tmp_path)
 
 
@@ -55,7 +63,9 @@ def test_a_run_s_folders_come_in_the_order_they_were_made(tmp_path: Path) -> Non
     own = [folder for folder in made if folder.name != "data-2"]
     assert folders_of(run) == [*own[:-1], run / "evaluations" / "nq-2", run / "card"]
     assert mined_of(run, {"key": {"mine": "aaa"}}) == mined
-    assert mined_of(run, {"key": {"mine": "ccc"}}) == tmp_path / "mined" / "ccc"
+    shutil.rmtree(mined)
+    assert mined_of(run, {"key": {"mine": "aaa"}}) is None
+    assert folders_of(run) == [*own[1:-1], run / "evaluations" / "nq-2", run / "card"]
 
 
 def test_a_run_is_found_without_loading_torch(root: Path) -> None:

@@ -310,7 +310,7 @@ def test_a_score_that_is_no_number_is_refused(base: Path) -> None:
     with torch.no_grad():
         subject.reranker.model.classifier.weight[0, 0] = float("nan")  # type: ignore[union-attr,index,operator]
     with pytest.raises(
-        NumericsError, match=r"^a score must be finite, got NaN or infinity for query '.*'\. The weights"
+        NumericsError, match=r"^a score must be finite, got NaN or infinity for query '.*'\. In training the weights"
     ):
         subject.score(PAIRS)
 

@@ -20,11 +20,11 @@ from safetensors.torch import load_file
 from pipeline.commands.verification import verify
 from pipeline.config.asked import Verification
 from pipeline.core import artifacts
-from pipeline.core.errors import ConfigError, ModelError, PipelineError
+from pipeline.core.errors import ArtifactError, ConfigError, ModelError, PipelineError
 from pipeline.data import storage
 from pipeline.engine import checkpoints
 from pipeline.engine.model_config import own_max_length
-from pipeline.stages.logs import MetricsLog
+from pipeline.stages.metrics_log import MetricsLog
 from pipeline.stages.plan import Run
 from pipeline.stages.rivals import rival_names
 from pipeline.stages.run import run
@@ -105,6 +105,32 @@ def test_a_second_run_runs_nothing_and_says_so(outputs: Path, first: Path, caplo
     assert said == ["mine", "train", "evaluate", "card"]
 
 
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"id": 3}'])
+def test_a_broken_record_of_the_tracker_is_made_again(
+    outputs: Path, first: Path, caplog: pytest.LogCaptureFixture, text: str
+) -> None:
+    path = first / "tracking.json"
+    path.write_text(text)
+    for warned in (True, False):
+        with caplog.at_level(logging.WARNING, "pipeline"):
+            MetricsLog(Run(composed(*SMALLER, f"outputs_dir={outputs}")))
+        assert ("tracking.json holds no id" in caplog.text) == warned
+        caplog.clear()
+    assert json.loads(path.read_text())["id"].startswith(f"{first.name}-")
+
+
+@pytest.mark.parametrize("name", ["latest", "README.md", "config.yaml", "metrics.jsonl"])
+def test_a_folder_where_a_run_writes_a_file_or_link_is_refused_before_any_work(
+    first: Path, tmp_path: Path, name: str
+) -> None:
+    (tmp_path / name if name == "latest" else tmp_path / "runs" / first.name / name).mkdir(parents=True)
+    with pytest.raises(ArtifactError, match=rf"{name} must be a (link|file), got a folder\. (Rename it|Move it away)"):
+        go(tmp_path)
+    assert not (tmp_path / "mined").exists()
+    if name == "latest":
+        assert go(tmp_path, "stop_after=mine") is None, "which makes no link"
+
+
 def test_a_torn_log_beside_a_finished_model_is_mended(outputs: Path, first: Path) -> None:
     before = snapshot(outputs)
     log = first / "metrics.jsonl"
@@ -116,9 +142,20 @@ def test_a_torn_log_beside_a_finished_model_is_mended(outputs: Path, first: Path
 
 def test_runtime_and_tracking_are_no_part_of_a_name(outputs: Path, first: Path) -> None:
     before = snapshot(outputs)
-    changed = ["runtime.micro_batch_tokens=999", "emissions=default", "tracking.project=other", "name=another"]
+    changed = ["runtime.micro_batch_tokens=999", "emissions=default", "tracking.project=other"]
     assert ran(outputs, *changed) == first
     assert snapshot(outputs) == before
+
+
+def test_what_the_card_alone_shows_makes_the_card_alone_anew(outputs: Path, first: Path) -> None:
+    before, card = snapshot(outputs), (first / "README.md").read_text()
+    assert ran(outputs, "name=another", "model.license=mit", "model.language=de", "model.title=Other") == first
+    after, changed = snapshot(outputs), (first / "README.md").read_text()
+    here = first.relative_to(outputs)
+    of_the_card = tuple(str(here / file) for file in ("card", "README.md", "summary.json"))
+    assert all(name.startswith(of_the_card) for name in after if after[name] != before.get(name))
+    assert "\nlicense: mit\n" in changed and "\n- de\n" in changed and summary(first)["name"] == "another"
+    assert ran(outputs) == first and (first / "README.md").read_text() == card
 
 
 def test_a_set_added_to_the_evaluation_does_not_retrain(outputs: Path, first: Path, tmp_path: Path) -> None:
@@ -164,7 +201,7 @@ def test_a_set_added_to_the_evaluation_does_not_retrain(outputs: Path, first: Pa
     ],
 )
 def test_what_evaluation_reads_is_looked_at_before_anything_is_made(
-    outputs: Path, tmp_path: Path, key: str, content: str | None, sentence: str
+    outputs: Path, first: Path, tmp_path: Path, key: str, content: str | None, sentence: str
 ) -> None:
     folder = tmp_path / "asked"
     if content is not None:
@@ -241,6 +278,16 @@ def test_training_may_take_shorter_pairs_than_are_scored(
     assert untrained[0] == untrained[1], "scoring sees the whole pair"
     verdict = verify(Verification(run=str(short), outputs_dir=str(tmp_path)))
     assert verdict.verified, verdict
+
+
+def test_texts_that_the_tokenizer_does_not_know_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path, script = tmp_path / "pairs.jsonl", str.maketrans("abcdefghijklmnopqrstuvwxyz", "กขฃคฅฆงจฉชซฌญฎฏฐฑฒณดตถทธนบ")
+    rows = [{"question": q.translate(script), "answer": a.translate(script)} for q, a in sentences(130)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    run = ran(tmp_path / "outputs", "data=local", f"data.path={path}", "data.limit=null")
+    (said,) = [line for line in caplog.messages if "are unknown to its tokenizer" in line]
+    assert said.startswith("model.path: ") and "Pass a model of the texts' language" in said
+    assert "**Unknown Tokens:** " in (run / "README.md").read_text()
 
 
 def test_a_sweep_over_the_seed_mines_once(outputs: Path, first: Path) -> None:
@@ -351,6 +398,8 @@ def test_local_pairs_run_to_the_card_and_their_content_names_them(outputs: Path,
     assert (run / "README.md").read_text().startswith("---\n")
     before = snapshot(outputs)
     assert ran(outputs, *local(path)) == run and snapshot(outputs) == before
+    moved = path.rename(tmp_path / "moved.jsonl")
+    assert ran(outputs, *local(moved)) == run and snapshot(outputs) == before
     assert ran(outputs, *local(path, 129), "stop_after=train") != run
 
 

@@ -61,3 +61,9 @@ def test_the_share_of_pairs_that_are_cut_counts_tokens_before_the_cut() -> None:
     assert table.cut_share(template, first, second) == 0.5
     assert table.cut_share(template, first[:1], second[:1]) == 0.0
     assert table.cut_share(template, first[:0], second[:0]) == 0.0
+
+
+def test_the_share_of_a_token_is_of_all_that_are_kept() -> None:
+    table = TokenTable(np.array([7, 1, 7, 7], np.uint16), np.array([0, 2]), np.array([2, 9]))
+    assert (table.share_of(7), table.share_of(5), table.share_of(None)) == (0.75, 0.0, 0.0)
+    assert TokenTable(np.zeros(0, np.uint16), np.zeros(0, np.int64), np.zeros(0, np.int64)).share_of(7) == 0.0

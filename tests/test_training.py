@@ -394,43 +394,6 @@ def test_a_trainer_that_is_done_with_is_gone_at_once(base: Path, tmp_path: Path)
         gc.enable()
 
 
-@pytest.mark.parametrize(
-    ("steps", "said"), [(3, ["train     48 of 160 rows are seen, for training.max_steps=3 (null: all)"]), (None, [])]
-)
-def test_rows_that_will_not_be_seen_are_told(
-    base: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, steps: int | None, said: list[str]
-) -> None:
-    reranker = tiny(base)
-    config = training_config(batch_size=16, max_steps=steps, eval_steps=0)
-    with caplog.at_level(logging.INFO, "pipeline.engine.training"):
-        trainer_of(reranker, training_rows(reranker, labelled(160)), config, tmp_path, Hooks()).run()
-    assert [line for line in caplog.messages if "rows are seen" in line] == said
-
-
-@pytest.mark.parametrize(
-    ("values", "said"),
-    [
-        ({"max_steps": 1}, ["training.max_steps=1: every step is warm-up, the first at a learning rate of 0"]),
-        ({"max_steps": 1, "warmup_ratio": 0.0}, []),
-        (
-            {"max_steps": 3, "warmup_ratio": 0.0, "eval_steps": 4, "keep_best": True},
-            [
-                "training.keep_best has nothing to choose from: the run's 3 steps end before the first evaluation at "
-                "training.eval_steps=4, and the last step's weights are kept"
-            ],
-        ),
-    ],
-    ids=["warm-up alone", "no warm-up", "nothing to choose from"],
-)
-def test_settings_that_come_to_nothing_are_told(
-    base: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, values: dict[str, Any], said: list[str]
-) -> None:
-    reranker = tiny(base)
-    config = training_config(**{"eval_steps": 0, **values})
-    trainer_of(reranker, training_rows(reranker, labelled(160)), config, tmp_path, Hooks()).run()
-    assert [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING] == said
-
-
 # --- as on a GPU ------------------------------------------------------------------------------------------------------
 
 

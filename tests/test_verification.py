@@ -12,7 +12,7 @@ import torch
 from composed_config import composed
 from safetensors.torch import load_file, save_file
 
-from pipeline.commands import rerunning, verification
+from pipeline.commands import rerunning, run_files, verification
 from pipeline.commands.verification import Verdict
 from pipeline.config.asked import Rerun, Verification
 from pipeline.core import artifacts, atomic
@@ -83,13 +83,58 @@ def test_every_file_of_every_folder_is_vouched_for(outputs: Path, fault: str) ->
             path.write_bytes(data[:middle])
         else:
             path.write_bytes(data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :])
-        found = Verdict(run)
-        verification._files(found)
+        differs, _ = run_files.check(run)
         path.write_bytes(data)
         # A token table is made again at need: without its manifest it is none, which loses nothing.
         if not ("tokens" in path.parts and path.name == artifacts.MANIFEST and fault == "missing"):
-            assert found.differs, path
-            assert str(path.parent) in " ".join(found.differs)
+            assert differs, path
+            assert str(path.parent) in " ".join(differs)
+
+
+@pytest.mark.parametrize("name", ["README.md", "summary.json", "config.yaml", "metrics.jsonl"])
+def test_a_copy_for_people_that_was_altered_is_named_and_the_next_run_makes_it_again(outputs: Path, name: str) -> None:
+    path = (outputs / "latest").resolve() / name
+    good = path.read_bytes()
+    altered = {"config.yaml": good.replace(b"seed: 12", b"seed: 13")}.get(name, good[:-2])
+    assert altered != good
+    again = "Give the run's command again: nothing is trained, the file is made again"
+    for data, state in ((altered, "is not as the run wrote it"), (None, "is missing")):
+        path.unlink() if data is None else path.write_bytes(data)
+        found = verdict(outputs)
+        assert found.differs == [f"{path} {state}. {again}"], str(found)
+        assert run(composed(*TINY, f"outputs_dir={outputs}"))
+        assert run_files.check(path.parent)[0] == []
+    assert path.read_bytes().replace(str(outputs).encode(), b"") == good.replace(str(outputs).encode(), b"")
+
+
+@pytest.mark.parametrize("how", ["copied elsewhere", "deleted"])
+def test_a_mined_set_that_is_not_beside_the_run_is_said_not_to_be(outputs: Path, tmp_path: Path, how: str) -> None:
+    place = (outputs / "latest").resolve()
+    if how == "deleted":
+        shutil.rmtree(outputs / "mined")
+    else:
+        place = Path(shutil.copytree(place, tmp_path / "elsewhere" / "runs" / place.name))
+    found = verification.verify(Verification(run=str(place), outputs_dir=str(outputs)))
+    mined = (artifacts.manifest_of(place / "model") or {})["key"]["mine"]
+    assert found.differs == [
+        f"{place.parents[1] / 'mined'} must hold the mined set the run was trained on, got no folder *-{mined}. "
+        "Copy mined/ along with runs/, or give the run's command again"
+    ]
+
+
+def test_a_checkout_that_git_tells_nothing_of_is_not_compared(outputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest = artifacts.manifest_of((outputs / "latest").resolve() / "model")
+    assert manifest is not None
+    manifest["provenance"]["git"] = {"commit": "0" * 40, "dirty": False}
+    monkeypatch.setenv("GIT_DIR", "/nowhere")
+    found = Verdict(outputs)
+    verification._circumstances(found, manifest)
+    (line,) = [line for line in found.checked if line.startswith("code: ")]
+    assert line == "code: not compared, for git told no commit of this checkout (`git status` there says why)"
+    monkeypatch.delenv("GIT_DIR")
+    manifest["provenance"]["git"] = {"commit": None, "dirty": None}
+    verification._circumstances(found, manifest)
+    assert "for git told no commit of " in found.checked[-1] + found.checked[-3]
 
 
 def test_other_weights_under_good_digests_are_found_by_figures_and_training(outputs: Path) -> None:

@@ -105,7 +105,7 @@ def _rows(reranker: Reranker, texts: Columns) -> TrainingRows:
     answers = {text: number + len(questions) for number, text in enumerate(dict.fromkeys(texts["answer"]))}
     return TrainingRows(
         table=TokenTable.build([*questions, *answers], reranker.tokenizer, reranker.max_length),
-        template=collation.proven(reranker.tokenizer, reranker.max_length),
+        template=collation.checked_template(reranker.tokenizer, reranker.max_length),
         first=np.array([questions[text] for text in texts["question"]]),
         second=np.array([answers[text] for text in texts["answer"]]),
         label=np.array(texts["label"], np.float32),
@@ -120,7 +120,7 @@ def evaluate(settings: Settings, texts: Columns, model: Path, device: torch.devi
     clock = Clock()
     scorer = PairScorer(reranker, device=device, precision=precision, token_budget=budget_of(reranker, device))
     for _ in range(settings.times):
-        measures = reranking.quick(asked, scorer)
+        measures = reranking.mean_measures(asked, scorer)
     seconds = clock.read()
     tokens, padded = _cost(reranker, texts, budget_of(reranker, device), precision)
     pairs = len(texts["query"]) * DEPTH * settings.times
@@ -151,7 +151,7 @@ def _cost(reranker: Reranker, texts: Columns, budget: int, precision: Precision)
     table = TokenTable.build([*texts["query"], *passages], reranker.tokenizer, reranker.max_length)
     queries = len(texts["query"])
     first, second = np.repeat(np.arange(queries), DEPTH), np.arange(len(passages)) + queries
-    template = collation.proven(reranker.tokenizer, reranker.max_length)
+    template = collation.checked_template(reranker.tokenizer, reranker.max_length)
     lengths = table.pair_lengths(template, first, second)
     computed = (
         modeling.computed_tokens(reranker.collate(table, template, first[group], second[group], SCORING_WIDTH_STEP))

@@ -75,7 +75,7 @@ def train(rows: int, work: Path, folder: Path) -> Callable[[], float]:
     _write_rows(rows, count, folder)
     columns = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("question", "passage", "label")}
     data = TrainingRows(
-        table, collation.proven(reranker.tokenizer, reranker.max_length),
+        table, collation.checked_template(reranker.tokenizer, reranker.max_length),
         columns["question"], columns["passage"].astype(np.int64) + count, columns["label"],
     )  # fmt: skip
     ended: list[float] = []
@@ -124,7 +124,7 @@ def evaluate(rows: int, work: Path, folder: Path) -> Callable[[], float]:
     def run() -> float:
         clock = ours.Clock()
         budget = ours.budget_of(reranker, device)
-        reranking.quick(asked, PairScorer(reranker, device=device, precision=precision, token_budget=budget))
+        reranking.mean_measures(asked, PairScorer(reranker, device=device, precision=precision, token_budget=budget))
         return clock.read()[0]
 
     return run

@@ -21,11 +21,10 @@ from pipeline.config.learning import Precision
 from pipeline.config.schema import Config
 from pipeline.core import upkeep
 from pipeline.core.atomic import read_json, write_json
-from pipeline.core.records import AS_RETRIEVED, BI_ENCODER, TRAINED, UNTRAINED, RerankingSet
+from pipeline.core.records import AS_RETRIEVED, BI_ENCODER, MEASURES, TRAINED, UNTRAINED, RerankingSet
 from pipeline.data import storage
 from pipeline.data.packaged_docs import extract
 from pipeline.engine import model_files
-from pipeline.evaluation.measures import MEASURES
 from pipeline.stages.card import card
 from pipeline.stages.evaluate import evaluate, evaluation_folder
 from pipeline.stages.mine import mine

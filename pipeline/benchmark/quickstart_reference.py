@@ -20,9 +20,9 @@ from pipeline.benchmark.reference import autocast, evaluator_of, load, steps_of
 from pipeline.config.learning import Precision
 from pipeline.config.schema import Config
 from pipeline.core.atomic import read_json
-from pipeline.core.records import BI_ENCODER, TRAINED, UNTRAINED
+from pipeline.core.records import BI_ENCODER, MEASURES, TRAINED, UNTRAINED
 from pipeline.engine.batching import Plan, warmup_steps
-from pipeline.evaluation.measures import MEASURES, mean, order, per_query
+from pipeline.evaluation.measures import mean, order, per_query
 
 
 def reference(

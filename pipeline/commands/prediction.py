@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 from pipeline.commands.run_folder import find_run, model_folder
 from pipeline.config.asked import Prediction
+from pipeline.config.console import say
 from pipeline.core.errors import DataError, must
 from pipeline.data.tables import json_objects
 
 
 def read_passages(path: Path) -> tuple[list[str], list[str] | None]:
-    """The `text` of every line of a JSONL file, in order, and their `id`s where each has one; blank lines are skipped.
+    """The passage of every line of a JSONL file, in order, and their ids where each has one; blank lines are skipped.
+
+    A passage is its `title`, if it has one, and its `text`, joined by a space as in a BEIR corpus; its id is `_id` or
+    `id`.
 
     Raises:
         DataError: naming file and line.
@@ -23,8 +26,11 @@ def read_passages(path: Path) -> tuple[list[str], list[str] | None]:
         if not isinstance(text, str):
             got = repr(text) if "text" in row else f"only the keys {sorted(row)}"
             raise DataError(must(f"{path}, line {number}, key text", "be text", got, "Correct the line."))
-        passages.append(text)
-        ids += [str(row["id"])] if "id" in row else []
+        title = row.get("title") or ""
+        if not isinstance(title, str):
+            raise DataError(must(f"{path}, line {number}, key title", "be text", repr(title), "Put it in quotes."))
+        passages.append(f"{title} {text}".strip())
+        ids += [str(row[key]) for key in ("_id", "id") if key in row][:1]
     if not passages:
         raise DataError(must(str(path), "hold at least one passage", "none", "Write one JSON object a line."))
     return passages, ids if len(ids) == len(passages) else None
@@ -33,14 +39,14 @@ def read_passages(path: Path) -> tuple[list[str], list[str] | None]:
 def predict(asked: Prediction) -> str:
     """The score of the one passage; of a file, `score<TAB>passage` lines, best first (ties in the file's order).
 
-    Where every passage of the file has an `id`, lines are `score<TAB>id<TAB>passage`. Which run scored is said on
+    Where every passage of the file has an id, lines are `score<TAB>id<TAB>passage`. Which run scored is said on
     standard error where none was named. Scores are those of sentence-transformers' `predict` on the saved model, to
     rounding: in fp32, after its activation, higher is more relevant.
     """
     passages, ids = ([asked.p], None) if asked.p is not None else read_passages(Path(asked.file or ""))
     folder = model_folder(find_run(asked.run, asked.outputs_dir))
     if asked.run is None:
-        print(f"scored by {folder.parent.name}", file=sys.stderr)
+        say(f"scored by {folder.parent.name}")
     scores = _scores(folder, [(asked.q, text) for text in passages])
     if asked.p is not None:
         return f"{scores[0]:.6f}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pipeline.core import artifacts
+from pipeline.core import artifacts, atomic
 from pipeline.core.errors import ArtifactError, must
 
 
@@ -16,9 +16,11 @@ def find_run(run: str | None, outputs_dir: str) -> Path:
     """A run's folder: `outputs/latest` for None, else a path (also of the model in it), or a name below `outputs/runs`.
 
     Raises:
-        ArtifactError: when there is none, naming the runs there are.
+        ArtifactError: when there is none, naming the runs there are, or `latest` is a folder of its own.
     """
     root = Path(outputs_dir)
+    if run is None:
+        atomic.require_link(root / "latest")
     for folder in [root / "latest"] if run is None else [Path(run), root / "runs" / run]:
         if folder.is_dir():
             found = folder.resolve()
@@ -54,7 +56,8 @@ def folders_of(run: Path) -> list[Path]:
     found += [run / "model", *sorted(path for path in (run / "evaluations").glob("[!.]*") if path.is_dir())]
     try:
         if (model := artifacts.manifest_of(run / "model")) is not None:
-            found = [mined_of(run, model), *_tokens(run, model), *found]
+            mined = mined_of(run, model)
+            found = [*([] if mined is None else [mined]), *_tokens(run, model), *found]
         if (card := artifacts.manifest_of(run / "card")) is not None:
             found += [path for name in card["key"]["evaluations"].values()
                       if not (path := run / "evaluations" / name).is_dir()]  # fmt: skip
@@ -63,10 +66,9 @@ def folders_of(run: Path) -> list[Path]:
     return [*found, run / "card"]
 
 
-def mined_of(run: Path, model: dict[str, Any]) -> Path:
-    """The mined set a model was trained on, by the fingerprint in its key."""
-    folders = sorted((run.parents[1] / "mined").glob(f"*-{model['key']['mine']}"))
-    return folders[0] if folders else run.parents[1] / "mined" / model["key"]["mine"]
+def mined_of(run: Path, model: dict[str, Any]) -> Path | None:
+    """The mined set a model was trained on, by the fingerprint in its key; None where it is not beside the run."""
+    return next(iter(sorted((run.parents[1] / "mined").glob(f"*-{model['key']['mine']}"))), None)
 
 
 def _tokens(run: Path, model: dict[str, Any]) -> list[Path]:

@@ -18,13 +18,13 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
-from pipeline.commands.run_folder import find_run, folders_of, mined_of
+from pipeline.commands import run_files
+from pipeline.commands.run_folder import find_run, mined_of
 from pipeline.config import composed
 from pipeline.config.asked import Verification
 from pipeline.core import artifacts, atomic, provenance
 from pipeline.core.errors import Interrupted
-from pipeline.core.fingerprint import fingerprint
-from pipeline.core.records import AS_RETRIEVED, PROTOCOLS, TRAINED
+from pipeline.core.records import AS_RETRIEVED, MEASURES, PROTOCOLS, TRAINED
 from pipeline.core.reproducibility import differences
 from pipeline.data import storage, trec
 from pipeline.engine import checkpoints
@@ -32,7 +32,6 @@ from pipeline.engine.modeling import Reranker
 from pipeline.engine.tokens import TokenTable
 from pipeline.engine.training import Hooks, Trainer
 from pipeline.evaluation import evaluator, reranking
-from pipeline.evaluation.measures import MEASURES
 from pipeline.stages.models import load_saved, scorer_of
 from pipeline.stages.plan import Run
 from pipeline.stages.train import rows_of
@@ -66,47 +65,25 @@ def verify(asked: Verification) -> Verdict:
     """Check a run in three ways: files against manifests, the model's figures, and its last stretch of training.
 
     Raises:
-        ArtifactError: when there is no such run, or it has no configuration.
+        ArtifactError: when there is no such run, or its configuration is of another version.
     """
     folder = find_run(asked.run, asked.outputs_dir)
     verdict = Verdict(folder)
-    _files(verdict)
+    verdict.differs, compared = run_files.check(folder)
+    verdict.checked.append(compared)
     if verdict.differs:
         verdict.checked.append("nothing was computed: the files must be right first")
         return verdict
     outputs = folder.parents[1]
-    run = Run(dataclasses.replace(composed.of_run(folder), outputs_dir=str(outputs)))
-    manifest = artifacts.manifest_of(folder / "model") or {}
+    config, manifest = composed.of_manifest(folder / "model", masked_too=True)  # its inputs are not read again
+    run = Run(dataclasses.replace(config, outputs_dir=str(outputs)))
     _circumstances(verdict, manifest)
     mined = mined_of(folder, manifest)
+    assert mined is not None, "it is among the files"
     _figures(verdict, run, mined)
     with tempfile.TemporaryDirectory() as place:
         _stretch(verdict, run, mined, Path(place))
     return verdict
-
-
-# --- Files ------------------------------------------------------------------------------------------------------------
-
-
-def _files(verdict: Verdict) -> None:
-    run, counted, bytes_ = verdict.run, 0, 0
-    for folder in folders_of(run):
-        if found := artifacts.problems(folder):
-            verdict.differs += found
-            continue
-        manifest = artifacts.manifest_of(folder) or {}
-        key = manifest.get("key")
-        if isinstance(key, dict) and fingerprint(key) != manifest.get("fingerprint"):
-            verdict.differs.append(f"{folder}: its key does not give its fingerprint")
-        named = set(manifest["files"])
-        if strange := sorted(str(p.relative_to(folder)) for p in artifacts.files(folder) if
-                             str(p.relative_to(folder)) not in named):  # fmt: skip
-            verdict.differs.append(f"{folder} holds {strange[0]}, which its manifest does not name")
-        counted, bytes_ = counted + len(named), bytes_ + sum(file["size"] for file in manifest["files"].values())
-    logs = [path for path in (run / "metrics.jsonl", run / "model" / "metrics.jsonl") if path.is_file()]
-    if len({path.read_bytes() for path in logs}) > 1:
-        verdict.differs.append(f"{run / 'metrics.jsonl'} is not the one saved with the model")
-    verdict.checked.append(f"files: {counted} files, {bytes_ / 2**20:.1f} MiB, compared with their manifests")
 
 
 # --- Figures ----------------------------------------------------------------------------------------------------------
@@ -117,6 +94,10 @@ def _circumstances(verdict: Verdict, manifest: dict[str, Any]) -> None:
     then = manifest["provenance"]
     now = {"libraries": provenance.versions(), "hardware": provenance.hardware(), "code": provenance.checkout()}
     before = {"libraries": then["versions"], "hardware": then["hardware"], "code": then["git"]}
+    if None in (before["code"]["commit"], now["code"]["commit"]):
+        which = "this checkout" if now["code"]["commit"] is None else "the run's checkout"
+        del now["code"]
+        verdict.checked.append(f"code: not compared, for git told no commit of {which} (`git status` there says why)")
     for name in now:
         changed = differences(before[name], now[name])
         verdict.checked.append(f"{name}: {f'other than the run had: {changed}' if changed else 'as the run had'}")

@@ -27,11 +27,12 @@ from omegaconf.errors import (
     OmegaConfBaseException,
 )
 
+from pipeline.config import console
 from pipeline.config.arguments import keys, parse_arguments, rule
 from pipeline.config.ending import EXIT_BUG, ended, log, report, unusable
 from pipeline.config.refusals import refusal
 from pipeline.config.schema import Config, parse, register
-from pipeline.core.errors import EXIT_REQUEUE
+from pipeline.core.errors import EXIT_REQUEUE, ConfigError, must
 
 T = TypeVar("T")
 
@@ -42,19 +43,19 @@ CONF = Path(__file__).resolve().parents[2] / "conf"
 def application(job: Callable[[Config], object]) -> Callable[[], None]:
     """A command over `conf/`: Hydra's command line, with our errors and exit statuses.
 
-    The job gets the parsed configuration. Its folder under `outputs_dir/logs/` is named after the file `job` is
-    defined in. In a multirun (`-m`) a failing job does not stop the others.
+    The job gets the parsed configuration and may return a line that says how it went. Its folder under
+    `outputs_dir/logs/` is named after the file `job` is defined in. In a multirun (`-m`) a failing job does not stop
+    the others, and a table of the jobs ends it.
 
-    Exit status: 0; `EXIT_STATUS` for whatever the user can mend; `EXIT_REQUEUE` after SIGTERM or SIGINT;
+    Exit status: 0; `EXIT_STATUS` for whatever the user can mend; `EXIT_REQUEUE` after SIGTERM, SIGHUP or SIGINT;
     `EXIT_BUG` for an unexpected error, whose traceback is in the log; `EXIT_UNREAD` when nobody reads what is printed.
     """
     home = (socket.gethostname(), os.getpid())
     failures: list[int] = []
-    ran: list[bool] = []
+    ran: list[tuple[list[str], str]] = []
 
     @functools.wraps(job)
     def composed(values: DictConfig) -> object:
-        ran.append(True)
         _quiet()
         here = HydraConfig.get()
         log_path = Path(here.runtime.output_dir) / f"{here.job.name}.log"
@@ -62,7 +63,9 @@ def application(job: Callable[[Config], object]) -> Callable[[], None]:
             sys.argv[1:] = here.overrides.task  # what is recorded as its command makes this job, not the whole sweep
         try:
             log.info("command: %s", " ".join(here.overrides.task))
-            return job(parse(values))
+            said = job(parse(values))
+            ran.append((here.overrides.task, str(said or "done")))
+            return said
         except Exception as error:
             if isinstance(error, OmegaConfBaseException):  # `${x}` in a value is resolved only when it is read
                 error = refusal(error, sys.argv[1:])
@@ -72,20 +75,23 @@ def application(job: Callable[[Config], object]) -> Callable[[], None]:
             if here.mode is RunMode.MULTIRUN and (socket.gethostname(), os.getpid()) != home:
                 raise  # A launcher's worker: only an exception tells the process that waits for it.
             failures.append(status)
+            ran.append((here.overrides.task, f"failed with status {status}"))
             return None
 
     def command() -> None:
         register()
-        sys.argv[1:] = map(quoted, sys.argv[1:])
         with ended(), _unwrapped():
+            sys.argv[1:] = map(quoted, sys.argv[1:])
             try:
                 hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")(composed)()
             except (HydraException, OmegaConfBaseException) as error:
                 raise refusal(error, sys.argv[1:]) from None
             except FileNotFoundError as error:  # a job's own is answered above: the folder of its log cannot be made
                 raise unusable(error) from error
-            if len(ran) > 1 and failures:
-                print(f"error: {len(failures)} of {len(ran)} jobs failed.", file=sys.stderr)
+            if len(ran) > 1:
+                print("\n".join(["", *_jobs(ran)]))
+                if failures:
+                    console.say(f"error: {len(failures)} of {len(ran)} jobs failed.")
             if failures:
                 raise SystemExit(max(failures) if EXIT_BUG not in failures else EXIT_BUG)
 
@@ -138,12 +144,25 @@ def composed(overrides: list[str]) -> Config:
         raise refusal(error, overrides) from None
 
 
+def _jobs(ran: list[tuple[list[str], str]]) -> list[str]:
+    """A line a job of a multirun: the overrides that not all of them have, and how it went."""
+    common = set[str].intersection(*(set(overrides) for overrides, _ in ran))
+    own = [" ".join(word for word in overrides if word not in common) for overrides, _ in ran]
+    width = max(map(len, own))
+    return [f"{words:<{width}}  {said}" for words, (_, said) in zip(own, ran, strict=True)]
+
+
 def quoted(word: str) -> str:
     """An override with its value in quotes where Hydra's grammar wants them: a path with spaces or letters of its own.
 
     Left as it is where the value itself has characters that mean something: quotes, brackets, commas, `$`, backslashes.
+
+    Raises:
+        ConfigError: when it names no key: Hydra's own parser fails on that.
     """
     key, equals, value = word.partition("=")
+    if equals and not key.strip("+~"):
+        raise ConfigError(must("an argument", "read key=value", repr(word), "Name the key before the '='."))
     if word.startswith("-") or not equals or set(value) & set("\"'\\,[]{}()$"):
         return word
     parser = OverridesParser.create()

@@ -1,4 +1,4 @@
-"""The recorded configuration of a run, back as `Config`: from its config.yaml or from a manifest's provenance.
+"""The recorded configuration of a run: back as `Config` from a manifest's provenance, and as the text of config.yaml.
 
 Knows the form `fingerprint.plain` gives (enums by name); knows no Hydra and runs nothing.
 """
@@ -17,20 +17,38 @@ import yaml
 from pipeline.config.paths import KEYS, at_home
 from pipeline.config.schema import Config
 from pipeline.core import artifacts
-from pipeline.core.credentials import MASK
-from pipeline.core.errors import ArtifactError, must, one_line
+from pipeline.core.credentials import MASK, masked
+from pipeline.core.errors import ArtifactError, must
 
 T = TypeVar("T")
 
+FILE = "config.yaml"
+"""The configuration in a run's folder, as its model's manifest vouches for it."""
 
-def from_plain(values: Any, source: str) -> Config:
+
+def from_plain(values: Any, source: str, *, masked_too: bool = False) -> Config:
     """The configuration that `plain` gave, every rule checked again. `source` names it in messages.
+
+    With `masked_too` a text that was masked stays so: for whoever reads none that could hold a credential.
 
     Raises:
         ArtifactError: for an unknown or missing key, a value of the wrong kind, or one that was masked.
         ConfigError: when a value breaks a rule.
     """
+    if not masked_too:
+        _refuse_masked(values, source, "")
     return _section(Config, values, source, "")
+
+
+def _refuse_masked(value: Any, source: str, key: str) -> None:
+    if isinstance(value, dict):
+        for name, item in value.items():
+            _refuse_masked(item, source, f"{key}.{name}".lstrip("."))
+    elif isinstance(value, list):
+        for item in value:
+            _refuse_masked(item, source, key)
+    elif isinstance(value, str) and MASK in value:
+        raise _refusal(source, key, "be known", "a value that was masked as a credential")
 
 
 def _section(schema: type[T], values: Any, source: str, prefix: str) -> T:
@@ -54,8 +72,6 @@ def _value(hint: Any, value: Any, source: str, key: str) -> Any:
     if value is None and type(None) in options:
         return None
     wanted = next(option for option in options if option is not type(None))
-    if value == MASK or (isinstance(value, str) and MASK in value):
-        raise _refusal(source, key, "be known", "a value that was masked as a credential")
     if dataclasses.is_dataclass(wanted):
         return _section(typing.cast(type[Any], wanted), value, source, f"{key}.")
     if isinstance(wanted, type) and issubclass(wanted, enum.Enum):
@@ -77,8 +93,10 @@ def _refusal(source: str, key: str, rule: str, got: str) -> ArtifactError:
     return ArtifactError(must(f"{source}: {key}", rule, got, "Use the version of this project that wrote it."))
 
 
-def of_manifest(path: Path) -> tuple[Config, dict[str, Any]]:
+def of_manifest(path: Path, *, masked_too: bool = False) -> tuple[Config, dict[str, Any]]:
     """The configuration in a manifest's provenance, and the manifest. A folder stands for the manifest in it.
+
+    `masked_too` as in `from_plain`.
 
     Raises:
         ArtifactError: when there is none, it was altered, or it has no configuration (a checkpoint's or a cache's).
@@ -93,18 +111,26 @@ def of_manifest(path: Path) -> tuple[Config, dict[str, Any]]:
             must(str(folder), "be a stage's folder", f"a manifest of {manifest.get('artifact', 'something else')}",
                  "Pass the manifest of mined/<…>, of a run's model/, card/ or of an evaluation.")
         )  # fmt: skip
-    return from_plain(manifest["provenance"]["config"], str(folder / artifacts.MANIFEST)), manifest
+    values = manifest["provenance"]["config"]
+    return from_plain(values, str(folder / artifacts.MANIFEST), masked_too=masked_too), manifest
 
 
-def of_run(run: Path) -> Config:
-    """The configuration of a run's config.yaml.
+def recorded(folder: Path) -> dict[str, Any]:
+    """The configuration a complete folder of a stage was made with, credentials in it masked."""
+    manifest = artifacts.manifest_of(folder)
+    assert manifest is not None, "the caller has seen to it that the folder is complete"
+    values: dict[str, Any] = manifest["provenance"]["config"]
+    return values
 
-    Raises:
-        ArtifactError: when it is missing, no YAML, or not a configuration of this version.
-    """
-    path = run / "config.yaml"
+
+def as_yaml(values: dict[str, Any]) -> bytes:
+    """What a run's config.yaml holds: a copy for people, from which nothing is composed."""
+    return str(yaml.safe_dump(values, sort_keys=False)).encode()
+
+
+def is_copy(path: Path, values: dict[str, Any]) -> bool:
+    """Whether a config.yaml says what was recorded; earlier versions masked nothing in it."""
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise ArtifactError(must(str(path), "be a run's configuration", one_line(error), "Run it again.")) from None
-    return from_plain(values, str(path))
+        return bool(masked(yaml.safe_load(path.read_bytes())) == values)
+    except (OSError, ValueError, yaml.YAMLError):
+        return False

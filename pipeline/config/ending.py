@@ -6,17 +6,18 @@ import contextlib
 import errno
 import logging
 import os
-import select
 import signal
-import sys
 import tempfile
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+from pipeline.config import console
 from pipeline.core.errors import (
     EXIT_REQUEUE,
     EXIT_STATUS,
+    SIZE_LIMIT,
     Interrupted,
     PipelineError,
     ResourceError,
@@ -41,37 +42,60 @@ log = logging.getLogger("command")
 
 @contextlib.contextmanager
 def ended() -> Iterator[None]:
-    """Turn whatever leaves the block into a line on standard error and an exit status; SIGTERM ends it like Ctrl-C."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    """Turn whatever leaves the block into a line on standard error and an exit status.
+
+    SIGTERM, and SIGHUP where it is not ignored, end it like Ctrl-C.
+    """
+    console.open_closed()
+    before = {number: signal.signal(number, _stop) for number in stop_signals()}
     try:
         yield
         print(end="", flush=True)  # at exit it would be too late to say how that went
     except KeyboardInterrupt:
-        print("interrupted: what was finished is kept. Run the same command again to go on.", file=sys.stderr)
+        console.say("interrupted: what was finished is kept. Run the same command again to go on.")
         raise SystemExit(EXIT_REQUEUE) from None
     except Exception as error:
         raise SystemExit(report(error)) from None
     finally:
-        signal.signal(signal.SIGTERM, before)
-        if _unread():  # what is left to print would be complained about at exit
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        restore(before, _stop)
+        console.drop_unwritten()
 
 
-def _unread() -> bool:
-    """Whether nobody reads standard output any more, as in `| head -1`."""
-    with contextlib.suppress(OSError, ValueError, TypeError):  # it has no descriptor: closed, or a test's
-        reader = select.poll()
-        reader.register(sys.stdout, select.POLLERR)
-        return bool(reader.poll(0))
-    return False
+def stop_signals() -> list[signal.Signals]:
+    """Signals beside Ctrl-C's that ask a command to stop: a closed terminal's is none where it is ignored (`nohup`)."""
+    ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    return [signal.SIGTERM] if ignored else [signal.SIGTERM, signal.SIGHUP]
+
+
+def restore(before: dict[signal.Signals, Any], ours: Callable[[int, Any], None]) -> None:
+    """Give signals the handlers they had `before`, but for a closed terminal's that came: see `hung_up`."""
+    for number, handler in before.items():
+        if signal.getsignal(number) is ours:
+            signal.signal(number, handler)
+
+
+def hung_up() -> None:
+    """The terminal is closed: nothing is written to it, and its shell, which sends the signal again, ends nothing."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    console.leave_terminal()
+
+
+def _stop(number: int, frame: Any) -> None:
+    if number == signal.SIGHUP:
+        hung_up()
+    raise KeyboardInterrupt
 
 
 def report(error: Exception, log_path: Path | None = None) -> int:
     """Print the one line about an error, keep its traceback in the log, return the exit status."""
-    if isinstance(error, BrokenPipeError) and _unread():
+    if isinstance(error, BrokenPipeError) and console.is_unread():
         return EXIT_UNREAD
     where = f" (log: {shown(log_path)})" if log_path else ""
-    if isinstance(error, OSError) and not isinstance(error, PipelineError):
+    if isinstance(error, OSError) and error.filename is None and console.is_stuck():
+        remedy = "Send it to where there is room; what was finished is kept."
+        refused = ResourceError(must("standard output", "take what is printed", error.strerror or error, remedy))
+        error = refused.with_traceback(error.__traceback__)
+    elif isinstance(error, OSError) and not isinstance(error, PipelineError):
         error = _file_refusal(error)
     elif _is_memory(error):
         remedy = "Free some, use a smaller model or data.limit, or lower runtime.micro_batch_tokens."
@@ -87,16 +111,14 @@ def report(error: Exception, log_path: Path | None = None) -> int:
     if log_path and isinstance(error, PipelineError):
         log.error("stopped", exc_info=error)
     if isinstance(error, Interrupted):
-        print(f"interrupted: {error}{where}", file=sys.stderr)
+        console.say(f"interrupted: {error}{where}")
         return EXIT_REQUEUE
     if isinstance(error, PipelineError):
-        print(f"error: {one_line(error)}{where}", file=sys.stderr)
+        console.say(f"error: {one_line(error)}{where}")
         return EXIT_STATUS
     kept = _keep_traceback(error, log_path)
-    print(
-        f"error: this is a bug in the pipeline ({named(error)[:200]}). Please report it with the traceback in {kept}",
-        file=sys.stderr,
-    )
+    what = f"this is a bug in the pipeline ({named(error)[:200]})"
+    console.say(f"error: {what}. Please report it with the traceback in {kept}")
     return EXIT_BUG
 
 
@@ -117,6 +139,7 @@ def _file_refusal(error: OSError) -> Exception:
         errno.EACCES,
         errno.EPERM,
         errno.ENOTDIR,
+        errno.EISDIR,
         errno.EEXIST,
     ):
         return error
@@ -127,8 +150,18 @@ def _file_refusal(error: OSError) -> Exception:
 
 def unusable(error: OSError) -> ResourceError:
     """The refusal of a file or folder that the system does not let us write."""
+    # Of a rename the second: the first is a name of ours. None: what was written to had been opened before.
+    path = str(error.filename2 or error.filename or "a file or standard output")
+    if error.errno == errno.EFBIG:
+        remedy = "Raise the limit and run the same command again: what was finished is kept."
+        return ResourceError(must(path, f"be within {SIZE_LIMIT}", error.strerror, remedy))
+    if error.errno == errno.EISDIR:
+        return ResourceError(must(path, "be a file", "a folder", "Move it away and run the same command again."))
+    if os.path.islink(path) and not os.path.exists(path):
+        remedy = "Make the folder it links to, or pass outputs_dir=<another folder>."
+        return ResourceError(must(path, "be usable", f"a link to nothing ({os.readlink(path)})", remedy))
     remedy = "Free space, correct the permissions, or pass outputs_dir=<another folder>."
-    return ResourceError(must(str(error.filename or "a file"), "be usable", error.strerror or "an error", remedy))
+    return ResourceError(must(path, "be usable", error.strerror or "an error", remedy))
 
 
 def _keep_traceback(error: Exception, log_path: Path | None) -> str:

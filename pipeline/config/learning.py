@@ -8,6 +8,7 @@ from enum import Enum
 
 from pipeline.config.rules import check, positive
 from pipeline.config.sets import nano_beir_name
+from pipeline.core.records import HEADLINE, MEASURES
 
 Activation = Enum("Activation", "identity sigmoid tanh")
 Precision = Enum("Precision", "auto bf16 fp32")
@@ -110,8 +111,8 @@ class TrainingConfig:
     """Save the weights of the best fixed evaluation instead of the last step's."""
     selection_set: str | None = None
     """The set that decides: dev, validation, a NanoBEIR set by its name such as NanoNQ, or NanoBEIR_R100_mean."""
-    selection_measure: str = "ndcg@10"
-    """The measure that decides: map, mrr@10 or ndcg@10."""
+    selection_measure: str = HEADLINE
+    """The measure that decides, one of `records.MEASURES`."""
     keep_checkpoints: int = 2
     """Newest checkpoints kept, beside the best one."""
 
@@ -161,11 +162,11 @@ class TrainingConfig:
         )
         check(self.eval_steps >= 0, "training.eval_steps", "be at least 0", self.eval_steps, "Use 0 for none.")
         check(
-            self.selection_measure in ("map", "mrr@10", "ndcg@10"),
+            self.selection_measure in MEASURES,
             "training.selection_measure",
-            "be map, mrr@10 or ndcg@10",
+            f"be one of {', '.join(MEASURES)}",
             self.selection_measure,
-            "Use ndcg@10.",
+            f"Use {HEADLINE}.",
         )
         if self.keep_best:
             check(

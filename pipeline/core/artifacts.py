@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
+import resource
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from pipeline.core import atomic, upkeep
-from pipeline.core.errors import ArtifactError, PipelineError, ResourceError, must
+from pipeline.core.errors import SIZE_LIMIT, ArtifactError, PipelineError, ResourceError, first_line, must
 from pipeline.core.fingerprint import canonical_json, file_digest, text_digest
 
 MANIFEST = "manifest.json"
@@ -81,8 +83,14 @@ def publish(
     except BaseException as error:
         atomic.put_back(replaced, folder)  # first of all: a second signal may come
         foreign = isinstance(error, Exception) and not isinstance(error, PipelineError)
+        limited = foreign and _at_limit(error, work)
         full = foreign and (_says_full(error) or _is_full(folder.parent))
         shutil.rmtree(work, ignore_errors=True)
+        if limited:
+            remedy = "Raise the limit and run again: everything finished is kept."
+            raise ResourceError(
+                must(f"a file of {folder}", f"be within {SIZE_LIMIT}", "a larger one", remedy)
+            ) from error
         if full:  # libraries that write have errors of their own for it
             remedy = "Free space, or pass outputs_dir=<another disk>; run again: everything finished is kept."
             raise ResourceError(must(f"the disk of {folder}", "hold it", "a full disk", remedy)) from error
@@ -91,7 +99,15 @@ def publish(
 
 def _says_full(error: BaseException) -> bool:
     """Whether an error is the system's for want of room, in whatever class a library wraps its words."""
-    return any(os.strerror(number) in str(error) for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
+    return any(os.strerror(number) in str(error) for number in (errno.ENOSPC, errno.EDQUOT))
+
+
+def _at_limit(error: BaseException, work: Path) -> bool:
+    """Whether a file grew to the process's limit; torch does not say why a write failed."""
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+    if limit == resource.RLIM_INFINITY:
+        return False
+    return os.strerror(errno.EFBIG) in str(error) or any(path.stat().st_size >= limit for path in files(work))
 
 
 def _is_full(folder: Path) -> bool:
@@ -108,25 +124,33 @@ def manifest_of(folder: Path) -> dict[str, Any] | None:
     Raises:
         ArtifactError: when a manifest is there but is not one of ours, or was altered.
     """
+    found = _manifest(folder)
+    if isinstance(found, str):
+        remedy = f"Delete {folder} and run again."
+        raise ArtifactError(must(str(folder / MANIFEST), "be as it was written", found, remedy))
+    return found
+
+
+def _manifest(folder: Path) -> dict[str, Any] | str | None:
+    """The manifest, None where there is none, or what stands in its place."""
     path = folder / MANIFEST
     if not path.is_file():
         return None
-    manifest = atomic.read_json(path)
+    try:
+        manifest = json.loads(path.read_bytes())
+    except (ValueError, OSError) as error:
+        return f"no readable JSON ({first_line(error)})"
     if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
-        raise ArtifactError(must(str(path), "be a manifest", "another JSON file", f"Delete {folder} and run again."))
-    if manifest.get("seal") != sealed(manifest)["seal"]:
-        remedy = f"Delete {folder} and run again."
-        raise ArtifactError(must(str(path), "be as it was written", "an altered one", remedy))
-    return manifest
+        return "another JSON file"
+    return manifest if manifest.get("seal") == sealed(manifest)["seal"] else "an altered one"
 
 
 @upkeep.spent("verify")
 def problems(folder: Path) -> list[str]:
     """What is wrong with a folder against its manifest, one sentence each; empty when it verifies."""
-    try:
-        manifest = manifest_of(folder)
-    except ArtifactError as error:
-        return [str(error)]
+    manifest = _manifest(folder)
+    if isinstance(manifest, str):
+        return [f"{folder / MANIFEST} is not as it was written but {manifest}"]
     if manifest is None:
         return [f"{folder} has no {MANIFEST}: it was never completed"]
     found = []

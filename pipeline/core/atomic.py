@@ -131,6 +131,27 @@ def point(link: Path, target: Path) -> None:
     sync_folder(link.parent)
 
 
+def require_link(link: Path) -> None:
+    """Refuse whatever stands where `point` makes a link and is none: it would mean something else, or be lost.
+
+    Raises:
+        ArtifactError: with the remedy, for a run and for a command that reads one.
+    """
+    if link.exists() and not link.is_symlink():
+        remedy = "Rename it (`cp -rL` makes such copies): the next run makes the link, and run=<folder> names a run."
+        raise ArtifactError(must(str(link), "be a link", "a folder" if link.is_dir() else "a file", remedy))
+
+
+def require_file(path: Path) -> None:
+    """Refuse a folder where a file is to be written.
+
+    Raises:
+        ArtifactError: with the remedy.
+    """
+    if path.is_dir():
+        raise ArtifactError(must(str(path), "be a file", "a folder", "Move it away and give the same command again."))
+
+
 def remove_abandoned(path: Path, *, ours: bool = False) -> None:
     """Remove what killed processes left of writing `path`: their work folders, temporary files and links.
 

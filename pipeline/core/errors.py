@@ -12,8 +12,10 @@ EXIT_STATUS = 2
 """Exit status of a command that was refused or failed with a `PipelineError`."""
 
 EXIT_REQUEUE = 75
-"""Exit status after SIGTERM or SIGINT, what was finished being kept (`EX_TEMPFAIL`): run the command again."""
+"""Exit status after SIGTERM, SIGHUP or SIGINT, what was finished being kept (`EX_TEMPFAIL`): run the command again."""
 
+SIZE_LIMIT = "the limit on a file's size (ulimit -f)"
+"""What the system means by `File too large`."""
 
 GPU_WITHOUT_MEMORY = (
     "CUDA error: out of memory",
@@ -58,7 +60,7 @@ class ResourceError(PipelineError):
 
 
 class Interrupted(PipelineError):
-    """SIGTERM or SIGINT arrived and the work so far is saved."""
+    """SIGTERM, SIGHUP or SIGINT arrived and the work so far is saved."""
 
 
 def out_of_gpu_memory(error: RuntimeError) -> bool:

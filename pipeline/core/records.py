@@ -15,6 +15,12 @@ Qrels = dict[str, dict[str, int]]
 Run = dict[str, dict[str, float]]
 """query id → passage id → score, as a TREC run file holds it."""
 
+MEASURES = {"map": "MAP", "mrr@10": "MRR@10", "ndcg@10": "nDCG@10"}
+"""What every evaluation reports: the name sentence-transformers gives a measure → how it is written."""
+
+HEADLINE = "ndcg@10"
+"""The measure that verdicts speak of."""
+
 AS_RETRIEVED = "as_retrieved"
 """Protocol: a model reorders the first stage's candidates; a positive it never found counts 0."""
 
@@ -93,7 +99,7 @@ class RerankingSet:
 
     `candidates` lists passage ids best first, as the first stage ranked them: that order counts, and `scores`,
     beside it, are only for the run file. `passages` holds every candidate and every judged
-    positive. `groups` clusters queries for resampling, or is None when they are independent.
+    positive that the collection has. `groups` clusters queries for resampling, or is None when they are independent.
     """
 
     name: str
@@ -105,13 +111,16 @@ class RerankingSet:
     groups: dict[str, str] | None = None
 
     def pool(self, query_id: str, protocol: str) -> list[str]:
-        """Passage ids a reranker sees: the candidates, then (under `positives_added`) missing positives by id."""
+        """Passage ids a reranker sees: the candidates, then (under `positives_added`) missing positives by id.
+
+        A positive that the collection lacks is in neither.
+        """
         candidates = self.candidates.get(query_id, [])
         if protocol == AS_RETRIEVED:
             return candidates
         present = set(candidates)
-        missing = sorted(p for p, grade in self.qrels.get(query_id, {}).items() if grade > 0 and p not in present)
-        return candidates + missing
+        positives = (p for p, grade in self.qrels.get(query_id, {}).items() if grade > 0 and p in self.passages)
+        return candidates + sorted(passage for passage in positives if passage not in present)
 
 
 @dataclass(slots=True)

@@ -31,19 +31,21 @@ def judgements_file(folder: Path, files: Sequence[str]) -> str | None:
 
 
 def read_beir(
-    folder: Path, name: str | None = None, files: Sequence[str] = QRELS_FILES, *, with_run: bool = True
+    folder: Path, name: str | None = None, files: Sequence[str] = QRELS_FILES, *, is_measured: bool = True
 ) -> Collection:
     """A judged collection in the BEIR layout: `queries.jsonl`, `corpus.jsonl`, `qrels/test.tsv`, maybe `run.trec`.
 
     A passage is its title and its text joined by a space, outer white space cut. Judgements come from the first of
     `files`. Judgements and ranked passages of ids the collection lacks are dropped, and queries of blank text
-    with them; how many is logged. Queries without a judgement stay. Blank passages stay: they are the collection's own.
+    with them; how many is logged. Where it is measured, judgements of passages it lacks stay, as in BEIR's evaluation:
+    nobody can find these, and they count. Queries without a judgement stay. Blank passages stay: they are the
+    collection's own.
 
     Args:
         folder: The collection's folder.
         name: The name it goes by in reports; the folder's own without it.
         files: Where its judgements may stand, below the folder.
-        with_run: Whether its own first stage is read; a broken one is refused.
+        is_measured: Whether it is measured, not trained on: its own first stage is read, and refused if broken.
 
     Raises:
         DataError: naming file, line, key and remedy: a missing or broken file, an id twice, or nothing left to judge.
@@ -63,15 +65,19 @@ def read_beir(
     if (own := judgements_file(folder, files)) is None:
         raise DataError(must(str(folder), f"hold one of {', '.join(files)}", "none of them", "Add judgements."))
     judgements = folder / own
-    qrels = _known_only(_read_beir_qrels(judgements), queries, passages, judgements, "judgements")
+    given = _read_beir_qrels(judgements)
+    lost = "count as not found" if is_measured else "dropped"
+    qrels = _known_only(given, queries, passages, judgements, "judgements", lost)
+    if is_measured:
+        qrels = {query: grades for query, grades in given.items() if query in queries}
     if not any(grade > 0 for grades in qrels.values() for grade in grades.values()):
         remedy = "Judge at least one passage 1 or more."
         raise DataError(must(str(judgements), "judge some passage relevant", "no grade above 0", remedy))
     run = None
-    if with_run and (folder / "run.trec").is_file():
+    if is_measured and (folder / "run.trec").is_file():
         path = folder / "run.trec"
         run = _known_only(read_run(path, queries.keys() | passages.keys()), queries, passages, path, "ranked passages")
-    if with_run and judgements.name in ("train.tsv", "dev.tsv"):
+    if is_measured and judgements.name in ("train.tsv", "dev.tsv"):
         log.warning("%s has no qrels/test.tsv: it is measured on %s", folder, judgements.name)
     log.info("%s: %d queries, %d passages, judgements of %s", folder, len(queries), len(passages), judgements.name)
     return Collection(name or folder.resolve().name, queries, passages, qrels, run)
@@ -123,8 +129,11 @@ def _known_only(
     passages: Container[str],
     path: Path,
     what: str,
+    lost: str = "dropped",
 ) -> dict[str, dict[str, Grade]]:
     """The entries whose query and passage the collection has; the others are counted in the log.
+
+    `lost` says what becomes of those whose passage it lacks.
 
     Raises:
         DataError: when none is left.
@@ -144,6 +153,6 @@ def _known_only(
         remedy = "Check that the ids are those of queries.jsonl and corpus.jsonl."
         raise DataError(must(str(path), f"hold {what} of the collection's own ids", f"none, first {example}", remedy))
     if unknown:
-        message = "%s: %d %s of unknown queries and %d of unknown passages dropped, first %s"
-        log.warning(message, path, unknown["query"], what, unknown["passage"], example)
+        message = "%s: %d %s of unknown queries dropped and %d of unknown passages %s, first %s"
+        log.warning(message, path, unknown["query"], what, unknown["passage"], lost, example)
     return kept

@@ -109,7 +109,7 @@ def read_hub(folder: Path, config: DataConfig, cache: Path) -> Loaded:
 
 def _beir(folder: Path, config: DataConfig, qrels_files: Sequence[str]) -> Loaded:
     """Judged positives of a BEIR folder as rows, query by query; the collection's passages as the corpus."""
-    collection = read_beir(folder, files=qrels_files, with_run=False)
+    collection = read_beir(folder, files=qrels_files, is_measured=False)
     rows, grades = PairRows([], [], [], question_ids=[]), list[float]()
     for query, text in collection.queries.items():
         for passage, grade in collection.qrels.get(query, {}).items():

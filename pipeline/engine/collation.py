@@ -1,7 +1,7 @@
 """Pairs composed from a table's texts, as batches of three forms: padded, packed without padding, and in blocks.
 
-A cross-encoder's pair is special tokens around two independently tokenised texts; `proven` checks that a tokenizer
-composes its pairs so.
+A cross-encoder's pair is special tokens around two independently tokenised texts; `checked_template` checks that a
+tokenizer composes its pairs so.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ The state is the backend's and the settings kept beside it, which are passed to 
 """
 
 
-def proven(tokenizer: PreTrainedTokenizerBase, max_length: int) -> PairTemplate:
+def checked_template(tokenizer: PreTrainedTokenizerBase, max_length: int) -> PairTemplate:
     """A tokenizer's template, checked once on pairs that need no cut, one cut and two cuts.
 
     Raises:

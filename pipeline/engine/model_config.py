@@ -49,11 +49,25 @@ def read(folder: Path, key: str = "model.path") -> tuple[Any, PreTrainedTokenize
     try:
         with quiet():
             saved = _bert_of_old(folder) or AutoConfig.from_pretrained(folder)
-            return saved, AutoTokenizer.from_pretrained(folder, config=saved)
+            tokenizer = AutoTokenizer.from_pretrained(folder, config=saved)
     except Exception as error:  # a wrong type in a configuration raises kinds of its own
         raise ModelError(must(key, "hold a model and tokenizer transformers can read",
                               f"{folder} ({first_line(error)})",
                               "Save it again with save_pretrained.")) from None  # fmt: skip
+    check_tokenizer(tokenizer, folder, key)
+    return saved, tokenizer
+
+
+def check_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path, key: str) -> None:
+    """Refuse a tokenizer that transformers made of nothing, which knows no word.
+
+    Raises:
+        ModelError: when the folder, named by `key`, holds none of the tokenizer's files. One of bytes has none.
+    """
+    names = list(tokenizer.vocab_files_names.values())
+    if names and not any(path.is_file() for name in names for path in folder.rglob(name)):
+        raise ModelError(must(key, f"hold its tokenizer, such as {names[0]}", f"{folder} without one",
+                              "Save the model's tokenizer there too, with save_pretrained."))  # fmt: skip
 
 
 def _bert_of_old(folder: Path) -> Any:

@@ -17,7 +17,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedTokenizer
 
 from pipeline.config.learning import Activation, ModelConfig
 from pipeline.config.machine import Attention
-from pipeline.core.errors import ModelError, first_line, must
+from pipeline.core.errors import ModelError, first_line, must, named
 from pipeline.engine import model_config, packed
 from pipeline.engine.modeling import Reranker, keep_head_in_fp32
 
@@ -55,6 +55,8 @@ def load(folder: Path, config: ModelConfig, *, seed: int, attention: Attention =
     model_config.set_padding_side(tokenizer, hf)
     _align(model)
     keep_head_in_fp32(model)
+    if not packed.supports(model):
+        _check_scores(model.eval(), tokenizer, folder)
     return Reranker(
         model=model.eval(),
         tokenizer=tokenizer,
@@ -82,6 +84,8 @@ def planned(folder: Path, config: ModelConfig) -> tuple[Any, PreTrainedTokenizer
         raise ModelError(must("model.path", "be a cross-encoder with one label", f"{hf.num_labels} labels in {folder}",
                               "Rerankers score a pair with one number: choose another model."))  # fmt: skip
     hf.num_labels = 1
+    if getattr(hf, "pad_token_id", None) is None:  # GPT-2's: where its heads look for the last token
+        hf.pad_token_id = tokenizer.pad_token_id
     limit = model_config.positions(hf)
     if limit is not None and config.max_length > limit:
         raise ModelError(must("model.max_length", f"be at most the {limit} positions of {folder}", config.max_length,
@@ -131,6 +135,18 @@ def _check_embeddings(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Pa
         raise ModelError(must("model.path", "have an embedding for each token type of its tokenizer",
                               f"{types} for {given} in {folder}",
                               "Take token_type_ids out of its tokenizer's model_input_names."))  # fmt: skip
+
+
+def _check_scores(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Refuse a kind of model that cannot score a padded batch of pairs now, not in the middle of a run."""
+    if tokenizer.pad_token is None:
+        return  # `collation` refuses it, by name
+    try:
+        with torch.no_grad():
+            model(**tokenizer([["one", "two"], ["one", "two three"]], padding=True, return_tensors="pt"))
+    except Exception as error:  # whatever a kind of model asks for besides tokens, such as a decoder's first
+        raise ModelError(must("model.path", f"score pairs of texts as {type(model).__name__}",
+                              f"{folder} ({named(error)})", "Choose another model.")) from None  # fmt: skip
 
 
 def _align(model: nn.Module) -> None:

@@ -75,7 +75,7 @@ class PairTemplate:
 
     @classmethod
     def read(cls, tokenizer: PreTrainedTokenizerBase, max_length: int) -> PairTemplate:
-        """Read the template off a tokenizer; `collation.proven` checks that it holds for other pairs too.
+        """Read the template off a tokenizer; `collation.checked_template` checks that it holds for other pairs too.
 
         Raises:
             ModelError: when the tokenizer is a slow one, has no padding token or does not compose pairs from

@@ -48,7 +48,8 @@ class PairScorer:
                 runs out of memory.
 
         Raises:
-            ModelError: when the tokenizer does not compose pairs from independent texts, see `collation.proven`.
+            ModelError: when the tokenizer does not compose pairs from independent texts, see
+                `collation.checked_template`.
         """
         if device.type == "cpu":
             reuse_memory()
@@ -56,7 +57,7 @@ class PairScorer:
         self.device = device
         self.precision = precision
         self.token_budget = token_budget
-        self._template = collation.proven(reranker.tokenizer, reranker.max_length)
+        self._template = collation.checked_template(reranker.tokenizer, reranker.max_length)
         self._position: dict[str, int] = {}
         self._table = TokenTable.build([], reranker.tokenizer, reranker.max_length)
         self._known: dict[tuple[tuple[str, str], ...], _DistinctPairs] = {}  # by the pairs of a call
@@ -76,7 +77,8 @@ class PairScorer:
         if not np.isfinite(scores).all():
             query, _ = pairs[int((~np.isfinite(scores)).argmax())]
             raise NumericsError(must("a score", "be finite", f"NaN or infinity for query {query[:60]!r}",
-                                     "The weights diverged: lower training.learning_rate."))  # fmt: skip
+                                     "In training the weights diverged: lower training.learning_rate. "
+                                     "Before it, choose another model.path."))  # fmt: skip
         return scores
 
     def _remembered(self, pairs: Sequence[tuple[str, str]]) -> _DistinctPairs:

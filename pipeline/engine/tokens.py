@@ -94,6 +94,13 @@ class TokenTable:
             cut += int((self.lengths[first[part]] + self.lengths[second[part]] > template.room).sum())
         return cut / max(1, len(first))
 
+    def share_of(self, token: int | None) -> float:
+        """Share of all kept tokens that are this one; of None 0."""
+        if token is None:
+            return 0.0
+        parts = (self.ids[start : start + 2**20] for start in range(0, len(self.ids), 2**20))
+        return sum(int(np.count_nonzero(part == token)) for part in parts) / max(1, len(self.ids))
+
     def kept_on(self, device: torch.device, template: PairTemplate) -> torch.Tensor | None:
         """All ids with the template's special tokens behind them, if `keep_on` put them on the device; else None."""
         return self._kept.get((device, template.specials))

@@ -104,19 +104,6 @@ class Trainer:
             ArtifactError: when checkpoints are there and none verifies, or the best step's does not.
         """
         self._resume()
-        plan = self.plan
-        if 0 < plan.steps < plan.steps_per_epoch:
-            log.info(
-                "%-9s %s of %s rows are seen, for training.max_steps=%d (null: all)", "train",
-                f"{plan.steps * plan.batch_size:,}", f"{plan.rows:,}", plan.steps,
-            )  # fmt: skip
-        if 0 < plan.steps == self.warmup:
-            log.warning("training.max_steps=%d: every step is warm-up, the first at a learning rate of 0", plan.steps)
-        if self.config.keep_best and 0 < plan.steps < self.config.eval_steps:
-            log.warning(
-                "training.keep_best has nothing to choose from: the run's %d steps end before the first evaluation at "
-                "training.eval_steps=%d, and the last step's weights are kept", plan.steps, self.config.eval_steps,
-            )  # fmt: skip
         self.began = time.perf_counter() - self.state.seconds
         if self.state.step == 0 and self.config.eval_sets and not self.state.rows:
             self._evaluate()

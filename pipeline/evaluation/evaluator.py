@@ -19,6 +19,8 @@ from pipeline.core.records import (
     AS_RETRIEVED,
     COMPARISONS,
     FIRST_STAGE,
+    HEADLINE,
+    MEASURES,
     PROTOCOLS,
     TRAINED,
     UNTRAINED,
@@ -26,9 +28,8 @@ from pipeline.core.records import (
     fold,
 )
 from pipeline.data.trec import escape, write_qrels, write_run
-from pipeline.evaluation.figures import Scored, Values, means_of, protocol_json
+from pipeline.evaluation.figures import SetFigures, Values, means_of, protocol_json
 from pipeline.evaluation.measures import (
-    MEASURES,
     Difference,
     difference,
     judged,
@@ -55,15 +56,15 @@ class Evaluation:
     @property
     def queries(self) -> list[str]:
         """The query ids that count, in the judgements' order."""
-        return list(self.values[AS_RETRIEVED][FIRST_STAGE][MEASURES[0]])
+        return list(self.values[AS_RETRIEVED][FIRST_STAGE][HEADLINE])
 
     def means(self, protocol: str, system: str) -> dict[str, float]:
         """Measure → mean over queries."""
         return means_of(self.values[protocol][system])
 
-    def scored(self) -> Scored:
+    def scored(self) -> SetFigures:
         """What a mean over sets needs of it."""
-        return Scored(self.set.name, self.values, self.positives_found())
+        return SetFigures(self.set.name, self.values, self.positives_found())
 
     def differences(self, protocol: str, a: str, b: str) -> dict[str, Difference]:
         """Measure → system a minus system b; resamples clusters where the set's queries are grouped."""

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.core.atomic import read_json
-from pipeline.core.records import AS_RETRIEVED, FIRST_STAGE, PROTOCOLS, TRAINED
+from pipeline.core.records import AS_RETRIEVED, FIRST_STAGE, HEADLINE, MEASURES, PROTOCOLS, TRAINED
 from pipeline.data.trec import unescape
-from pipeline.evaluation.measures import MEASURES, Difference, mean, stratified_difference
+from pipeline.evaluation.measures import Difference, mean, stratified_difference
 from pipeline.evaluation.protocols import NOTES
 
 Values = dict[str, dict[str, dict[str, dict[str, float]]]]
@@ -23,7 +23,7 @@ Values = dict[str, dict[str, dict[str, dict[str, float]]]]
 
 
 @dataclass(frozen=True, slots=True)
-class Scored:
+class SetFigures:
     """A set's figures without its texts and rankings."""
 
     name: str
@@ -60,7 +60,7 @@ def protocol_json(
     return result
 
 
-def mean_of(sets: Sequence[Scored], name: str) -> dict[str, Any]:
+def mean_of(sets: Sequence[SetFigures], name: str) -> dict[str, Any]:
     """The mean over sets of each set's mean (as `NanoBEIR_R100_mean`), in the form of measures.json plus `sets`.
 
     Only systems that every set has are in it. Each set weighs the same whatever its size. The intervals are t
@@ -84,7 +84,7 @@ def mean_of(sets: Sequence[Scored], name: str) -> dict[str, Any]:
     result: dict[str, Any] = {
         "name": name,
         "sets": [of.name for of in sets],
-        "queries": sum(len(of.values[AS_RETRIEVED][FIRST_STAGE][MEASURES[0]]) for of in sets),
+        "queries": sum(len(of.values[AS_RETRIEVED][FIRST_STAGE][HEADLINE]) for of in sets),
         "positives_found": math.fsum(of.positives_found for of in sets) / len(sets),
         "interval": "95 %, t over queries, stratified by set",
         "notes": dict(NOTES),
@@ -100,11 +100,11 @@ def mean_of_means(figures: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return {measure: math.fsum(figure[measure] for figure in figures) / len(figures) for measure in MEASURES}
 
 
-def read(folder: Path, name: str) -> Scored:
+def read(folder: Path, name: str) -> SetFigures:
     """The figures of set `name` that `evaluator.write` wrote into a folder, to the last bit."""
     values: Values = {}
     for line in (folder / "per_query.tsv").read_text(encoding="utf-8").split("\n")[1:-1]:
         query, protocol, system, measure, value = line.split("\t")
         of = values.setdefault(protocol, {}).setdefault(unescape(system), {}).setdefault(measure, {})
         of[unescape(query)] = float(value)
-    return Scored(name, values, float(read_json(folder / "measures.json")["positives_found"]))
+    return SetFigures(name, values, float(read_json(folder / "measures.json")["positives_found"]))

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from pipeline.core.errors import DataError, NumericsError, must
 from pipeline.core.records import (
     AS_RETRIEVED,
+    MEASURES,
     POSITIVES_ADDED,
     PROTOCOLS,
     Collection,
@@ -22,7 +23,7 @@ from pipeline.core.records import (
     Run,
     ends_with_query,
 )
-from pipeline.evaluation.measures import MEASURES, judged, mean, order, per_query, reciprocal_rank_fusion
+from pipeline.evaluation.measures import judged, mean, order, per_query, reciprocal_rank_fusion
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +47,7 @@ def run_candidates(
 ) -> tuple[dict[str, list[str]], dict[str, list[float]]]:
     """The best `depth` passages a query of a run (score descending, id ascending), and their scores beside.
 
-    Ids in `own_passages` are passages that are no candidates of the query of that id, see `themselves`.
+    Ids in `own_passages` are passages that are no candidates of the query of that id, see `queries_among_passages`.
     """
     ranked = {
         query: {passage: score for passage, score in scores.items() if passage != query or query not in own_passages}
@@ -56,7 +57,7 @@ def run_candidates(
     return candidates, {query: [run[query][passage] for passage in ranked] for query, ranked in candidates.items()}
 
 
-def themselves(collection: Collection) -> set[str]:
+def queries_among_passages(collection: Collection) -> set[str]:
     """Ids of queries that are passages of their collection, under one id and not judged relevant to themselves.
 
     BEIR's evaluation takes such a passage out of a query's ranking by its id alone; here it must also be the query's
@@ -93,11 +94,14 @@ def collection_set(
         log.info("%s: %d of %d queries have a positive and count", name, len(queries), len(collection.queries))
     qrels = {query: collection.qrels[query] for query in queries}
     needed = dict.fromkeys(passage for query in queries for passage in candidates.get(query, ()))
-    needed |= dict.fromkeys(p for grades in qrels.values() for p, grade in grades.items() if grade > 0)
     unknown = [passage for passage in needed if passage not in collection.passages]
     if unknown:
         got = f"{len(unknown)} others, first {unknown[0]!r}"
-        raise DataError(must(f"collection {name}", "hold each candidate and positive", got, "Check the run's ids."))
+        raise DataError(must(f"collection {name}", "hold each candidate", got, "Check the run's ids."))
+    positives = {p for grades in qrels.values() for p, grade in grades.items() if grade > 0}
+    if lost := sum(passage not in collection.passages for passage in positives):
+        log.warning("%s: %d of %d relevant passages are not in it: they count as not found", name, lost, len(positives))
+    needed |= dict.fromkeys(sorted(positives & collection.passages.keys()))
     return RerankingSet(
         name=name,
         queries={query: collection.queries[query] for query in queries},
@@ -154,7 +158,7 @@ def rerank(reranking_set: RerankingSet, scorer: Scorer) -> SystemRankings:
     return rankings
 
 
-def quick(reranking_set: RerankingSet, scorer: Scorer, protocol: str = AS_RETRIEVED) -> dict[str, float]:
+def mean_measures(reranking_set: RerankingSet, scorer: Scorer, protocol: str = AS_RETRIEVED) -> dict[str, float]:
     """Measure → mean under one protocol, scoring no more pairs than it needs: the evaluation at fixed steps."""
     scored = _scored(reranking_set, scorer, protocol)
     rankings = {query: order(list(scores), list(scores.values())) for query, scores in scored.items()}

@@ -14,7 +14,7 @@ from pipeline.core.errors import EXIT_STATUS
 from pipeline.faults.kills import Record, Undisturbed
 from pipeline.faults.victim import Place
 
-RENDERED = ("README.md", "summary.json")
+RENDERED = ("README.md", "summary.json", "config.yaml")
 """Files beside the artefacts that are made of them."""
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from pipeline.core import artifacts, atomic
 from pipeline.core.allocation import reuse_memory
@@ -21,6 +22,7 @@ from pipeline.core.errors import ModelError, NumericsError, must, named, out_of_
 from pipeline.core.fingerprint import file_digest, fingerprint, text_digest
 from pipeline.core.progress import bar
 from pipeline.engine import block_scoring
+from pipeline.engine.model_config import check_tokenizer
 from pipeline.mining.topk import Positions
 
 log = logging.getLogger(__name__)
@@ -152,6 +154,11 @@ class Embedder:
                     normalize_embeddings=True,
                     show_progress_bar=False,
                 )
+            except (AttributeError, IndexError, TypeError, ValueError) as error:  # no pad token, tokens it knows not …
+                rule = "be a model that embeds texts"
+                raise ModelError(
+                    must(str(self._folder), rule, named(error), "Pass another model: mining.path=<folder or hub id>.")
+                ) from error
             except RuntimeError as error:
                 if size == 1 or not out_of_gpu_memory(error):
                     raise
@@ -175,6 +182,8 @@ class Embedder:
                 raise ModelError(must(str(self._folder), rule, named(error), remedy)) from error
             finally:
                 loader.removeFilter(_tells_of_more_than_unused_weights)
+            if isinstance(model.tokenizer, PreTrainedTokenizerBase):
+                check_tokenizer(model.tokenizer, self._folder, "mining.path")
             if type(model[0]).__name__ == "StaticEmbedding":
                 size = STATIC_BATCH
             else:

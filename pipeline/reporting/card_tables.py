@@ -9,9 +9,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipeline.config.sets import NANO_BEIR, NANO_CANDIDATES
-from pipeline.core.markdown import as_json
-from pipeline.core.records import FIRST_STAGE, POSITIVES_ADDED, PROTOCOLS, TRAINED
-from pipeline.evaluation.measures import MEASURES
+from pipeline.core.markdown import as_json, without_places
+from pipeline.core.records import FIRST_STAGE, HEADLINE, MEASURES, POSITIVES_ADDED, PROTOCOLS, TRAINED
 from pipeline.evaluation.protocols import fixed_step_protocol
 from pipeline.reporting.facts import Facts
 from pipeline.reporting.verdicts import systems
@@ -39,6 +38,17 @@ def _parameters(facts: Facts, name: str, measures: Mapping[str, Any], protocol: 
     }
 
 
+def _first_stage(facts: Facts, name: str, measures: Mapping[str, Any]) -> str:
+    """What retrieved a set's candidates."""
+    if "sets" in measures or name in NANO_BEIR.values():
+        return "BM25, by the lists that come with NanoBEIR"
+    if name != facts.config["data"]["dev_name"]:
+        return "its own run.trec, or BM25 where it has none"
+    mining = facts.config["mining"]
+    found = without_places(str(mining["path"]))
+    return {"bm25": "BM25", "run": f"the run {found}", "embedding": f"embeddings by {found}"}[mining["retriever"]]
+
+
 def evaluations(facts: Facts) -> list[Json]:
     """One entry a set and protocol: names, parameters, a row a measure, the note on what the protocol means."""
     found = []
@@ -59,6 +69,7 @@ def evaluations(facts: Facts) -> list[Json]:
                     "name": name,
                     "protocol": protocol,
                     "queries": measures["queries"],
+                    "first_stage": _first_stage(facts, name, measures),
                     "found": measures.get("positives_found"),
                     "interval": measures.get("interval", ""),
                     "note": measures.get("notes", {}).get(protocol, ""),
@@ -79,13 +90,13 @@ def log_table(facts: Facts) -> Json:
         if row["kind"] == "train":
             entry["loss"] = row["loss"]
         else:
-            entry["sets"] = {name: of["ndcg@10"] for name, of in row["evaluation"].items()}
+            entry["sets"] = {name: of[HEADLINE] for name, of in row["evaluation"].items()}
 
     def cell(name: str, value: float | None) -> str:
         if value is None:
             return "-"
         first = facts.measures.get(name, {}).get(fixed_step_protocol(name), {}).get(FIRST_STAGE)
-        return f"{value:.4f}" if first is None else f"{value:.4f} ({_signed(value - first['ndcg@10'])})"
+        return f"{value:.4f}" if first is None else f"{value:.4f} ({_signed(value - first[HEADLINE])})"
 
     rows = []
     for step, entry in sorted(steps.items()):
@@ -94,13 +105,13 @@ def log_table(facts: Facts) -> Json:
         is_kept = step == facts.training.get("best_step")
         rows.append([f"**{text}**" if is_kept else text for text in cells])
     final = [
-        cell(name, facts.measures.get(name, {}).get(fixed_step_protocol(name), {}).get(TRAINED, {}).get("ndcg@10"))
+        cell(name, facts.measures.get(name, {}).get(fixed_step_protocol(name), {}).get(TRAINED, {}).get(HEADLINE))
         for name in names
     ]
     if set(final) != {"-"}:
         rows.append(["-", "saved model", "-", *final])
     return {
-        "heads": ["Epoch", "Step", "Training Loss", *(f"{name}_ndcg@10" for name in names)],
+        "heads": ["Epoch", "Step", "Training Loss", *(f"{name}_{HEADLINE}" for name in names)],
         "rows": rows,
         "has_kept": facts.training.get("best_step") is not None,
         "protocols": {name: fixed_step_protocol(name) for name in names},

@@ -14,17 +14,16 @@ import jinja2
 from huggingface_hub import EvalResult, ModelCardData
 
 from pipeline.core.markdown import as_json, escape, literal, sample, without_places
-from pipeline.core.records import PROTOCOLS, TRAINED
-from pipeline.evaluation.measures import MEASURES
+from pipeline.core.records import AS_RETRIEVED, MEASURES, PROTOCOLS, TRAINED
 from pipeline.reporting.card_tables import evaluations, log_table
 from pipeline.reporting.facts import Facts
 from pipeline.reporting.verdicts import (
-    MEASURE_NAMES,
     NOT_TRAINED,
     below_first_stage,
     pairs_seen,
     selection,
     selection_sentence,
+    systems,
     time_over_processes,
     verdict,
 )
@@ -119,7 +118,7 @@ def _results(facts: Facts) -> list[EvalResult]:
         for name, measures in facts.measures.items()
         for protocol in PROTOCOLS
         if TRAINED in measures.get(protocol, {})
-        for measure, label in MEASURE_NAMES.items()
+        for measure, label in MEASURES.items()
     ]
 
 
@@ -170,6 +169,7 @@ def render(facts: Facts) -> str:
     """
     changed, everything = _hyperparameters(facts)
     chosen, command = selection(facts), list(facts.provenance.get("command", []))
+    shown = without_places(command)
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("pipeline.reporting", "."),
         undefined=jinja2.StrictUndefined,
@@ -183,7 +183,9 @@ def render(facts: Facts) -> str:
     body = environment.get_template(TEMPLATE).render(
         facts=facts,
         load_from=LATEST,
-        command=shlex.join(["python", *without_places(command)]) if command else "",
+        command=shlex.join(["python", *shown]) if command else "",
+        is_cut=shown != command,
+        compared={system for of in facts.measures.values() for system in systems(of[AS_RETRIEVED])},
         git=facts.provenance.get("git", {}),
         hardware=facts.provenance.get("hardware", {}),
         threads=facts.provenance.get("threads", {}),

@@ -11,10 +11,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.core.records import FIRST_STAGE, PROTOCOLS, TRAINED
+from pipeline.core.records import AS_RETRIEVED, FIRST_STAGE, HEADLINE, MEASURES, PROTOCOLS, TRAINED
 from pipeline.reporting.facts import Facts
 from pipeline.reporting.verdicts import (
-    MEASURE_NAMES,
     NOT_TRAINED,
     pairs_seen,
     selection,
@@ -74,7 +73,7 @@ def summary(facts: Facts) -> Json:
 def _difference(protocol: Mapping[str, Any], system: str) -> str:
     if system == FIRST_STAGE:
         return ""
-    of = protocol["differences"][system]["ndcg@10"]
+    of = protocol["differences"][system][HEADLINE]
     return f"{of['mean']:+.4f} [{of['low']:+.4f}, {of['high']:+.4f}]"
 
 
@@ -83,11 +82,11 @@ def _block(protocol: Mapping[str, Any]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     # A long name takes several lines: where it may not, rich cuts figures to make room for it.
     table.add_column("ranking", overflow="fold", min_width=len(FIRST_STAGE))
-    for label in MEASURE_NAMES.values():
+    for label in reversed(MEASURES.values()):
         table.add_column(label, justify="right", no_wrap=True)
     table.add_column("nDCG@10 - first stage [95 %]", justify="right", no_wrap=True)
     for system in systems(protocol):
-        figures = [f"{protocol[system][measure]:.4f}" for measure in MEASURE_NAMES]
+        figures = [f"{protocol[system][measure]:.4f}" for measure in reversed(MEASURES)]
         cells = [Text(cell) for cell in (system.replace("_", " "), *figures, _difference(protocol, system))]
         table.add_row(*cells, style="bold" if system == TRAINED else None)
     return table
@@ -131,6 +130,15 @@ def _lines(summary: Json) -> Iterable[str]:
         yield f"energy   all stages: {_energy(energy['all_stages'])}"
     for key in ("model", "card", "run"):
         yield f"{key:<8} {summary[key]}"
+
+
+def headline(summary: Json) -> str:
+    """Each set's figure of the trained model as retrieved, and the first stage's, in a line."""
+    found = ((name, of[AS_RETRIEVED]) for name, of in summary["measures"].items())
+    return "; ".join(
+        f"{name} {MEASURES[HEADLINE]} {of[TRAINED][HEADLINE]:.4f} (first stage {of[FIRST_STAGE][HEADLINE]:.4f})"
+        for name, of in found
+    )
 
 
 def closing_table(summary: Json, width: int = 100) -> str:

@@ -7,12 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from pipeline.config import composed
 from pipeline.core.artifacts import manifest_of, problems
 from pipeline.core.atomic import read_json
 from pipeline.core.errors import ArtifactError
-from pipeline.core.records import AS_RETRIEVED, FIRST_STAGE, TRAINED, Qrels
+from pipeline.core.records import AS_RETRIEVED, FIRST_STAGE, HEADLINE, TRAINED, Qrels
 from pipeline.data.trec import read_qrels, read_run
 from pipeline.evaluation.measures import mean, per_query
 from pipeline.reporting.facts import read_log
@@ -84,15 +83,14 @@ def measured_run(run: Path) -> Measured:
         ArtifactError: when the run is incomplete or a file of it was altered.
     """
     evaluations = require_finished(run)
-    config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
     training = read_json(run / "model" / "training.json")
-    result = Measured(config["name"], best_step=training["best_step"])
+    result = Measured(composed.recorded(run / "model")["name"], best_step=training["best_step"])
     for row in read_log(run / "model" / "metrics.jsonl"):
         if row["kind"] == "train":
             result.losses[row["step"]] = row["loss"]
         else:
-            result.log[row["step"]] = {name: of["ndcg@10"] for name, of in row["evaluation"].items()}
-    mined = read_json(run / "summary.json")["statistics"]
+            result.log[row["step"]] = {name: of[HEADLINE] for name, of in row["evaluation"].items()}
+    mined = read_json(run / "card" / "summary.json")["statistics"]
     result.counts = {name: mined[name] for name in ("rows", "positives", "negatives")}
     result.energy_kwh = read_json(run / "model" / "emissions.json").get("energy_kwh")
     members: dict[str, list[str]] = {}

@@ -8,15 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.core.records import AS_RETRIEVED, COMPARISONS, FIRST_STAGE, TRAINED
+from pipeline.core.records import AS_RETRIEVED, COMPARISONS, FIRST_STAGE, HEADLINE, MEASURES, TRAINED
 from pipeline.engine.batching import Plan
 from pipeline.reporting.facts import Facts
-
-MEASURE_NAMES = {"ndcg@10": "nDCG@10", "mrr@10": "MRR@10", "map": "MAP"}
-"""Measures in the order they are shown, and how they are written."""
-
-MEASURE = "ndcg@10"
-"""The one that verdicts speak of."""
 
 Json = dict[str, Any]
 
@@ -44,7 +38,7 @@ def verdict(name: str, measures: Mapping[str, Any]) -> list[str]:
     known = (
         [f"{name}: {seen} of its {queries} queries are training questions too, which flatters trained."] if seen else []
     )
-    found, label = protocol["difference"][MEASURE], MEASURE_NAMES[MEASURE]
+    found, label = protocol["difference"][HEADLINE], MEASURES[HEADLINE]
     by, interval = abs(found["mean"]), _interval(found, queries)
     if found["low"] > 0:
         said = f"trained beats the first stage by +{by:.3f} {label} ({interval})"
@@ -55,13 +49,13 @@ def verdict(name: str, measures: Mapping[str, Any]) -> list[str]:
     else:
         said = f"trained does not beat the first stage: it is {by:.3f} {label} above, within chance ({interval})"
     sentences = [f"{name}: {said}.", *known]
-    best = max(systems(protocol), key=lambda system: (protocol[system][MEASURE], system == TRAINED))
+    best = max(systems(protocol), key=lambda system: (protocol[system][HEADLINE], system == TRAINED))
     if best != TRAINED:
-        behind = protocol[best][MEASURE] - protocol[TRAINED][MEASURE]
+        behind = protocol[best][HEADLINE] - protocol[TRAINED][HEADLINE]
         against = protocol["difference"] if best == FIRST_STAGE else protocol.get("trained_minus", {}).get(best, {})
-        interval = f"; trained minus it: {_interval(against[MEASURE], queries)}" if MEASURE in against else ""
+        interval = f"; trained minus it: {_interval(against[HEADLINE], queries)}" if HEADLINE in against else ""
         sentences.append(
-            f"{name}: the best ranking is {best.replace('_', ' ')}, {protocol[best][MEASURE]:.3f} {label}, "
+            f"{name}: the best ranking is {best.replace('_', ' ')}, {protocol[best][HEADLINE]:.3f} {label}, "
             f"{behind:.3f} above trained{interval}."
         )
     return sentences
@@ -79,7 +73,7 @@ def below_first_stage(measures: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return [
         name
         for name, of in measures.items()
-        if TRAINED in of[AS_RETRIEVED] and of[AS_RETRIEVED]["difference"][MEASURE]["high"] < 0
+        if TRAINED in of[AS_RETRIEVED] and of[AS_RETRIEVED]["difference"][HEADLINE]["high"] < 0
     ]
 
 
@@ -131,7 +125,7 @@ def selection(facts: Facts) -> Json | None:
 
 def selection_sentence(chosen: Json) -> str:
     """The sentence that stands wherever a figure of a set that chose the checkpoint is shown."""
-    label = MEASURE_NAMES[chosen["measure"]]
+    label = MEASURES[chosen["measure"]]
     last = "not evaluated" if chosen["last_figure"] is None else f"{chosen['last_figure']:.4f}"
     if chosen["is_reported"]:
         return (

@@ -28,8 +28,8 @@ def announce(run: Run) -> None:
     log.info("outputs     %s", shown(run.outputs))
     # What an experiment says of itself speaks of its own data and sets: with others it would mislead.
     packaged = config.data.source is Source.packaged_docs
-    is_own = config.data.source is Source.hub or (packaged and not _needs_hub(run))
-    log.info("needs       %s", config.needs if config.needs and is_own else _needs(run))
+    note_applies = config.data.source is Source.hub or (packaged and not _needs_hub(run))
+    log.info("needs       %s", config.needs if config.needs and note_applies else _needs(run))
     for line in config.note.splitlines() if packaged else ():
         log.info("            %s", line)
 

@@ -13,7 +13,7 @@ from pipeline.data import storage
 from pipeline.reporting import comparison, model_card, report
 from pipeline.reporting.facts import RunFiles, collect
 from pipeline.stages.evaluate import evaluation_folder
-from pipeline.stages.plan import VERSIONS, Run, is_done, stage
+from pipeline.stages.plan import OF_THE_CARD, VERSIONS, Run, is_done, stage
 from pipeline.stages.sets import final_sets
 from pipeline.telemetry.energy_records import add
 
@@ -30,6 +30,7 @@ def card(run: Run) -> Path:
         "stage": "card",
         "version": VERSIONS["card"],
         "name": run.config.name,
+        "model": {key: getattr(run.config.model, key) for key in OF_THE_CARD},
         "train": fingerprint(run.train_key),
         "evaluations": {name: path.name for name, path in evaluations.items()},
     }

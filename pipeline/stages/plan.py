@@ -42,6 +42,10 @@ VERSIONS = {"mine": 4, "search": 4, "tokens": 1, "train": 11, "evaluate": 13, "c
 """Raised when the code would write something else for the same configuration."""
 
 
+OF_THE_CARD = ("title", "language", "license")
+"""Keys of `model` that only its card shows."""
+
+
 class Run:
     """One configuration on this machine: resolved choices, located inputs, names of its folders.
 
@@ -134,8 +138,11 @@ class Run:
         return {
             "stage": "mine",
             "version": VERSIONS["mine"],
-            "data": plain(config.data),
-            "mining": plain(config.mining),
+            "data": {
+                **_unplaced(config.data, self.source),
+                **{key: _suffix(getattr(config.data, key)) for key in ("dev_path", "corpus_path")},
+            },
+            "mining": _unplaced(config.mining, self.retriever),
             "content": {**content, **({} if self.source is None else self.source.identity)},
             "retriever": None if self.retriever is None else {**self.retriever.identity, **searched},
         }
@@ -148,7 +155,9 @@ class Run:
         return {
             "stage": "train",
             "version": VERSIONS["train"],
-            "model": plain(config.model),
+            "model": {
+                key: value for key, value in _unplaced(config.model, self.base).items() if key not in OF_THE_CARD
+            },
             "training": plain(config.training),
             "seed": config.seed,
             "evaluation_precision": config.evaluation.precision.name,
@@ -184,6 +193,17 @@ class Run:
     def attention(self) -> Attention:
         """The attention backend of the loaded model."""
         return machine.resolve_attention(self.config.runtime)
+
+
+def _unplaced(section: Any, located: location.Located | None) -> dict[str, Any]:
+    """A section without where its `path` lies on this disk: what is there enters a key by its content."""
+    found: dict[str, Any] = plain(section)
+    return found if located is None or "hub" in located.identity else {**found, "path": _suffix(found["path"])}
+
+
+def _suffix(path: str | None) -> str | None:
+    """Of a path's name, all that can matter: a file is read by it."""
+    return None if path is None else Path(path).suffix
 
 
 def _check_name(name: str, others: Mapping[str, object], dev_name: str) -> None:

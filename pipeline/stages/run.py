@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pipeline.config import composed
 from pipeline.config.schema import Config, Stage
 from pipeline.core import atomic
+from pipeline.reporting import report
 from pipeline.stages.banner import announce
 from pipeline.stages.card import card
 from pipeline.stages.evaluate import check_inputs, evaluate
@@ -15,6 +17,9 @@ from pipeline.stages.plan import Run
 from pipeline.stages.train import train
 
 ORDER = (Stage.mine, Stage.train, Stage.evaluate, Stage.card)
+
+BESIDE = (composed.FILE, "metrics.jsonl", "tracking.json", "README.md", "summary.json")
+"""Files in a run's folder beside those of its stages."""
 
 
 def run(config: Config, stop_after: Stage | None = None) -> Path | None:
@@ -28,12 +33,17 @@ def run(config: Config, stop_after: Stage | None = None) -> Path | None:
     """
     last = ORDER.index(stop_after or config.stop_after)
     this = Run(config)
+    if last >= ORDER.index(Stage.train):
+        atomic.require_link(this.outputs / "latest")
     check_data(this)
     announce(this)
     if last >= ORDER.index(Stage.train):
         check_base(this)
     if last >= ORDER.index(Stage.evaluate):
         check_inputs(this)
+    if last >= ORDER.index(Stage.train):
+        for name in BESIDE:
+            atomic.require_file(this.folder / name)
     mine(this)
     if last < ORDER.index(Stage.train):
         return None
@@ -44,3 +54,9 @@ def run(config: Config, stop_after: Stage | None = None) -> Path | None:
         card(this)
     atomic.point(this.outputs / "latest", this.folder)
     return this.folder
+
+
+def headline(folder: Path) -> str | None:
+    """A finished run's figures in a line, None before there is a summary."""
+    path = folder / "summary.json"
+    return report.headline(atomic.read_json(path)) if path.is_file() else None

@@ -11,6 +11,7 @@ from pipeline.data import storage
 from pipeline.data.beir import read_beir
 from pipeline.data.nano_beir import read as read_nano_beir
 from pipeline.evaluation import reranking
+from pipeline.mining.checks import NOTABLE_SHARE
 from pipeline.mining.retrieval import bm25_run
 from pipeline.stages.plan import Run
 
@@ -44,7 +45,7 @@ def evaluation_set(run: Run, name: str) -> RerankingSet:
         scores = {query: [1.0 / (rank + 1) for rank in range(len(ids))] for query, ids in found.items()}
         return reranking.collection_set(collection, found, scores, name)
     collection = read_beir(run.collections[name].folder, name)
-    depth, itself = run.config.evaluation.depth, reranking.themselves(collection)
+    depth, itself = run.config.evaluation.depth, reranking.queries_among_passages(collection)
     if itself:
         log.info("%s: %d queries are passages of it too and no candidates of their own, as in BEIR", name, len(itself))
     ranked = collection.run
@@ -52,4 +53,10 @@ def evaluation_set(run: Run, name: str) -> RerankingSet:
         judged = {query: text for query, text in collection.queries.items() if query in collection.qrels}
         ranked = bm25_run(judged, collection.passages, depth + bool(itself))
     found, scores = reranking.run_candidates(ranked, depth, itself)
+    without = sum(not found.get(query) for query in collection.qrels)
+    if without > NOTABLE_SHARE * len(collection.qrels):
+        log.warning(
+            "%s: the first stage finds no passage for %d of %d judged queries, which count 0 for it and for every "
+            "reranker", name, without, len(collection.qrels),
+        )  # fmt: skip
     return reranking.collection_set(collection, found, scores, name)

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
-from pipeline.config.ending import shown
+from pipeline.config import composed
+from pipeline.config.ending import hung_up, restore, shown, stop_signals
 from pipeline.config.sets import DEV, NANO_MEAN
 from pipeline.core import artifacts, atomic, upkeep
+from pipeline.core.credentials import masked
 from pipeline.core.errors import ArtifactError, Interrupted, must
 from pipeline.core.fingerprint import fingerprint, plain, slug
 from pipeline.core.records import AS_RETRIEVED
@@ -29,8 +30,9 @@ from pipeline.engine.training import Hooks, Trainer
 from pipeline.engine.training_state import Measures
 from pipeline.evaluation import figures, reranking
 from pipeline.evaluation.protocols import fixed_step_protocol
-from pipeline.stages.logs import MetricsLog
+from pipeline.stages.metrics_log import MetricsLog
 from pipeline.stages.models import load, load_saved, scorer_of
+from pipeline.stages.notices import say_cut, say_steps, say_unknown
 from pipeline.stages.plan import VERSIONS, Run, is_done, stage
 from pipeline.stages.sets import evaluation_set, fixed_sets, nano_names
 
@@ -40,23 +42,21 @@ log = logging.getLogger(__name__)
 PROBE_PAIRS = 64
 """Pairs scored before saving and after reloading; every score must be equal."""
 
-NOTABLE_CUT = 0.05
-"""Share of rows cut in training from which a run says so."""
-
 
 def train(run: Run) -> Path:
     """The run's model/: weights, tokenizer, training.json, metrics.jsonl, emissions.json."""
     folder, config = run.folder / "model", run.config
     with atomic.locked(folder):
         if is_done(folder, "train"):
-            # The log beside it was written while training went, without a sync a row.
+            # Copies for people: of the log, written while training went without a sync a row, and of what it ran with.
             atomic.write_if_changed(run.folder / "metrics.jsonl", (folder / "metrics.jsonl").read_bytes())
+            atomic.write_if_changed(run.folder / composed.FILE, composed.as_yaml(composed.recorded(folder)))
             return folder
-        atomic.write_text(run.folder / "config.yaml", yaml.safe_dump(plain(run.config), sort_keys=False))
+        atomic.write_bytes(run.folder / composed.FILE, composed.as_yaml(masked(plain(run.config))))
         with stage(run, folder, run.train_key) as (work, pieces):
             reranker = load(run, run.base.folder, run.config.model)
             rows = training_rows(run, reranker)
-            cut_share = _say_cut(run, rows)
+            shares = {"cut_share": say_cut(config, rows), "unknown_share": say_unknown(reranker, rows)}
             metrics = MetricsLog(run)
             budget = run.token_budget(reranker.hidden_size, reranker.layers)
 
@@ -71,11 +71,12 @@ def train(run: Run) -> Path:
                         selection_set=config.data.dev_name if config.training.selection_set == DEV else None,
                     ),
                 )  # fmt: skip
+                say_steps(config.training, trainer.plan)
                 facts = trainer.run()
             if asked.is_set():  # too late for the loop to see: its last checkpoint is written all the same
                 raise Interrupted("training was asked to stop at its end. Run the same command again to go on.")
             pieces.recover(trainer.energy_before)
-            facts |= {"tracking": metrics.finish(), "cut_share": cut_share, **pieces.facts()}
+            facts |= {"tracking": metrics.finish(), **shares, **pieces.facts()}
             model_files.save(reranker, work, run.config.model)
             _must_reload_equal(run, reranker, work)
             atomic.write_json(work / "training.json", facts)
@@ -103,25 +104,12 @@ def training_rows(run: Run, reranker: Reranker) -> TrainingRows:
     return rows_of(run.mined_folder, folder, reranker, run.config.training_length)
 
 
-def _say_cut(run: Run, rows: TrainingRows) -> float:
-    """The share of rows longer than training takes, said where it is worth a thought."""
-    share = rows.table.cut_share(rows.template, rows.first, rows.second)
-    if share >= NOTABLE_CUT:
-        log.info(
-            "%-9s %.0f %% of the rows are longer than %s.max_length=%d tokens and are cut there "
-            "(training.max_length and model.max_length raise it, for more time)",
-            "train", 100 * share, "model" if run.config.training.max_length is None else "training",
-            run.config.training_length,
-        )  # fmt: skip
-    return share
-
-
 def rows_of(mined: Path, tokens: Path, reranker: Reranker, max_length: int) -> TrainingRows:
     """Mined rows beside their token table; pairs of at most so many tokens."""
     pairs = storage.read_indices(mined)
     return TrainingRows(
         table=TokenTable.open(tokens),
-        template=collation.proven(reranker.tokenizer, max_length),
+        template=collation.checked_template(reranker.tokenizer, max_length),
         first=pairs.question,
         second=pairs.passage.astype(np.int64) + storage.count_questions(mined),
         label=pairs.label,
@@ -137,7 +125,7 @@ def _fixed_evaluation(run: Run, reranker: Reranker) -> Any:
     def measured_now() -> Measures:
         found: Measures = {}
         for name, reranking_set in sets.items():
-            found[name] = reranking.quick(reranking_set, scorer, fixed_step_protocol(name))
+            found[name] = reranking.mean_measures(reranking_set, scorer, fixed_step_protocol(name))
         if nano and all(name in found for name in nano):
             found[NANO_MEAN] = figures.mean_of_means([found[name] for name in nano])
         return found
@@ -167,21 +155,23 @@ def _must_reload_equal(run: Run, reranker: Reranker, saved: Path) -> None:
 
 @contextmanager
 def _signals() -> Iterator[threading.Event]:
-    """An event that SIGTERM or SIGINT sets, so that the step under way ends and is saved; a second one ends at once."""
+    """An event that a signal to stop sets, so that the step under way ends and is saved; a second one ends at once."""
     asked = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield asked
         return
 
     def handle(number: int, frame: Any) -> None:
-        if asked.is_set():
+        if number == signal.SIGHUP:
+            hung_up()
+        elif asked.is_set():
             raise KeyboardInterrupt
-        log.info("stopping after this step (signal %d); once more stops at once", number)
+        if not asked.is_set():
+            log.info("stopping after this step (signal %d); once more stops at once", number)
         asked.set()
 
-    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.signal(number, handle) for number in (*stop_signals(), signal.SIGINT)}
     try:
         yield asked
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        restore(before, handle)

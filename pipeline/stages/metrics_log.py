@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+import logging
 import secrets
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
+from pipeline.config.ending import shown
 from pipeline.core import atomic
+from pipeline.core.errors import ArtifactError
 from pipeline.core.fingerprint import plain
 from pipeline.stages.plan import Run
 from pipeline.telemetry.tracking import Tracker, start
+
+log = logging.getLogger(__name__)
 
 
 class MetricsLog:
@@ -19,10 +25,7 @@ class MetricsLog:
     def __init__(self, run: Run) -> None:
         self.path = run.folder / "metrics.jsonl"
         self._written: int | None = None
-        name = run.folder / "tracking.json"
-        if not name.exists():
-            atomic.write_json(name, {"id": f"{run.folder.name}-{secrets.token_hex(4)}"})
-        self._tracker: Tracker = start(run.config.tracking, atomic.read_json(name)["id"], run.folder, plain(run.config))
+        self._tracker: Tracker = start(run.config.tracking, _tracked_as(run.folder), run.folder, plain(run.config))
 
     def update(self, rows: Sequence[dict[str, Any]]) -> None:
         """Bring the file to these rows: rewritten whole the first time (a resume may have fewer), then appended."""
@@ -39,6 +42,22 @@ class MetricsLog:
     def finish(self) -> str | None:
         """Close the tracker; what went wrong with it, if anything."""
         return self._tracker.finish()
+
+
+def _tracked_as(folder: Path) -> str:
+    """The W&B id of a run, the same after every resume; a broken record of it is no reason not to train."""
+    path = folder / "tracking.json"
+    if path.exists():
+        try:
+            match atomic.read_json(path):
+                case {"id": str(known)} if known:
+                    return known
+        except ArtifactError:
+            pass
+        log.warning("%-9s made again: %s holds no id. In W&B a resumed run is a new one", "tracking", shown(path))
+    fresh = f"{folder.name}-{secrets.token_hex(4)}"
+    atomic.write_json(path, {"id": fresh})
+    return fresh
 
 
 def _flat(row: dict[str, Any]) -> Iterator[tuple[str, float]]:

@@ -1,0 +1,67 @@
+"""A finished run's files against what vouches for them: manifests, and for the copies beside them their originals.
+
+Reads files only; no model, no figure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from pipeline.commands.run_folder import folders_of, mined_of
+from pipeline.config import composed
+from pipeline.core import artifacts
+from pipeline.core.fingerprint import fingerprint
+from pipeline.reporting.comparison import card_of
+
+
+def check(run: Path) -> tuple[list[str], str]:
+    """What differs, one sentence each, and what was compared."""
+    differs, whole, counted, bytes_ = list[str](), set[Path](), 0, 0
+    for folder in folders_of(run):
+        if found := artifacts.problems(folder):
+            differs += found
+            continue
+        whole.add(folder)
+        manifest = artifacts.manifest_of(folder) or {}
+        key = manifest.get("key")
+        if isinstance(key, dict) and fingerprint(key) != manifest.get("fingerprint"):
+            differs.append(f"{folder}: its key does not give its fingerprint")
+        named = set(manifest["files"])
+        if strange := sorted(str(p.relative_to(folder)) for p in artifacts.files(folder) if
+                             str(p.relative_to(folder)) not in named):  # fmt: skip
+            differs.append(f"{folder} holds {strange[0]}, which its manifest does not name")
+        counted, bytes_ = counted + len(named), bytes_ + sum(file["size"] for file in manifest["files"].values())
+    if run / "model" in whole:
+        differs += _mined(run)
+    differs += _copies(run, whole)
+    return differs, f"files: {counted} files, {bytes_ / 2**20:.1f} MiB, compared with their manifests"
+
+
+def _mined(run: Path) -> Iterator[str]:
+    manifest = artifacts.manifest_of(run / "model") or {}
+    if mined_of(run, manifest) is None:
+        yield (
+            f"{run.parents[1] / 'mined'} must hold the mined set the run was trained on, got no folder "
+            f"*-{manifest['key']['mine']}. Copy mined/ along with runs/, or give the run's command again"
+        )
+
+
+def _copies(run: Path, whole: set[Path]) -> Iterator[str]:
+    """Of the copies for people, those that are not what a whole folder of the run says."""
+    model, card = run / "model", run / "card"
+    same: dict[str, bool] = {}
+    if model in whole:
+        same["metrics.jsonl"] = _holds(run / "metrics.jsonl", (model / "metrics.jsonl").read_bytes())
+        same[composed.FILE] = composed.is_copy(run / composed.FILE, composed.recorded(model))
+    if card in whole:
+        same["README.md"] = _holds(run / "README.md", card_of(run).encode("utf-8", "backslashreplace"))
+        same["summary.json"] = _holds(run / "summary.json", (card / "summary.json").read_bytes())
+    for name, is_same in same.items():
+        if not is_same:
+            state = "is not as the run wrote it" if (run / name).exists() else "is missing"
+            yield f"{run / name} {state}. Give the run's command again: nothing is trained, the file is made again"
+
+
+def _holds(path: Path, expected: bytes) -> bool:
+    return path.is_file() and path.read_bytes() == expected

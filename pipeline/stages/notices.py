@@ -1,0 +1,63 @@
+"""What is said of a training before its first step, where its settings do not do what one might think they do."""
+
+from __future__ import annotations
+
+import logging
+
+from pipeline.config.learning import TrainingConfig
+from pipeline.config.schema import Config
+from pipeline.engine.batching import Plan, warmup_steps
+from pipeline.engine.modeling import Reranker
+from pipeline.engine.steps import TrainingRows
+
+log = logging.getLogger(__name__)
+
+NOTABLE_CUT = 0.05
+"""Share of rows cut in training from which a run says so."""
+
+NOTABLE_UNKNOWN = 0.05
+"""Share of the training texts' tokens that the tokenizer does not know from which a run warns."""
+
+
+def say_cut(config: Config, rows: TrainingRows) -> float:
+    """The share of rows longer than training takes."""
+    share = rows.table.cut_share(rows.template, rows.first, rows.second)
+    if share >= NOTABLE_CUT and config.training.max_steps != 0:
+        log.info(
+            "%-9s %.0f %% of the rows are longer than %s.max_length=%d tokens and are cut there "
+            "(training.max_length and model.max_length raise it, for more time)",
+            "train", 100 * share, "model" if config.training.max_length is None else "training", config.training_length,
+        )  # fmt: skip
+    return share
+
+
+def say_unknown(reranker: Reranker, rows: TrainingRows) -> float:
+    """The share of the texts' tokens that are the unknown one: of those a model learns nothing."""
+    share = rows.table.share_of(reranker.tokenizer.unk_token_id)
+    if share >= NOTABLE_UNKNOWN:
+        log.warning(
+            "model.path: %.0f %% of the training texts' tokens are unknown to its tokenizer, and all the same to the "
+            "model. Pass a model of the texts' language: model=custom model.path=<folder or hub id>.", 100 * share,
+        )  # fmt: skip
+    return share
+
+
+def say_steps(config: TrainingConfig, plan: Plan) -> None:
+    """Say which rows no step sees, and which settings come to nothing in so few steps."""
+    if 0 < plan.steps < plan.steps_per_epoch:
+        log.info(
+            "%-9s %s of %s rows are seen, for training.max_steps=%d (null: all)", "train",
+            f"{plan.steps * plan.batch_size:,}", f"{plan.rows:,}", plan.steps,
+        )  # fmt: skip
+    if config.max_steps is not None and plan.steps < config.max_steps:
+        log.warning(
+            "training.max_steps=%d: the %d steps of training.epochs=%d are all there are; more epochs take more",
+            config.max_steps, plan.steps, config.epochs,
+        )  # fmt: skip
+    if 0 < plan.steps == warmup_steps(plan.steps, config.warmup_ratio):
+        log.warning("training.max_steps=%d: every step is warm-up, the first at a learning rate of 0", plan.steps)
+    if config.keep_best and 0 < plan.steps < config.eval_steps:
+        log.warning(
+            "training.keep_best has nothing to choose from: the run's %d steps end before the first evaluation at "
+            "training.eval_steps=%d, and the last step's weights are kept", plan.steps, config.eval_steps,
+        )  # fmt: skip
