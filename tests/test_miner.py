@@ -465,12 +465,16 @@ def test_an_imported_run_may_name_a_passage_by_any_id_of_its_text(
     settings = config(retriever=Retriever.run, path=str(run), negatives=1, dev_depth=2)
     mined = mine(whole, settings, tmp_path)
     assert mined.dev.candidates == {"e": ["E", "B"]} and mined.dev.scores == {"e": [2.0, 0.5]}
-    assert "skipped 1 questions and 1 ranked passages of the others: their ids are not in this data" in caplog.text
+    assert "skipped 1 questions and 1 ranked passages of the others: nothing that is used" in caplog.text
     assert "train: 3 of 4 questions have positives and no negative" in caplog.text
     run.write_text("a Q0 C 1 3 x\ne Q0 E3 1 2 x\n")
     assert mine(whole, settings, tmp_path).dev.candidates == {"e": ["E"]}
     caplog.clear()
     whole.dev = rows([*DEV, *DEV], question_ids=["e", "e2"])  # two ids of one question
+    run.write_text("a Q0 C 1 3 x\ne Q0 E 1 2 x\ne2 Q0 B 1 2 x\n")
+    assert mine(whole, settings, tmp_path).dev.candidates == {"e": ["B"], "e2": ["B"]}
+    assert "1 questions have the text of another and not its ranking: the later one counts for both" in caplog.text
+    caplog.clear()
     run.write_text("a Q0 C 1 3 x\ne Q0 E 1 2 x\ne2 Q0 E 1 2 x\n")
     mine(whole, settings, tmp_path)
     assert "skipped" not in caplog.text

@@ -166,7 +166,10 @@ def test_another_scope_is_said_and_compared_to_a_tolerance(outputs: Path, monkey
 
 def test_only_another_known_scope_is_a_cause_that_allows_a_tolerance() -> None:
     one, other = {"threads": 1}, {"threads": 64}
-    assert verification._cause(one, other) == (True, "this machine is outside the run's scope: threads 1 → 64")
+    assert verification._cause(one, other) == (
+        True,
+        "this machine is outside the run's scope: threads 1 → 64 (inside it: OMP_NUM_THREADS=1 make verify …)",
+    )
     assert verification._cause(one, one) == (False, "in the same scope, so by weights or data")
     assert verification._cause(None, one) == (
         False,

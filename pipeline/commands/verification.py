@@ -137,7 +137,9 @@ def _cause(before: dict[str, Any] | None, now: dict[str, Any]) -> tuple[bool, st
     if before is None:
         return False, "the run's scope is not recorded, for its training.json does not say it"
     if changed := differences(before, now):
-        return True, f"this machine is outside the run's scope: {changed}"
+        of_threads = {name for name in {**before, **now} if before.get(name) != now.get(name)} == {"threads"}
+        remedy = f" (inside it: OMP_NUM_THREADS={before['threads']} make verify …)" if of_threads else ""
+        return True, f"this machine is outside the run's scope: {changed}{remedy}"
     return False, "in the same scope, so by weights or data"
 
 

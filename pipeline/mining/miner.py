@@ -104,29 +104,34 @@ def _imported(path: Path, corpus: Corpus, parts: list[Questions]) -> FirstStage:
     for part in parts:
         if not any(identifier in run for identifier in part.ids):
             rule = f"rank questions of this data, such as {part.ids[0]!r}"
-            remedy = "Give the run the data's question ids, for training, validation and dev questions."
+            remedy = "Give it rankings of training, validation and dev questions by the data's ids (a BEIR folder's)."
             raise DataError(must(str(path), rule, repr(next(iter(run))), remedy))
     if not any(passage in positions for ranked in run.values() for passage in ranked):
         rule = f"rank passages of this data, such as {corpus.ids[0]!r}"
         got = next(passage for ranked in run.values() for passage in ranked)
         raise DataError(must(str(path), rule, repr(got), "Give the run the corpus's passage ids."))
     known: dict[str, dict[int, float]] = {}
-    strangers, foreign = len(run.keys() - texts.keys()), 0
+    strangers, foreign, twins = len(run.keys() - texts.keys()), 0, 0
     for query, ranked in run.items():
         if query not in texts:
             continue
-        best = known[texts[query]] = {}
+        best = dict[int, float]()
         for passage, score in ranked.items():
             position = positions.get(passage)
             if position is None:
                 foreign += 1
             else:  # of ids that have one text the best counts
                 best[position] = max(score, best.get(position, score))
+        twins += known.get(texts[query], best) != best
+        known[texts[query]] = best
     if strangers or foreign:
         log.warning(
-            "%s: skipped %d questions and %d ranked passages of the others: their ids are not in this data",
+            "%s: skipped %d questions and %d ranked passages of the others: nothing that is used here has their ids",
             path, strangers, foreign,
         )  # fmt: skip
+    if twins:
+        message = "%s: %d questions have the text of another and not its ranking: the later one counts for both"
+        log.warning(message, path, twins)
 
     def over(subset: Positions) -> Searcher:
         local = {int(p): number for number, p in enumerate(subset)}
