@@ -104,7 +104,7 @@ def test_a_manifest_that_hides_a_file_does_not_verify(tmp_path: Path) -> None:
     del manifest["files"]["optimizer.pt"]
     (folder / "manifest.json").write_text(json.dumps(manifest))
     (folder / "optimizer.pt").unlink()
-    with pytest.raises(ArtifactError, match=r"manifest\.json must be as it was written"):
+    with pytest.raises(ArtifactError, match=r"manifest\.json is not as it was written"):
         read(folder)
 
 

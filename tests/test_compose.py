@@ -61,8 +61,9 @@ def job(tmp_path: Path) -> Path:
 def call(script: Path, *arguments: str, **changed: str) -> subprocess.CompletedProcess[str]:
     environment = {name: value for name, value in os.environ.items() if name != "HYDRA_FULL_ERROR"} | changed
     return subprocess.run(
-        [sys.executable, str(script), *arguments], cwd=script.parent, env=environment, capture_output=True, text=True
-    )
+        [sys.executable, str(script), *arguments], cwd=script.parent, env=environment, capture_output=True, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # ignored where the tests run under nohup
+    )  # fmt: skip
 
 
 def test_a_good_run_shows_our_lines_alone_and_logs_everything(job: Path) -> None:

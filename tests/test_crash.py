@@ -108,11 +108,15 @@ def test_a_signal_in_training_writes_a_checkpoint_and_exits_with_75(place: Place
 
 def test_a_closed_terminal_ends_training_with_a_checkpoint_and_75(place: Place) -> None:
     """A real one: nothing can be written to it any more, and its shell sends the signal once more."""
+    def begin() -> None:
+        os.login_tty(its)
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # ignored where the tests run under nohup
+
     ours, its = os.openpty()
     words = [*SMOKE, "training.epochs=8", "training.max_steps=160", "training.eval_steps=80"]
     process = subprocess.Popen(
         [sys.executable, str(TRAIN), *words, f"outputs_dir={place.outputs}"], cwd=place.root / "here",
-        preexec_fn=lambda: os.login_tty(its),
+        preexec_fn=begin,
     )  # fmt: skip
     os.close(its)
     end, shown = time.monotonic() + 300, b""

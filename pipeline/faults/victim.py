@@ -111,6 +111,7 @@ def serve() -> None:
 def _become(request: dict[str, Any]) -> None:
     """Turn a forked process into a run of scripts/train.py; leaves by SystemExit."""
     os.setpgid(0, 0)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # ignored where the server runs under nohup
     os.chdir(request["folder"])
     said = os.open(request["said"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
     for descriptor, target in ((os.open(os.devnull, os.O_RDONLY), 0), (said, 1), (said, 2)):
