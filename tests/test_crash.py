@@ -108,6 +108,7 @@ def test_a_signal_in_training_writes_a_checkpoint_and_exits_with_75(place: Place
 
 def test_a_closed_terminal_ends_training_with_a_checkpoint_and_75(place: Place) -> None:
     """A real one: nothing can be written to it any more, and its shell sends the signal once more."""
+
     def begin() -> None:
         os.login_tty(its)
         signal.signal(signal.SIGHUP, signal.SIG_DFL)  # ignored where the tests run under nohup
