@@ -89,6 +89,7 @@ def test_a_missing_file_is_refused_by_its_key(tmp_path: Path, jsonl: Path) -> No
 @pytest.mark.parametrize("given", ["*.jsonl", "pairs.jsonl,b.jsonl", "pairs.jsonl b.jsonl"])
 def test_several_files_are_told_to_be_one(jsonl: Path, given: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(jsonl.parent)
+    Path("b.jsonl").write_bytes(jsonl.read_bytes())
     for key in ("path", "dev_path", "corpus_path"):
         with pytest.raises(DataError) as refused:
             digests(jsonl, **{key: given})
@@ -96,8 +97,10 @@ def test_several_files_are_told_to_be_one(jsonl: Path, given: str, monkeypatch: 
             f"data.{key}={given} must exist, got nothing there. "
             f"data.{key} names one file: concatenate several into one."
         )
-    with pytest.raises(DataError, match=r"Correct data\.path or data\.format\.$"):
-        digests(Path("a,b.csv"))
+    Path("new").mkdir()
+    for other in ("a,b.csv", "new/pairs 2.jsonl", "[b].jsonl"):
+        with pytest.raises(DataError, match=r"Correct data\.path or data\.format\.$"):
+            digests(Path(other))
 
 
 def test_a_loop_of_links_is_refused(tmp_path: Path) -> None:

@@ -356,6 +356,12 @@ def test_few_or_equal_clusters_give_finite_figures() -> None:
         {"q1": "g", "q2": "g", "q3": "h"},
     )
     assert apart.as_json() == {"mean": 0, "low": 0, "high": 0, "p": 1}
+    # Means that are equal but for rounding.
+    values = [0.1, 0.2, 0.3, 0.3, 0.2, 0.1, 0.05, 0.25, 0.3, 0.6, 0.0, 0.0]
+    a = {f"q{i:02}": value for i, value in enumerate(values)}
+    rounded = difference(a, dict.fromkeys(a, 0.0), {query: str(i // 3) for i, query in enumerate(a)})
+    assert (rounded.low, rounded.high, rounded.p) == (rounded.mean, rounded.mean, 0.0)
+    assert rounded.mean == pytest.approx(0.2)
 
 
 def test_the_stratified_difference_by_hand() -> None:

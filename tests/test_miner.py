@@ -366,7 +366,7 @@ def test_hard_negatives_that_are_asked_for_and_not_found_are_warned_of(
     mined = mine(whole, config(random_negatives=2, **keys), Path("unused"))
     asked, found = (mined.statistics[f"questions_{what}"] for what in ("mined", "with_hard_negatives"))
     assert f"train: {found} of {asked} mined questions have a hard negative. {remedy}" in caplog.text
-    if not found:
+    if "relative_margin" not in keys:  # it leaves a few
         with pytest.raises(DataError, match=f"hold negatives, got none. {re.escape(remedy)}$"):
             mine(whole, config(**keys), Path("unused"))
     caplog.clear()

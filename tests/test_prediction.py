@@ -56,7 +56,8 @@ def test_one_passage_and_a_file_agree_with_the_library(outputs: Path, tmp_path: 
 
 def test_a_passage_is_its_title_and_text_and_goes_by_its_id_as_in_a_corpus(tmp_path: Path) -> None:
     path = tmp_path / "corpus.jsonl"
-    rows = [{"_id": 7, "title": "Cat", "text": "a small animal"}, {"id": "b", "title": None, "text": "dog"}]
+    first = {"_id": 7, "title": "Cat", "text": "a small animal"}
+    rows = [first, {"_id": None, "id": "b", "title": None, "text": "dog"}]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert read_passages(path) == (["Cat a small animal", "dog"], ["7", "b"])
     path.write_text(json.dumps({"title": 3, "text": "dog"}) + "\n")

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline.mining.retrieval import _UNSEEN as UNSEEN
 from pipeline.mining.retrieval import K1, UNSPACED, B, Bm25, ImportedRun, _words, bm25_run
 
 PASSAGES = [
@@ -151,10 +152,11 @@ def test_words_with_combining_marks_are_found(letters: str, signs: str) -> None:
 def test_a_word_keeps_its_marks_and_a_joiner_is_none_of_it() -> None:
     assert _words("हिन्दी में किताब") == ["हिन्दी", "में", "किताब"]
     assert _words("ශ්\u200dරී லங்கா") == ["ශ්රී", "லங்கா"]
+    assert _words("the infor\u00admation\ufeff desk") == ["the", "information", "desk"]
     assert _words("cafe\u0301 \u0301\u0302 x") == ["café"]
 
 
-MARKLESS = "".join(c for c in map(chr, range(33, 0x3100)) if unicodedata.category(c)[0] != "M" and c != "\u200d")
+MARKLESS = "".join(c for c in map(chr, range(33, 0x3100)) if unicodedata.category(c)[0] != "M" and ord(c) not in UNSEEN)
 
 
 def test_words_without_marks_are_those_that_were_found_before() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import sys
@@ -201,6 +202,19 @@ def test_rerun_gives_the_same_names_and_the_same_bits(
     assert weights[0] == weights[1]
     before, now = (atomic.read_json(of / "model" / "manifest.json")["provenance"]["command"] for of in (run, again))
     assert now == [*before, f"outputs_dir={tmp_path / 'again'}"]
+
+
+def test_rerun_of_a_run_whose_data_moved_says_what_can_be_done(outputs: Path, tmp_path: Path) -> None:
+    config, _ = rerunning.configuration(
+        Rerun(manifest=str(next(outputs.glob("runs/*/model"))), outputs_dir=str(tmp_path))
+    )
+    rerunning._find_inputs(config)
+    gone = dataclasses.replace(config.data, path=str(tmp_path / "gone.jsonl"))
+    said = (
+        r"^data\.path=.*gone\.jsonl must be where the run read it, got nothing there\. Put it back, or give the run's "
+    )
+    with pytest.raises(ArtifactError, match=said):
+        rerunning._find_inputs(dataclasses.replace(config, data=gone))
 
 
 def test_rerun_of_any_stage_composes_the_recorded_run(outputs: Path) -> None:

@@ -30,7 +30,7 @@ def read_passages(path: Path) -> tuple[list[str], list[str] | None]:
         if not isinstance(title, str):
             raise DataError(must(f"{path}, line {number}, key title", "be text", repr(title), "Put it in quotes."))
         passages.append(f"{title} {text}".strip())
-        ids += [str(row[key]) for key in ("_id", "id") if key in row][:1]
+        ids += [str(row[key]) for key in ("_id", "id") if row.get(key) is not None][:1]
     if not passages:
         raise DataError(must(str(path), "hold at least one passage", "none", "Write one JSON object a line."))
     return passages, ids if len(ids) == len(passages) else None

@@ -13,8 +13,11 @@ from typing import Any
 from pipeline.config import composed
 from pipeline.config.asked import Rerun
 from pipeline.config.ending import shown
+from pipeline.config.paths import KEYS
 from pipeline.config.schema import Config
+from pipeline.core.errors import ArtifactError, must
 from pipeline.hub.lock_file import LOCK
+from pipeline.hub.repo_files import looks_local
 from pipeline.stages.plan import Run
 from pipeline.stages.run import run as run_stages
 
@@ -46,11 +49,27 @@ def rerun(asked: Rerun) -> Path | None:
     elsewhere = [] if asked.outputs_dir is None else [f"outputs_dir={asked.outputs_dir}"]
     sys.argv[:] = [*manifest["provenance"]["command"], *elsewhere]
     run = Run(config)
+    _find_inputs(config)
     key = {"mine": run.mine_key, "train": run.train_key}.get(manifest["artifact"])
     if key is not None and (changed := _changed(manifest["key"], key)):
         log.warning("not the same run: %s differ from the manifest's, so its folder has another name", changed)
     log.info("runs again   %s, into %s", config.name, shown(run.folder))
     return run_stages(config)
+
+
+def _find_inputs(config: Config) -> None:
+    """Refuse a run whose files have moved: only its own command can be told where they are now.
+
+    Raises:
+        ArtifactError: naming the first key whose path is gone.
+    """
+    for key in KEYS:
+        group, _, name = key.partition(".")
+        values = getattr(getattr(config, group), name) if name else None
+        for path in values if isinstance(values, list) else [values]:
+            if isinstance(path, str) and looks_local(path) and not Path(path).exists():
+                remedy = f"Put it back, or give the run's own command with {key}=<where it is now>."
+                raise ArtifactError(must(f"{key}={path}", "be where the run read it", "nothing there", remedy))
 
 
 def _changed(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> str:

@@ -45,7 +45,8 @@ def read_beir(
         folder: The collection's folder.
         name: The name it goes by in reports; the folder's own without it.
         files: Where its judgements may stand, below the folder.
-        is_measured: Whether it is measured, not trained on: its own first stage is read, and refused if broken.
+        is_measured: Whether it is measured as it is, not made into pairs for training or the dev set: its own first
+            stage is read, and refused if broken.
 
     Raises:
         DataError: naming file, line, key and remedy: a missing or broken file, an id twice, or nothing left to judge.
@@ -66,7 +67,7 @@ def read_beir(
         raise DataError(must(str(folder), f"hold one of {', '.join(files)}", "none of them", "Add judgements."))
     judgements = folder / own
     given = _read_beir_qrels(judgements)
-    lost = "count as not found" if is_measured else "dropped"
+    lost = "kept" if is_measured else "dropped"
     qrels = _known_only(given, queries, passages, judgements, "judgements", lost)
     if is_measured:
         qrels = {query: grades for query, grades in given.items() if query in queries}

@@ -67,4 +67,4 @@ def _file_digest(given: Path, key: str, name: str | None = None) -> str:
 def _names_several(path: Path) -> bool:
     """Whether what was given as a file reads as several that are there: a pattern, or a list of names."""
     pieces = [piece for piece in re.split(r"[,;\s]+", str(path)) if piece]
-    return bool(glob.glob(str(path))) or (len(pieces) > 1 and any(Path(piece).exists() for piece in pieces))
+    return len(glob.glob(str(path))) > 1 or (len(pieces) > 1 and all(Path(piece).is_file() for piece in pieces))

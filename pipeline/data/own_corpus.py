@@ -17,7 +17,8 @@ from pipeline.data.tables import json_objects
 log = logging.getLogger(__name__)
 
 BLANK, REPEATED = "corpus_passages_without_text", "corpus_passages_with_an_earlier_text"
-"""Counted of a corpus, which is searched by distinct texts."""
+RETITLED = "corpus_passages_with_an_answers_text_under_another_title"
+"""Counted of a corpus, which is searched by distinct texts; an answer is one passage of it."""
 
 
 @dataclass(slots=True)
@@ -49,7 +50,8 @@ def read_corpus(path: Path, config: DataConfig, parts: Iterable[PairRows] = ()) 
     """Passages of a JSON-lines file (key `text`, else the answer column), and which texts of `parts` they are.
 
     A title, where there is one, stands before the text as in BEIR. A text of `parts` is the passage that it equals with
-    its title, else the first one that it equals without, both folded.
+    its title, else the first one that it equals without, both folded. Other passages with its text are left out: each
+    would be taken for a wrong answer.
 
     Raises:
         DataError: for a line without text, an id twice, or no passage at all.
@@ -57,7 +59,7 @@ def read_corpus(path: Path, config: DataConfig, parts: Iterable[PairRows] = ()) 
     first: dict[str, str | None] = {}
     seen: set[str] = set()
     wanted = {fold(text) for part in parts for texts in (part.answers, *(part.negatives or [])) for text in texts}
-    whole, untitled = dict[str, str](), dict[str, str]()
+    whole, untitled = dict[str, str](), dict[str, list[str]]()
     builder = RowBuilder(config, str(path), from_text=False)
     counts = builder.counts
     for line, record in json_objects(path):
@@ -78,15 +80,24 @@ def read_corpus(path: Path, config: DataConfig, parts: Iterable[PairRows] = ()) 
             counts[REPEATED] += 1
         else:
             first[text] = None if identifier is None else str(identifier)
-            for form, names in ((folded, whole), (fold(own) if title else folded, untitled)):
-                if form in wanted:
-                    names.setdefault(form, text)
+            if folded in wanted:
+                whole.setdefault(folded, text)
+            if title and (form := fold(own)) in wanted:
+                untitled.setdefault(form, []).append(text)
+    passage = {form: texts[0] for form, texts in untitled.items()} | whole
+    for form, texts in untitled.items():
+        for text in texts:
+            if text != passage[form] and fold(text) not in whole:
+                counts[RETITLED] += 1
+                del first[text]
     if not first:
         raise DataError(must(str(path), "hold passages", "none", 'Write {"text": …} on each line (data.corpus_path).'))
     ids = [identifier for identifier in first.values() if identifier is not None]
-    left_out = "%s: %d passages to search; left out: %d without text, %d with an earlier text"
-    log.info(left_out, path, len(first), counts[BLANK], counts[REPEATED])
-    return OwnCorpus(list(first), ids if len(ids) == len(first) else None, +counts, {**untitled, **whole})
+    log.info(
+        "%s: %d passages to search; left out: %d without text, %d with an earlier text, %d with an answer's text under "
+        "another title", path, len(first), counts[BLANK], counts[REPEATED], counts[RETITLED],
+    )  # fmt: skip
+    return OwnCorpus(list(first), ids if len(ids) == len(first) else None, +counts, passage)
 
 
 def say_placed(corpus: OwnCorpus, config: DataConfig, parts: Iterable[PairRows]) -> dict[str, int]:

@@ -74,7 +74,8 @@ def load(config: DataConfig, *, source: Path | None, cache: Path, workers: int |
             if split.dev_file is not None:
                 remedy = "Use fewer data.validation_queries, or more or smaller groups."
             raise DataError(must(f"the {name} part of {_name(config)}", "hold usable rows", "none", remedy))
-    _refuse_one_answer(config, cleaned["train"])
+    if config.corpus_path is None and loaded.corpus is None:
+        _refuse_one_text(config, cleaned["train"])
     _warn_of_a_wide_interval(cleaned["dev"])
     unused = [clean(part, config, Counter()) for part in split.surplus]
     sources = [loaded, *([split.dev_file] if split.dev_file else [])]
@@ -213,12 +214,11 @@ def _refuse_the_same(config: DataConfig, train: PairRows, dev: PairRows) -> None
         raise DataError(must(f"data.dev_path={config.dev_path}", "hold pairs that are not trained on", got, remedy))
 
 
-def _refuse_one_answer(config: DataConfig, train: PairRows) -> None:
-    """Refuse training rows whose positives are one text: nothing tells it from a wrong answer."""
-    labels = train.labels or [config.positive_threshold] * len(train)
-    positives = {fold(a) for a, label in zip(train.answers, labels, strict=True) if label >= config.positive_threshold}
-    if len(positives) == 1:
-        got = f"one in all {len(train)} training rows, {next(iter(positives))[:60]!r}"
+def _refuse_one_text(config: DataConfig, train: PairRows) -> None:
+    """Refuse training rows that hold one passage: nothing can be a wrong answer."""
+    passages = {fold(text) for texts in (train.answers, *(train.negatives or [])) for text in texts}
+    if len(passages) == 1:
+        got = f"one in all {len(train)} training rows, {next(iter(passages))[:60]!r}"
         remedy = "Name the column of the passages: data.answer_column=<column>."
         raise DataError(must(_name(config), "hold answers that differ", got, remedy))
 

@@ -2,7 +2,7 @@
 
 Each reads and writes once what operators pass through a GPU's memory several times. Intermediate results are rounded
 where the operators round them: rotary equals them to the bit, GeGLU but for last bits far below 0, a norm but for the
-order of its sums. Every sum comes in one order, whichever the GPU.
+order of its sums. On one GPU every sum comes in one order.
 """
 
 from __future__ import annotations

@@ -27,6 +27,7 @@ from transformers.utils import logging as transformers_logging
 from pipeline.config.learning import ModelConfig
 from pipeline.config.machine import Attention
 from pipeline.core.errors import ModelError, first_line, must
+from pipeline.engine import tokenizer_files
 
 log = logging.getLogger(__name__)
 
@@ -54,20 +55,8 @@ def read(folder: Path, key: str = "model.path") -> tuple[Any, PreTrainedTokenize
         raise ModelError(must(key, "hold a model and tokenizer transformers can read",
                               f"{folder} ({first_line(error)})",
                               "Save it again with save_pretrained.")) from None  # fmt: skip
-    check_tokenizer(tokenizer, folder, key)
+    tokenizer_files.check(tokenizer, [folder], key)
     return saved, tokenizer
-
-
-def check_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path, key: str) -> None:
-    """Refuse a tokenizer that transformers made of nothing, which knows no word.
-
-    Raises:
-        ModelError: when the folder, named by `key`, holds none of the tokenizer's files. One of bytes has none.
-    """
-    names = list(tokenizer.vocab_files_names.values())
-    if names and not any(path.is_file() for name in names for path in folder.rglob(name)):
-        raise ModelError(must(key, f"hold its tokenizer, such as {names[0]}", f"{folder} without one",
-                              "Save the model's tokenizer there too, with save_pretrained."))  # fmt: skip
 
 
 def _bert_of_old(folder: Path) -> Any:

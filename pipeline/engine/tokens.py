@@ -20,6 +20,9 @@ from pipeline.engine.pair_template import Ints, PairTemplate, truncated
 KEPT_SHARE = 1 / 64
 """Share of a GPU's memory for a table's tokens: 96 million on one of 24 GiB; 100,000 GooAQ pairs have 7 million."""
 
+NOTABLE_UNKNOWN = 0.05
+"""Share of a training's tokens that its tokenizer does not know from which that is said."""
+
 CHUNK = 4096
 """Texts tokenised at once: enough for the library's threads, little enough to keep memory flat."""
 

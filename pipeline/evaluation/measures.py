@@ -24,6 +24,9 @@ _NAMES = {ir_measures.AP: "map", ir_measures.RR @ 10: "mrr@10", ir_measures.nDCG
 
 CONFIDENCE = 0.95
 
+ROUNDING = 1e-12
+"""Of sums of differences in [-1, 1]: what is smaller is 0."""
+
 SEED = 12
 """Of the bootstrap's draws."""
 
@@ -174,7 +177,8 @@ def _by_cluster(
         return means, np.sqrt(squares) / totals  # the factor for few clusters cancels between se* and se
 
     error = float(estimate(np.ones((1, size)))[1][0])
-    if error == 0:  # every group has the same mean difference
+    if error < ROUNDING:  # every group has the same mean difference
+        average = 0.0 if abs(average) < ROUNDING else average
         return Difference(average, average, average, 1.0 if average == 0 else 0.0)
     draws = np.random.default_rng(SEED).multinomial(size, np.full(size, 1 / size), size=resamples).astype(np.float64)
     drawn, drawn_errors = estimate(draws)

@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 
 _UNUSED = ("*.py", "*.onnx*", "*.h5", "*.msgpack", "*.ot", "*.tflite", "*.gguf", "*.mlmodel", "*.pt", "*.pth", "*.ckpt")
 _UNUSED_FOLDERS = ("onnx", "openvino", "coreml", "tf", "flax", "original")
-_CONTENT = (".safetensors", ".bin", ".json", ".txt", ".model", ".vocab")
+_CONTENT = (".safetensors", ".bin", ".json", ".txt", ".model", ".vocab", ".codes", ".spm", ".v3")
 
 
 def looks_local(path: str) -> bool:

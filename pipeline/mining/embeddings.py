@@ -21,8 +21,7 @@ from pipeline.core.allocation import reuse_memory
 from pipeline.core.errors import ModelError, NumericsError, must, named, out_of_gpu_memory
 from pipeline.core.fingerprint import file_digest, fingerprint, text_digest
 from pipeline.core.progress import bar
-from pipeline.engine import block_scoring
-from pipeline.engine.model_config import check_tokenizer
+from pipeline.engine import block_scoring, tokenizer_files
 from pipeline.mining.topk import Positions
 
 log = logging.getLogger(__name__)
@@ -183,7 +182,8 @@ class Embedder:
             finally:
                 loader.removeFilter(_tells_of_more_than_unused_weights)
             if isinstance(model.tokenizer, PreTrainedTokenizerBase):
-                check_tokenizer(model.tokenizer, self._folder, "mining.path")
+                modules = sorted(self._folder.glob("[0-9]*_*/"))  # each may have files of its own
+                tokenizer_files.check(model.tokenizer, [self._folder, *modules], "mining.path")
             if type(model[0]).__name__ == "StaticEmbedding":
                 size = STATIC_BATCH
             else:

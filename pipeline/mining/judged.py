@@ -113,6 +113,7 @@ def questions_of(part: PairRows, corpus: Corpus, prefix: str, *, by_id: bool) ->
     compares texts. A pair that occurs twice keeps its highest label, so no given negative is also a positive.
     """
     numbers: dict[str, int] = {}
+    pairs: set[tuple[int, int]] = set()
     found = Questions()
     for row, text in enumerate(part.questions):
         name = part.question_ids[row] if by_id and part.question_ids is not None else corpus.key(text)
@@ -127,7 +128,8 @@ def questions_of(part: PairRows, corpus: Corpus, prefix: str, *, by_id: bool) ->
         found.sizes[number] += 1
         judged, answer = found.judged[number], corpus.position(part.answers[row])
         label = 1.0 if part.labels is None else part.labels[row]
-        found.merged += answer in judged
+        found.merged += (number, answer) in pairs
+        pairs.add((number, answer))
         before = judged.get(answer, label)
         if label != before:
             found.contradicted.add((number, answer))

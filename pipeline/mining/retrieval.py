@@ -35,8 +35,9 @@ PAIRS = 65_536
 
 _WORD = re.compile(r"(?u)\b\w\w+\b")
 
-_JOINER = "\u200d"
-"""Asks for a joined form between letters of one word, and is written or not."""
+_UNSEEN = str.maketrans(dict.fromkeys("\u00ad\u200d\u200e\u200f\u2060\ufeff"))
+"""Written within a word or not, and no part of it: soft hyphens, joiners, marks of writing direction. The non-joiner
+(U+200C) parts words, as Persian's suffixes want it."""
 
 UNSPACED = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"  # Thai, Lao, Burmese, Khmer
@@ -136,7 +137,7 @@ def _words(text: str) -> list[str]:
     """Words of a text in reading order, and pairs of characters of what is written without spaces."""
     if text.isascii():
         return _WORD.findall(text)
-    text = unicodedata.normalize("NFC", text.replace(_JOINER, ""))
+    text = unicodedata.normalize("NFC", text.translate(_UNSEEN))
     word = _marked_word()
     if not _UNSPACED.search(text):
         return word.findall(text)

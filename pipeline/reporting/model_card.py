@@ -15,6 +15,7 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from pipeline.core.markdown import as_json, escape, literal, sample, without_places
 from pipeline.core.records import AS_RETRIEVED, MEASURES, PROTOCOLS, TRAINED
+from pipeline.engine.tokens import NOTABLE_UNKNOWN
 from pipeline.reporting.card_tables import evaluations, log_table
 from pipeline.reporting.facts import Facts
 from pipeline.reporting.verdicts import (
@@ -196,6 +197,7 @@ def render(facts: Facts) -> str:
         selected=None if chosen is None else selection_sentence(chosen),
         left_out=_left_out(facts.statistics.get("leaks", {})),
         not_trained=NOT_TRAINED,
+        notable_unknown=NOTABLE_UNKNOWN,
         seen=pairs_seen(facts.training) if facts.is_trained else 0,
         over_processes=time_over_processes(facts.training),
         loss=as_json(

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import composed
 from pipeline.core.artifacts import manifest_of, problems
 from pipeline.core.atomic import read_json
 from pipeline.core.errors import ArtifactError
@@ -84,13 +83,14 @@ def measured_run(run: Path) -> Measured:
     """
     evaluations = require_finished(run)
     training = read_json(run / "model" / "training.json")
-    result = Measured(composed.recorded(run / "model")["name"], best_step=training["best_step"])
+    summary = read_json(run / "card" / "summary.json")
+    result = Measured(summary["name"], best_step=training["best_step"])
     for row in read_log(run / "model" / "metrics.jsonl"):
         if row["kind"] == "train":
             result.losses[row["step"]] = row["loss"]
         else:
             result.log[row["step"]] = {name: of[HEADLINE] for name, of in row["evaluation"].items()}
-    mined = read_json(run / "card" / "summary.json")["statistics"]
+    mined = summary["statistics"]
     result.counts = {name: mined[name] for name in ("rows", "positives", "negatives")}
     result.energy_kwh = read_json(run / "model" / "emissions.json").get("energy_kwh")
     members: dict[str, list[str]] = {}

@@ -31,6 +31,7 @@ def card(run: Run) -> Path:
         "version": VERSIONS["card"],
         "name": run.config.name,
         "model": {key: getattr(run.config.model, key) for key in OF_THE_CARD},
+        "data": run.config.data.title,
         "train": fingerprint(run.train_key),
         "evaluations": {name: path.name for name, path in evaluations.items()},
     }

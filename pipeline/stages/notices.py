@@ -9,14 +9,12 @@ from pipeline.config.schema import Config
 from pipeline.engine.batching import Plan, warmup_steps
 from pipeline.engine.modeling import Reranker
 from pipeline.engine.steps import TrainingRows
+from pipeline.engine.tokens import NOTABLE_UNKNOWN
 
 log = logging.getLogger(__name__)
 
 NOTABLE_CUT = 0.05
 """Share of rows cut in training from which a run says so."""
-
-NOTABLE_UNKNOWN = 0.05
-"""Share of the training texts' tokens that the tokenizer does not know from which a run warns."""
 
 
 def say_cut(config: Config, rows: TrainingRows) -> float:

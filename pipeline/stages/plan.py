@@ -139,7 +139,7 @@ class Run:
             "stage": "mine",
             "version": VERSIONS["mine"],
             "data": {
-                **_unplaced(config.data, self.source),
+                **{key: value for key, value in _unplaced(config.data, self.source).items() if key != "title"},
                 **{key: _suffix(getattr(config.data, key)) for key in ("dev_path", "corpus_path")},
             },
             "mining": _unplaced(config.mining, self.retriever),
@@ -202,8 +202,8 @@ def _unplaced(section: Any, located: location.Located | None) -> dict[str, Any]:
 
 
 def _suffix(path: str | None) -> str | None:
-    """Of a path's name, all that can matter: a file is read by it."""
-    return None if path is None else Path(path).suffix
+    """Of a path, all that can matter besides what is there: a file is read by its name's end."""
+    return None if path is None else "" if Path(path).is_dir() else Path(path).suffix.lower()
 
 
 def _check_name(name: str, others: Mapping[str, object], dev_name: str) -> None:

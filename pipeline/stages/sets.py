@@ -11,6 +11,7 @@ from pipeline.data import storage
 from pipeline.data.beir import read_beir
 from pipeline.data.nano_beir import read as read_nano_beir
 from pipeline.evaluation import reranking
+from pipeline.evaluation.measures import judged
 from pipeline.mining.checks import NOTABLE_SHARE
 from pipeline.mining.retrieval import bm25_run
 from pipeline.stages.plan import Run
@@ -50,13 +51,14 @@ def evaluation_set(run: Run, name: str) -> RerankingSet:
         log.info("%s: %d queries are passages of it too and no candidates of their own, as in BEIR", name, len(itself))
     ranked = collection.run
     if ranked is None:
-        judged = {query: text for query, text in collection.queries.items() if query in collection.qrels}
-        ranked = bm25_run(judged, collection.passages, depth + bool(itself))
+        asked = {query: text for query, text in collection.queries.items() if query in collection.qrels}
+        ranked = bm25_run(asked, collection.passages, depth + bool(itself))
     found, scores = reranking.run_candidates(ranked, depth, itself)
-    without = sum(not found.get(query) for query in collection.qrels)
-    if without > NOTABLE_SHARE * len(collection.qrels):
+    counted = judged(collection.qrels)
+    without = sum(not found.get(query) for query in counted)
+    if without > NOTABLE_SHARE * len(counted):
         log.warning(
-            "%s: the first stage finds no passage for %d of %d judged queries, which count 0 for it and for every "
-            "reranker", name, without, len(collection.qrels),
+            "%s: the first stage finds no passage for %d of %d queries with a positive, which count 0 for it and for "
+            "every reranker", name, without, len(counted),
         )  # fmt: skip
     return reranking.collection_set(collection, found, scores, name)
