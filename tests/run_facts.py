@@ -186,6 +186,7 @@ def evaluation(name: str, trained_rank: float, systems: tuple[str, ...] = ("untr
         candidates=candidates,
         scores={query: [float(-rank) for rank in range(len(ids))] for query, ids in candidates.items()},
         qrels={query: {"p0" if found[query] else "p10": 1} for query in queries},
+        first_stage="BM25, by the lists that come with NanoBEIR" if name.startswith("Nano") else "",
     )
     assert rankings["trained"][AS_RETRIEVED]
     return evaluate(reranking_set, rankings)

@@ -197,6 +197,7 @@ def test_every_value_has_a_documented_field() -> None:
         ("model.dropout=x", "model.dropout must be a number or null, got 'x'. "),
         ("training.eval_sets=dev", "training.eval_sets must be a list such as .*, got 'dev'. "),
         ("training.eval_sets=[nope]", "training.eval_sets must hold only .*, got 'nope'. "),
+        ("model.license=''", "model.license must be a tag of the hub, got ''. Use other."),
         ("training.eval_sets=[dev,dev]", r"training.eval_sets must name each set once, got \['dev', 'dev'\]. Remove "),
         ("mining.retriever=bm25", "mining.path must come with another retriever than bm25, .* Add mining=embedding, "),
         ("data.dedupe=perhaps", "data.dedupe must be true or false, got 'perhaps'. "),

@@ -182,12 +182,25 @@ def test_a_set_added_to_the_evaluation_does_not_retrain(outputs: Path, first: Pa
     run_lines = only(first, "evaluations/tiny-beir-*/run.trec").read_text().splitlines()
     assert len({line.split()[0] for line in run_lines}) == 8
     assert summary(first)["measures"]["tiny-beir"]["queries_trained_on"] == 1
-    assert "tiny-beir: 1 of its 8 queries are training questions too" in (first / "README.md").read_text()
+    card = (first / "README.md").read_text()
+    assert "tiny-beir: 1 of its 8 queries are training questions too" in card and "- First stage: BM25\n" in card
+    (verdict,) = [line for line in verify(Verification(run=str(first))).checked if "not scored again" in line]
+    assert verdict == "figures: tiny-beir not scored again, only their files compared"
+
+    # Its own first stage, for one query of eight, and a relevant passage that it lacks.
+    (collection / "run.trec").write_text("q0 Q0 d0 1 1.0 own\n")
+    (collection / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\n" + judged + "q1\tgone\t1\n")
+    ran(outputs, *added)
+    card = (first / "README.md").read_text()
+    assert "- First stage: the run.trec beside it\n" in card
+    assert "- Note that 1 of 9 relevant passages are not in it: they count as not found\n" in card
+    assert "- Note that the first stage finds no passage for 7 of 8 queries, which count 0 for it and for every" in card
+    (collection / "run.trec").unlink()
 
     # The set's content is part of its name: another judgement, another evaluation; the run without it, as it was.
     (collection / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\n" + judged.replace("q7\td7", "q7\td1"))
     ran(outputs, *added)
-    assert len(list(first.glob("evaluations/tiny-beir-*"))) == 2
+    assert len(list(first.glob("evaluations/tiny-beir-*"))) == 3
     assert ran(outputs) == first and set(summary(first)["measures"]) == {"dev"}
 
 
@@ -398,7 +411,7 @@ def test_local_pairs_run_to_the_card_and_their_content_names_them(outputs: Path,
     assert (run / "README.md").read_text().startswith("---\n")
     before = snapshot(outputs)
     assert ran(outputs, *local(path)) == run and snapshot(outputs) == before
-    moved = path.rename(tmp_path / "moved.jsonl")
+    moved = path.rename(tmp_path / "moved.JSONL")
     assert ran(outputs, *local(moved)) == run and snapshot(outputs) == before
     assert ran(outputs, *local(path, 129), "stop_after=train") != run
 

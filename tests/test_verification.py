@@ -210,9 +210,7 @@ def test_rerun_of_a_run_whose_data_moved_says_what_can_be_done(outputs: Path, tm
     )
     rerunning._find_inputs(config)
     gone = dataclasses.replace(config.data, path=str(tmp_path / "gone.jsonl"))
-    said = (
-        r"^data\.path=.*gone\.jsonl must be where the run read it, got nothing there\. Put it back, or give the run's "
-    )
+    said = r"^data\.path=.*gone\.jsonl must be where the run read it, got nothing there\. Put it back; the run's own "
     with pytest.raises(ArtifactError, match=said):
         rerunning._find_inputs(dataclasses.replace(config, data=gone))
 

@@ -68,7 +68,7 @@ def _find_inputs(config: Config) -> None:
         values = getattr(getattr(config, group), name) if name else None
         for path in values if isinstance(values, list) else [values]:
             if isinstance(path, str) and looks_local(path) and not Path(path).exists():
-                remedy = f"Put it back, or give the run's own command with {key}=<where it is now>."
+                remedy = f"Put it back; the run's own command takes {key}=<where it is now>, this one does not."
                 raise ArtifactError(must(f"{key}={path}", "be where the run read it", "nothing there", remedy))
 
 

@@ -124,6 +124,9 @@ def _figures(verdict: Verdict, run: Run, mined: Path) -> None:
     ranked = trec.read_run(recorded / "run.trec", known=dev.passages)
     now = {query: rankings[AS_RETRIEVED][query] for query in found.queries if rankings[AS_RETRIEVED][query]}
     moved = sum(list(ranked.get(query, ())) != ranking for query, ranking in now.items())
+    others = [of for of in (artifacts.manifest_of(verdict.run / "card") or {})["key"]["evaluations"] if of != dev.name]
+    if others:
+        verdict.checked.append(f"figures: {', '.join(others)} not scored again, only their files compared")
     if apart == 0 and moved == 0 and len(ranked) == len(now):
         verdict.checked.append(f"figures: {dev.name} scored again by the reloaded model, equal in every digit and rank")
         return

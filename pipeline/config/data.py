@@ -165,7 +165,7 @@ class MiningConfig:
                     getattr(self, key) == unset,
                     f"mining.{key}",
                     "come with another retriever than bm25, which reads none",
-                    repr(getattr(self, key)),
+                    getattr(self, key),
                     "Add mining=embedding, or mining=run for a TREC run.",
                 )
         seed("mining.seed", self.seed)

@@ -48,6 +48,9 @@ class ModelConfig:
         check(
             bool(self.path), "model.path", "name a model", self.path, "Give a folder or a hub id: model.path=<folder>."
         )
+        for key, example in (("language", "en"), ("license", "other")):
+            value = getattr(self, key)
+            check(bool(value.strip()), f"model.{key}", "be a tag of the hub", value, f"Use {example}.")
         check(
             self.max_length >= 8,
             "model.max_length",

@@ -109,6 +109,10 @@ class RerankingSet:
     scores: dict[str, list[float]]
     qrels: Qrels
     groups: dict[str, str] | None = None
+    first_stage: str = ""
+    """What retrieved the candidates, where that is the set's own."""
+    remarks: list[str] = field(default_factory=list)
+    """What a reader of its figures must know, in sentences."""
 
     def pool(self, query_id: str, protocol: str) -> list[str]:
         """Passage ids a reranker sees: the candidates, then (under `positives_added`) missing positives by id.

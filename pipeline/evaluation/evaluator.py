@@ -85,11 +85,11 @@ class Evaluation:
     def measures_json(self) -> dict[str, Any]:
         """The content of measures.json, which summary.json repeats under the set's name.
 
-        `queries`, `groups` (None where queries are independent), `positives_found`, `queries_trained_on` (how many are
-        training questions too), `interval` (in words), `notes` (protocol → sentence), then for each protocol: system →
-        measure → mean; `difference` (trained minus first stage) → measure → {mean, low, high, p}; `differences` →
-        system → the same, that system minus the first stage; `trained_minus` → system → the same, trained minus that
-        system, the first stage left out.
+        `queries`, `groups` (None where queries are independent), `positives_found`, `queries_trained_on` (how many
+        are training questions too), `interval` (in words), `notes` (protocol → sentence), `first_stage` and
+        `remarks` (as in `RerankingSet`), then for each protocol: system → measure → mean; `difference` (trained
+        minus first stage) → measure → {mean, low, high, p}; `differences` → system → the same, that system minus
+        the first stage; `trained_minus` → system → the same, trained minus that system, the first stage left out.
         """
         groups = self.set.groups
         clusters = None if groups is None else len({groups.get(query, f"\0{query}") for query in self.queries})
@@ -103,6 +103,8 @@ class Evaluation:
             else f"95 %, studentised bootstrap over {clusters} groups of queries, {self.resamples} draws; Student's t "
             "where hardly any group differs",
             "notes": dict(NOTES),
+            "first_stage": self.set.first_stage,
+            "remarks": self.set.remarks,
         }
         for protocol in PROTOCOLS:
             means = {system: self.means(protocol, system) for system in self.systems}

@@ -99,8 +99,10 @@ def collection_set(
         got = f"{len(unknown)} others, first {unknown[0]!r}"
         raise DataError(must(f"collection {name}", "hold each candidate", got, "Check the run's ids."))
     positives = {p for grades in qrels.values() for p, grade in grades.items() if grade > 0}
+    remarks = []
     if lost := sum(passage not in collection.passages for passage in positives):
-        log.warning("%s: %d of %d relevant passages are not in it: they count as not found", name, lost, len(positives))
+        remarks.append(f"{lost} of {len(positives)} relevant passages are not in it: they count as not found")
+        log.warning("%s: %s", name, remarks[0])
     needed |= dict.fromkeys(sorted(positives & collection.passages.keys()))
     return RerankingSet(
         name=name,
@@ -109,6 +111,7 @@ def collection_set(
         candidates={query: list(candidates.get(query, ())) for query in queries},
         scores={query: [float(score) for score in scores.get(query, ())] for query in queries},
         qrels=qrels,
+        remarks=remarks,
     )
 
 

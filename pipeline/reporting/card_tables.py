@@ -40,10 +40,8 @@ def _parameters(facts: Facts, name: str, measures: Mapping[str, Any], protocol: 
 
 def _first_stage(facts: Facts, name: str, measures: Mapping[str, Any]) -> str:
     """What retrieved a set's candidates."""
-    if "sets" in measures or name in NANO_BEIR.values():
-        return "BM25, by the lists that come with NanoBEIR"
     if name != facts.config["data"]["dev_name"]:
-        return "its own run.trec, or BM25 where it has none"
+        return str(measures.get("first_stage", "")) or "each set's own"
     mining = facts.config["mining"]
     found = without_places(str(mining["path"]))
     return {"bm25": "BM25", "run": f"the run {found}", "embedding": f"embeddings by {found}"}[mining["retriever"]]
@@ -72,6 +70,7 @@ def evaluations(facts: Facts) -> list[Json]:
                     "first_stage": _first_stage(facts, name, measures),
                     "found": measures.get("positives_found"),
                     "interval": measures.get("interval", ""),
+                    "remarks": measures.get("remarks", []),
                     "note": measures.get("notes", {}).get(protocol, ""),
                     "parameters": as_json(_parameters(facts, name, measures, protocol)),
                     "heads": heads,

@@ -51,8 +51,8 @@ def card(run: Run) -> Path:
         },
     )
     with atomic.locked(folder):
-        done = is_done(folder, "card") and (artifacts.manifest_of(folder) or {}).get("fingerprint") == fingerprint(key)
-        if not done:
+        there = (artifacts.manifest_of(folder) or {}).get("fingerprint") if artifacts.is_complete(folder) else None
+        if there not in (None, fingerprint(key)) or not is_done(folder, "card"):
             with stage(run, folder, key) as (work, pieces):
                 pairs = storage.read_rows(run.mined_folder)
                 facts = collect(

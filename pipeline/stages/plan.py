@@ -134,13 +134,14 @@ class Run:
         """Everything that decides what MINE writes."""
         config = self.config
         content = content_digest(config.data, source=self.data_path, cache=self.cache, workers=config.runtime.workers)
+        files = ("dev_path", "corpus_path", *(["path"] if config.data.source is Source.local else []))
         searched = {"search": VERSIONS["search"]} if config.mining.retriever is Retriever.embedding else {}
         return {
             "stage": "mine",
             "version": VERSIONS["mine"],
             "data": {
-                **{key: value for key, value in _unplaced(config.data, self.source).items() if key != "title"},
-                **{key: _suffix(getattr(config.data, key)) for key in ("dev_path", "corpus_path")},
+                **{name: value for name, value in _unplaced(config.data, self.source).items() if name != "title"},
+                **{name: _suffix(getattr(config.data, name)) for name in files},
             },
             "mining": _unplaced(config.mining, self.retriever),
             "content": {**content, **({} if self.source is None else self.source.identity)},
@@ -198,7 +199,7 @@ class Run:
 def _unplaced(section: Any, located: location.Located | None) -> dict[str, Any]:
     """A section without where its `path` lies on this disk: what is there enters a key by its content."""
     found: dict[str, Any] = plain(section)
-    return found if located is None or "hub" in located.identity else {**found, "path": _suffix(found["path"])}
+    return found if located is None or "hub" in located.identity else {**found, "path": None}
 
 
 def _suffix(path: str | None) -> str | None:

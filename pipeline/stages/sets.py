@@ -11,7 +11,6 @@ from pipeline.data import storage
 from pipeline.data.beir import read_beir
 from pipeline.data.nano_beir import read as read_nano_beir
 from pipeline.evaluation import reranking
-from pipeline.evaluation.measures import judged
 from pipeline.mining.checks import NOTABLE_SHARE
 from pipeline.mining.retrieval import bm25_run
 from pipeline.stages.plan import Run
@@ -44,7 +43,9 @@ def evaluation_set(run: Run, name: str) -> RerankingSet:
     if name in nano_names(run.config):
         collection, found = read_nano_beir(run.nano_beir.folder, name)
         scores = {query: [1.0 / (rank + 1) for rank in range(len(ids))] for query, ids in found.items()}
-        return reranking.collection_set(collection, found, scores, name)
+        made = reranking.collection_set(collection, found, scores, name)
+        made.first_stage = "BM25, by the lists that come with NanoBEIR"
+        return made
     collection = read_beir(run.collections[name].folder, name)
     depth, itself = run.config.evaluation.depth, reranking.queries_among_passages(collection)
     if itself:
@@ -54,11 +55,11 @@ def evaluation_set(run: Run, name: str) -> RerankingSet:
         asked = {query: text for query, text in collection.queries.items() if query in collection.qrels}
         ranked = bm25_run(asked, collection.passages, depth + bool(itself))
     found, scores = reranking.run_candidates(ranked, depth, itself)
-    counted = judged(collection.qrels)
-    without = sum(not found.get(query) for query in counted)
-    if without > NOTABLE_SHARE * len(counted):
-        log.warning(
-            "%s: the first stage finds no passage for %d of %d queries with a positive, which count 0 for it and for "
-            "every reranker", name, without, len(counted),
-        )  # fmt: skip
-    return reranking.collection_set(collection, found, scores, name)
+    made = reranking.collection_set(collection, found, scores, name)
+    made.first_stage = "BM25" if collection.run is None else "the run.trec beside it"
+    without = sum(not made.candidates[query] for query in made.queries)
+    if without > NOTABLE_SHARE * len(made.queries):
+        of = f"{without} of {len(made.queries)} queries"
+        made.remarks.append(f"the first stage finds no passage for {of}, which count 0 for it and for every reranker")
+        log.warning("%s: %s", name, made.remarks[-1])
+    return made
