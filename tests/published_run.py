@@ -79,7 +79,8 @@ def build(root: Path, experiment: str, change: Change = as_published) -> Path:
             log.setdefault(fact["step"], {})[fact["set"]] = {"ndcg@10": change(fact)}
     for step, sets in log.items():
         rows.setdefault(step, []).append({"kind": "evaluation", "step": step, "evaluation": sets})
-    recorded = {"artifact": "train", "provenance": {"config": {"name": experiment}}}
+    # The name is the card's: a run that is given another one is not trained again.
+    recorded = {"artifact": "train", "provenance": {"config": {"name": "of its training"}}}
     with artifacts.publish(run / "model", recorded) as work:
         atomic.write_json(work / "training.json", {"best_step": best})
         lines = [json.dumps(row) + "\n" for step in sorted(rows) for row in rows[step]]
@@ -93,7 +94,7 @@ def build(root: Path, experiment: str, change: Change = as_published) -> Path:
         _evaluation(run / "evaluations" / folder, facts, name, change, of)
     with artifacts.publish(run / "card", {"artifact": "card", "key": {"evaluations": folders}}) as work:
         atomic.write_text(work / "README.md", "# A model\n\n## Usage\n\n## Limitations\n\n- some\n")
-        atomic.write_json(work / "summary.json", {"statistics": counts})
+        atomic.write_json(work / "summary.json", {"name": experiment, "statistics": counts})
     atomic.write_text(run / "README.md", (run / "card" / "README.md").read_text())
     atomic.point(root / "outputs" / "latest", run)
     return run
