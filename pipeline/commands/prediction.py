@@ -8,6 +8,7 @@ from pipeline.commands.run_folder import find_run, model_folder
 from pipeline.config.asked import Prediction
 from pipeline.config.console import say
 from pipeline.core.errors import DataError, must
+from pipeline.core.records import titled
 from pipeline.data.tables import json_objects
 
 
@@ -29,7 +30,7 @@ def read_passages(path: Path) -> tuple[list[str], list[str] | None]:
         title = row.get("title") or ""
         if not isinstance(title, str):
             raise DataError(must(f"{path}, line {number}, key title", "be text", repr(title), "Put it in quotes."))
-        passages.append(f"{title} {text}".strip())
+        passages.append(titled(title, text))
         ids += [str(row[key]) for key in ("_id", "id") if row.get(key) is not None][:1]
     if not passages:
         raise DataError(must(str(path), "hold at least one passage", "none", "Write one JSON object a line."))

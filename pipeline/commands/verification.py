@@ -111,7 +111,8 @@ def _scope(run: Run, reranker: Reranker) -> dict[str, Any]:
 def _figures(verdict: Verdict, run: Run, mined: Path) -> None:
     """Score the dev set with the reloaded model and lay measures and ranking beside the recorded ones."""
     dev = storage.read_set(mined / "dev")
-    name = (artifacts.manifest_of(verdict.run / "card") or {})["key"]["evaluations"].get(run.config.data.dev_name)
+    evaluations = (artifacts.manifest_of(verdict.run / "card") or {})["key"]["evaluations"]
+    name = evaluations.get(run.config.data.dev_name)
     recorded = verdict.run / "evaluations" / str(name)
     reranker = load_saved(run, verdict.run / "model")
     rankings = reranking.rerank(dev, scorer_of(run, reranker))
@@ -124,8 +125,7 @@ def _figures(verdict: Verdict, run: Run, mined: Path) -> None:
     ranked = trec.read_run(recorded / "run.trec", known=dev.passages)
     now = {query: rankings[AS_RETRIEVED][query] for query in found.queries if rankings[AS_RETRIEVED][query]}
     moved = sum(list(ranked.get(query, ())) != ranking for query, ranking in now.items())
-    others = [of for of in (artifacts.manifest_of(verdict.run / "card") or {})["key"]["evaluations"] if of != dev.name]
-    if others:
+    if others := [of for of in evaluations if of != dev.name]:
         verdict.checked.append(f"figures: {', '.join(others)} not scored again, only their files compared")
     if apart == 0 and moved == 0 and len(ranked) == len(now):
         verdict.checked.append(f"figures: {dev.name} scored again by the reloaded model, equal in every digit and rank")

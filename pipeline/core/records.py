@@ -55,6 +55,11 @@ def fold(text: str) -> str:
     return unicodedata.normalize("NFC", " ".join(text.split()).casefold())
 
 
+def titled(title: str, text: str) -> str:
+    """A passage as BEIR has it: its title, where there is one, and its text, outer white space cut."""
+    return f"{title} {text}".strip()
+
+
 def ends_with_query(passage: str, query: str) -> bool:
     """Whether a passage ends with the whole query, folded: a query that is a passage too, perhaps behind a title."""
     return f" {fold(passage)}".endswith(f" {fold(query)}")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from pipeline.core.errors import DataError, must
-from pipeline.core.records import Collection, Qrels
+from pipeline.core.records import Collection, Qrels, titled
 from pipeline.data.tables import json_objects, text_lines
 from pipeline.data.trec import judge, read_run
 
@@ -96,15 +96,15 @@ def _read_texts(path: Path, *, with_title: bool) -> dict[str, str]:
             raise DataError(must(f"{thing} _id", "be text or a whole number", got, "Give every line its id."))
         if "text" not in row:
             raise DataError(must(f"{thing} text", "be there", f"only the keys {sorted(row)}", "Add it."))
-        parts = [row.get("title") or "", row["text"] or ""] if with_title else [row["text"] or ""]
-        for key, part in zip(["title", "text"] if with_title else ["text"], parts, strict=True):
+        parts = {"title": (row.get("title") or "") if with_title else "", "text": row["text"] or ""}
+        for key, part in parts.items():
             if not isinstance(part, str):
                 raise DataError(must(f"{thing} {key}", "be text", repr(part), "Put it in quotes."))
         identifier = str(identifier)
         if identifier in texts:
             got = f"{identifier!r} again (first on line {lines[identifier]})"
             raise DataError(must(f"{thing} _id", "be distinct", got, "Rename or delete one of the two."))
-        texts[identifier], lines[identifier] = " ".join(part for part in parts if part).strip(), number
+        texts[identifier], lines[identifier] = titled(**parts), number
     if not texts:
         raise DataError(must(str(path), "hold at least one line", "an empty file", "Check the collection."))
     return texts

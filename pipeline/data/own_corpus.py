@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pipeline.config.data import DataConfig
 from pipeline.core.errors import DataError, must
-from pipeline.core.records import PairRows, fold
+from pipeline.core.records import PairRows, fold, titled
 from pipeline.data.row_builder import RowBuilder
 from pipeline.data.tables import json_objects
 
@@ -66,7 +66,7 @@ def read_corpus(path: Path, config: DataConfig, parts: Iterable[PairRows] = ()) 
         column = "text" if "text" in record or config.answer_column not in record else config.answer_column
         own = builder.text(line, record, "corpus_path", column)
         title = builder.text(line, record, "corpus_path", "title") if column == "text" and "title" in record else ""
-        text = f"{title} {own}".strip()
+        text = titled(title, own)
         identifier = record.get("_id", record.get("id"))
         if identifier is not None:
             if str(identifier) in seen:

@@ -53,9 +53,9 @@ class _Cast(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
-        present = [number for number, grad in enumerate(grads) if grad is not None]
-        copied = _copied([grads[number] for number in present], [ctx.dtypes[number] for number in present])
-        return tuple(dict(zip(present, copied, strict=True)).get(number) for number in range(len(grads)))
+        present = [(grad, dtype) for grad, dtype in zip(grads, ctx.dtypes, strict=True) if grad is not None]
+        copies = iter(_copied([grad for grad, _ in present], [dtype for _, dtype in present]))
+        return tuple(None if grad is None else next(copies) for grad in grads)
 
 
 def _copied(tensors: Any, dtypes: list[torch.dtype]) -> list[torch.Tensor]:
