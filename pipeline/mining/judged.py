@@ -113,7 +113,7 @@ def questions_of(part: PairRows, corpus: Corpus, prefix: str, *, by_id: bool) ->
     compares texts. A pair that occurs twice keeps its highest label, so no given negative is also a positive.
     """
     numbers: dict[str, int] = {}
-    pairs: set[tuple[int, int]] = set()
+    listed: set[tuple[int, int]] = set()  # negatives that no row has as its answer so far
     found = Questions()
     for row, text in enumerate(part.questions):
         name = part.question_ids[row] if by_id and part.question_ids is not None else corpus.key(text)
@@ -128,16 +128,21 @@ def questions_of(part: PairRows, corpus: Corpus, prefix: str, *, by_id: bool) ->
         found.sizes[number] += 1
         judged, answer = found.judged[number], corpus.position(part.answers[row])
         label = 1.0 if part.labels is None else part.labels[row]
-        found.merged += (number, answer) in pairs
-        pairs.add((number, answer))
+        if (number, answer) in listed:
+            listed.remove((number, answer))
+        else:
+            found.merged += answer in judged
         before = judged.get(answer, label)
         if label != before:
             found.contradicted.add((number, answer))
         judged[answer] = max(label, before)
         for negative in part.negatives[row] if part.negatives is not None else ():
             found.given.add(number)
-            if judged.setdefault(corpus.position(negative), 0.0) != 0.0:
-                found.contradicted.add((number, corpus.position(negative)))
+            position = corpus.position(negative)
+            if position not in judged:
+                listed.add((number, position))
+            if judged.setdefault(position, 0.0) != 0.0:
+                found.contradicted.add((number, position))
     return found
 
 
