@@ -297,12 +297,59 @@ def test_given_negatives_are_rows_as_they_are_and_grades_stay(caplog: pytest.Log
     assert [row[2] for row in triples(mined.train) if row[0] == "what do dogs eat"] == [1.0, 0.0]
     assert mined.dev.qrels == {"q000001": {"p000005": 3, "p000006": 1, "p000007": 0}}
     assert mined.dev.groups == {"q000001": "birds"}
+    listed = rows(CATS[:2], negatives=[["a stone", "Cats eat fish AND mice", "birds eat seeds and worms"], []])
+    mined = mine(split(listed, rows(DEV)), config(negatives=1), Path("unused"))
+    assert [row[1:] for row in triples(mined.train)][:2] == [(CATS[0][1], 1.0), ("a stone", 0.0)]
+    assert mined.statistics["leaks"]["listed_negatives_that_are_held_out_positives"] == 1  # type: ignore[index]
+    assert "train: 1 listed negatives are positives of a held-out part: dropped" in caplog.text
+    assert "a stone" not in mined.dev.passages.values()
+
+
+def test_grades_beyond_one_become_positive_or_not_for_training() -> None:
+    train = rows([("q one", "a b"), ("q one", "c d"), ("q one", "e f")], labels=[3.0, 1.0, 2.0])
+    mined = mine(split(train, rows(DEV)), config(), Path("unused"), positive_threshold=2.0)
+    assert triples(mined.train) == [("q one", "a b", 1.0), ("q one", "e f", 1.0), ("q one", "c d", 0.0)]
+
+
+def test_nothing_to_train_on_is_refused() -> None:
+    with pytest.raises(DataError, match="the training part must hold a positive"):
+        mine(split(rows(DEV), rows(DEV)), config(), Path("unused"))
+
+
+def test_training_rows_without_a_negative_are_refused() -> None:
+    train = rows([("red cat", "a red cat"), ("old dog", "an old dog")], negatives=[["a red cat"], ["an old dog"]])
+    with pytest.raises(
+        DataError,
+        match=r"^the training part must hold negatives, got none, after 2 pairs with two labels took the higher one\. "
+        r"Give some that are wrong answers: questions that bring their own are not mined\.$",
+    ):
+        mine(split(train, rows([("blue bird", "a blue bird")])), config(), Path("unused"))
+    with pytest.raises(
+        DataError, match=r"^the training part must hold negatives, got none\. Give more passages: data\.cor"
+    ):
+        mine(
+            split(rows([("red cat", "a red cat")]), rows([("blue bird", "a blue bird")])),
+            config(negatives=0, random_negatives=1),
+            Path("x"),
+        )
+
+
+def test_rows_that_repeat_a_pair_are_counted_and_said(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    again = [(f"{q.upper()} ", a.replace(" ", "  ")) for q, a in CATS]
+    mined = mine(split(rows([*CATS, *again, *again]), rows([*DEV, *DEV])), config(), Path("unused"))
+    assert mined.statistics["merged_rows"] == {"train": 8, "dev": 1} and mined.statistics["positives"] == 4
+    said = [(of.levelname, of.message) for of in caplog.records if "repeat" in of.message]
+    how = "repeat an earlier pair, as mining.positive_match=folded compares them"
+    assert said == [
+        ("WARNING", f"train: 8 of 12 rows {how}: 4 are used"),
+        ("WARNING", f"dev: 1 of 2 rows {how}: 1 are used"),
+    ]
     # What was listed as a negative is no repetition when a row has it as its answer; the next row is.
     (question, answer), (_, other), third, (_, wrong) = CATS
-    listed = rows(
-        [(question, answer), (question, other), (question, other), third], negatives=[[other], [], [], [wrong]]
-    )
-    assert mine(split(listed, rows(DEV)), config(), Path("unused")).statistics["merged_rows"]["train"] == 1  # type: ignore[index]
+    given = [(question, answer), (question, other), (question, other), third]
+    mined = mine(split(rows(given, negatives=[[other], [], [], [wrong]]), rows(DEV)), config(), Path("unused"))
+    assert mined.statistics["merged_rows"] == {"train": 1, "dev": 0}
     caplog.clear()
     once = mine(split(rows(random_pairs(3, 60) + CATS[:1] * 2), rows(DEV)), config(), Path("unused"))
     assert once.statistics["merged_rows"]["dev"] == 0  # type: ignore[index]
