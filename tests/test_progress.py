@@ -26,16 +26,44 @@ def test_a_short_step_says_nothing_off_a_terminal(
     assert caplog.records == []
 
 
+class Clock:
+    """Seconds that a test sets."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 100.0
+        monkeypatch.setattr(progress.time, "monotonic", lambda: self.now)
+
+
 def test_a_long_step_leaves_one_line_with_count_and_time(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    clock = iter([100.0, 225.0])
-    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    clock = Clock(monkeypatch)
     with progress.bar("training", total=3000) as moving:
-        moving.advance(1000)
-        moving.advance(200)
-    assert [record.getMessage() for record in caplog.records] == ["training: 1,200 in 2 min 5 s"]
+        moving.advance(1200)
+        clock.now += 12
+    assert [record.getMessage() for record in caplog.records] == ["training: 1,200 in 12.0 s"]
+
+
+def test_off_a_terminal_a_line_a_minute_says_how_far_a_step_is(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    clock = Clock(monkeypatch)
+    with progress.bar("training", total=1000, done=400) as moving:  # 400 were an earlier run's
+        for _ in range(8):
+            clock.now += 15
+            moving.advance(25, "loss 0.5")
+    with progress.bar("reading") as moving:
+        clock.now += 61
+        moving.advance(7)
+    assert [record.getMessage() for record in caplog.records] == [
+        "training: 500 of 1,000, about 5 min 0 s left, loss 0.5",
+        "training: 600 of 1,000, about 4 min 0 s left, loss 0.5",
+        "training: 600 in 2 min 0 s",
+        "reading: 7 in 1 min 1 s",
+        "reading: 7 in 1 min 1 s",
+    ]
 
 
 def test_an_error_inside_passes_through() -> None:

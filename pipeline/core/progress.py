@@ -1,4 +1,4 @@
-"""How long a long step will still take: a bar on a terminal, one log line elsewhere. Knows nothing of what runs."""
+"""How far a long step is: a bar on a terminal, a log line a minute elsewhere. Knows nothing of what runs."""
 
 from __future__ import annotations
 
@@ -10,46 +10,65 @@ from collections.abc import Iterator
 from typing import TextIO
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 log = logging.getLogger(__name__)
 
 LONG_SECONDS = 10.0
 """A step that took longer leaves one line in the log."""
+LINE_SECONDS = 60.0
+"""Off a terminal, a step says this often how far it is: a log that stands still looks like a run that hangs."""
 
 
 class Bar:
     """What a step moves along; `bar` makes one."""
 
-    def __init__(self, shown: Progress | None, task: TaskID | None) -> None:
+    def __init__(self, what: str, total: int | None, done: int, shown: Progress | None) -> None:
+        self._what = what
+        self._total = total
         self._shown = shown
-        self._task = task
-        self.done = 0
+        self._task = None if shown is None else shown.add_task(what, total=total, completed=done)
+        self._start = self._said = time.monotonic()
+        self._found = done
+        self.done = done
         """Units finished so far."""
 
-    def advance(self, n: int = 1) -> None:
-        """Say that `n` more units are finished."""
+    def advance(self, n: int = 1, note: str = "") -> None:
+        """Say that `n` more units are finished, and in a line of the log `note` with it."""
         self.done += n
         if self._shown is not None and self._task is not None:
             self._shown.advance(self._task, n)
+        elif time.monotonic() - self._said >= LINE_SECONDS:
+            self._said = time.monotonic()
+            log.info("%s: %s%s", self._what, self._standing(), note and f", {note}")
+
+    def seconds(self) -> float:
+        """Seconds since the step began."""
+        return time.monotonic() - self._start
+
+    def _standing(self) -> str:
+        """How much is done and, where an end is known, what time the rest takes at the speed so far."""
+        if self._total is None or self.done == self._found:
+            return f"{self.done:,} in {duration(self.seconds())}"
+        left = self.seconds() / (self.done - self._found) * (self._total - self.done)
+        return f"{self.done:,} of {self._total:,}, about {duration(left)} left"
 
 
 @contextlib.contextmanager
-def bar(what: str, total: int | None = None) -> Iterator[Bar]:
+def bar(what: str, total: int | None = None, done: int = 0) -> Iterator[Bar]:
     """Show `what` with done/total and the remaining time while the block runs.
 
-    Drawn on standard error only where that is a terminal, and wiped at the end. `total` None draws a bar without an
-    end. A block that ran longer than `LONG_SECONDS` logs its time, also when it is not shown.
+    Drawn on standard error only where that is a terminal, and wiped at the end; elsewhere a line of the log every
+    `LINE_SECONDS`. `total` None draws a bar without an end; `done` were finished before. A block that ran longer than
+    `LONG_SECONDS` logs its time, shown or not.
     """
-    start = time.monotonic()
     # Not rich's own test: that takes FORCE_COLOR for a terminal, and a CI log would fill with frames.
     shown = _progress() if sys.stderr.isatty() else None
     with shown if shown is not None else contextlib.nullcontext():
-        moving = Bar(shown, shown.add_task(what, total=total) if shown is not None else None)
+        moving = Bar(what, total, done, shown)
         yield moving
-    taken = time.monotonic() - start
-    if taken > LONG_SECONDS:
-        log.info("%s: %s in %s", what, f"{moving.done:,}", duration(taken))
+    if moving.seconds() > LONG_SECONDS:
+        log.info("%s: %s in %s", what, f"{moving.done:,}", duration(moving.seconds()))
 
 
 def duration(seconds: float) -> str:

@@ -14,6 +14,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from pipeline.core.errors import out_of_gpu_memory
+from pipeline.core.progress import bar
 from pipeline.engine.encoding import before, encoder_of, spans
 from pipeline.engine.pair_template import Ints, PairTemplate, truncated
 
@@ -59,11 +60,12 @@ class TokenTable:
         """Tokenise chunks of texts into files of `folder`, holding one chunk in memory."""
         dtype = np.dtype(np.uint16 if len(tokenizer) <= 2**16 else np.int32)
         counts: list[npt.NDArray[np.int64]] = [np.zeros(0, np.int64)]
-        with (folder / f"ids.{dtype.name}").open("wb") as stream:
+        with (folder / f"ids.{dtype.name}").open("wb") as stream, bar("tokenising texts") as moving:
             for chunk in texts:
                 for ids, lengths in _encode(chunk, tokenizer, max_length):
                     stream.write(ids.astype(dtype).tobytes())
                     counts.append(lengths)
+                    moving.advance(len(lengths))
         lengths = np.concatenate(counts)
         np.save(folder / "lengths.npy", lengths)
         np.save(folder / "starts.npy", _starts(lengths, max_length))

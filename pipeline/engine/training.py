@@ -108,13 +108,13 @@ class Trainer:
         if self.state.step == 0 and self.config.eval_sets and not self.state.rows:
             self._evaluate()
         self.model.train()
-        with bar("training, steps", self.plan.steps) as progress, ThreadPoolExecutor(1) as ahead:
-            progress.advance(self.state.step)
+        with bar("training, steps", self.plan.steps, self.state.step) as progress, ThreadPoolExecutor(1) as ahead:
             began = time.perf_counter()
             for step in self._prepared(ahead):
                 self._step(step, began)
                 self._after_step()
-                progress.advance(1)
+                loss = self.state.last_loss()
+                progress.advance(1, "" if loss is None else f"loss {loss:.4f}")
                 began = time.perf_counter()
         self._clock()
         return self._finish()

@@ -92,6 +92,10 @@ class State:
         if self.best is None or value > self.best:
             self.best, self.best_step = value, self.step
 
+    def last_loss(self) -> float | None:
+        """The mean loss of the newest row of steps; None before the first."""
+        return next((row["loss"] for row in reversed(self.rows) if row["kind"] == "train"), None)
+
     def totals(self) -> dict[str, Any]:
         """First and last loss, rates and padding over all logged steps, for training.json."""
         logged = [row for row in self.rows if row["kind"] == "train"]
@@ -100,7 +104,7 @@ class State:
         padded = sum(row["tokens"] / (1 - row["padding_share"]) for row in logged)
         return {
             "first_loss": logged[0]["loss"] if logged else None,
-            "last_loss": logged[-1]["loss"] if logged else None,
+            "last_loss": self.last_loss(),
             "pairs_per_second": pairs / max(seconds, 1e-9),
             "tokens_per_second": tokens / max(seconds, 1e-9),
             "padding_share": 1 - tokens / padded if padded else 0.0,

@@ -33,6 +33,9 @@ CELLS = 1 << 24
 PAIRS = 65_536
 """Pairs scored at once."""
 
+PASSAGES = 4096
+"""Passages read between two marks of progress."""
+
 _WORD = re.compile(r"(?u)\b\w\w+\b")
 
 _UNSEEN = str.maketrans(dict.fromkeys("\u00ad\u200d\u200e\u200f\u2060\ufeff"))
@@ -63,7 +66,12 @@ class Bm25:
         self._terms: dict[str, int] = {}
         self._known: dict[str, int | None] = dict.fromkeys(STOPWORDS_EN)
         self._passages = len(passages)
-        ids = [self._tokens(passage, grow=True) for passage in passages]
+        ids = []
+        with bar("BM25 index", len(passages)) as moving:
+            for start in range(0, len(passages), PASSAGES):
+                part = passages[start : start + PASSAGES]
+                ids += [self._tokens(passage, grow=True) for passage in part]
+                moving.advance(len(part))
         shape = (len(self._terms), self._passages)
         if not self._terms:
             self._postings = sparse.csr_array(shape, dtype=np.float32)
