@@ -76,6 +76,20 @@ def changed(before: Config, after: Config) -> set[str]:
     return {key for key in old if old[key] != new[key]}
 
 
+@pytest.mark.parametrize(
+    ("words", "model", "data"),
+    [
+        (["model=minilm_l6", "data=local", "data.path=/some/where/faq.csv", "training=small"], "MiniLM-L6", "faq.csv"),
+        (["model=custom", "model.path=owner/encoder"], "encoder", "GooAQ"),
+        (["model=custom", "model.path=owner/encoder", "model.name=ours"], "ours", "GooAQ"),
+        (["model=custom", "model.path=owner/encoder", "model.title=Our own"], "Our own", "GooAQ"),
+    ],
+)
+def test_what_has_no_title_is_called_by_its_files_name(words: list[str], model: str, data: str) -> None:
+    config = composed(*words)
+    assert (config.model.title or config.model.name, config.data.title or config.data.name) == (model, data)
+
+
 def test_the_groups_are_the_folders_of_conf() -> None:
     folders = {path.name for path in CONF.iterdir() if path.is_dir()} - {"hydra"}
     assert set(GROUPS) == folders

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from enum import Enum
+from pathlib import PurePath
 
 from pipeline.config.rules import check, seed
 from pipeline.config.sets import is_reserved
@@ -25,7 +26,7 @@ class DataConfig:
     name: str
     """Slug of the data in folder names."""
     title: str | None = None
-    """Name of the data in the card's title; None takes `name`."""
+    """Name of the data in the card; None takes `name`, with data=local the last part of `path`."""
     dev_name: str = "dev"
     """Name of the dev set in measures and columns; none of other sets (`validation`, NanoBEIR's)."""
     path: str | None = None
@@ -79,6 +80,8 @@ class DataConfig:
             self.path,
             "Pass data.path=<file>.",
         )
+        if self.title is None and self.name == "local" and self.path:
+            self.title = PurePath(self.path).name
         check(
             self.source is not Source.packaged_docs or bool(self.packages),
             "data.packages",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from enum import Enum
+from pathlib import PurePath
 
 from pipeline.config.rules import check, positive
 from pipeline.config.sets import nano_beir_name
@@ -37,7 +38,7 @@ class ModelConfig:
     random_init: bool = False
     """Random weights from the configuration, for tests and smoke runs; never for quality."""
     title: str | None = None
-    """Name of the base model in the card's title; None takes `name`."""
+    """Name of the base model in the card; None takes `name`, with model=custom the last part of `path`."""
     language: str = "en"
     """Language tag of the card."""
     license: str = "apache-2.0"
@@ -48,6 +49,8 @@ class ModelConfig:
         check(
             bool(self.path), "model.path", "name a model", self.path, "Give a folder or a hub id: model.path=<folder>."
         )
+        if self.title is None and self.name == "custom":
+            self.title = PurePath(self.path).name
         for key, example in (("language", "en"), ("license", "other")):
             value = getattr(self, key)
             check(bool(value.strip()), f"model.{key}", "be a tag of the hub", value, f"Use {example}.")
