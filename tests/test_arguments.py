@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import dataclass
 from enum import Enum
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pipeline.benchmark.cases import Benchmark
-from pipeline.config.arguments import keys, near, nearest, parse_arguments, rule
-from pipeline.config.asked import Faults, Prediction, Publication, Reproduction, Rerun, Verification
+from pipeline.config.arguments import described, keys, near, nearest, parse_arguments, rule
+from pipeline.config.asked import Faults, Prediction, Profile, Publication, Reproduction, Rerun, Verification
 from pipeline.config.paths import ARGUMENTS
 from pipeline.core.errors import ConfigError
 
@@ -91,3 +95,28 @@ def test_near_names() -> None:
     assert near("zebra", names) == []
     assert nearest("training.foo", names) == "Choose among training.batch_size, training.epochs."
     assert nearest("zebra", names) == "Choose among training, model, data, quickstart."
+
+
+@pytest.mark.parametrize(
+    "schema", [Benchmark, Faults, Prediction, Profile, Publication, Reproduction, Rerun, Verification]
+)
+def test_help_says_rule_default_and_meaning_of_every_argument(schema: type[Any]) -> None:
+    lines = described(schema).splitlines()
+    assert [line.partition("=")[0] for line in lines[::2]] == list(keys(schema))
+    assert all(line.startswith("    ") and line.endswith(".") for line in lines[1::2])
+
+
+def test_help_shows_defaults_as_they_are_typed() -> None:
+    shown = described(Faults).splitlines()
+    assert "seed=  a whole number; 1 by default" in shown
+    assert "cut=  true or false or null; null by default" in shown
+    assert "note=  text; '' by default" in described(Benchmark).splitlines()
+    assert "private=  true or false; false by default" in described(Publication).splitlines()
+    assert "repo=  text" in described(Publication).splitlines()
+
+
+def test_help_of_a_script_begins_with_what_it_does(root: Path) -> None:
+    shown = subprocess.run([sys.executable, "scripts/predict.py", "--help"], cwd=root, capture_output=True, text=True)
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert shown.stdout.startswith("Score a passage with a finished run: predict.py q=")
+    assert "\n    The question.\n" in shown.stdout

@@ -47,7 +47,7 @@ class Benchmark:
     warmup: int = 1
     """Further pairs before those, not counted; the last of them measures energy."""
     rows: int | None = None
-    """Training rows, queries to evaluate, or questions to mine, of growth the most; None is the case's own number."""
+    """Training rows, queries to evaluate, or questions to mine, of growth the most; null is the case's own number."""
     note: str = ""
     """Whatever a reader of the figures must know, such as that the machine was busy."""
     outputs_dir: str = "outputs"

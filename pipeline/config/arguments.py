@@ -5,9 +5,12 @@ Pure; knows neither Hydra nor files.
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import difflib
 import enum
+import inspect
+import itertools
 import types
 import typing
 from collections.abc import Iterable
@@ -94,6 +97,31 @@ def parse_arguments(schema: type[T], arguments: list[str]) -> T:
         if field.name not in given and (field.default, field.default_factory) == required:
             raise ConfigError(must(field.name, "be given", "nothing", f"Pass {field.name}=<value>."))
     return schema(**given)
+
+
+def described(schema: type[Any]) -> str:
+    """What `--help` says of a command's arguments: a line each with rule and default, and a line with the meaning."""
+    lines = []
+    meanings = _meanings(schema)
+    for field in dataclasses.fields(schema):
+        default = "" if field.default is dataclasses.MISSING else f"; {_shown(field.default)} by default"
+        lines += [f"{field.name}=  {rule(keys(schema)[field.name])}{default}", f"    {meanings[field.name]}"]
+    return "\n".join(lines)
+
+
+def _meanings(schema: type[Any]) -> dict[str, str]:
+    """Field → the first line of the text below it; Python keeps none of these, only the source has them."""
+    (body,) = (node.body for node in ast.parse(inspect.getsource(schema)).body if isinstance(node, ast.ClassDef))
+    found = {}
+    for field, text in itertools.pairwise(body):
+        match field, text:
+            case ast.AnnAssign(target=ast.Name(name)), ast.Expr(ast.Constant(str(said))):
+                found[name] = said.splitlines()[0]
+    return found
+
+
+def _shown(value: Any) -> str:
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value) or "''"
 
 
 def _value(name: str, hint: Any, text: str) -> Any:

@@ -21,7 +21,7 @@ class Prediction:
     file: str | None = None
     """Or many: JSONL with the key `text`, one passage a line."""
     run: str | None = None
-    """Folder name below outputs/runs or a path; None takes the newest run."""
+    """Folder name below outputs/runs or a path; null takes the newest run."""
     outputs_dir: str = "outputs"
     """Where runs lie."""
 
@@ -65,7 +65,7 @@ class Publication:
     """The arguments of `scripts/push.py`."""
 
     run: str | None = None
-    """A finished run: a folder below outputs/runs or a path; None takes the newest."""
+    """A finished run: a folder below outputs/runs or a path; null takes the newest."""
     repo: str
     """The model's name on the hub: owner/name."""
     private: bool = False
@@ -79,7 +79,7 @@ class Verification:
     """The arguments of `scripts/verify.py`."""
 
     run: str | None = None
-    """A finished run: a folder below outputs/runs or a path; None takes the newest."""
+    """A finished run: a folder below outputs/runs or a path; null takes the newest."""
     outputs_dir: str = "outputs"
     """Where runs lie."""
 
@@ -91,7 +91,7 @@ class Rerun:
     manifest: str
     """A manifest.json of a stage, or its folder: outputs/runs/<run>/model."""
     outputs_dir: str | None = None
-    """Where to write; None takes the folder the manifest records."""
+    """Where to write; null takes the folder the manifest records."""
 
 
 @dataclass(kw_only=True)
@@ -109,7 +109,7 @@ class Faults:
     experiment: str = "smoke"
     """The experiment that is run."""
     cut: bool | None = None
-    """Fewer rows and steps, every stage: smoke in seconds, quickstart in two minutes; None cuts smoke alone."""
+    """Fewer rows and steps, every stage: smoke in seconds, quickstart in two minutes; null cuts smoke alone."""
     outputs_dir: str = "outputs"
     """Where the record goes, below faults/; the runs lie there too while they last."""
 

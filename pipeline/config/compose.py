@@ -28,7 +28,7 @@ from omegaconf.errors import (
 )
 
 from pipeline.config import console
-from pipeline.config.arguments import keys, parse_arguments, rule
+from pipeline.config.arguments import described, keys, parse_arguments
 from pipeline.config.ending import EXIT_BUG, ended, log, report, unusable
 from pipeline.config.refusals import refusal
 from pipeline.config.schema import Config, parse, register
@@ -122,7 +122,7 @@ def command(schema: type[T], job: Callable[[T], object]) -> Callable[[], None]:
     def run() -> None:
         with ended():
             if {"-h", "--help"} & set(sys.argv[1:]):
-                print("\n".join(f"{name}=  {rule(hint)}" for name, hint in keys(schema).items()))
+                print(f"{sys.modules['__main__'].__doc__}\n\n{described(schema)}")
                 return
             _quiet()
             job(parse_arguments(schema, sys.argv[1:]))
