@@ -209,6 +209,8 @@ def test_the_work_of_a_living_process_is_left_alone(tmp_path: Path) -> None:
             lambda f: rewrite(f / MANIFEST, '"seal"', '"reel"'),
             ALTERED,
         ),
+        (lambda f: rewrite(f / MANIFEST, '"artifact": "test"', '"artifact": NaN'), ALTERED),
+        (lambda f: (f / MANIFEST).write_text("[" * 100_000), "as it was written but no readable JSON ("),
         (
             lambda f: (f / MANIFEST).write_bytes(b"\xff\xfe"),
             "as it was written but no readable JSON (",

@@ -10,9 +10,10 @@ import pytest
 from huggingface_hub import ModelCard
 from published_run import build
 
+from pipeline.core import artifacts
 from pipeline.core.atomic import write_json
 from pipeline.core.errors import ConfigError
-from pipeline.reporting.comparison import FACTS, FILE, as_section, as_text, card_of, compare, published
+from pipeline.reporting.comparison import FACTS, as_section, as_text, card_of, compare, is_of, keep, published
 from pipeline.reporting.run_figures import Measured, measured_run
 
 EXPERIMENTS = ("gooaq_bert_tiny", "gooaq_modernbert_large")
@@ -134,11 +135,25 @@ def test_text_and_section_hold_every_row_and_the_card_can_be_parsed(tmp_path: Pa
     assert text.splitlines()[-1].endswith(f"{len(found['rows']) - 1} OK, 0 OKish, 1 FAIL.")
     assert section.count("| FAIL | loss/20 | 1.1664 | 2.0000 | ±3% |") == 2, "on top and among all"
     assert section.count("\n| OK |") == len(found["rows"]) - 1
-    write_json(run / FILE, found)
+    keep(run, found)
     card = card_of(run)
     assert card.index("## Usage") < card.index("## Reproduction") < card.index("## Limitations")
     assert card.count("## Limitations") == 1 and card.endswith("- some\n")
     assert ModelCard(card, ignore_metadata_errors=True).text
+
+
+def test_a_comparison_altered_or_of_other_figures_is_in_no_card(tmp_path: Path) -> None:
+    run = build(tmp_path, "gooaq_bert_tiny")
+    path = keep(run, compare(measured_run(run)))
+    assert is_of(run) and "## Reproduction" in card_of(run)
+    kept = path.read_text()
+    path.write_text(kept.replace("OKish", "OK", 1))
+    assert not is_of(run) and card_of(run) == (run / "card" / "README.md").read_text()
+    path.write_text(kept)
+    manifest = artifacts.manifest_of(run / "card") or {}
+    other = {**manifest, "key": {"evaluations": {"dev": "dev-0123"}}}
+    write_json(run / "card" / artifacts.MANIFEST, artifacts.sealed(other))
+    assert not is_of(run) and "## Reproduction" not in card_of(run)
 
 
 def test_an_experiment_without_published_figures_is_refused(tmp_path: Path) -> None:

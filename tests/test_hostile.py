@@ -20,6 +20,7 @@ from hub_fixtures import sentences
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from pipeline.commands.prediction import read_passages
 from pipeline.config.data import DataConfig, Source
 from pipeline.config.schema import Config
 from pipeline.core.artifacts import MANIFEST, problems
@@ -155,6 +156,25 @@ def test_the_listed_rows_go_through_a_whole_run(tmp_path: Path, monkeypatch: pyt
     reading = json.loads(next((tmp_path / "outputs" / "mined").glob("*/statistics.json")).read_text())["reading"]
     assert {name for name, count in reading.items() if count} >= {"texts_with_nul", "texts_with_lone_surrogate"}
     nothing_outside(tmp_path, data)
+
+
+def test_halves_of_surrogate_pairs_are_mended_wherever_texts_and_ids_are_read(tmp_path: Path) -> None:
+    cut = TEXTS["lone surrogates"]
+    folder = tmp_path / "beir"
+    folder.mkdir()
+    write(folder / "queries.jsonl", [{"_id": "q", "text": cut}, {"_id": cut, "text": "b"}])
+    write(folder / "corpus.jsonl", [{"_id": "p", "text": "passage", "title": cut}, {"_id": f"p{cut}", "text": cut}])
+    (folder / "qrels.tsv").write_text("q\tp\t1\n")
+    found = read_beir(folder, "beir")
+    rows = [{**row, "doc": cut + str(i)} for i, row in enumerate(plain_rows())]
+    corpus = write(tmp_path / "corpus.jsonl", [{"_id": cut + str(i), "text": f"{cut} {i}"} for i in range(3)])
+    split = load(write(tmp_path / "rows.jsonl", rows), group_column="doc", corpus_path=str(corpus))
+    assert split.train.groups is not None
+    texts, ids = read_passages(corpus)
+    for text in (*found.queries.values(), *found.queries, *found.passages.values(), *found.passages):
+        text.encode()
+    for text in (*split.train.groups, *split.corpus, *texts, *(ids or ["\ud800"])):
+        text.encode()
 
 
 @pytest.mark.parametrize("value", [3, 2.5, True, ["a"], {"a": 1}])

@@ -25,6 +25,7 @@ from loopback_hub import TOKEN, LoopbackHub
 from pipeline.core.errors import HubError
 from pipeline.hub.cache import Repository
 from pipeline.hub.location import locate, preview
+from pipeline.hub.repo_files import ABOUT_A_RUN
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -421,7 +422,8 @@ def test_local_folders_are_known_by_what_decides_the_model(desk: Desk) -> None:
 
     first = identity()
     (folder / "README.md").write_text("other words", encoding="utf-8")
-    (folder / "manifest.json").write_text("{}", encoding="utf-8")
+    for name in ABOUT_A_RUN:
+        (folder / name).write_text("{}", encoding="utf-8")
     assert identity() == first
     (folder / "model.safetensors").write_bytes(b"#" + FILES["model.safetensors"][1:])
     assert identity() != first

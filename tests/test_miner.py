@@ -641,7 +641,40 @@ def test_passages_in_no_part_are_searched_and_never_taught() -> None:
     dev = rows([("w200 w201", "w200 w202")])
     unused = ["w200 w201 w5 w6", "w7 w8 w9"]
     given = split(train, dev, extra=unused)
-    given.unused = [*unused, "not in a corpus of the user's own"]
+    given.unused = rows([("w300", text) for text in (*unused, "not in a corpus of the user's own")])
     mined = mine(given, config(negatives=3, random_negatives=5, range_max=100), Path("unread"))
     assert unused[0] in {mined.dev.passages[passage] for passage in mined.dev.candidates["q000001"]}
     assert not set(unused) & {mined.train.passages[passage] for passage in mined.train.passage}
+
+
+@pytest.mark.parametrize("margin", [None, 0.0])
+def test_a_positive_in_a_row_of_no_part_is_no_negative_of_its_question(margin: float | None) -> None:
+    pairs = [(f"w{i} x{i}", f"w{i} y{i} common") for i in range(40)] + [("other", "w0 x0 common")]
+    given = split(rows(pairs), rows([("w200 w201", "w200 w202")]))
+    keys = {"negatives": 3, "random_negatives": 45, "absolute_margin": margin}
+
+    def negatives() -> set[str]:
+        train = mine(given, config(**keys), Path("unread")).train
+        own = train.question == train.questions.index("w0 x0")
+        return {train.passages[p] for p in train.passage[own & (train.label == 0)]}
+
+    assert "w0 x0 common" in negatives()
+    given.unused = rows([("W0  x0", "W0 x0 common"), ("nobody asks", "w0 y0 common"), ("w0 x0", "searched nowhere")])
+    assert "w0 x0 common" not in negatives() and len(negatives()) == 39
+
+
+@pytest.mark.parametrize("clash", ["question", "passage"])
+def test_a_run_by_ids_that_stand_for_two_texts_is_refused(tmp_path: Path, clash: str) -> None:
+    train, dev = rows(CATS, question_ids=["a"] * len(CATS)), rows(DEV, question_ids=["b"] * len(DEV))
+    train.question_ids = [f"t{i}" for i in range(len(CATS))]
+    dev.question_ids = [f"{'t' if clash == 'question' else 'd'}{i}" for i in range(len(DEV))]
+    given = split(train, dev)
+    given.corpus_ids = [f"p{i}" for i in range(len(given.corpus))]
+    given.renamed = ["p0"] if clash == "passage" else []
+    run = tmp_path / "run.trec"
+    run.write_text("t0 Q0 p0 1 1.0 x\nd0 Q0 p0 1 1.0 x\n")
+    said = "a question's id must stand for one question in all parts, got 't0' for '"
+    if clash == "passage":
+        said = "must have one text each, got 'p0' with two"
+    with pytest.raises(DataError, match=said):
+        mine(given, config(retriever=Retriever.run, path=str(run)), tmp_path)

@@ -23,7 +23,7 @@ ROWS = 160
             {"max_steps": 1},
             [
                 "train     16 of 160 rows are seen, for training.max_steps=1 (null: all)",
-                "training.max_steps=1: every step is warm-up, the first at a learning rate of 0",
+                "training.warmup_ratio=0.1 of 1 steps: every one is warm-up, the first at a learning rate of 0",
             ],
         ),
         (

@@ -54,6 +54,11 @@ def test_one_passage_and_a_file_agree_with_the_library(outputs: Path, tmp_path: 
     )
 
 
+def test_what_a_terminal_passes_that_is_no_utf_8_is_scored(outputs: Path) -> None:
+    odd = predict(Prediction(q="cat \udcff", p="dog \udcff", outputs_dir=str(outputs)))
+    assert odd == predict(Prediction(q="cat \ufffd", p="dog \ufffd", outputs_dir=str(outputs)))
+
+
 def test_a_passage_is_its_title_and_text_and_goes_by_its_id_as_in_a_corpus(tmp_path: Path) -> None:
     path = tmp_path / "corpus.jsonl"
     first = {"_id": 7, "title": "Cat", "text": "a small animal"}

@@ -505,12 +505,14 @@ def test_rows_takes_the_first_and_limit_a_seeded_subset(jsonl: Path) -> None:
     assert sorted(other.train.lines + other.dev.lines) != chosen
 
 
-def test_limit_cuts_at_most_one_question(tmp_path: Path) -> None:
+def test_limit_cuts_no_question(tmp_path: Path) -> None:
     rows = [row for row in rows_of(100) for _ in range(7)]
     questions = [row["question"] for row in rows]
     source = PairRows(questions, questions, list(range(700)))
     counts = Counter(questions[row] for row in subset(source, 100, 5))
-    assert sorted(counts.values()) == [2, *[7] * 14]
+    assert sorted(counts.values()) == [7] * 14
+    one = PairRows(["many"] * 200 + questions[::7], questions[:300], list(range(300)))
+    assert len(subset(one, 100, 5)) == 100 and "many" not in one.take(subset(one, 100, 5)).questions
 
 
 @pytest.mark.parametrize(("wish", "size"), [(5, 20), (25, 25), (1000, 30)])
@@ -647,6 +649,8 @@ def test_beir_folder(tmp_path: Path) -> None:
     assert len(split.corpus) == 120
     assert split.corpus_ids == [f"d{i}" for i in range(0, 240, 2)]
     assert len(loaded(tmp_path, format=Format.beir).train) == 2 * 88
+    cut = loaded(tmp_path, format=Format.beir, rows=213)  # the last question's second row would be left behind
+    assert len(cut.train) + len(cut.dev) == 212
 
 
 def test_a_beir_folder_is_trained_on_its_train_judgements_and_its_test_ones_are_a_dev_file(tmp_path: Path) -> None:
@@ -680,11 +684,16 @@ def test_no_folded_question_on_both_sides(questions: list[str], count: int, seed
     assert held.isdisjoint({fold(questions[row]) for row in split.rest})
     assert len(held) == min(count, len(usable))
     assert held <= set(usable)
-    assert len(split.held) + len(split.rest) + sum(split.dropped.values()) == len(questions)
+    assert sorted([*split.held, *split.rest, *split.surplus]) == list(range(len(questions)))
     if groups is not None:
-        assert {groups[row] for row in split.held}.isdisjoint({groups[row] for row in split.rest})
+        taught = {groups[row] for row in split.rest}
+        assert taught.isdisjoint({groups[row] for row in split.surplus})
+        # A question is held out for a row in a group that is, and the rows it has elsewhere judge it too.
+        assert held == {fold(questions[row]) for row in split.held if groups[row] not in taught}
+        first = {fold(questions[row]): groups[row] for row in reversed(split.held)}
+        assert taught.isdisjoint(first.values()), "its group is the one held out"
     else:
-        assert not split.dropped
+        assert not split.surplus
     assert split == hold_out(rows, count, usable=usable, seed=seed)
 
 
@@ -714,8 +723,36 @@ def test_no_group_gives_more_held_out_questions_than_it_may(tmp_path: Path) -> N
         assert len(set(part.groups)) == groups
     # What a held-out group does not give is searched like any passage, and belongs to no part.
     answers = {answer for part in (split.train, split.validation, split.dev) for answer in part.answers}
+    assert split.unused is not None
     assert len(split.unused) == len(rows) - len(split.train) - 80 > 0
-    assert not answers & set(split.unused) and set(split.corpus) == answers | set(split.unused)
+    assert not answers & set(split.unused.answers) and set(split.corpus) == answers | set(split.unused.answers)
+
+
+def test_a_held_out_question_takes_its_rows_of_other_groups_along(tmp_path: Path) -> None:
+    """Half the topics have answers in two documents: what judges a dev question is not taught, nor lost."""
+    rows = [{"question": f"about topic {i}", "answer": f"one answer {i}", "doc": f"d{i // 4}"} for i in range(400)]
+    rows += [{"question": f"about topic {i}", "answer": f"other answer {i}", "doc": f"e{i}"} for i in range(0, 400, 2)]
+    rows += [{"question": f"more of {i}", "answer": f"other answer {i}", "doc": f"e{i}"} for i in range(0, 400, 2)]
+    split = loaded(
+        write_jsonl(tmp_path / "a.jsonl", rows), group_column="doc", dev_queries=60, validation_queries=20,
+    )  # fmt: skip
+    assert split.validation is not None and split.unused is not None
+    known = {}
+    for row in rows:
+        known.setdefault(row["question"], set()).add(row["answer"])
+    for part in (split.dev, split.validation):
+        judged = {}
+        for question, answer in pairs(part):
+            judged.setdefault(question, set()).add(answer)
+        assert judged == {question: known[question] for question in judged}
+    both = set(split.train.questions) & set(split.unused.questions)
+    assert both, "questions with rows in a group that is held out, and others that are taught"
+    mined = mine(
+        split, MiningConfig(retriever=Retriever.bm25, negatives=3, random_negatives=20, range_max=50), tmp_path
+    )
+    train = mined.train
+    for question, passage, label in zip(train.question, train.passage, train.label, strict=True):
+        assert label == 1 or train.passages[passage] not in known[train.questions[question]]
 
 
 def test_one_group_cannot_be_split(tmp_path: Path) -> None:

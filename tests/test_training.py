@@ -212,6 +212,17 @@ def test_a_resumed_run_ends_with_the_same_bits(
     assert [row["step"] for row in rows if row["kind"] == "evaluation"] == [0, 4, 8, 12, 14]
 
 
+def test_checkpoints_of_another_run_are_refused(base: Path, tmp_path: Path) -> None:
+    run_through(base, tmp_path, [])
+    reranker = tiny(base)
+    trainer = trainer_of(reranker, training_rows(reranker, labelled(50)), training_config(), tmp_path)
+    trainer.identity = {"key": "other"}
+    before = weights(reranker)
+    with pytest.raises(ArtifactError, match=rf"^{tmp_path} must hold checkpoints of this run, got another run's\. Put"):
+        trainer.run()
+    assert all(torch.equal(before[name], tensor) for name, tensor in weights(reranker).items())
+
+
 def test_a_resumed_run_ends_with_the_same_bits_on_lanes(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

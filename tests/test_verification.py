@@ -92,6 +92,15 @@ def test_every_file_of_every_folder_is_vouched_for(outputs: Path, fault: str) ->
             assert str(path.parent) in " ".join(differs)
 
 
+def test_a_comparison_that_no_command_made_is_named_and_shown_nowhere(outputs: Path) -> None:
+    folder = (outputs / "latest").resolve()
+    atomic.write_json(folder / "reproduction.json", {"rows": [], "verdicts": {"OK": 99}, "experiment": "x"})
+    assert run(composed(*TINY, f"outputs_dir={outputs}"))
+    assert "Reproduction" not in (folder / "README.md").read_text()
+    (said,) = run_files.check(folder)[0]
+    assert said.startswith(f"{folder / 'reproduction.json'} is not as make reproduce wrote it, or of other figures")
+
+
 @pytest.mark.parametrize("name", ["README.md", "summary.json", "config.yaml", "metrics.jsonl"])
 def test_a_copy_for_people_that_was_altered_is_named_and_the_next_run_makes_it_again(outputs: Path, name: str) -> None:
     path = (outputs / "latest").resolve() / name
@@ -213,6 +222,15 @@ def test_rerun_of_a_run_whose_data_moved_says_what_can_be_done(outputs: Path, tm
     said = r"^data\.path=.*gone\.jsonl must be where the run read it, got nothing there\. Put it back; the run's own "
     with pytest.raises(ArtifactError, match=said):
         rerunning._find_inputs(dataclasses.replace(config, data=gone))
+
+
+def test_rerun_of_a_run_that_asked_the_hub_anew_does_not(outputs: Path) -> None:
+    folder = (outputs / "latest" / "model").resolve()
+    manifest = artifacts.manifest_of(folder) or {}
+    manifest["provenance"]["config"]["hub"]["refresh"] = True
+    atomic.write_json(folder / artifacts.MANIFEST, artifacts.sealed(manifest))
+    config, read = rerunning.configuration(Rerun(manifest=str(folder)))
+    assert read["provenance"]["config"]["hub"]["refresh"] and not config.hub.refresh
 
 
 def test_rerun_of_any_stage_composes_the_recorded_run(outputs: Path) -> None:

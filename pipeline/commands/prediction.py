@@ -8,7 +8,7 @@ from pipeline.commands.run_folder import find_run, model_folder
 from pipeline.config.asked import Prediction
 from pipeline.config.console import say
 from pipeline.core.errors import DataError, must
-from pipeline.core.records import titled
+from pipeline.core.records import encodable, titled
 from pipeline.data.tables import json_objects
 
 
@@ -30,8 +30,8 @@ def read_passages(path: Path) -> tuple[list[str], list[str] | None]:
         title = row.get("title") or ""
         if not isinstance(title, str):
             raise DataError(must(f"{path}, line {number}, key title", "be text", repr(title), "Put it in quotes."))
-        passages.append(titled(title, text))
-        ids += [str(row[key]) for key in ("_id", "id") if row.get(key) is not None][:1]
+        passages.append(encodable(titled(title, text)))
+        ids += [encodable(str(row[key])) for key in ("_id", "id") if row.get(key) is not None][:1]
     if not passages:
         raise DataError(must(str(path), "hold at least one passage", "none", "Write one JSON object a line."))
     return passages, ids if len(ids) == len(passages) else None
@@ -44,12 +44,12 @@ def predict(asked: Prediction) -> str:
     standard error where none was named. Scores are those of sentence-transformers' `predict` on the saved model, to
     rounding: in fp32, after its activation, higher is more relevant.
     """
-    passages, ids = ([asked.p], None) if asked.p is not None else read_passages(Path(asked.file or ""))
+    passages, ids = ([encodable(asked.p)], None) if asked.p else read_passages(Path(asked.file or ""))
     folder = model_folder(find_run(asked.run, asked.outputs_dir))
     if asked.run is None:
         say(f"scored by {folder.parent.name}")
-    scores = _scores(folder, [(asked.q, text) for text in passages])
-    if asked.p is not None:
+    scores = _scores(folder, [(encodable(asked.q), text) for text in passages])
+    if asked.p:
         return f"{scores[0]:.6f}"
     order = sorted(range(len(scores)), key=lambda i: (-scores[i], i))
     names = [""] * len(scores) if ids is None else [f"{' '.join(name.split())}\t" for name in ids]

@@ -18,14 +18,12 @@ from pipeline.commands.run_folder import find_run
 from pipeline.config.asked import Publication
 from pipeline.core.errors import ConfigError, HubError, must
 from pipeline.hub.failures import LOG_IN, cause_of, status_of
+from pipeline.hub.repo_files import ABOUT_A_RUN
 from pipeline.reporting.comparison import card_of
 from pipeline.reporting.model_card import LATEST
 from pipeline.reporting.run_figures import require_finished
 
 log = logging.getLogger(__name__)
-
-OURS = {"manifest.json", "training.json", "metrics.jsonl", "emissions.json"}
-"""Files of a model folder that describe the run; the card says what they hold, and paths of this machine stay here."""
 
 
 def push(asked: Publication) -> str:
@@ -61,7 +59,7 @@ def stage_files(run: Path, repo: str, place: Path) -> Path:
     folder = place / "upload"
     folder.mkdir()
     for path in sorted((run / "model").iterdir()):
-        if path.is_file() and path.name not in OURS:
+        if path.is_file() and path.name not in ABOUT_A_RUN:
             (folder / path.name).symlink_to(path.resolve())
     card = card_of(run).replace(repr(LATEST), repr(repo))
     (folder / "README.md").write_text(card, encoding="utf-8")

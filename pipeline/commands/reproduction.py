@@ -45,7 +45,8 @@ def reproduce(asked: Reproduction, config: Config) -> str:
     if asked.run is not None:
         folder = find_run(asked.run, config.outputs_dir)
         found = compare(measured_run(folder), path=facts)
-        target = folder / comparison.FILE
+        target = comparison.keep(folder, found)
+        atomic.write_text(folder / "README.md", comparison.card_of(folder))
     else:
         run = Run(config)
         comparison.published(config.name, facts)  # refused before any work
@@ -56,9 +57,7 @@ def reproduce(asked: Reproduction, config: Config) -> str:
             found = compare(published_weights(run, path, asked.weights_revision), ("first_stage", "final"), facts)
             name = slug(path)
         target = run.outputs / "reports" / f"reproduce-{slug(config.name)}-{name}.json"
-    atomic.write_json(target, found)
-    if asked.run is not None:
-        atomic.write_text(target.parent / "README.md", comparison.card_of(target.parent))
+        atomic.write_json(target, found)
     log.info("\n%s\nkept in %s", comparison.as_text(found), shown(target))
     if failed := found["verdicts"][FAIL]:
         got = f"{failed} of {len(found['rows'])} outside"

@@ -31,6 +31,8 @@ def configuration(asked: Rerun) -> tuple[Config, dict[str, Any]]:
         ArtifactError: when there is no such manifest, it was altered, or it records no configuration.
     """
     config, manifest = composed.of_manifest(Path(asked.manifest))
+    # A run that asked the hub anew is repeated with what it was told then.
+    config = dataclasses.replace(config, hub=dataclasses.replace(config.hub, refresh=False))
     if asked.outputs_dir is not None:
         config = dataclasses.replace(config, outputs_dir=asked.outputs_dir)
     return config, manifest

@@ -12,7 +12,7 @@ from pipeline.commands.run_folder import folders_of, mined_of
 from pipeline.config import composed
 from pipeline.core import artifacts
 from pipeline.core.fingerprint import fingerprint
-from pipeline.reporting.comparison import card_of
+from pipeline.reporting.comparison import FILE, card_of, is_of
 
 
 def check(run: Path) -> tuple[list[str], str]:
@@ -42,7 +42,7 @@ def _mined(run: Path) -> Iterator[str]:
     manifest = artifacts.manifest_of(run / "model") or {}
     if mined_of(run, manifest) is None:
         yield (
-            f"{run.parents[1] / 'mined'} must hold the mined set the run was trained on, got no folder "
+            f"{run.parent.parent / 'mined'} must hold the mined set the run was trained on, got no folder "
             f"*-{manifest['key']['mine']}. Copy mined/ along with runs/, or give the run's command again"
         )
 
@@ -57,6 +57,11 @@ def _copies(run: Path, whole: set[Path]) -> Iterator[str]:
     if card in whole:
         same["README.md"] = _holds(run / "README.md", card_of(run).encode("utf-8", "backslashreplace"))
         same["summary.json"] = _holds(run / "summary.json", (card / "summary.json").read_bytes())
+        if (run / FILE).is_file() and not is_of(run):
+            yield (
+                f"{run / FILE} is not as make reproduce wrote it, or of other figures than the card's. Give "
+                f'make reproduce ARGS="run={run}" again, or delete it'
+            )
     for name, is_same in same.items():
         if not is_same:
             state = "is not as the run wrote it" if (run / name).exists() else "is missing"

@@ -68,13 +68,13 @@ def folders_of(run: Path) -> list[Path]:
 
 def mined_of(run: Path, model: dict[str, Any]) -> Path | None:
     """The mined set a model was trained on, by the fingerprint in its key; None where it is not beside the run."""
-    return next(iter(sorted((run.parents[1] / "mined").glob(f"*-{model['key']['mine']}"))), None)
+    return next(iter(sorted((run.parent.parent / "mined").glob(f"*-{model['key']['mine']}"))), None)
 
 
 def _tokens(run: Path, model: dict[str, Any]) -> list[Path]:
     """Token tables of the mined set; they may have been deleted, for they are made again at need."""
     found = []
-    for folder in sorted((run.parents[1] / "tokens").glob("[!.]*")):
+    for folder in sorted((run.parent.parent / "tokens").glob("[!.]*")):
         try:
             manifest = artifacts.manifest_of(folder) if folder.is_dir() else None
         except ArtifactError:

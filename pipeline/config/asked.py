@@ -16,8 +16,8 @@ class Prediction:
 
     q: str
     """The question."""
-    p: str | None = None
-    """One passage."""
+    p: str = ""
+    """One passage, taken as it stands: `null` is a word."""
     file: str | None = None
     """Or many: JSONL with the key `text`, one passage a line."""
     run: str | None = None
@@ -28,8 +28,8 @@ class Prediction:
     def __post_init__(self) -> None:
         if not self.q.strip():
             raise ConfigError(must("q", "hold a question", repr(self.q), "Pass q='…' (make predict Q='…' P='…')."))
-        if (self.p is None) == (self.file is None):
-            got = "neither" if self.p is None else "both"
+        if (not self.p) == (self.file is None):
+            got = "both" if self.p else "neither"
             remedy = "Pass p='…' (make predict Q='…' P='…') or file=<JSONL>."
             raise ConfigError(must("p or file", "be given, and not both", got, remedy))
 

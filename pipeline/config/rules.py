@@ -29,7 +29,7 @@ def positive(key: str, value: float, remedy: str) -> None:
     Raises:
         ConfigError: naming the key.
     """
-    check(0 < value < math.inf, key, "be greater than 0", value, remedy)
+    check(0 < value < math.inf, key, "be a finite number above 0", value, remedy)
 
 
 def seed(key: str, value: int) -> None:

@@ -45,6 +45,14 @@ def sealed(manifest: Mapping[str, Any]) -> dict[str, Any]:
     return {**rest, "seal": text_digest([canonical_json(rest)])}
 
 
+def is_sealed(found: object) -> bool:
+    """Whether it is what `sealed` made; never an error, whatever JSON it is."""
+    try:
+        return isinstance(found, dict) and "seal" in found and found["seal"] == sealed(found)["seal"]
+    except (TypeError, ValueError, RecursionError):  # numbers, texts or a depth that nothing of ours has
+        return False
+
+
 @contextlib.contextmanager
 def publish(
     folder: Path, manifest: Mapping[str, Any], closing: Callable[[], Mapping[str, Any]] = dict
@@ -138,11 +146,11 @@ def _manifest(folder: Path) -> dict[str, Any] | str | None:
         return None
     try:
         manifest = json.loads(path.read_bytes())
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         return f"no readable JSON ({first_line(error)})"
     if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
         return "another JSON file"
-    return manifest if manifest.get("seal") == sealed(manifest)["seal"] else "an altered one"
+    return manifest if is_sealed(manifest) else "an altered one"
 
 
 @upkeep.spent("verify")

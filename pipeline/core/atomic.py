@@ -96,13 +96,13 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ArtifactError(must(str(path), "exist", "nothing there", "Run the stage that writes it again.")) from None
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise ArtifactError(must(str(path), "be readable JSON", error, "Delete it and run the stage again.")) from None
 
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold `<path>.lock` while the block runs; a second process waits.
+    """Hold `.<name>.lock` beside the path while the block runs; a second process waits.
 
     The lock is the kernel's (`flock`), so one held by a killed process is free at once. The empty file stays:
     deleting it would let two processes lock two different files of one name.

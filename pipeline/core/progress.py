@@ -73,7 +73,7 @@ def bar(what: str, total: int | None = None, done: int = 0) -> Iterator[Bar]:
 
 def duration(seconds: float) -> str:
     """Seconds as a person says them: `8.4 s`, `2 min 5 s`, `3 h 12 min`."""
-    if seconds < 60:
+    if round(seconds, 1) < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     if minutes < 60:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -38,6 +39,8 @@ BI_ENCODER, FUSION = "bi_encoder", "fusion"
 _UNSEEN = re.compile("[\u00ad\u200b-\u200f\u2060\ufeff]")
 """Soft hyphen, space without width, (non-)joiners, marks of writing direction, word joiner, byte order mark."""
 
+_HALVES = re.compile("[\ud800-\udfff]")
+
 COMPARISONS = ("difference", "differences", "trained_minus")
 """What stands beside the systems in a protocol's figures."""
 
@@ -53,6 +56,12 @@ def fold(text: str) -> str:
     text = unicodedata.normalize("NFC", _UNSEEN.sub("", text))
     # Case folding takes some letters apart (ǰ), which are one again afterwards.
     return unicodedata.normalize("NFC", " ".join(text.split()).casefold())
+
+
+def encodable(text: str) -> str:
+    """The text as UTF-8 can write it: half a surrogate pair (a cut emoji) is U+FFFD, and NUL a space."""
+    text = text.replace("\0", " ")
+    return text if text.isascii() else _HALVES.sub("\ufffd", text)
 
 
 def titled(title: str, text: str) -> str:
@@ -84,6 +93,17 @@ class PairRows:
 
     def __len__(self) -> int:
         return len(self.questions)
+
+    @classmethod
+    def joined(cls, parts: list[PairRows]) -> PairRows | None:
+        """The rows of all parts, one part after another; None of no part. All have the same columns."""
+        if not parts:
+            return None
+        columns: dict[str, Any] = {}
+        for column in fields(cls):
+            lists = [getattr(part, column.name) for part in parts]
+            columns[column.name] = None if lists[0] is None else [value for values in lists for value in values]
+        return cls(**columns)
 
     def take(self, rows: list[int]) -> PairRows:
         """The given rows, in the given order."""
@@ -158,7 +178,9 @@ class Split:
     distinct by exact text in first-occurrence order; `corpus_ids` are the collection's own ids, beside it.
     `aliases` maps ids of passages whose text has an earlier id to that one.
     `dev_file` is where dev was read from, empty where it was split off.
-    `unused` are passages of the corpus that stand in no part, because their group is held out: never negatives.
+    `unused` are rows that stand in no part, because their group is held out: their passages are searched, are no
+    negatives but where they are answers of train, and are never those of their own questions.
+    `renamed` are ids that a dev file's folder has for other texts than the source's own.
     `statistics` counts rows read, used and dropped by reason, and whatever else the source knows about itself.
     """
 
@@ -169,8 +191,9 @@ class Split:
     corpus_ids: list[str] | None = None
     statistics: dict[str, object] = field(default_factory=dict)
     dev_file: str = ""
-    unused: list[str] = field(default_factory=list)
+    unused: PairRows | None = None
     aliases: dict[str, str] = field(default_factory=dict)
+    renamed: list[str] = field(default_factory=list)
 
 
 @dataclass(slots=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from pipeline.core.errors import DataError, must
-from pipeline.core.records import Collection, Qrels, titled
+from pipeline.core.records import Collection, Qrels, encodable, titled
 from pipeline.data.tables import json_objects, text_lines
 from pipeline.data.trec import judge, read_run
 
@@ -100,11 +100,11 @@ def _read_texts(path: Path, *, with_title: bool) -> dict[str, str]:
         for key, part in parts.items():
             if not isinstance(part, str):
                 raise DataError(must(f"{thing} {key}", "be text", repr(part), "Put it in quotes."))
-        identifier = str(identifier)
+        identifier = encodable(str(identifier))
         if identifier in texts:
             got = f"{identifier!r} again (first on line {lines[identifier]})"
             raise DataError(must(f"{thing} _id", "be distinct", got, "Rename or delete one of the two."))
-        texts[identifier], lines[identifier] = titled(**parts), number
+        texts[identifier], lines[identifier] = encodable(titled(**parts)), number
     if not texts:
         raise DataError(must(str(path), "hold at least one line", "an empty file", "Check the collection."))
     return texts

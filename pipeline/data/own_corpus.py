@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pipeline.config.data import DataConfig
 from pipeline.core.errors import DataError, must
-from pipeline.core.records import PairRows, fold, titled
+from pipeline.core.records import PairRows, encodable, fold, titled
 from pipeline.data.row_builder import RowBuilder
 from pipeline.data.tables import json_objects
 
@@ -69,17 +69,18 @@ def read_corpus(path: Path, config: DataConfig, parts: Iterable[PairRows] = ()) 
         text = titled(title, own)
         identifier = record.get("_id", record.get("id"))
         if identifier is not None:
-            if str(identifier) in seen:
-                got = repr(str(identifier))
+            identifier = encodable(str(identifier))
+            if identifier in seen:
+                got = repr(identifier)
                 raise DataError(must(f"{path}, line {line}", "have an id of its own", got, "Rename it."))
-            seen.add(str(identifier))
+            seen.add(identifier)
         folded = fold(text)
         if not folded:
             counts[BLANK] += 1
         elif text in first:
             counts[REPEATED] += 1
         else:
-            first[text] = None if identifier is None else str(identifier)
+            first[text] = identifier
             if folded in wanted:
                 whole.setdefault(folded, text)
             if title and (form := fold(own)) in wanted:

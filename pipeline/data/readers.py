@@ -130,7 +130,16 @@ def _beir(folder: Path, config: DataConfig, qrels_files: Sequence[str]) -> Loade
     for passage, text in collection.passages.items():
         first.setdefault(text, passage)
     if config.rows is not None:
-        rows = rows.take(list(range(min(config.rows, len(rows)))))
+        rows = rows.take(list(range(_whole(rows.question_ids or [], config.rows))))
     repeated = Counter({REPEATED: len(collection.passages) - len(first)})
     aliases = {passage: first[text] for passage, text in collection.passages.items() if first[text] != passage}
     return Loaded(rows, list(first), list(first.values()), +repeated, aliases)
+
+
+def _whole(questions: Sequence[str], most: int) -> int:
+    """How many of the first `most` rows, questions one after another, are of questions that end within them."""
+    if most >= len(questions):
+        return len(questions)
+    while most and questions[most - 1] == questions[most]:
+        most -= 1
+    return most

@@ -10,7 +10,7 @@ from typing import Any
 
 from pipeline.config.data import DataConfig, Format
 from pipeline.core.errors import DataError, must
-from pipeline.core.records import PairRows, fold
+from pipeline.core.records import PairRows, encodable, fold
 from pipeline.data.tables import Record
 from pipeline.data.trec import HIGHEST_GRADE
 
@@ -85,7 +85,7 @@ class RowBuilder:
             if group is None or group != group or not fold(str(group)):  # NaN is no number, and not itself
                 self.counts["rows_without_group"] += 1
                 group = f"row {line}"
-            rows.groups.append(str(group))
+            rows.groups.append(encodable(str(group)))
 
     def text(self, line: int, record: Record, key: str, column: str) -> str:
         """The text in a row's `column`, which the configuration's `key` names; null counts as blank.
@@ -120,17 +120,11 @@ class RowBuilder:
         return DataError(must(f"{self._source}, line {line}, key {column!r}", rule, shown, remedy))
 
     def _encodable(self, text: str) -> str:
-        """The text with half surrogate pairs (cut emoji) as U+FFFD and NULs as spaces; both are counted."""
-        if "\0" in text:
-            self.counts["texts_with_nul"] += 1
-            text = text.replace("\0", " ")
-        if not text.isascii():
-            try:
-                text.encode()
-            except UnicodeEncodeError:
-                self.counts["texts_with_lone_surrogate"] += 1
-                text = "".join("\ufffd" if "\ud800" <= c <= "\udfff" else c for c in text)
-        return text
+        """The text as UTF-8 can write it; what is put right is counted."""
+        self.counts["texts_with_nul"] += "\0" in text
+        mended = encodable(text)
+        self.counts["texts_with_lone_surrogate"] += mended != text.replace("\0", " ")
+        return mended
 
     def _label(self, line: int, record: Record) -> float:
         column = self._config.label_column

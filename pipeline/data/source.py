@@ -78,6 +78,7 @@ def load(config: DataConfig, *, source: Path | None, cache: Path, workers: int |
         _refuse_one_text(config, cleaned["train"])
     _warn_of_a_wide_interval(cleaned["dev"])
     unused = [clean(part, config, Counter()) for part in split.surplus]
+    renamed: list[str] = []
     sources = [loaded, *([split.dev_file] if split.dev_file else [])]
     counts = sum((source.counts for source in sources), Counter[str]())
     if config.corpus_path is not None:
@@ -88,17 +89,16 @@ def load(config: DataConfig, *, source: Path | None, cache: Path, workers: int |
         corpus, ids = own.texts, own.ids
         counts += own.counts
     else:
-        corpus, ids = _corpus(sources, [*cleaned.values(), *unused])
+        corpus, ids, renamed = _corpus(sources, [*cleaned.values(), *unused])
     statistics["reading"] = dict(sorted(counts.items()))
     statistics["parts"] = {
         name: describe(split.parts[name], part, split.dropped[name]) for name, part in cleaned.items()
     }
     _say_cleaned(counts, cleaned, whole, split.dropped)
-    never = [answer for part in unused for answer in part.answers]
     aliases = {dropped: kept for source in reversed(sources) for dropped, kept in source.aliases.items()}
     return Split(
         cleaned["train"], cleaned["dev"], cleaned.get("validation"), corpus, ids, statistics,
-        dev_file=config.dev_path or "", unused=never, aliases=aliases,
+        dev_file=config.dev_path or "", unused=PairRows.joined(unused), aliases=aliases, renamed=renamed,
     )  # fmt: skip
 
 
@@ -170,11 +170,12 @@ def _split(config: DataConfig, rows: PairRows, usable: dict[str, None]) -> _Spli
         held = _hold_out(config, rows, size, usable, salt=0)
         train, dev = rows.take(held.rest), rows.take(held.held)
         surplus.append(rows.take(held.surplus))
-        dropped["train"].update(held.dropped)
+        dropped["train"].update(_surplus(held))
     parts = {"train": train, "dev": dev}
     if config.validation_queries:
         # A dev file's questions may be in train too: dropped there as leaks, they must not choose a checkpoint either.
-        asked = {fold(question) for question in dev.questions}
+        # One with rows in dev's groups, which are in no part, would lack judgements.
+        asked = {fold(question) for part in (dev, *surplus) for question in part.questions}
         trained = usable_questions(train, config.positive_threshold)
         usable = {q: None for q in trained if q not in asked}
         if not usable and dev_file is not None:
@@ -184,8 +185,12 @@ def _split(config: DataConfig, rows: PairRows, usable: dict[str, None]) -> _Spli
         held = _hold_out(config, train, size, usable, salt=1)
         surplus.append(train.take(held.surplus))
         parts = {"train": train.take(held.rest), "validation": train.take(held.held), "dev": dev}
-        dropped["train"].update(held.dropped)
+        dropped["train"].update(_surplus(held))
     return _SplitRows(parts, dropped, dev_file, surplus)
+
+
+def _surplus(held: Held) -> dict[str, int]:
+    return {"surplus_of_a_held_out_group": len(held.surplus)} if held.surplus else {}
 
 
 def _held_out_size(key: str, wish: int, questions: int) -> int:
@@ -223,22 +228,29 @@ def _refuse_one_text(config: DataConfig, train: PairRows) -> None:
         raise DataError(must(_name(config), "hold answers that differ", got, remedy))
 
 
-def _corpus(sources: Sequence[Loaded], parts: Sequence[PairRows]) -> tuple[list[str], list[str] | None]:
-    """What is searched: the collection's passages, or every passage of `parts`; distinct by text, with ids if any."""
+def _corpus(sources: Sequence[Loaded], parts: Sequence[PairRows]) -> tuple[list[str], list[str] | None, list[str]]:
+    """What is searched: the collection's passages, or every passage of `parts`; distinct by text, with ids if any.
+
+    Last come the ids that a later collection has for other texts: there they get a name of their own.
+    """
     given: dict[str, str] = {}
     taken: set[str] = set()
+    renamed: list[str] = []
     for number, source in enumerate(sources):
         for text, identifier in zip(source.corpus or [], source.corpus_ids or [], strict=True):
             if text not in given:
-                own = identifier if identifier not in taken else f"{identifier}@{number}"
+                own = identifier
+                if identifier in taken:
+                    own = f"{identifier}@{number}"
+                    renamed.append(identifier)
                 given[text] = own
                 taken.add(own)
     if given:
-        return list(given), list(given.values())
+        return list(given), list(given.values()), renamed
     passages: dict[str, None] = {}
     for part in parts:
         for row, answer in enumerate(part.answers):
             passages[answer] = None
             if part.negatives is not None:
                 passages.update(dict.fromkeys(part.negatives[row]))
-    return list(passages), None
+    return list(passages), None, renamed

@@ -16,22 +16,18 @@ from pipeline.core.records import PairRows, fold
 
 @dataclass(slots=True)
 class Held:
-    """Row numbers in source order: `held` out, the `rest`, and rows for neither side by reason.
-
-    `surplus` rows belong to held-out groups: their passages are searched, and are never training negatives.
-    """
+    """Row numbers in source order: `held` out, the `rest`, and `surplus` rows for neither side, of held-out groups."""
 
     held: list[int]
     rest: list[int]
-    dropped: dict[str, int]
     surplus: list[int] = field(default_factory=list)
 
 
 def subset(rows: PairRows, wanted: int, seed: int) -> list[int]:
-    """Numbers of `wanted` rows in source order, drawn question by question.
+    """Numbers of at most `wanted` rows in source order, drawn question by question.
 
-    A question's rows come together (all but the last one's, cut to the number): a positive left behind would be
-    mined as a negative of its own question.
+    A question's rows come together or not at all: a positive left behind would be mined as a negative of its own
+    question.
     """
     members: dict[str, list[int]] = {}
     for row, question in enumerate(rows.questions):
@@ -39,10 +35,11 @@ def subset(rows: PairRows, wanted: int, seed: int) -> list[int]:
     questions = list(members)
     drawn: list[int] = []
     for position in np.random.Generator(np.random.PCG64([seed, 2])).permutation(len(questions)):
-        drawn += members[questions[position]]
-        if len(drawn) >= wanted:
+        own = members[questions[position]]
+        drawn += own if len(drawn) + len(own) <= wanted else []
+        if len(drawn) == wanted:
             break
-    return sorted(drawn[:wanted])
+    return sorted(drawn)
 
 
 def hold_out(
@@ -52,8 +49,8 @@ def hold_out(
 
     Without groups: questions in first-occurrence order are permuted and the first `count` usable ones are taken.
     With groups: whole groups are taken in a permuted order until they hold `count` usable questions, of which no
-    group gives more than `per_group`, drawn; the others, and rows elsewhere of a question that is held out, go to
-    neither side.
+    group gives more than `per_group`, drawn; the other rows of these groups go to neither side. A question's rows in
+    other groups are held out with it, behind the others: they judge it too.
     """
     questions = [fold(question) for question in rows.questions]
     generator = np.random.Generator(np.random.PCG64(seed))
@@ -63,7 +60,7 @@ def hold_out(
         chosen = _first(order, count, usable)
         held = [row for row, question in enumerate(questions) if question in chosen]
         rest = [row for row, question in enumerate(questions) if question not in chosen]
-        return Held(held, rest, {})
+        return Held(held, rest)
     members: dict[str, list[int]] = {}
     for row, group in enumerate(rows.groups):
         members.setdefault(group, []).append(row)
@@ -86,8 +83,7 @@ def hold_out(
         in_group, is_chosen = rows.groups[row] in taken, question in chosen
         sides[(0 if is_chosen else 2) if in_group else (3 if is_chosen else 1)].append(row)
     held, rest, surplus, elsewhere = sides
-    dropped = {"surplus_of_a_held_out_group": len(surplus), "question_held_out_with_another_group": len(elsewhere)}
-    return Held(held, rest, {reason: number for reason, number in dropped.items() if number}, surplus)
+    return Held([*held, *elsewhere], rest, surplus)
 
 
 def _first(order: Iterable[str], count: int, usable: Collection[str], known: Collection[str] = ()) -> dict[str, None]:
@@ -109,7 +105,7 @@ def hold_out_rows(rows: int, count: int, *, seed: int) -> Held:
     import datasets
 
     parts = datasets.Dataset.from_dict({"row": list(range(rows))}).train_test_split(test_size=count, seed=seed)
-    return Held(list(parts["test"]["row"]), list(parts["train"]["row"]), {})
+    return Held(list(parts["test"]["row"]), list(parts["train"]["row"]))
 
 
 def whole_questions(drawn: Held, rows: PairRows, usable: Collection[str]) -> Held:
@@ -117,4 +113,4 @@ def whole_questions(drawn: Held, rows: PairRows, usable: Collection[str]) -> Hel
     questions = [fold(question) for question in rows.questions]
     chosen = {questions[row] for row in drawn.held if questions[row] in usable}
     held = [row for row in (*drawn.held, *drawn.rest) if questions[row] in chosen]
-    return Held(held, [row for row in (*drawn.rest, *drawn.held) if questions[row] not in chosen], drawn.dropped)
+    return Held(held, [row for row in (*drawn.rest, *drawn.held) if questions[row] not in chosen])

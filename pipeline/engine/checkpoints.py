@@ -20,8 +20,6 @@ from pipeline.core.errors import ArtifactError, must
 
 log = logging.getLogger(__name__)
 
-VERSION = 1
-
 
 @dataclass(slots=True)
 class Checkpoint:
@@ -50,7 +48,7 @@ def steps(root: Path) -> list[int]:
 def write(root: Path, checkpoint: Checkpoint, identity: Mapping[str, Any]) -> Path:
     """Publish a checkpoint: complete or absent. `identity` (the run's key and scope) goes to its manifest."""
     folder = folder_of(root, checkpoint.step)
-    with artifacts.publish(folder, {"artifact": "checkpoint", "version": VERSION, **identity}) as work:
+    with artifacts.publish(folder, {"artifact": "checkpoint", **identity}) as work:
         save_file(
             {name: tensor.contiguous() for name, tensor in checkpoint.weights.items()}, work / "model.safetensors"
         )

@@ -19,7 +19,7 @@ import torch
 
 from pipeline.config.learning import Precision, TrainingConfig
 from pipeline.core.allocation import reuse_memory
-from pipeline.core.errors import Interrupted, NumericsError, must
+from pipeline.core.errors import ArtifactError, Interrupted, NumericsError, must
 from pipeline.core.progress import bar
 from pipeline.core.reproducibility import differences, rng_state, seed_everything, set_rng_state
 from pipeline.engine import checkpoints
@@ -101,7 +101,8 @@ class Trainer:
         Raises:
             NumericsError: at a non-finite loss, gradient or weight, before the update; the last checkpoint stays.
             Interrupted: after a signal, with a checkpoint of the last finished step written.
-            ArtifactError: when checkpoints are there and none verifies, or the best step's does not.
+            ArtifactError: when checkpoints are there and none verifies, are another run's, or the best step's does not
+                verify.
         """
         self._resume()
         self.began = time.perf_counter() - self.state.seconds
@@ -236,6 +237,10 @@ class Trainer:
         checkpoint = checkpoints.newest(self.folder)
         if checkpoint is None:
             return
+        key = self.identity.get("key")
+        if key is not None and checkpoint.identity.get("key") != key:
+            remedy = f"Put this run's own back, or delete {self.folder} to train from the start."
+            raise ArtifactError(must(str(self.folder), "hold checkpoints of this run", "another run's", remedy))
         self.model.load_state_dict(checkpoint.weights)
         self.updater.optimizer.load_state_dict(checkpoint.optimizer)
         set_rng_state(checkpoint.generators)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pipeline.core.artifacts import sealed
+from pipeline.core.artifacts import is_sealed, sealed
 from pipeline.core.atomic import locked, read_json, write_json
 from pipeline.core.errors import ArtifactError, must
 from pipeline.core.fingerprint import file_digest
@@ -53,7 +53,7 @@ class LockFile:
         if isinstance(found, dict):
             content = {name: part for name, part in found.items() if name != "seal"}
             # One without a seal is of an earlier version.
-            if content.keys() <= SECTIONS and ("seal" not in found or found["seal"] == sealed(content)["seal"]):
+            if content.keys() <= SECTIONS and ("seal" not in found or is_sealed(found)):
                 return content
         raise ArtifactError(
             must(str(self.path), "be as it was written", "an altered one", "Delete it to resolve anew.")

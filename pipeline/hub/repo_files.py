@@ -10,6 +10,9 @@ _UNUSED = ("*.py", "*.onnx*", "*.h5", "*.msgpack", "*.ot", "*.tflite", "*.gguf",
 _UNUSED_FOLDERS = ("onnx", "openvino", "coreml", "tf", "flax", "original")
 _CONTENT = (".safetensors", ".bin", ".json", ".txt", ".model", ".vocab", ".codes", ".spm", ".v3")
 
+ABOUT_A_RUN = {"manifest.json", "training.json", "metrics.jsonl", "emissions.json"}
+"""Files beside a trained model's own that tell of its run, times and paths too: the model computes the same without."""
+
 
 def looks_local(path: str) -> bool:
     """Whether a name is shaped like a file or folder rather than `owner/name`."""
@@ -30,7 +33,7 @@ def model_files(names: list[str]) -> list[str]:
 
 def identity_files(names: list[str]) -> list[str]:
     """Of `model_files`, those that decide what the model computes."""
-    return [name for name in model_files(names) if name.endswith(_CONTENT) and name != "manifest.json"]
+    return [name for name in model_files(names) if name.endswith(_CONTENT) and name not in ABOUT_A_RUN]
 
 
 def is_pickle(name: str) -> bool:

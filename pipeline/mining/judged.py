@@ -154,6 +154,22 @@ def _itself(text: str, identifier: str | None, corpus: Corpus) -> int:
     return same_id if same_id >= 0 and ends_with_query(corpus.texts[same_id], text) else -1
 
 
+def elsewhere(questions: Questions, split: Split, corpus: Corpus, threshold: float) -> list[list[int]]:
+    """Positions of each question's positives in rows that stand in no part: no training rows, and no negatives."""
+    number = {corpus.key(text): q for q, text in enumerate(questions.texts)}
+    found: list[list[int]] = [[] for _ in questions.texts]
+    rows = _unused(split)
+    for row, (question, answer) in enumerate(zip(rows.questions, rows.answers, strict=True)):
+        q = number.get(corpus.key(question))
+        if q is not None and answer in corpus and (rows.labels is None or rows.labels[row] >= threshold):
+            found[q].append(corpus.position(answer))
+    return found
+
+
+def _unused(split: Split) -> PairRows:
+    return PairRows([], [], []) if split.unused is None else split.unused
+
+
 def positive_folds(parts: Iterable[PairRows], threshold: float) -> set[str]:
     """Folded texts of the parts' positives."""
     return {
@@ -204,7 +220,7 @@ def train_corpus(split: Split, train: PairRows, corpus: Corpus, threshold: float
     """
     kept = {corpus.position(answer) for answer in train.answers}
     foreign = {corpus.position(answer) for part in parts_of(split) for answer in part.answers}
-    foreign |= {corpus.position(answer) for answer in split.unused if answer in corpus}
+    foreign |= {corpus.position(answer) for answer in _unused(split).answers if answer in corpus}
     foreign -= kept
     held_out = positive_folds((part for part in parts_of(split) if part is not split.train), threshold)
     if not drop_leaks:

@@ -15,7 +15,7 @@ from pipeline.data.trec import read_run
 from pipeline.mining import checks
 from pipeline.mining.dense_search import Nearest
 from pipeline.mining.embeddings import Embedder
-from pipeline.mining.judged import Corpus, Questions, questions_of, train_corpus, without_leaks
+from pipeline.mining.judged import Corpus, Questions, elsewhere, questions_of, train_corpus, without_leaks
 from pipeline.mining.retrieval import Bm25, ImportedRun
 from pipeline.mining.topk import Positions, Searcher
 from pipeline.mining.training_rows import FirstStage, training_rows
@@ -44,6 +44,7 @@ def mine(
     Returns:
         Rows by question in first-occurrence order: its positives, its hard negatives best first, its random ones.
         Negatives a source gives are rows as they are, behind the positives, and such questions are not mined.
+        Nor is a positive that the source has of a question in rows of no part (`Split.unused`).
         A passage that is the question itself is not mined or drawn as its negative and is no candidate, unless judged a
         positive; one that the source lists stays a row.
         A reranking set holds the `dev_depth` best of the whole corpus, positives left where the first stage has them.
@@ -64,10 +65,15 @@ def mine(
     if split.validation is not None:
         reranked["validation"] = questions_of(split.validation, corpus, "v", by_id=True)
     located = retriever or Path(config.path or "")
+    if config.retriever is Retriever.run and split.renamed:
+        got = f"{split.renamed[0]!r} with two (of {len(split.renamed)} such)"
+        remedy = "Rename the passages of one: a run cannot tell them apart."
+        raise DataError(must(f"ids of {split.dev_file} and of the training data", "have one text each", got, remedy))
     stage = _first_stage(config, corpus, [questions, *reranked.values()], located, cache, device)
     minable = train_corpus(split, train, corpus, positive_threshold, drop_leaks=config.drop_leaks)
     merged = {name: checks.say_merged(name, part, config) for name, part in {"train": questions, **reranked}.items()}
-    pairs, statistics = training_rows(questions, corpus, minable, stage, config, positive_threshold)
+    others = elsewhere(questions, split, corpus, positive_threshold)
+    pairs, statistics = training_rows(questions, others, corpus, minable, stage, config, positive_threshold)
     whole = stage(np.arange(corpus.searched))
     sets = {
         name: _reranking_set(name, part, corpus, whole, config.dev_depth, positive_threshold)
@@ -99,7 +105,13 @@ def _first_stage(
 def _imported(path: Path, corpus: Corpus, parts: list[Questions]) -> FirstStage:
     """A run by this split's ids; ids that are not among them are counted, and none known is refused."""
     positions = corpus.searched_ids()
-    texts = {identifier: text for part in parts for identifier, text in zip(part.ids, part.texts, strict=True)}
+    texts: dict[str, str] = {}
+    for part in parts:
+        for identifier, text in zip(part.ids, part.texts, strict=True):
+            if fold(texts.setdefault(identifier, text)) != fold(text):
+                got = f"{identifier!r} for {texts[identifier][:40]!r} and for {text[:40]!r}"
+                remedy = "Rename the questions of one part: a run cannot tell them apart."
+                raise DataError(must("a question's id", "stand for one question in all parts", got, remedy))
     run = read_run(path, known={*positions, *texts})
     for part in parts:
         if not any(identifier in run for identifier in part.ids):

@@ -139,7 +139,7 @@ def _limits(
     limits = lowest
     if config.absolute_margin is not None:
         limits = lowest - np.float32(config.absolute_margin)
-    if config.relative_margin:
+    if config.relative_margin is not None:
         # The share of the magnitude, so that a negative score's limit also lies below it.
         limits = np.minimum(limits, lowest - np.abs(lowest) * np.float32(config.relative_margin))
     return limits

@@ -28,15 +28,16 @@ FirstStage = Callable[[Positions], Searcher]
 
 
 def training_rows(
-    questions: Questions, corpus: Corpus, minable: Positions, stage: FirstStage, config: MiningConfig, threshold: float
-) -> tuple[LabelledPairs, dict[str, Any]]:
-    """Rows of every question, and their counts."""
+    questions: Questions, others: list[list[int]], corpus: Corpus, minable: Positions, stage: FirstStage,
+    config: MiningConfig, threshold: float,
+) -> tuple[LabelledPairs, dict[str, Any]]:  # fmt: skip
+    """Rows of every question, and their counts; `others` are each one's positives that are no rows, nor negatives."""
     positives = questions.positives(threshold)
     given = questions.given | {
         q for q, judged in enumerate(questions.judged) if any(label < threshold for label in judged.values())
     }
     mined = np.array([q for q, own in enumerate(positives) if own and q not in given], np.int64)
-    hard, drawn = _negatives(questions, mined, positives, len(corpus.texts), minable, stage, config)
+    hard, drawn = _negatives(questions, mined, positives, others, len(corpus.texts), minable, stage, config)
     # Labels beyond [0, 1] are grades, which binary cross-entropy cannot take: they become positive or not.
     graded = any(not 0 <= label <= 1 for judged in questions.judged for label in judged.values())
     own = [
@@ -94,6 +95,7 @@ def _negatives(
     questions: Questions,
     mined: Positions,
     positives: list[list[int]],
+    others: list[list[int]],
     passages: int,
     minable: Positions,
     stage: FirstStage,
@@ -104,6 +106,9 @@ def _negatives(
     question = np.repeat(np.arange(len(mined)), [len(positives[q]) for q in mined])
     passage = np.array([p for q in mined for p in positives[q]], np.int64)
     known = Pairs.of(question, passage, passages)
+    asks_other = np.repeat(np.arange(len(mined)), [len(others[q]) for q in mined])
+    other = np.array([p for q in mined for p in others[q]], np.int64)
+    barred = Pairs.of(asks_other, other, passages)
     itself = np.array([questions.hidden(q, positives[q]) for q in mined], np.int64)
     asks_itself = np.flatnonzero(itself >= 0)
     hard = np.empty(0, np.int64), np.empty(0, np.int64)
@@ -117,19 +122,22 @@ def _negatives(
             beside = np.full(len(mined), max(questions.sizes) + bool(len(asks_itself)))
         else:
             beside = np.bincount(question, minlength=len(mined)) + (itself >= 0)
+        beside = beside + np.bincount(asks_other, minlength=len(mined))
         found = []
         for rows, depth in _alike(beside, config.range_max, len(minable)):
             ranking = searcher.search(texts, depth, rows)
             ranking.indices = np.where(ranking.indices >= 0, minable[ranking.indices], -1).astype(np.int32)
             ranking.indices[ranking.indices == itself[rows, None]] = -1
+            if len(other):
+                ranking.indices[barred.find(rows[:, None], ranking.indices.astype(np.int64))[0]] = -1
             inside = np.isin(known.question, rows)
             own = Pairs.of(np.searchsorted(rows, known.question[inside]), known.passage[inside], passages)
             row, chosen = hard_negatives(ranking, own, None if scores is None else scores[inside], config, seeds[rows])
             found.append((rows[row], chosen))
         hard = joined(found)
     excluded = Pairs.of(
-        np.concatenate([question, hard[0], asks_itself]),
-        np.concatenate([passage, hard[1], itself[asks_itself]]),
+        np.concatenate([question, hard[0], asks_itself, asks_other]),
+        np.concatenate([passage, hard[1], itself[asks_itself], other]),
         passages,
     )
     seeds = question_seeds(texts, config.seed, "random")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config.sets import is_nano_beir
+from pipeline.core import artifacts, atomic
 from pipeline.core.atomic import read_json
 from pipeline.core.errors import ConfigError, must
 from pipeline.core.markdown import escape
@@ -217,10 +218,30 @@ def as_section(comparison: Json) -> str:
     return "\n".join(lines)
 
 
+def keep(run: Path, comparison: Json) -> Path:
+    """Write a run's comparison beside its card, sealed and with the evaluations it speaks of; the file."""
+    atomic.write_json(run / FILE, artifacts.sealed({**comparison, "evaluations": _evaluations(run)}))
+    return run / FILE
+
+
+def _evaluations(run: Path) -> Any:
+    """The evaluations that a run's card shows."""
+    return (artifacts.manifest_of(run / "card") or {}).get("key", {}).get("evaluations")
+
+
+def is_of(run: Path) -> bool:
+    """Whether the comparison beside a card is as `keep` wrote it, and of the figures that the card shows."""
+    found = read_json(run / FILE)
+    return artifacts.is_sealed(found) and found["evaluations"] == _evaluations(run)
+
+
 def card_of(run: Path) -> str:
-    """A finished run's card, with the comparison before its limitations where one was made of this run."""
+    """A finished run's card, with the comparison before its limitations where one was made of what the card shows.
+
+    One that was altered, or made of earlier figures, is left out.
+    """
     card = (run / "card" / "README.md").read_text(encoding="utf-8")
-    if not (run / FILE).is_file():
+    if not (run / FILE).is_file() or not is_of(run):
         return card
     before, heading, after = card.partition(LIMITATIONS)
     return f"{before}{as_section(read_json(run / FILE))}\n{heading}{after}"

@@ -53,7 +53,10 @@ def say_steps(config: TrainingConfig, plan: Plan) -> None:
             config.max_steps, plan.steps, config.epochs,
         )  # fmt: skip
     if 0 < plan.steps == warmup_steps(plan.steps, config.warmup_ratio):
-        log.warning("training.max_steps=%d: every step is warm-up, the first at a learning rate of 0", plan.steps)
+        log.warning(
+            "training.warmup_ratio=%s of %d steps: every one is warm-up, the first at a learning rate of 0",
+            config.warmup_ratio, plan.steps,
+        )  # fmt: skip
     if config.keep_best and 0 < plan.steps < config.eval_steps:
         log.warning(
             "training.keep_best has nothing to choose from: the run's %d steps end before the first evaluation at "
