@@ -390,6 +390,27 @@ def test_one_question_with_a_tenth_of_the_rows_is_warned_of(caplog: pytest.LogCa
     assert "one question" not in caplog.text
 
 
+def test_one_answer_to_a_tenth_of_the_questions_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    pairs = random_pairs(3, 60)
+    many = [(f"{q} {number}", "N/A" if number % 4 == 0 else a) for number, (q, a) in enumerate(pairs)]
+    mine(split(rows(many), rows(DEV)), config(negatives=1), Path("unused"))
+    said = f"train: {-(-len(pairs) // 4)} of {len(pairs)} questions have the answer 'N/A'. Leave their rows out if it"
+    assert said in caplog.text
+    caplog.clear()
+    mine(split(rows(pairs), rows([("w1 w2", "yes"), ("w3 w4", "w5 yes")])), config(negatives=1), Path("unused"))
+    assert "have the answer" not in caplog.text, "of few different ones each is right for many"
+
+
+def test_a_first_stage_that_finds_hardly_a_positive_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    pairs = random_pairs(3, 60)
+    dev = [(q, f"zz{number} yy{number}") for number, (q, _) in enumerate(pairs[:30])]
+    mine(split(rows(pairs[30:]), rows(dev)), config(), Path("unused"))
+    said = (
+        "dev: the first stage finds a right passage for 0 of 24 questions; what it misses counts as 0. BM25 finds what"
+    )
+    assert said in caplog.text
+
+
 def test_what_leaks_names_what_would_help(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     few = [(f"is {word} good", ("yes", "no")[number % 2]) for number, word in enumerate(WORDS[:60])]

@@ -411,8 +411,13 @@ def test_local_pairs_run_to_the_card_and_their_content_names_them(outputs: Path,
     assert (run / "README.md").read_text().startswith("---\n")
     before = snapshot(outputs)
     assert ran(outputs, *local(path)) == run and snapshot(outputs) == before
-    moved = path.rename(tmp_path / "moved.JSONL")
+    (tmp_path / "moved").mkdir()
+    moved = path.rename(tmp_path / "moved" / path.name)
     assert ran(outputs, *local(moved)) == run and snapshot(outputs) == before
+    renamed = moved.rename(tmp_path / "renamed.JSONL")
+    assert ran(outputs, *local(renamed)) == run and "trained on renamed.JSONL\n" in (run / "README.md").read_text()
+    kept = {name: mark for name, mark in before.items() if "/card/" not in name and "/model/" in name}
+    assert len(kept) > 5 and kept.items() <= snapshot(outputs).items(), "the card alone is made again"
     assert ran(outputs, *local(path, 129), "stop_after=train") != run
 
 

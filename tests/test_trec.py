@@ -107,3 +107,18 @@ def test_broken_judgements_are_refused(tmp_path: Path) -> None:
         read_qrels(tmp_path / "absent.trec")
     with pytest.raises(DataError, match="readable file"):
         read_qrels(tmp_path)
+
+
+def test_a_run_whose_scores_rise_with_its_ranks_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "run.trec"
+    lines = [f"q{query} Q0 d{rank} {rank} {{}} x" for query in range(3) for rank in range(1, 5)]
+    said = r"must give the first rank a higher score than the last, got scores that rise or stay equal for 3 of 3 "
+    for score in (lambda rank: rank / 10, lambda rank: 0.0):
+        path.write_text("".join(line.format(score(int(line.split()[3]))) + "\n" for line in lines))
+        with pytest.raises(DataError, match=said):
+            read_run(path)
+    path.write_text("".join(f"q{q} Q0 d{i} 0 {i}.5 x\n" for q in range(3) for i in range(4)))
+    assert list(read_run(path)["q0"]) == ["d3", "d2", "d1", "d0"], "no ranks: the score alone counts"
+    rising = "q0 Q0 a 1 1 x\nq0 Q0 b 2 2 x\n"  # one query of three: trec_eval's order, no refusal
+    path.write_text(rising + "".join(f"q{q} Q0 d{i} {i} {-i} x\n" for q in (1, 2) for i in range(4)))
+    assert list(read_run(path)["q0"]) == ["b", "a"]

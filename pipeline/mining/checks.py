@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 from pipeline.config.data import MiningConfig, Retriever
 from pipeline.core.errors import DataError, must
 from pipeline.core.records import LabelledPairs, PairRows, RerankingSet, Split
-from pipeline.mining.judged import Questions, positive_folds
+from pipeline.mining.judged import Corpus, Questions, positive_folds
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +68,17 @@ def say_merged(name: str, part: Questions, config: MiningConfig) -> int:
     return part.merged
 
 
+def say_one_answer(name: str, part: Questions, corpus: Corpus, threshold: float) -> None:
+    """Warn of a passage that is right for many of a part's questions: a placeholder, which a model learns to prefer."""
+    answers = Counter(position for own in part.positives(threshold) for position in own)
+    (position, count), of = answers.most_common(1)[0] if answers else (-1, 0), len(part.texts)
+    if count > of * NOTABLE_SHARE > of / len(answers):
+        log.warning(
+            "%s: %d of %d questions have the answer %r. Leave their rows out if it stands for a missing one",
+            name, count, of, corpus.texts[position][:80],
+        )  # fmt: skip
+
+
 def check_rows(questions: Questions, pairs: LabelledPairs, statistics: Mapping[str, Any], config: MiningConfig) -> None:
     """Refuse training rows without a negative; warn of what a user will not have meant.
 
@@ -119,3 +131,15 @@ def check_candidates(name: str, reranking: RerankingSet, config: MiningConfig) -
         raise DataError(must("the first stage", f"find a passage for a question of {name}", f"none for {of}", remedy))
     if without > len(reranking.queries) * NOTABLE_SHARE:
         log.warning("%s: the first stage finds no passage for %s. %s", name, of, remedy)
+        return
+    found = sum(
+        any(grades.get(passage, 0) > 0 for passage in reranking.candidates[query])
+        for query, grades in reranking.qrels.items()
+    )
+    if found < len(reranking.queries) * NOTABLE_SHARE:
+        if config.retriever is Retriever.embedding:
+            remedy = f"Check that mining.path={config.path} is an embedding model for your language."
+        log.warning(
+            "%s: the first stage finds a right passage for %d of %d questions; what it misses counts as 0. %s",
+            name, found, len(reranking.queries), remedy,
+        )  # fmt: skip

@@ -71,7 +71,10 @@ def mine(
         raise DataError(must(f"ids of {split.dev_file} and of the training data", "have one text each", got, remedy))
     stage = _first_stage(config, corpus, [questions, *reranked.values()], located, cache, device)
     minable = train_corpus(split, train, corpus, positive_threshold, drop_leaks=config.drop_leaks)
-    merged = {name: checks.say_merged(name, part, config) for name, part in {"train": questions, **reranked}.items()}
+    parts = {"train": questions, **reranked}
+    merged = {name: checks.say_merged(name, part, config) for name, part in parts.items()}
+    for name, part in parts.items():
+        checks.say_one_answer(name, part, corpus, positive_threshold)
     others = elsewhere(questions, split, corpus, positive_threshold)
     pairs, statistics = training_rows(questions, others, corpus, minable, stage, config, positive_threshold)
     whole = stage(np.arange(corpus.searched))
