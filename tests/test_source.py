@@ -505,6 +505,58 @@ def test_rows_takes_the_first_and_limit_a_seeded_subset(jsonl: Path) -> None:
     assert sorted(other.train.lines + other.dev.lines) != chosen
 
 
+def labelled(path: Path, labels: list[object]) -> Path:
+    rows = [{**row, "label": label} for row in rows_of(150) for label in labels]
+    return write_jsonl(path / "a.jsonl", [{**row, "answer": f"{row['answer']} {n}"} for n, row in enumerate(rows)])
+
+
+def test_labels_are_counted_and_a_scale_without_a_wrong_answer_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    path = labelled(tmp_path, [5, 1, 2])
+    loaded(path, format=Format.labelled, positive_threshold=4)
+    said = "labels 1: 150, 2: 150, 5: 150; from data.positive_threshold={} on positive: {} of 450"
+    assert said.format(4, 150) in caplog.text and "None is a wrong" not in caplog.text
+    caplog.clear()
+    loaded(path, format=Format.labelled)
+    assert [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING and "labels" in r.getMessage()] == [
+        f"{said.format(1, 450)}. None is a wrong answer: raise data.positive_threshold if the lowest are"
+    ]
+    caplog.clear()
+    loaded(labelled(tmp_path, [1]), format=Format.labelled)
+    assert "None is a wrong" not in caplog.text, "pairs that say so"
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv", "parquet"])
+@pytest.mark.parametrize(
+    ("column", "remedy"),
+    [
+        ("Relevance", "data.format=labelled data.label_column=Relevance"),
+        ("negative", "data.format=negatives data.negatives_column=negative"),
+        ("url", None),
+    ],
+)
+def test_a_column_that_may_tell_of_wrong_answers_is_warned_of_where_it_is_not_read(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, suffix: str, column: str, remedy: str | None
+) -> None:
+    rows = [{**row, column: "Irrelevant"} for row in rows_of(150)]
+    path = tmp_path / f"a.{suffix}"
+    if suffix == "jsonl":
+        write_jsonl(path, rows)
+    elif suffix == "csv":
+        with path.open("w", newline="") as stream:
+            writer = csv.DictWriter(stream, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+    else:
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    loaded(path)
+    told = [record.getMessage() for record in caplog.records if "is not read" in record.getMessage()]
+    said = f"{path}: the column {column!r} is not read, every row is a right answer. If it tells of wrong ones, pass "
+    assert told == ([] if remedy is None else [said + remedy])
+
+
 def test_limit_cuts_no_question(tmp_path: Path) -> None:
     rows = [row for row in rows_of(100) for _ in range(7)]
     questions = [row["question"] for row in rows]
@@ -753,6 +805,17 @@ def test_a_held_out_question_takes_its_rows_of_other_groups_along(tmp_path: Path
     train = mined.train
     for question, passage, label in zip(train.question, train.passage, train.label, strict=True):
         assert label == 1 or train.passages[passage] not in known[train.questions[question]]
+
+
+@pytest.mark.parametrize(("last", "warned"), [(400, True), (10, False)])
+def test_a_group_that_is_held_out_and_hardly_used_is_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, last: int, warned: bool
+) -> None:
+    rows = [{**row, "title": f"t{i // 5}" if i >= last else "large"} for i, row in enumerate(rows_of(800))]
+    path = write_jsonl(tmp_path / "a.jsonl", rows)
+    for seed in range(12):  # some draw the large group
+        loaded(path, group_column="title", dev_queries=40, split_seed=seed)
+    assert ("are neither taught nor judged. Fewer data.dev_queries" in caplog.text) == warned
 
 
 def test_one_group_cannot_be_split(tmp_path: Path) -> None:

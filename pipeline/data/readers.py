@@ -15,7 +15,7 @@ from pipeline.core.errors import DataError, must
 from pipeline.core.records import PairRows
 from pipeline.data.beir import TRAIN_QRELS_FILES, read_beir
 from pipeline.data.own_corpus import REPEATED
-from pipeline.data.row_builder import RowBuilder, unread_columns
+from pipeline.data.row_builder import TELLING, RowBuilder, unread_columns
 from pipeline.data.tables import (
     CSV_SUFFIXES,
     PARQUET_SUFFIXES,
@@ -63,7 +63,7 @@ def read(path: Path, config: DataConfig, qrels_files: Sequence[str] = TRAIN_QREL
     elif suffix in CSV_SUFFIXES:
         records = csv_records(path, CSV_SUFFIXES[suffix], wanted_columns(config))
     elif suffix in PARQUET_SUFFIXES:
-        records = parquet_records(path, wanted_columns(config), unread_columns(config))
+        records = parquet_records(path, wanted_columns(config), [*unread_columns(config), *TELLING])
     else:
         known = ", ".join((*JSON_SUFFIXES, *CSV_SUFFIXES, *PARQUET_SUFFIXES))
         remedy = "Unpack it first." if suffix in PACKED_SUFFIXES else "Rename or convert the file."
@@ -102,7 +102,7 @@ def read_hub(folder: Path, config: DataConfig, cache: Path) -> Loaded:
     source = f"{config.path} ({folder})"
     records = hub_records(
         folder, wanted_columns(config), source, subset=config.subset, split=config.split, cache=cache,
-        also=unread_columns(config),
+        also=[*unread_columns(config), *TELLING],
     )  # fmt: skip
     return _gather(records, RowBuilder(config, source, from_text=False), source, config)
 

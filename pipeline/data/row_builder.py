@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections import Counter
 from collections.abc import Mapping
@@ -14,6 +15,8 @@ from pipeline.core.records import PairRows, encodable, fold
 from pipeline.data.tables import Record
 from pipeline.data.trec import HIGHEST_GRADE
 
+log = logging.getLogger(__name__)
+
 PUT_RIGHT = {
     "texts_with_nul": "texts with NUL (now a space)",
     "texts_with_lone_surrogate": "texts with half a surrogate pair (now U+FFFD)",
@@ -21,6 +24,13 @@ PUT_RIGHT = {
     "rows_without_group": "rows without a group (now one of their own)",
 }
 """What is counted of rows that are kept → what is said of it."""
+
+
+TELLING = {
+    **dict.fromkeys(("relevance", "score", "grade", "rating", "stars", "is_relevant", "is_correct"), "label"),
+    **dict.fromkeys(("negative", "hard_negative", "hard_negatives", "neg"), "negatives"),
+}
+"""Usual names of columns that say which answers are wrong → what they hold; they may mean something else too."""
 
 
 def unread_columns(config: DataConfig) -> dict[str, str]:
@@ -73,6 +83,8 @@ class RowBuilder:
         for column in self._unread:
             if column in record:
                 raise unread(self._source, column, self._unread)
+        if not len(rows):
+            self._say_telling(record)
         rows.questions.append(self.text(line, record, "question_column", config.question_column))
         rows.answers.append(self.text(line, record, "answer_column", config.answer_column))
         rows.lines.append(line)
@@ -86,6 +98,20 @@ class RowBuilder:
                 self.counts["rows_without_group"] += 1
                 group = f"row {line}"
             rows.groups.append(encodable(str(group)))
+
+    def _say_telling(self, record: Record) -> None:
+        """Warn of a column that is not read and by its name may say which answers are wrong."""
+        config = self._config
+        if config.format is not Format.pairs:
+            return
+        read = {config.question_column, config.answer_column, config.group_column}
+        for column in record:
+            if column not in read and (holds := TELLING.get(column.lower())):
+                log.warning(
+                    "%s: the column %r is not read, every row is a right answer. If it tells of wrong ones, pass "
+                    "data.format=%s data.%s_column=%s", self._source, column,
+                    "labelled" if holds == "label" else holds, holds, column,
+                )  # fmt: skip
 
     def text(self, line: int, record: Record, key: str, column: str) -> str:
         """The text in a row's `column`, which the configuration's `key` names; null counts as blank.

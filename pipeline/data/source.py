@@ -6,21 +6,20 @@ Knows the sources and their rules; not how candidates are found or what a stage 
 from __future__ import annotations
 
 import logging
-import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pipeline.config.data import DataConfig, Source
+from pipeline.config.data import DataConfig, Format, Source
 from pipeline.core.errors import DataError, must
 from pipeline.core.records import PairRows, Split, fold
+from pipeline.data import checks
 from pipeline.data.beir import QRELS_FILES
 from pipeline.data.cleaning import clean, describe, usable_questions
 from pipeline.data.own_corpus import read_corpus, say_placed
 from pipeline.data.packaged_docs import extract
 from pipeline.data.readers import Loaded, read, read_hub
-from pipeline.data.row_builder import PUT_RIGHT
 from pipeline.data.splitting import Held, hold_out, hold_out_rows, subset, whole_questions
 
 log = logging.getLogger(__name__)
@@ -32,10 +31,6 @@ FEWEST_DEV_QUESTIONS = 20
 
 HELD_OUT_ONE_IN = 5
 """At most one question in this many is held out, for the dev and for the validation part each."""
-
-WIDE_INTERVAL_BELOW = 200
-PAIRED_SPREAD = 0.31
-"""Standard deviation over queries of an nDCG@10 difference, as measured on docstrings; for the warning only."""
 
 
 def load(config: DataConfig, *, source: Path | None, cache: Path, workers: int | None = None) -> Split:
@@ -59,24 +54,28 @@ def load(config: DataConfig, *, source: Path | None, cache: Path, workers: int |
     if config.limit is not None and config.limit < len(rows):
         rows = rows.take(subset(rows, config.limit, config.split_seed))
         statistics["rows_after_limit"] = len(rows)
+    if config.format is Format.labelled and rows.labels is not None:
+        checks.say_labels(rows.labels, config.positive_threshold)
     usable = usable_questions(rows, config.positive_threshold)
     if len(usable) < FEWEST_QUESTIONS:
         remedy = "Give more rows, raise data.rows or data.limit, or check the columns and data.positive_threshold."
-        raise DataError(must(_name(config), f"hold at least {FEWEST_QUESTIONS} usable questions", len(usable), remedy))
+        raise DataError(
+            must(checks.name_of(config), f"hold at least {FEWEST_QUESTIONS} usable questions", len(usable), remedy)
+        )
     split = _split(config, rows, usable)
     whole = {name: len(part) + sum(split.dropped[name].values()) for name, part in split.parts.items()}
     cleaned = {name: clean(part, config, split.dropped[name]) for name, part in split.parts.items()}
     if split.dev_file is not None:
-        _refuse_the_same(config, cleaned["train"], cleaned["dev"])
+        checks.refuse_the_same(config, cleaned["train"], cleaned["dev"])
     for name, part in cleaned.items():
         if not len(part):
             remedy = "Use fewer data.dev_queries and data.validation_queries, or more or smaller groups."
             if split.dev_file is not None:
                 remedy = "Use fewer data.validation_queries, or more or smaller groups."
-            raise DataError(must(f"the {name} part of {_name(config)}", "hold usable rows", "none", remedy))
+            raise DataError(must(f"the {name} part of {checks.name_of(config)}", "hold usable rows", "none", remedy))
     if config.corpus_path is None and loaded.corpus is None:
-        _refuse_one_text(config, cleaned["train"])
-    _warn_of_a_wide_interval(cleaned["dev"])
+        checks.refuse_one_text(config, cleaned["train"])
+    checks.warn_of_a_wide_interval(cleaned["dev"])
     unused = [clean(part, config, Counter()) for part in split.surplus]
     renamed: list[str] = []
     sources = [loaded, *([split.dev_file] if split.dev_file else [])]
@@ -94,35 +93,12 @@ def load(config: DataConfig, *, source: Path | None, cache: Path, workers: int |
     statistics["parts"] = {
         name: describe(split.parts[name], part, split.dropped[name]) for name, part in cleaned.items()
     }
-    _say_cleaned(counts, cleaned, whole, split.dropped)
+    checks.say_cleaned(counts, cleaned, whole, split.dropped)
     aliases = {dropped: kept for source in reversed(sources) for dropped, kept in source.aliases.items()}
     return Split(
         cleaned["train"], cleaned["dev"], cleaned.get("validation"), corpus, ids, statistics,
         dev_file=config.dev_path or "", unused=PairRows.joined(unused), aliases=aliases, renamed=renamed,
     )  # fmt: skip
-
-
-def _say_cleaned(
-    counts: Counter[str], cleaned: dict[str, PairRows], whole: dict[str, int], dropped: dict[str, Counter[str]]
-) -> None:
-    """What was put right while reading, and of each part how many of its rows are usable and why others are not."""
-    if mended := "; ".join(f"{counts[kind]} {words}" for kind, words in PUT_RIGHT.items() if counts[kind]):
-        log.info("put right while reading: %s", mended)
-    for name, part in cleaned.items():
-        reasons = ", ".join(f"{number} {reason}" for reason, number in sorted(dropped[name].items())) or "none"
-        log.info("%s: %d of %d rows usable; dropped: %s", name, len(part), whole[name], reasons)
-
-
-def _warn_of_a_wide_interval(dev: PairRows) -> None:
-    questions = len({fold(question) for question in dev.questions})
-    if questions < WIDE_INTERVAL_BELOW:
-        width = 2 * 1.96 * PAIRED_SPREAD / math.sqrt(questions)
-        message = "only %d dev questions: a 95 %% interval of an nDCG@10 difference will be about %.2f wide"
-        log.warning(message, questions, width)
-
-
-def _name(config: DataConfig) -> str:
-    return config.path or "+".join(config.packages)
 
 
 def _read(config: DataConfig, source: Path | None, cache: Path, workers: int | None) -> Loaded:
@@ -190,7 +166,7 @@ def _split(config: DataConfig, rows: PairRows, usable: dict[str, None]) -> _Spli
 
 
 def _surplus(held: Held) -> dict[str, int]:
-    return {"surplus_of_a_held_out_group": len(held.surplus)} if held.surplus else {}
+    return {checks.SURPLUS: len(held.surplus)} if held.surplus else {}
 
 
 def _held_out_size(key: str, wish: int, questions: int) -> int:
@@ -208,24 +184,6 @@ def _hold_out(config: DataConfig, rows: PairRows, size: int, usable: dict[str, N
         return whole_questions(drawn, rows, usable) if config.dedupe else drawn  # not: as the published recipe has it
     seed: int | list[int] = config.split_seed if not salt else [config.split_seed, salt]
     return hold_out(rows, size, usable=usable, seed=seed, per_group=config.queries_per_group)
-
-
-def _refuse_the_same(config: DataConfig, train: PairRows, dev: PairRows) -> None:
-    """Refuse a dev file whose every pair is a training pair too."""
-    pairs = {(fold(q), fold(a)) for q, a in zip(train.questions, train.answers, strict=True)}
-    if len(dev) and all((fold(q), fold(a)) in pairs for q, a in zip(dev.questions, dev.answers, strict=True)):
-        got = f"{len(dev)} rows that are all in {_name(config)}"
-        remedy = "Give other questions, or remove the key to split some off."
-        raise DataError(must(f"data.dev_path={config.dev_path}", "hold pairs that are not trained on", got, remedy))
-
-
-def _refuse_one_text(config: DataConfig, train: PairRows) -> None:
-    """Refuse training rows that hold one passage: nothing can be a wrong answer."""
-    passages = {fold(text) for texts in (train.answers, *(train.negatives or [])) for text in texts}
-    if len(passages) == 1:
-        got = f"one in all {len(train)} training rows, {next(iter(passages))[:60]!r}"
-        remedy = "Name the column of the passages: data.answer_column=<column>."
-        raise DataError(must(_name(config), "hold answers that differ", got, remedy))
 
 
 def _corpus(sources: Sequence[Loaded], parts: Sequence[PairRows]) -> tuple[list[str], list[str] | None, list[str]]:

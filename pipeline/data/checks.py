@@ -1,0 +1,99 @@
+"""What is said, warned of and refused of rows that were read and split. Knows counts; reads and splits nothing."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections import Counter
+from collections.abc import Sequence
+
+from pipeline.config.data import DataConfig
+from pipeline.core.errors import DataError, must
+from pipeline.core.records import PairRows, fold
+from pipeline.data.row_builder import PUT_RIGHT
+
+log = logging.getLogger(__name__)
+
+SURPLUS = "surplus_of_a_held_out_group"
+"""Reason for which a row is dropped: its group is held out, and gives other questions."""
+
+NOTABLE_SHARE = 0.1
+"""Of training rows dropped as surplus: from here on a remedy is named."""
+
+SHOWN_LABELS = 8
+"""Different labels that the log names."""
+
+WIDE_INTERVAL_BELOW = 200
+PAIRED_SPREAD = 0.31
+"""Standard deviation over queries of an nDCG@10 difference, as measured on docstrings; for the warning only."""
+
+
+def say_cleaned(
+    counts: Counter[str], cleaned: dict[str, PairRows], whole: dict[str, int], dropped: dict[str, Counter[str]]
+) -> None:
+    """What was put right while reading, and of each part how many of its rows are usable and why others are not."""
+    if mended := "; ".join(f"{counts[kind]} {words}" for kind, words in PUT_RIGHT.items() if counts[kind]):
+        log.info("put right while reading: %s", mended)
+    for name, part in cleaned.items():
+        reasons = ", ".join(f"{number} {reason}" for reason, number in sorted(dropped[name].items())) or "none"
+        log.info("%s: %d of %d rows usable; dropped: %s", name, len(part), whole[name], reasons)
+    if (surplus := dropped["train"][SURPLUS]) > whole["train"] * NOTABLE_SHARE:
+        log.warning(
+            "train: %d of %d rows are of groups that are held out and are neither taught nor judged. Fewer "
+            "data.dev_queries, or smaller groups, leave more", surplus, whole["train"],
+        )  # fmt: skip
+
+
+def say_labels(labels: Sequence[float], threshold: float) -> None:
+    """Which labels there are and how many are positive; a scale of which every grade is, is warned of."""
+    counts = Counter(labels)
+    positive = sum(number for label, number in counts.items() if label >= threshold)
+    shown = ", ".join(f"{label:g}: {counts[label]:,}" for label in sorted(counts)[:SHOWN_LABELS])
+    more = ", …" if len(counts) > SHOWN_LABELS else ""
+    said = (
+        f"labels {shown}{more}; from data.positive_threshold={threshold:g} on positive: {positive:,} of {len(labels):,}"
+    )
+    if positive == len(labels) and len(counts) > 1:
+        log.warning("%s. None is a wrong answer: raise data.positive_threshold if the lowest are", said)
+    else:
+        log.info("%s", said)
+
+
+def warn_of_a_wide_interval(dev: PairRows) -> None:
+    """Warn where so few dev questions leave a difference undecided."""
+    questions = len({fold(question) for question in dev.questions})
+    if questions < WIDE_INTERVAL_BELOW:
+        width = 2 * 1.96 * PAIRED_SPREAD / math.sqrt(questions)
+        message = "only %d dev questions: a 95 %% interval of an nDCG@10 difference will be about %.2f wide"
+        log.warning(message, questions, width)
+
+
+def name_of(config: DataConfig) -> str:
+    """What refusals call the source."""
+    return config.path or "+".join(config.packages)
+
+
+def refuse_the_same(config: DataConfig, train: PairRows, dev: PairRows) -> None:
+    """Refuse a dev file whose every pair is a training pair too.
+
+    Raises:
+        DataError: naming both.
+    """
+    pairs = {(fold(q), fold(a)) for q, a in zip(train.questions, train.answers, strict=True)}
+    if len(dev) and all((fold(q), fold(a)) in pairs for q, a in zip(dev.questions, dev.answers, strict=True)):
+        got = f"{len(dev)} rows that are all in {name_of(config)}"
+        remedy = "Give other questions, or remove the key to split some off."
+        raise DataError(must(f"data.dev_path={config.dev_path}", "hold pairs that are not trained on", got, remedy))
+
+
+def refuse_one_text(config: DataConfig, train: PairRows) -> None:
+    """Refuse training rows that hold one passage: nothing can be a wrong answer.
+
+    Raises:
+        DataError: naming the source and the passage.
+    """
+    passages = {fold(text) for texts in (train.answers, *(train.negatives or [])) for text in texts}
+    if len(passages) == 1:
+        got = f"one in all {len(train)} training rows, {next(iter(passages))[:60]!r}"
+        remedy = "Name the column of the passages: data.answer_column=<column>."
+        raise DataError(must(name_of(config), "hold answers that differ", got, remedy))
