@@ -17,7 +17,7 @@ from transformers import AutoTokenizer
 from pipeline.config.learning import Precision
 from pipeline.config.machine import Attention
 from pipeline.core.errors import ModelError
-from pipeline.engine.model_config import OFFSET_POSITIONS, _say, own_max_length
+from pipeline.engine.model_config import OFFSET_POSITIONS, _say, own_max_length, read
 from pipeline.engine.model_files import load, save
 from pipeline.engine.modeling import Reranker
 from pipeline.engine.scoring import PairScorer
@@ -367,3 +367,16 @@ def test_a_tokenizer_with_more_token_types_than_the_model_is_refused_when_loaded
     tokenizer = AutoTokenizer.from_pretrained(folder, model_input_names=["input_ids", "attention_mask"])
     tokenizer.save_pretrained(folder)
     assert np.isfinite(scores(load(folder, model_config(folder), seed=1))).all()
+
+
+def test_an_adapter_and_an_old_folder_are_told_what_to_pass(tmp_path: Path) -> None:
+    (tmp_path / "0_Transformer").mkdir()
+    (tmp_path / "0_Transformer" / "config.json").write_text("{}")
+    with pytest.raises(ModelError, match=rf"^model\.path must be a folder with config\.json.* Pass {tmp_path}/0_Trans"):
+        read(tmp_path)
+    for name in ("adapter_config.json", "config.json"):  # beside a whole model it would be passed over
+        (tmp_path / name).write_text("{}")
+        with pytest.raises(
+            ModelError, match=r"^model\.path must hold a whole model, got an adapter in .* Merge it into"
+        ):
+            read(tmp_path)

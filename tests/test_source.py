@@ -169,6 +169,31 @@ def test_given_negatives_from_json_parquet_and_csv(tmp_path: Path) -> None:
         assert source.counts == {"blank_negatives_dropped": 1}
 
 
+def test_a_negative_of_a_triple_is_one_text_and_a_missing_one_of_a_list_is_none(tmp_path: Path) -> None:
+    rows = [{"question": "q", "answer": "a", "negatives": "[one] text"}, {"question": "r", "answer": "b"}]
+    rows[1]["negatives"] = None  # type: ignore[assignment]
+    json_file, csv_file, parquet_file = write_jsonl(tmp_path / "a.jsonl", rows), tmp_path / "a.csv", tmp_path / "a.pq"
+    csv_file.write_text("question,answer,negatives\nq,a,one text\nr,b,\n")
+    for path, text in ((json_file, "[one] text"), (csv_file, "one text")):
+        assert read(path, config(path, format=Format.negatives)).rows.negatives == [[text], []]
+    pq.write_table(pa.table({"question": ["q"], "answer": ["a"], "negatives": [["n", None, "m"]]}), parquet_file)
+    source = read(parquet_file, config(parquet_file, format=Format.negatives))
+    assert source.rows.negatives == [["n", "m"]] and source.counts == {"blank_negatives_dropped": 1}
+
+
+def test_a_spreadsheet_or_a_packed_folder_is_told_what_to_do(tmp_path: Path) -> None:
+    sheet = tmp_path / "a.xlsx"
+    sheet.write_bytes(b"PK\x03\x04\xff\xfe")
+    assert refusal(sheet).endswith("got '.xlsx'. Save the sheet as CSV in UTF-8.")
+    assert refusal(sheet.rename(tmp_path / "a.csv")).endswith("unpack it, or save the sheet as CSV in UTF-8.")
+    (tmp_path / "beir").mkdir()
+    (tmp_path / "beir" / "queries.jsonl.gz").write_bytes(b"")
+    with pytest.raises(
+        DataError, match=r"file queries\.jsonl must exist, got nothing there\. Unpack queries\.jsonl\.gz "
+    ):
+        content_digest(config(tmp_path / "beir", format=Format.beir), source=None, cache=tmp_path)
+
+
 def test_given_negatives_are_searched_too(tmp_path: Path) -> None:
     rows = [{**row, "negatives": ["wrong", row["answer"]]} for row in rows_of(100)]
     split = loaded(write_jsonl(tmp_path / "a.jsonl", rows), format=Format.negatives)
@@ -192,7 +217,7 @@ def test_given_negatives_are_searched_too(tmp_path: Path) -> None:
         (
             b'[\n  {"question": "a", "answer": "b"}\n]\n',
             {},
-            "{path}, line 1 must be one JSON object, got '['. Write {{\"key\": value, …}} on each line.",
+            "{path}, line 1 must be one JSON object, got '['. Write one object a line: jq -c '.[]' a.jsonl > a-l",
         ),
         (
             b'{\n  "question": "a",\n  "answer": "b"\n}\n',
@@ -269,7 +294,17 @@ def test_given_negatives_are_searched_too(tmp_path: Path) -> None:
         (
             b'{"question": "a", "answer": "b", "negatives": ["c", 4]}\n',
             {"format": Format.negatives},
-            '{path}, line 1, key \'negatives\' must be a list of texts, got list ["c", 4]. Write ["passage", …].',
+            "{path}, line 1, key 'negatives' must hold texts alone, got int 4. Write [\"passage\", …].",
+        ),
+        (
+            b'{"question": "a", "answer": "b", "negatives": 4}\n',
+            {"format": Format.negatives},
+            "{path}, line 1, key 'negatives' must be a text or a list of texts, got int 4. Write [\"passage\", …].",
+        ),
+        (
+            b'{"faqs": [{"question": "a", "answer": "b"}]}\n',
+            {},
+            "{path}, line 1 must have the key 'question', got 'faqs'. Write one object a line: jq -c '.faqs[]' <f",
         ),
         (
             b'{"question": "a", "answer": "b"}\n',

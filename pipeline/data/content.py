@@ -56,6 +56,8 @@ def _file_digest(given: Path, key: str, name: str | None = None) -> str:
     except FileNotFoundError:
         if name is None and _names_several(given):
             remedy = f"data.{key} names one file: concatenate several into one."
+        if packed := next(iter(sorted(path.parent.glob(f"{glob.escape(path.name)}.*"))), None):
+            remedy = f"Unpack {packed.name} first."
         raise DataError(must(thing, "exist", "nothing there", remedy)) from None
     except IsADirectoryError:
         remedy = f"Name one file with data.{key}, several concatenated, or pass data.format=beir for the BEIR layout."

@@ -27,6 +27,7 @@ from pipeline.data.tables import (
 )
 
 JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
+SHEET_SUFFIXES = (".xlsx", ".xls", ".ods")
 PACKED_SUFFIXES = (".gz", ".bz2", ".xz", ".zst", ".zip")
 
 
@@ -67,6 +68,8 @@ def read(path: Path, config: DataConfig, qrels_files: Sequence[str] = TRAIN_QREL
     else:
         known = ", ".join((*JSON_SUFFIXES, *CSV_SUFFIXES, *PARQUET_SUFFIXES))
         remedy = "Unpack it first." if suffix in PACKED_SUFFIXES else "Rename or convert the file."
+        if suffix in SHEET_SUFFIXES:
+            remedy = "Save the sheet as CSV in UTF-8."
         raise DataError(must(str(path), f"end in one of {known}", repr(suffix) if suffix else "no suffix", remedy))
     return _gather(records, RowBuilder(config, str(path), from_text=suffix in CSV_SUFFIXES), str(path), config)
 

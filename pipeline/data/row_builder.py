@@ -57,6 +57,11 @@ def unread(source: str, column: str, remedies: Mapping[str, str]) -> DataError:
     return DataError(must("data.format", f"read the column {column!r} of {source}", "'pairs'", remedies[column]))
 
 
+def _are_rows(values: list[Any]) -> bool:
+    """Whether a list in a row is rather one of rows: a whole file in one object."""
+    return bool(values) and all(isinstance(value, dict) for value in values)
+
+
 class RowBuilder:
     """Takes rows in, in order; `rows` are the columns so far, `counts` what was put right.
 
@@ -136,6 +141,8 @@ class RowBuilder:
                 remedy = 'Write {"text": …} on each line of data.corpus_path.'
             elif self.rows.lines[:1] not in ([], [line]):
                 remedy = f"Earlier lines have it: repair this one (data.{key} names the key)."
+            elif nested := [name for name, value in record.items() if isinstance(value, list) and _are_rows(value)]:
+                remedy = f"Write one object a line: jq -c '.{nested[0]}[]' <file> > lines.jsonl"
             else:
                 remedy = f"Name the key that holds it: data.{key}=<key>."
             raise DataError(must(f"{self._source}, line {line}", f"have the key {column!r}", got, remedy))
@@ -167,15 +174,19 @@ class RowBuilder:
     def _negatives(self, line: int, record: Record) -> list[str]:
         column, remedy = self._config.negatives_column, 'Write ["passage", …].'
         value = self._value(line, record, "negatives_column", column)
-        if self._from_text and isinstance(value, str) and value.strip():
+        if value is None or value == "":
+            return []
+        if isinstance(value, str) and not (self._from_text and value.lstrip().startswith("[")):
+            value = [value]  # one text, as in triples
+        elif isinstance(value, str):
             try:
                 value = json.loads(value)
             except (ValueError, RecursionError):
                 raise self._wrong(line, column, "be a JSON list of texts", value, remedy) from None
-        if value is None or value == "":
-            return []
-        if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
-            raise self._wrong(line, column, "be a list of texts", value, remedy)
-        kept = [self._encodable(text) for text in value if fold(text)]
+        if not isinstance(value, list):
+            raise self._wrong(line, column, "be a text or a list of texts", value, remedy)
+        if strange := [text for text in value if not isinstance(text, str | None)]:
+            raise self._wrong(line, column, "hold texts alone", strange[0], remedy)
+        kept = [self._encodable(text) for text in value if text is not None and fold(text)]
         self.counts["blank_negatives_dropped"] += len(value) - len(kept)
         return kept

@@ -85,6 +85,8 @@ def _not_utf8(path: Path, number: int, raw: bytes, error: UnicodeDecodeError) ->
     """What to do about a line that is no text; a compressed file under another name is known by its first bytes."""
     packed = number == 1 and raw.startswith((b"\x1f\x8b", b"PK\x03\x04", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd"))
     remedy = "It is compressed: unpack it first." if packed else "Save the file as UTF-8."
+    if packed and raw.startswith(b"PK"):
+        remedy = "It is compressed, or a spreadsheet: unpack it, or save the sheet as CSV in UTF-8."
     return DataError(must(f"{path}, line {number}", "be UTF-8", str(error), remedy))
 
 
@@ -134,7 +136,10 @@ def json_objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 raise DataError(must(thing, "be one JSON object", f"{shown} ({error})", "Repair the line.")) from None
             value = None
         if not isinstance(value, dict):
-            raise DataError(must(thing, "be one JSON object", shown, 'Write {"key": value, …} on each line.'))
+            remedy = 'Write {"key": value, …} on each line.'
+            if line.lstrip().startswith("["):
+                remedy = f"Write one object a line: jq -c '.[]' {path.name} > {path.stem}-lines.jsonl"
+            raise DataError(must(thing, "be one JSON object", shown, remedy))
         yield number, value
 
 

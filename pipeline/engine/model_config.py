@@ -37,6 +37,9 @@ OFFSET_POSITIONS = {
 }  # fmt: skip
 """Model types whose first positions are never used."""
 
+OLD_MODULE = "0_Transformer"
+"""Where the first versions of sentence-transformers kept a bi-encoder's transformer."""
+
 
 def read(folder: Path, key: str = "model.path") -> tuple[Any, PreTrainedTokenizerBase]:
     """The configuration and tokenizer of a folder, as they were saved; `key` is what named it.
@@ -44,9 +47,17 @@ def read(folder: Path, key: str = "model.path") -> tuple[Any, PreTrainedTokenize
     Raises:
         ModelError: when the folder holds none that transformers can read.
     """
+    if (folder / "adapter_config.json").is_file():
+        remedy = (
+            "Merge it into its base model (merge_and_unload) and pass the folder that save_pretrained makes of that."
+        )
+        raise ModelError(must(key, "hold a whole model", f"an adapter in {folder}", remedy))
     if not (folder / "config.json").is_file():
-        raise ModelError(must(key, "be a folder with config.json, weights and a tokenizer", repr(str(folder)),
-                              "Pass the folder of a saved transformers or sentence-transformers model."))  # fmt: skip
+        remedy = "Pass the folder of a saved transformers or sentence-transformers model."
+        if (folder / OLD_MODULE / "config.json").is_file():
+            remedy = f"Pass {folder / OLD_MODULE}."
+        rule = "be a folder with config.json, weights and a tokenizer"
+        raise ModelError(must(key, rule, repr(str(folder)), remedy))
     try:
         with quiet():
             saved = _bert_of_old(folder) or AutoConfig.from_pretrained(folder)
