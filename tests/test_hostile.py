@@ -152,7 +152,7 @@ def test_the_listed_rows_go_through_a_whole_run(tmp_path: Path, monkeypatch: pyt
     front, _, body = card.partition("\n---\n")
     assert "alert(" in body, "the examples show the rows"
     assert not re.search(r"<(script|img)\b", body, re.I)
-    assert "alert(1" not in front and yaml.safe_load(front)["license"] == "apache-2.0"
+    assert "alert(1" not in front and "license" not in yaml.safe_load(front)
     reading = json.loads(next((tmp_path / "outputs" / "mined").glob("*/statistics.json")).read_text())["reading"]
     assert {name for name, count in reading.items() if count} >= {"texts_with_nul", "texts_with_lone_surrogate"}
     nothing_outside(tmp_path, data)

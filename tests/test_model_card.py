@@ -217,13 +217,21 @@ def test_energy_that_is_not_known_is_no_figure(record: dict[str, object], said: 
 def test_local_data_and_models_claim_no_name_on_the_hub(tmp_path: Path) -> None:
     config = {
         **run_facts.CONFIG,
-        "model": {**run_facts.CONFIG["model"], "path": "package:some_package", "title": None, "name": "my|model"},
+        "model": {
+            **run_facts.CONFIG["model"],
+            "path": "package:some_package",
+            "title": None,
+            "name": "my|model",
+            "language": None,
+            "license": None,
+        },
         "data": {**run_facts.CONFIG["data"], "source": "local", "path": "/home/someone/pairs.jsonl", "title": None},
     }
     card = render(run_facts.write(tmp_path, config=config, base_id=None, data_id=None))
     data = ModelCard(card).data.to_dict()
     assert "base_model" not in data
-    assert "datasets" not in data
+    assert "datasets" not in data and "language" not in data and "license" not in data
+    assert "- **Language:** not stated\n- **License:** not stated\n" in card
     assert "\n# my&#124;model trained on gooaq\n" in card
     assert ModelCard(card).data.model_name == "my|model trained on gooaq"
 

@@ -90,6 +90,17 @@ def test_what_has_no_title_is_called_by_its_files_name(words: list[str], model: 
     assert (config.model.title or config.model.name, config.data.title or config.data.name) == (model, data)
 
 
+def test_language_and_licence_of_a_users_own_data_are_theirs_to_state() -> None:
+    own = ["model=minilm_l6", "data=local", "data.path=faq.csv", "training=small"]
+    for words, stated in (
+        (own, (None, None)),
+        ([*own, "model.language=de", "model.license=mit"], ("de", "mit")),
+        (["model=bert_tiny"], ("en", "apache-2.0")),
+    ):
+        model = composed(*words).model
+        assert (model.language, model.license) == stated
+
+
 def test_the_groups_are_the_folders_of_conf() -> None:
     folders = {path.name for path in CONF.iterdir() if path.is_dir()} - {"hydra"}
     assert set(GROUPS) == folders

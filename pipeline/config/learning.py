@@ -39,10 +39,10 @@ class ModelConfig:
     """Random weights from the configuration, for tests and smoke runs; never for quality."""
     title: str | None = None
     """Name of the base model in the card; None takes `name`, with model=custom the last part of `path`."""
-    language: str = "en"
-    """Language tag of the card."""
-    license: str = "apache-2.0"
-    """Licence tag of the card."""
+    language: str | None = None
+    """Language tag of the card; None is en, with data=local none."""
+    license: str | None = None
+    """Licence tag of the card; None is apache-2.0, with data=local none."""
 
     def __post_init__(self) -> None:
         check(bool(self.name), "model.name", "be a name", self.name, "Give one, such as my-reranker.")
@@ -53,7 +53,7 @@ class ModelConfig:
             self.title = PurePath(self.path).name
         for key, example in (("language", "en"), ("license", "other")):
             value = getattr(self, key)
-            check(bool(value.strip()), f"model.{key}", "be a tag of the hub", value, f"Use {example}.")
+            check(value is None or bool(value.strip()), f"model.{key}", "be a tag of the hub", value, f"Use {example}.")
         check(
             self.max_length >= 8,
             "model.max_length",

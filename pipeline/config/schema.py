@@ -59,6 +59,9 @@ class Config:
         for key in keys(Config):
             countable(key, attrgetter(key)(self))
         _check_outputs(self.outputs_dir)
+        if self.data.name != "local":  # of a user's own texts neither is known
+            self.model.language = self.model.language or "en"
+            self.model.license = self.model.license or "apache-2.0"
         known = {DEV, VALIDATION, NANO}
         for name in self.training.eval_sets:
             check(name in known, "training.eval_sets", f"hold only {sorted(known)}", name, "Use [dev] or [validation].")

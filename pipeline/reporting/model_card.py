@@ -72,7 +72,7 @@ def metadata(facts: Facts) -> ModelCardData:
     hardware = facts.provenance.get("hardware", {})
     of_training = ["generated_from_trainer", f"dataset_size:{facts.rows['size']}", "loss:BinaryCrossEntropyLoss"]
     fields: Json = {
-        "language": [model["language"]],
+        "language": [model["language"]] if model["language"] else None,
         "license": model["license"],
         "tags": [
             "sentence-transformers",
