@@ -260,6 +260,20 @@ def test_a_mistake_is_refused_in_one_sentence(override: str, said: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["data=local", "data.path=p", "data.queries_per_group=2"], "data.queries_per_group must come with groups, "),
+        (["data=local", "data.path=p", "data.format=beir", "data.group_column=d"], "data.group_column must come with "),
+        (["mining=run", "mining.path=r.trec", "mining.query_prompt=q"], "mining.query_prompt must come with another "),
+        (["mining=run", "mining.path=r.trec", "mining.revision=v1"], "mining.revision must come with another retrie"),
+    ],
+)
+def test_what_nothing_would_read_is_refused(words: list[str], said: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{said}"):
+        composed("training=small", *words)
+
+
+@pytest.mark.parametrize(
     "path",
     ["ünï中.jsonl", "a b.jsonl", "a=b.jsonl", "a#b.jsonl", "~/x.jsonl", "a&b;c.jsonl", "/x/y-z.csv"],
 )

@@ -24,6 +24,7 @@ from pipeline.core.errors import ArtifactError, ConfigError, ModelError, Pipelin
 from pipeline.data import storage
 from pipeline.engine import checkpoints
 from pipeline.engine.model_config import own_max_length
+from pipeline.hub import location
 from pipeline.stages.metrics_log import MetricsLog
 from pipeline.stages.plan import Run
 from pipeline.stages.rivals import rival_names
@@ -247,6 +248,15 @@ def test_a_collection_is_not_mistaken_for_another_set(tmp_path: Path, name: str)
     planned = Run(composed(*words))
     with pytest.raises(ConfigError, match=f"evaluation.collections must be folders of distinct names, .*got '{name}'"):
         _ = planned.collections
+
+
+def test_a_collection_of_the_hub_goes_by_its_name_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "0123456789ab"  # as the cache keeps it
+    folder.mkdir()
+    found = location.Located(folder, {"hub": "BeIR/SciFact", "commit": folder.name}, "")
+    monkeypatch.setattr(Run, "_locate", lambda *_: found)
+    planned = Run(composed(*SMALLER, f"outputs_dir={tmp_path}/outputs", "evaluation.collections=[BeIR/SciFact]"))
+    assert list(planned.collections) == ["scifact"]
 
 
 def test_no_step_at_all_measures_a_model_as_it_is(outputs: Path, first: Path, caplog: pytest.LogCaptureFixture) -> None:

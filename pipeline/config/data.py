@@ -103,6 +103,21 @@ class DataConfig:
             self.dev_name,
             "Use dev.",
         )
+        packaged = self.source is Source.packaged_docs
+        check(
+            self.group_column is None or not (packaged or self.format is Format.beir),
+            "data.group_column",
+            "come with rows that have columns",
+            self.group_column,
+            "Remove it: docstrings are grouped by their modules, and a BEIR folder has no groups.",
+        )
+        check(
+            self.queries_per_group is None or packaged or self.group_column is not None,
+            "data.queries_per_group",
+            "come with groups",
+            self.queries_per_group,
+            "Name their column: data.group_column=<column>.",
+        )
         seed("data.split_seed", self.split_seed)
         for key in ("rows", "limit", "queries_per_group"):
             value = getattr(self, key)
@@ -162,15 +177,14 @@ class MiningConfig:
             self.path,
             "Pass mining.path=<folder, hub id or file>.",
         )
-        if self.retriever is Retriever.bm25:
-            for key, unset in (("path", None), ("revision", None), ("query_prompt", ""), ("passage_prompt", "")):
-                check(
-                    getattr(self, key) == unset,
-                    f"mining.{key}",
-                    "come with another retriever than bm25, which reads none",
-                    getattr(self, key),
-                    "Add mining=embedding, or mining=run for a TREC run.",
-                )
+        if self.retriever is not Retriever.embedding:
+            unset = {"revision": None, "query_prompt": "", "passage_prompt": ""}
+            remedy = "Add mining=embedding."
+            if self.retriever is Retriever.bm25:
+                unset, remedy = {"path": None, **unset}, "Add mining=embedding, or mining=run for a TREC run."
+            for key, value in unset.items():
+                rule = f"come with another retriever than {self.retriever.name}, which reads none"
+                check(getattr(self, key) == value, f"mining.{key}", rule, getattr(self, key), remedy)
         seed("mining.seed", self.seed)
         for key in ("negatives", "random_negatives", "range_min"):
             check(getattr(self, key) >= 0, f"mining.{key}", "be at least 0", getattr(self, key), "Use 0 or more.")

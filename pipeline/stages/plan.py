@@ -119,7 +119,8 @@ class Run:
         found: dict[str, location.Located] = {}
         for path in self.config.evaluation.collections:
             located = self._locate(path, None, "dataset", "evaluation.collections")
-            name = slug(located.folder.resolve().name)
+            # A hub folder's own name is its commit.
+            name = slug(located.identity.get("hub", located.folder.resolve().name).rpartition("/")[2])
             _check_name(name, found, self.config.data.dev_name)
             found[name] = located
         return found
