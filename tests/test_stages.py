@@ -256,7 +256,7 @@ def test_a_collection_of_the_hub_goes_by_its_name_there(tmp_path: Path, monkeypa
     found = location.Located(folder, {"hub": "BeIR/SciFact", "commit": folder.name}, "")
     monkeypatch.setattr(Run, "_locate", lambda *_: found)
     planned = Run(composed(*SMALLER, f"outputs_dir={tmp_path}/outputs", "evaluation.collections=[BeIR/SciFact]"))
-    assert list(planned.collections) == ["scifact"]
+    assert list(planned.collections) == ["SciFact"]
 
 
 def test_no_step_at_all_measures_a_model_as_it_is(outputs: Path, first: Path, caplog: pytest.LogCaptureFixture) -> None:
