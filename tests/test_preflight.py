@@ -73,7 +73,9 @@ def test_what_shares_a_disk_must_fit_on_it_together(
 def test_a_time_of_days_warns(config: Config) -> None:
     config = replace(config, training=replace(config.training, precision=Precision.fp32))  # fast on every CPU
     assert "for 600,000 pairs" in _expected_time(config, TINY, CPU).said
-    assert _expected_time(config, TINY, CPU).status == OK
+    assert _expected_time(config, TINY, CPU).status == OK and "less where" not in _expected_time(config, TINY, CPU).said
+    own = composed("model=bert_tiny", "data=local", "data.path=pairs.jsonl", "training=small")
+    assert _expected_time(own, TINY, CPU).said.endswith("; less where the data, which is not read here, make fewer")
     found = _expected_time(config, HUGE, CPU)
     assert found.status == WARN and "size=tiny" in found.said
 
@@ -81,7 +83,7 @@ def test_a_time_of_days_warns(config: Config) -> None:
 def test_files_and_folders_of_the_users_own_are_looked_for(config: Config, tmp_path: Path) -> None:
     there, gone = str(tmp_path), str(tmp_path / "gone")
     data = replace(config.data, source=Source.local, path=there, dev_path=gone)
-    mining = replace(config.mining, retriever=Retriever.run, path=gone)
+    mining = replace(config.mining, retriever=Retriever.run, path=gone, revision=None)
     evaluation = replace(config.evaluation, nano_beir=[], collections=[there, gone], rivals=[gone])
     model = replace(config.model, path=there)
     found = preflight.check(replace(config, data=data, mining=mining, evaluation=evaluation, model=model))

@@ -179,7 +179,7 @@ class MiningConfig:
         )
         if self.retriever is not Retriever.embedding:
             unset = {"revision": None, "query_prompt": "", "passage_prompt": ""}
-            remedy = "Add mining=embedding."
+            remedy = "Choose mining=run, which has none, or mining=embedding."
             if self.retriever is Retriever.bm25:
                 unset, remedy = {"path": None, **unset}, "Add mining=embedding, or mining=run for a TREC run."
             for key, value in unset.items():
