@@ -154,15 +154,15 @@ def _itself(text: str, identifier: str | None, corpus: Corpus) -> int:
     return same_id if same_id >= 0 and ends_with_query(corpus.texts[same_id], text) else -1
 
 
-def elsewhere(questions: Questions, split: Split, corpus: Corpus, threshold: float) -> list[list[int]]:
-    """Positions of each question's positives in rows that stand in no part: no training rows, and no negatives."""
-    number = {corpus.key(text): q for q, text in enumerate(questions.texts)}
-    found: list[list[int]] = [[] for _ in questions.texts]
-    rows = _unused(split)
+def elsewhere(questions: Questions, split: Split, corpus: Corpus, threshold: float) -> dict[int, list[int]]:
+    """Question → positions of its positives in rows that stand in no part: no training rows, and no negatives."""
+    rows, found = _unused(split), dict[int, list[int]]()
+    asked = {corpus.key(question) for question in rows.questions}
+    number = {key: q for q, text in enumerate(questions.texts) if (key := corpus.key(text)) in asked} if asked else {}
     for row, (question, answer) in enumerate(zip(rows.questions, rows.answers, strict=True)):
         q = number.get(corpus.key(question))
         if q is not None and answer in corpus and (rows.labels is None or rows.labels[row] >= threshold):
-            found[q].append(corpus.position(answer))
+            found.setdefault(q, []).append(corpus.position(answer))
     return found
 
 

@@ -28,7 +28,7 @@ FirstStage = Callable[[Positions], Searcher]
 
 
 def training_rows(
-    questions: Questions, others: list[list[int]], corpus: Corpus, minable: Positions, stage: FirstStage,
+    questions: Questions, others: dict[int, list[int]], corpus: Corpus, minable: Positions, stage: FirstStage,
     config: MiningConfig, threshold: float,
 ) -> tuple[LabelledPairs, dict[str, Any]]:  # fmt: skip
     """Rows of every question, and their counts; `others` are each one's positives that are no rows, nor negatives."""
@@ -95,7 +95,7 @@ def _negatives(
     questions: Questions,
     mined: Positions,
     positives: list[list[int]],
-    others: list[list[int]],
+    others: dict[int, list[int]],
     passages: int,
     minable: Positions,
     stage: FirstStage,
@@ -106,8 +106,8 @@ def _negatives(
     question = np.repeat(np.arange(len(mined)), [len(positives[q]) for q in mined])
     passage = np.array([p for q in mined for p in positives[q]], np.int64)
     known = Pairs.of(question, passage, passages)
-    asks_other = np.repeat(np.arange(len(mined)), [len(others[q]) for q in mined])
-    other = np.array([p for q in mined for p in others[q]], np.int64)
+    asks_other = np.repeat(np.arange(len(mined)), [len(others.get(q, ())) for q in mined.tolist()])
+    other = np.array([p for q in mined.tolist() for p in others.get(q, ())], np.int64)
     barred = Pairs.of(asks_other, other, passages)
     itself = np.array([questions.hidden(q, positives[q]) for q in mined], np.int64)
     asks_itself = np.flatnonzero(itself >= 0)
