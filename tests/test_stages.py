@@ -240,6 +240,13 @@ def test_a_base_model_is_no_rival(outputs: Path, first: Path, tmp_path: Path) ->
         ran(outputs, "seed=4321", f"evaluation.rivals=[{base}]")
 
 
+def test_a_cross_encoder_mines_nothing(outputs: Path, first: Path) -> None:
+    before = snapshot(outputs)
+    with pytest.raises(ModelError, match=r"^mining\.path must name a bi-encoder, .*, got a cross-encoder in "):
+        ran(outputs, "mining=embedding", f"mining.path={first / 'model'}")
+    assert snapshot(outputs) == before
+
+
 @pytest.mark.parametrize("name", ["dev", "validation", "NanoNQ"])
 def test_a_collection_is_not_mistaken_for_another_set(tmp_path: Path, name: str) -> None:
     (tmp_path / name).mkdir()

@@ -19,7 +19,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedTokenizer
 from pipeline.config.learning import Activation, ModelConfig
 from pipeline.config.machine import Attention
 from pipeline.core.errors import ModelError, first_line, must, named
-from pipeline.engine import model_config, packed
+from pipeline.engine import model_config, model_kinds, packed
 from pipeline.engine.modeling import Reranker, keep_head_in_fp32
 
 ACTIVATIONS = {
@@ -80,14 +80,17 @@ def planned(folder: Path, config: ModelConfig) -> tuple[Any, PreTrainedTokenizer
         The model's configuration, with one label; its tokenizer; whether its head is a saved one.
 
     Raises:
-        ModelError: when the folder holds no model, one with more than one label or with too few positions.
+        ModelError: when the folder holds no model, one with more than one label, with a prompt of its own, or with too
+            few positions.
     """
     saved, tokenizer = model_config.read(folder)
     hf = model_config.adapted(saved, config)
-    saved_head = not config.random_init and model_config.is_cross_encoder(saved)
+    saved_head = not config.random_init and model_kinds.is_cross_encoder(saved)
     if saved_head and hf.num_labels != 1:
         raise ModelError(must("model.path", "be a cross-encoder with one label", f"{hf.num_labels} labels in {folder}",
                               "Rerankers score a pair with one number: choose another model."))  # fmt: skip
+    if saved_head:
+        model_kinds.check_prompt(folder, "model.path")
     hf.num_labels = 1
     if getattr(hf, "pad_token_id", None) is None:  # GPT-2's: where its heads look for the last token
         hf.pad_token_id = tokenizer.pad_token_id
