@@ -256,7 +256,9 @@ def test_a_collection_is_not_mistaken_for_another_set(tmp_path: Path, name: str)
         _ = planned.collections
 
 
-def test_no_step_at_all_measures_a_model_as_it_is(outputs: Path, first: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_no_step_at_all_measures_a_model_as_it_is(
+    outputs: Path, first: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     asked = [
         "training.max_steps=0",
         "training.eval_sets=[dev]",
@@ -282,6 +284,13 @@ def test_no_step_at_all_measures_a_model_as_it_is(outputs: Path, first: Path, ca
     for words in ("trained by this command", "### Training Dataset", "### Training Logs", "0.0 pairs/s", "finetuned"):
         assert words not in card
     assert "saved and measured by this command" in card and "- `training.max_steps`: 0" in card
+    for said in (table, card):
+        assert "its scoring head was drawn at random" in said and "as it is" not in said
+    assert "with a scoring head drawn at random, saved in" in card
+
+    again = ran(tmp_path, *asked, "model=custom", f"model.path={first / 'model'}")
+    card = (again / "README.md").read_text()
+    assert "the model is the base model as it is" in card and " as it is, saved in" in card and "at random" not in card
 
 
 def test_training_may_take_shorter_pairs_than_are_scored(
