@@ -259,15 +259,46 @@ def test_what_another_module_reads_of_a_berts_tokens_is_left_to_the_library(tmp_
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("lost", ["", "layers.1"])
-def test_of_a_models_weights_only_missing_ones_are_told(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, lost: str
-) -> None:
-    folder = modernbert(tmp_path / "base", layers=2)  # with a head for masked words, which embeddings do not use
-    if lost:
-        weights = load_file(folder / "model.safetensors")
-        kept = {name: tensor for name, tensor in weights.items() if lost not in name}
-        save_file(kept, folder / "model.safetensors", {"format": "pt"})
+@pytest.fixture
+def library_log(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> pytest.LogCaptureFixture:
+    """What transformers logs, which it keeps from other loggers."""
     monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    return caplog
+
+
+@pytest.mark.parametrize("verbosity", [logging.WARNING, logging.ERROR], ids=["warnings", "silenced"])
+@pytest.mark.parametrize(("prefix", "lost"), [("", "layers.1."), ("", "layers."), ("module.", "nothing"), ("", "norm")])
+def test_a_model_that_lacks_weights_is_refused_not_drawn_at_random(
+    tmp_path: Path, library_log: pytest.LogCaptureFixture, prefix: str, lost: str, verbosity: int
+) -> None:
+    folder = modernbert(tmp_path / "base", layers=3)
+    weights = load_file(folder / "model.safetensors")
+    kept = {prefix + name: tensor for name, tensor in weights.items() if lost not in name}
+    save_file(kept, folder / "model.safetensors", {"format": "pt"})
+    library = logging.getLogger("transformers")
+    before = library.level
+    library.setLevel(verbosity)
+    try:
+        said = rf"^\S+ must hold all weights .*, got no \S*{'' if prefix else lost}.* save_pretrained\.$"
+        with pytest.raises(ModelError, match=said) as error:
+            Embedder(folder, tmp_path / "cache").vectors(TEXTS[:3], "passage")
+    finally:
+        library.setLevel(before)
+    assert not prefix or f"'{prefix}model." in str(error.value)
+    assert "LOAD REPORT" not in library_log.text and not list((tmp_path / "cache").glob("passage-*"))
+
+
+def test_a_head_that_embeddings_do_not_use_is_not_told_of_a_missing_pooler_is(
+    tmp_path: Path, library_log: pytest.LogCaptureFixture
+) -> None:
+    Embedder(modernbert(tmp_path / "base", layers=2), tmp_path / "cache").vectors(TEXTS[:3], "passage")
+    assert library_log.text == ""
+    folder = tmp_path / "tiny" / "bert"
+    reranker = tiny(tmp_path / "tiny")
+    reranker.model.bert.save_pretrained(folder)
+    reranker.tokenizer.save_pretrained(folder)
+    weights = load_file(folder / "model.safetensors")
+    kept = {name: tensor for name, tensor in weights.items() if "pooler" not in name}
+    save_file(kept, folder / "model.safetensors", {"format": "pt"})
     Embedder(folder, tmp_path / "cache").vectors(TEXTS[:3], "passage")
-    assert ("LOAD REPORT" in caplog.text) == ("MISSING" in caplog.text) == bool(lost)
+    assert "LOAD REPORT" in library_log.text and "pooler.dense.weight | MISSING" in library_log.text

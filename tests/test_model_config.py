@@ -175,7 +175,7 @@ def test_a_model_that_asks_for_more_than_tokens_is_refused_when_it_is_loaded(tmp
     wordpiece(tmp_path)
     tokenizer = transformers.BertTokenizer(str(tmp_path / "vocab.txt"))
     shape = {"d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 1, "num_heads": 2}
-    transformers.T5EncoderModel(transformers.T5Config(vocab_size=len(tokenizer), **shape)).save_pretrained(tmp_path)
+    transformers.T5Model(transformers.T5Config(vocab_size=len(tokenizer), **shape)).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     with pytest.raises(
         ModelError, match=r"^model\.path must score pairs of texts as T5For.*decoder_start_token_id"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from hub_fixtures import bert_tiny, modernbert
+from safetensors.torch import load_file, save_file
 from small_models import PROBES, lively, model_config, scores, tiny, weights
 from transformers import AutoConfig, dynamic_module_utils
 
@@ -198,6 +200,78 @@ def test_a_folder_without_its_tokenizer_is_refused_for_transformers_makes_an_emp
     with pytest.raises(ModelError, match=r"^model\.path must hold its tokenizer, such as vocab\.txt, got ") as error:
         load(tmp_path, model_config(tmp_path), seed=0)
     one_sentence(error)
+
+
+def renamed(folder: Path, names: Callable[[str], str | None]) -> Path:
+    """The folder with its weights under other names, those left out for which `names` gives None."""
+    pickled, path = folder / "pytorch_model.bin", folder / "model.safetensors"
+    kept = {names(name): tensor for name, tensor in (load_file(path) if path.exists() else torch.load(pickled)).items()}
+    kept.pop(None, None)
+    if path.exists():
+        save_file(kept, path, {"format": "pt"})
+    else:
+        torch.save(kept, pickled)
+    return folder
+
+
+PREFIXES = ["module.", "_orig_mod.", "model.", "base_model.model."]
+
+
+@pytest.mark.parametrize("prefix", PREFIXES)
+@pytest.mark.parametrize("trained", [False, True], ids=["encoder", "cross-encoder"])
+def test_weights_under_other_names_are_refused_not_drawn_at_random(
+    base: Path, tmp_path: Path, trained: bool, prefix: str
+) -> None:
+    folder = tmp_path / "model"
+    if trained:
+        save(tiny(base), folder, model_config(base))
+    else:
+        bert_tiny(folder)
+    renamed(folder, lambda name: prefix + name)
+    said = rf"^model\.path must hold all weights .*, got no bert\.embeddings\.\S+ in .*'{prefix}bert\.embed.*merge_and"
+    with pytest.raises(ModelError, match=said) as error:
+        load(folder, model_config(folder), seed=0)
+    one_sentence(error)
+
+
+@pytest.mark.parametrize(
+    ("trained", "lost", "refused"),
+    [
+        (True, "bert.encoder.layer.1.", True),
+        (True, "classifier.", True),
+        (True, "bert.pooler.", True),
+        (False, "bert.encoder.layer.1.", True),
+        (False, "bert.pooler.", False),  # as of a model for masked words, whose head training draws
+        (False, "cls.", False),
+    ],
+)
+def test_a_missing_layer_or_saved_head_is_refused_a_pooler_without_a_head_is_drawn(
+    base: Path, tmp_path: Path, trained: bool, lost: str, refused: bool
+) -> None:
+    folder = tmp_path / "model"
+    if trained:
+        save(tiny(base), folder, model_config(base))
+    else:
+        bert_tiny(folder)
+    renamed(folder, lambda name: None if name.startswith(lost) else name)
+    if refused:
+        with pytest.raises(
+            ModelError, match=rf"^model\.path must hold all weights .*, got no {lost}.* save_pretrained\."
+        ):
+            load(folder, model_config(folder), seed=0)
+        load(folder, model_config(folder, random_init=True), seed=0)
+    else:
+        assert not load(folder, model_config(folder), seed=0).head_was_saved
+
+
+def test_a_modernbert_lacks_its_head_alone(tmp_path: Path) -> None:
+    source = modernbert(tmp_path)
+    renamed(source, lambda name: None if name.startswith(("head.", "decoder.")) else name)
+    assert not load(source, model_config(source), seed=0).head_was_saved
+    renamed(source, lambda name: None if name.startswith("model.layers.2.") else name)
+    with pytest.raises(ModelError, match=r", got no model\.layers\.2\..* Get the lost weights back, and save"):
+        load(source, model_config(source), seed=0)
+    assert load(source, model_config(source, layers=2), seed=0).layers == 2
 
 
 class Payload:

@@ -241,6 +241,13 @@ def test_a_base_model_is_no_rival(outputs: Path, first: Path, tmp_path: Path) ->
         ran(outputs, "seed=4321", f"evaluation.rivals=[{base}]")
 
 
+def test_a_cross_encoder_mines_nothing(outputs: Path, first: Path) -> None:
+    before = snapshot(outputs)
+    with pytest.raises(ModelError, match=r"^mining\.path must name a bi-encoder, .*, got a cross-encoder in "):
+        ran(outputs, "mining=embedding", f"mining.path={first / 'model'}")
+    assert snapshot(outputs) == before
+
+
 @pytest.mark.parametrize("name", ["dev", "validation", "NanoNQ"])
 def test_a_collection_is_not_mistaken_for_another_set(tmp_path: Path, name: str) -> None:
     (tmp_path / name).mkdir()
@@ -259,7 +266,9 @@ def test_a_collection_of_the_hub_goes_by_its_name_there(tmp_path: Path, monkeypa
     assert list(planned.collections) == ["SciFact"]
 
 
-def test_no_step_at_all_measures_a_model_as_it_is(outputs: Path, first: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_no_step_at_all_measures_a_model_as_it_is(
+    outputs: Path, first: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     asked = [
         "training.max_steps=0",
         "training.eval_sets=[dev]",
@@ -285,6 +294,13 @@ def test_no_step_at_all_measures_a_model_as_it_is(outputs: Path, first: Path, ca
     for words in ("trained by this command", "### Training Dataset", "### Training Logs", "0.0 pairs/s", "finetuned"):
         assert words not in card
     assert "saved and measured by this command" in card and "- `training.max_steps`: 0" in card
+    for said in (table, card):
+        assert "its scoring head was drawn at random" in said and "as it is" not in said
+    assert "with a scoring head drawn at random, saved in" in card
+
+    again = ran(tmp_path, *asked, "model=custom", f"model.path={first / 'model'}")
+    card = (again / "README.md").read_text()
+    assert "the model is the base model as it is" in card and " as it is, saved in" in card and "at random" not in card
 
 
 def test_training_may_take_shorter_pairs_than_are_scored(

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
 from accelerate import Accelerator
 from mutated_steps import MUTATIONS
 from packed_models import apart
@@ -142,11 +143,24 @@ def test_a_row_lost_from_a_batch_does_not_pass(base: Path) -> None:
         assert_gradients_agree(ours, plain_gradients(base, labelled(33)))
 
 
-def test_biases_and_norms_are_not_decayed(base: Path) -> None:
-    reranker = tiny(base)
-    decayed, exempt = steps.optimizer_of(reranker.model, training_config(weight_decay=0.1)).param_groups
-    by_id = {id(parameter): name for name, parameter in reranker.model.named_parameters()}
-    names = [{by_id[id(parameter)] for parameter in group["params"]} for group in (decayed, exempt)]
+SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64, "num_labels": 1}
+KINDS: dict[str, dict[str, Any]] = {
+    "Bert": {}, "ModernBert": {}, "DebertaV2": {"relative_attention": True}, "MPNet": {},
+    "XLNet": dict.fromkeys(SMALL) | {"d_model": 32, "n_layer": 2, "n_head": 2, "d_inner": 64, "num_labels": 1},
+    "GPT2": {}, "Llama": {}, "T5": {"d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 1, "num_heads": 2},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_reference_decays_the_same_weights(kind: str) -> None:
+    values = {name: value for name, value in {**SMALL, **KINDS[kind]}.items() if value is not None}
+    config = getattr(transformers, f"{kind}Config")(vocab_size=100, pad_token_id=0, bos_token_id=1, **values)
+    model = getattr(transformers, f"{kind}ForSequenceClassification")(config)
+    decayed, exempt = steps.optimizer_of(model, training_config(weight_decay=0.1)).param_groups
     assert decayed["weight_decay"] == 0.1 and exempt["weight_decay"] == 0.0
+    by_id = {id(parameter): name for name, parameter in model.named_parameters()}
+    names = [{by_id[id(parameter)] for parameter in group["params"]} for group in (decayed, exempt)]
     assert names[0] | names[1] == set(by_id.values()) and not names[0] & names[1]
-    assert names[1] == {name for name in by_id.values() if "LayerNorm" in name or name.endswith(".bias")}
+    expected = transformers.Trainer.get_decay_parameter_names(None, model)  # type: ignore[arg-type]
+    assert names[0] == set(expected) & set(by_id.values()) and all(names)
+    assert kind != "MPNet" or "mpnet.encoder.relative_attention_bias.weight" in names[1]

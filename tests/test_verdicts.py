@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import run_facts
 
-from pipeline.reporting.verdicts import below_first_stage, selection, selection_sentence, verdict
+from pipeline.reporting.verdicts import below_first_stage, not_trained, selection, selection_sentence, verdict
 
 
 def _set(low: float, mean: float, high: float, *, rival: float | None = None, queries: int = 800) -> dict[str, Any]:
@@ -97,8 +97,8 @@ def test_a_reported_selection_set_is_said_with_the_last_step_s_figure(tmp_path: 
     chosen = _selected(tmp_path, "gooaq-dev")
     assert (chosen["best_figure"], chosen["last_figure"]) == (0.51, 0.5)
     assert selection_sentence(chosen) == (
-        "gooaq-dev: selected on this set (the checkpoint of step 20 had the best nDCG@10), so its figure is "
-        "favoured; the last step's (283) is 0.5000."
+        "gooaq-dev: selected on this set (the checkpoint of step 20 had the best nDCG@10 of the fixed-step "
+        "evaluations, 0.5100), so its figure is favoured; the last step's (283) is 0.5000."
     )
 
 
@@ -107,6 +107,23 @@ def test_a_separate_selection_set_favours_no_figure(tmp_path: Path) -> None:
     assert not chosen["is_reported"]
     assert "not a reported set" in selection_sentence(chosen)
     assert "not evaluated" in selection_sentence(chosen)
+    said = selection_sentence({**chosen, "best_figure": 0.41, "last_figure": 0.42})
+    assert said == (
+        "The checkpoint of step 20 was kept for the best nDCG@10 of the fixed-step evaluations on validation (0.4100), "
+        "which is not a reported set; the last step's (283) is 0.4200."
+    ), "the last step is no fixed one and does not compete"
+
+
+@pytest.mark.parametrize(
+    ("facts", "model"),
+    [
+        ({"head_was_saved": True}, "the model is the base model as it is"),
+        ({}, "the model is the base model as it is"),
+        ({"head_was_saved": False}, "its scoring head was drawn at random (name a trained cross-encoder as model.path"),
+    ],
+)
+def test_a_model_that_took_no_step_is_told_from_one_whose_head_is_random(facts: dict[str, bool], model: str) -> None:
+    assert not_trained(facts).startswith(f"No training step was taken (training.max_steps=0): {model}")
 
 
 def test_without_selection_nothing_is_said(tmp_path: Path) -> None:

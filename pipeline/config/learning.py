@@ -88,7 +88,8 @@ class TrainingConfig:
     epochs: int = 1
     """Passes over the rows, one seeded permutation each."""
     max_steps: int | None = None
-    """Stop after N steps (the schedule spans them); None trains all epochs, 0 none: the model is evaluated as it is."""
+    """Stop after N steps (the schedule spans them); None trains all epochs, 0 none: the model is evaluated as it is,
+    its head drawn at random where none was saved."""
     warmup_ratio: float = 0.1
     """Share of the steps, rounded up, over which the rate rises from 0."""
     weight_decay: float = 0.0
@@ -106,7 +107,7 @@ class TrainingConfig:
     precision: Precision = Precision.auto
     """bf16 is autocast over fp32 weights; auto is bf16 where the device is fast in it, else fp32."""
     logging_steps: int = 20
-    """A row in metrics.jsonl every N steps: the mean loss since the row before."""
+    """A row in metrics.jsonl every N steps: the mean loss since the row before that has one."""
     logging_first_step: bool = True
     """Also log step 1."""
     eval_steps: int = 0
@@ -114,7 +115,8 @@ class TrainingConfig:
     eval_sets: list[str] = field(default_factory=list)
     """Sets evaluated at the fixed steps: validation, dev, nano_beir (every set of evaluation.nano_beir)."""
     keep_best: bool = False
-    """Save the weights of the best fixed evaluation instead of the last step's."""
+    """Save the weights of the best evaluation at a fixed step (every `eval_steps`) instead of the last step's, which
+    competes only where it is one, as in the published recipe."""
     selection_set: str | None = None
     """The set that decides: dev, validation, a NanoBEIR set by its name such as NanoNQ, or NanoBEIR_R100_mean."""
     selection_measure: str = HEADLINE
@@ -204,8 +206,9 @@ class EvaluationConfig:
     """Other cross-encoders to score on every reported set: folders or hub ids, `owner/name@revision` for another
     revision than main."""
     bi_encoder: bool = False
-    """Also rank by the base model as a bi-encoder (mean-pooled, cosine) over the same candidates: by its weights as
-    they are in `model.path`, whatever `model.layers` and `model.random_init` make of them."""
+    """Also rank by the base model as a bi-encoder (its own pooling, the mean where it names none; cosine) over the same
+    candidates: by its weights as they are in `model.path`, whatever `model.layers` and `model.random_init` make of
+    them."""
     fusion: bool = False
     """Also rank by reciprocal-rank fusion (k=60) of the first stage and the bi-encoder."""
     resamples: int = 2000

@@ -80,24 +80,6 @@ def _bert_of_old(folder: Path) -> Any:
     return BertConfig.from_pretrained(folder) if old else None
 
 
-def is_cross_encoder(hf: Any) -> bool:
-    """Whether the folder's weights have a head that scores."""
-    names = getattr(hf, "architectures", None) or []
-    return any(name.endswith("ForSequenceClassification") for name in names)
-
-
-def must_be_cross_encoder(folder: Path, key: str) -> None:
-    """Refuse what is no saved cross-encoder with one label, by its configuration and tokenizer alone.
-
-    Raises:
-        ModelError: naming the configuration's `key`.
-    """
-    saved, _ = read(folder, key)
-    if not is_cross_encoder(saved) or saved.num_labels != 1:
-        got = f"{folder} with {saved.num_labels} labels" if is_cross_encoder(saved) else f"{folder}, a base model"
-        raise ModelError(must(key, "name trained cross-encoders with one label", got, "Name another, or leave it out."))
-
-
 def own_max_length(folder: Path) -> int:
     """Tokens a saved model takes, as its tokenizer says, else as its positions allow.
 

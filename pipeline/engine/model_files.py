@@ -7,6 +7,7 @@ sentence-transformers `CrossEncoder`.
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedTokenizer
 from pipeline.config.learning import Activation, ModelConfig
 from pipeline.config.machine import Attention
 from pipeline.core.errors import ModelError, first_line, must, named
-from pipeline.engine import model_config, packed
+from pipeline.engine import model_config, model_kinds, packed
 from pipeline.engine.modeling import Reranker, keep_head_in_fp32
 
 ACTIVATIONS = {
@@ -40,14 +41,18 @@ def load(folder: Path, config: ModelConfig, *, seed: int, attention: Attention =
             else as `sdpa`, or as `eager` where transformers has no SDPA for it.
 
     Raises:
-        ModelError: when the folder holds no usable model, one with more than one label, or one without embeddings of
-            all that its tokenizer gives; when `sdpa` is asked of a model without.
+        ModelError: when the folder holds no usable model, one with more than one label, one whose weights lack any of
+            the encoder (the pooler aside) or, where the head was saved, any at all, or one without embeddings of all
+            that its tokenizer gives; when `sdpa` is asked of a model without.
     """
     hf, tokenizer, saved_head = planned(folder, config)
     implementation = model_config.attention_of(hf, attention)
     torch.manual_seed(seed)
     with model_config.quiet():
-        model = (_from_config if config.random_init else _from_weights)(folder, hf, implementation)
+        if config.random_init:
+            model = _from_config(folder, hf, implementation)
+        else:
+            model = _from_weights(folder, hf, implementation, saved_head=saved_head)
     if config.dropout is not None:
         model_config.check_dropout(model, config.dropout)
     _check_embeddings(model, tokenizer, folder, drawn=config.random_init)
@@ -75,14 +80,17 @@ def planned(folder: Path, config: ModelConfig) -> tuple[Any, PreTrainedTokenizer
         The model's configuration, with one label; its tokenizer; whether its head is a saved one.
 
     Raises:
-        ModelError: when the folder holds no model, one with more than one label or with too few positions.
+        ModelError: when the folder holds no model, one with more than one label, with a prompt of its own, or with too
+            few positions.
     """
     saved, tokenizer = model_config.read(folder)
     hf = model_config.adapted(saved, config)
-    saved_head = not config.random_init and model_config.is_cross_encoder(saved)
+    saved_head = not config.random_init and model_kinds.is_cross_encoder(saved)
     if saved_head and hf.num_labels != 1:
         raise ModelError(must("model.path", "be a cross-encoder with one label", f"{hf.num_labels} labels in {folder}",
                               "Rerankers score a pair with one number: choose another model."))  # fmt: skip
+    if saved_head:
+        model_kinds.check_prompt(folder, "model.path")
     hf.num_labels = 1
     if getattr(hf, "pad_token_id", None) is None:  # GPT-2's: where its heads look for the last token
         hf.pad_token_id = tokenizer.pad_token_id
@@ -102,15 +110,43 @@ def _from_config(folder: Path, hf: Any, implementation: str) -> Any:
                               "Use null for model.layers and model.hidden_size.")) from None  # fmt: skip
 
 
-def _from_weights(folder: Path, hf: Any, implementation: str) -> Any:
+def _from_weights(folder: Path, hf: Any, implementation: str, *, saved_head: bool) -> Any:
     try:
-        return AutoModelForSequenceClassification.from_pretrained(
-            folder, config=hf, dtype=torch.float32, attn_implementation=implementation
+        model, found = AutoModelForSequenceClassification.from_pretrained(
+            folder, config=hf, dtype=torch.float32, attn_implementation=implementation, output_loading_info=True
         )
     except Exception as error:  # transformers and torch raise many kinds for a torn or unsafe weights file
         raise ModelError(must("model.path", "hold weights that load as fp32 tensors",
                               f"{folder} ({first_line(error)})",
                               "Download or save the model again.")) from None  # fmt: skip
+    encoder = f"{model.base_model_prefix}."
+    missing = [name for name in found["missing_keys"] if saved_head or (name.startswith(encoder) and not pools(name))]
+    if missing:
+        raise incomplete("model.path", folder, missing, found["unexpected_keys"])
+    return model
+
+
+def pools(name: str) -> bool:
+    """Whether a weight is of the pooler, which a pre-trained encoder may come without and training draws anew."""
+    return "pooler" in name.split(".")
+
+
+def incomplete(key: str, folder: Path, missing: Collection[str], unexpected: Collection[str]) -> ModelError:
+    """The refusal of weights whose names do not match: transformers draws the missing ones at random, with a notice.
+
+    Args:
+        key: the configuration's, or the folder, as the sentence begins.
+        folder: where the weights lie.
+        missing: names of weights that the model needs and the folder lacks, at least one.
+        unexpected: names of weights that are there for nothing; the one most like a missing one is said.
+    """
+    lacked, remedy = min(missing), ""
+    if unexpected:
+        like = min(unexpected, key=lambda name: (not name.endswith(f".{lacked}"), name))
+        remedy = f"{like!r} is there for nothing: strip a prefix of the names, merge an adapter (merge_and_unload), or "
+    remedy += "get the lost weights back, and save the whole model again with save_pretrained."
+    return ModelError(must(key, "hold all weights of its model by their names", f"no {lacked} in {folder}",
+                           remedy[0].upper() + remedy[1:]))  # fmt: skip
 
 
 def _check_embeddings(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path, *, drawn: bool) -> None:

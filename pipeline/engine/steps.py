@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 from accelerate import Accelerator
 from torch.nn import functional as F
+from transformers.trainer_pt_utils import get_parameter_names
 
 from pipeline.config.learning import Precision, TrainingConfig
 from pipeline.engine import lanes, modeling
@@ -25,6 +26,9 @@ from pipeline.engine.tokens import TokenTable
 
 LANE_TOKENS = 1024
 """With fewer tokens a lane saves less time than its own gradient of every weight costs (BERT 6 x 384 on 2 cores)."""
+
+NOT_DECAYED = ["bias", "layernorm", "rmsnorm", r"(?:^|\.)norm(?:$|\.)", r"_norm(?:$|\.)"]
+"""`Trainer.get_decay_parameter_names`'s patterns, of names in lower case: MPNet's relative_attention_bias is one."""
 
 
 @dataclass(slots=True)
@@ -122,11 +126,12 @@ def _backward_in_lanes(model: torch.nn.Module, step: Step, pos_weight: float, pr
 
 
 def optimizer_of(model: torch.nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
-    """Fused AdamW; biases and norm weights are not decayed, as in the reference trainer."""
+    """Fused AdamW; what the reference trainer does not decay (biases and norms, by name) is not decayed."""
+    names = set(get_parameter_names(model, [torch.nn.LayerNorm], NOT_DECAYED))
     decayed: list[torch.nn.Parameter] = []
     exempt: list[torch.nn.Parameter] = []
     for name, parameter in model.named_parameters():
-        (exempt if parameter.ndim < 2 or name.endswith("bias") else decayed).append(parameter)
+        (decayed if name in names else exempt).append(parameter)
     groups = [
         {"params": decayed, "weight_decay": config.weight_decay},
         {"params": exempt, "weight_decay": 0.0},

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import logging
 import mmap
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from pipeline.core.allocation import reuse_memory
 from pipeline.core.errors import ModelError, NumericsError, must, named, out_of_gpu_memory
 from pipeline.core.fingerprint import file_digest, fingerprint, text_digest
 from pipeline.core.progress import bar
-from pipeline.engine import block_scoring, tokenizer_files
+from pipeline.engine import block_scoring, model_files, tokenizer_files
 from pipeline.mining.topk import Positions
 
 log = logging.getLogger(__name__)
@@ -31,7 +33,7 @@ CHUNK = 16_384
 
 VECTORS = "vectors.npy"
 
-VERSION = 2
+VERSION = 3
 """Of how embeddings are computed: those of an earlier one are made again."""
 
 STATIC_BATCH = 4_096
@@ -43,6 +45,12 @@ DENSE_BATCH = {"cpu": 16, "cuda": 64}
 ENGINE_BATCH = 32
 """The same where the engine takes padding out: 9 % faster than 16 in bf16 and 4 in fp32; 128 are another 8 % and 4, for
 four times the memory."""
+
+ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
+"""Colours of a report on a terminal."""
+
+KINDS = ("UNEXPECTED", "MISSING", "MISMATCH", "CONVERSION")
+"""What transformers' report of loaded weights says of a weight."""
 
 
 class Vectors:
@@ -98,7 +106,7 @@ class Embedder:
         """Embeddings (texts, dimension) of "query" or "passage" texts, unit length, float32.
 
         Raises:
-            ModelError: when the folder is no sentence-transformers model.
+            ModelError: when the folder is no sentence-transformers model, or lacks weights of one.
             NumericsError: when the model makes a value that is not finite.
         """
         identity = {
@@ -171,16 +179,15 @@ class Embedder:
             # Seconds to import, and BM25 needs none of it.
             from sentence_transformers import SentenceTransformer
 
-            loader = logging.getLogger("transformers.modeling_utils")
-            loader.addFilter(_tells_of_more_than_unused_weights)
             try:
-                model = SentenceTransformer(str(self._folder), device=self._device, local_files_only=True)
+                with _missing_weights() as (missing, unused):
+                    model = SentenceTransformer(str(self._folder), device=self._device, local_files_only=True)
             except Exception as error:
                 rule = "be a folder sentence-transformers can load"
                 remedy = "Pass another model: mining.path=<folder or hub id>."
                 raise ModelError(must(str(self._folder), rule, named(error), remedy)) from error
-            finally:
-                loader.removeFilter(_tells_of_more_than_unused_weights)
+            if missing:
+                raise model_files.incomplete(str(self._folder), self._folder, missing, unused)
             if isinstance(model.tokenizer, PreTrainedTokenizerBase):
                 modules = sorted(self._folder.glob("[0-9]*_*/"))  # each may have files of its own
                 tokenizer_files.check(model.tokenizer, [self._folder, *modules], "mining.path")
@@ -208,10 +215,33 @@ class Embedder:
         return True
 
 
-def _tells_of_more_than_unused_weights(record: logging.LogRecord) -> bool:
-    """Whether transformers' report of loaded weights is more than that a base model's own head was left out."""
-    said = record.getMessage()
-    return "LOAD REPORT" not in said or any(kind in said for kind in ("MISSING", "MISMATCH", "CONVERSION"))
+@contextmanager
+def _missing_weights() -> Iterator[tuple[list[str], list[str]]]:
+    """Names of weights that a model needs and its folder lacks, the pooler's aside, and of those it does not use.
+
+    transformers says them in a table that it logs: it goes on to the log where it tells of more than these.
+    """
+    missing, unused = list[str](), list[str]()
+    loader = logging.getLogger("transformers.modeling_utils")
+    before, shown = loader.level, loader.getEffectiveLevel()
+
+    def goes_on(record: logging.LogRecord) -> bool:
+        said = ESCAPES.sub("", record.getMessage())
+        if "LOAD REPORT" not in said:
+            return record.levelno >= shown
+        of_kind = {kind: re.findall(rf"^(.+?) +\| {kind} ", said, re.MULTILINE) for kind in KINDS}
+        unused.extend(of_kind.pop("UNEXPECTED"))
+        missing.extend(name for name in of_kind["MISSING"] if not model_files.pools(name))
+        return any(of_kind.values()) and not missing and record.levelno >= shown
+
+    loader.addFilter(goes_on)
+    if shown > logging.WARNING:  # silenced by the user: what it has to tell would be lost
+        loader.setLevel(logging.WARNING)
+    try:
+        yield missing, unused
+    finally:
+        loader.setLevel(before)
+        loader.removeFilter(goes_on)
 
 
 def folder_digest(folder: Path) -> str:

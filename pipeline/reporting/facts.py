@@ -83,8 +83,13 @@ class Facts:
 
     @property
     def is_trained(self) -> bool:
-        """Whether a step was taken; without one (training.max_steps=0) the model is the base model as it is."""
+        """Whether a step was taken; without one (training.max_steps=0) the model is the base model, see `has_head`."""
         return int(self.training["steps"]) > 0
+
+    @property
+    def has_head(self) -> bool:
+        """Whether the base model came with a scoring head; so it is taken to where training.json does not say."""
+        return bool(self.training.get("head_was_saved", True))
 
     @property
     def title(self) -> str:

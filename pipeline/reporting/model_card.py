@@ -19,8 +19,8 @@ from pipeline.engine.tokens import NOTABLE_UNKNOWN
 from pipeline.reporting.card_tables import evaluations, log_table
 from pipeline.reporting.facts import Facts
 from pipeline.reporting.verdicts import (
-    NOT_TRAINED,
     below_first_stage,
+    not_trained,
     pairs_seen,
     selection,
     selection_sentence,
@@ -196,7 +196,7 @@ def render(facts: Facts) -> str:
         below=below_first_stage(facts.measures),
         selected=None if chosen is None else selection_sentence(chosen),
         left_out=_left_out(facts.statistics.get("leaks", {})),
-        not_trained=NOT_TRAINED,
+        not_trained=not_trained(facts.training),
         notable_unknown=NOTABLE_UNKNOWN,
         seen=pairs_seen(facts.training) if facts.is_trained else 0,
         over_processes=time_over_processes(facts.training),

@@ -14,7 +14,7 @@ from rich.text import Text
 from pipeline.core.records import AS_RETRIEVED, FIRST_STAGE, HEADLINE, MEASURES, PROTOCOLS, TRAINED
 from pipeline.reporting.facts import Facts
 from pipeline.reporting.verdicts import (
-    NOT_TRAINED,
+    not_trained,
     pairs_seen,
     selection,
     selection_sentence,
@@ -110,7 +110,7 @@ def _lines(summary: Json) -> Iterable[str]:
     """Everything under the tables, in order."""
     is_trained = summary["training"].get("steps") != 0
     if not is_trained:
-        yield NOT_TRAINED
+        yield not_trained(summary["training"])
     for sentences in summary["verdicts"].values():
         yield from sentences
     if summary["selection"] is not None:

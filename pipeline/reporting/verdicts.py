@@ -61,11 +61,19 @@ def verdict(name: str, measures: Mapping[str, Any]) -> list[str]:
     return sentences
 
 
-NOT_TRAINED = (
-    "No training step was taken (training.max_steps=0): the model is the base model as it is, and the rows untrained "
-    "and trained are the same weights."
-)
-"""Stands wherever figures of such a model are shown."""
+def not_trained(training: Mapping[str, Any]) -> str:
+    """The sentence that stands wherever figures of a model are shown that took no step, of training.json.
+
+    A training.json of before `head_was_saved` was in it says nothing of the head.
+    """
+    if training.get("head_was_saved", True):
+        model = "the model is the base model as it is"
+    else:
+        model = "its scoring head was drawn at random (name a trained cross-encoder as model.path to measure one)"
+    return (
+        f"No training step was taken (training.max_steps=0): {model}, and the rows untrained and trained are the same "
+        "weights."
+    )
 
 
 def below_first_stage(measures: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -126,13 +134,17 @@ def selection(facts: Facts) -> Json | None:
 def selection_sentence(chosen: Json) -> str:
     """The sentence that stands wherever a figure of a set that chose the checkpoint is shown."""
     label = MEASURES[chosen["measure"]]
-    last = "not evaluated" if chosen["last_figure"] is None else f"{chosen['last_figure']:.4f}"
+    best, last = (
+        "not evaluated" if figure is None else f"{figure:.4f}"
+        for figure in (chosen["best_figure"], chosen["last_figure"])
+    )
     if chosen["is_reported"]:
         return (
-            f"{chosen['set']}: selected on this set (the checkpoint of step {chosen['best_step']} had the best "
-            f"{label}), so its figure is favoured; the last step's ({chosen['last_step']}) is {last}."
+            f"{chosen['set']}: selected on this set (the checkpoint of step {chosen['best_step']} had the best {label} "
+            f"of the fixed-step evaluations, {best}), so its figure is favoured; the last step's "
+            f"({chosen['last_step']}) is {last}."
         )
     return (
-        f"The checkpoint of step {chosen['best_step']} was kept for its {label} on {chosen['set']}, which is not a "
-        f"reported set; the last step's ({chosen['last_step']}) is {last}."
+        f"The checkpoint of step {chosen['best_step']} was kept for the best {label} of the fixed-step evaluations on "
+        f"{chosen['set']} ({best}), which is not a reported set; the last step's ({chosen['last_step']}) is {last}."
     )

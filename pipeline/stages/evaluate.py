@@ -16,7 +16,7 @@ from pipeline.core.records import BI_ENCODER, FUSION, TRAINED, UNTRAINED, Rerank
 from pipeline.data import storage
 from pipeline.data.beir import read_beir
 from pipeline.data.nano_beir import read as read_nano_beir
-from pipeline.engine import model_config
+from pipeline.engine import model_config, model_kinds
 from pipeline.evaluation import evaluator, figures, reranking
 from pipeline.evaluation.bi_encoder import BiEncoderScorer
 from pipeline.stages.models import load, load_saved, scorer_of
@@ -83,7 +83,7 @@ def check_inputs(run: Run) -> None:
         if not artifacts.is_complete(evaluation_folder(run, name)):
             read_beir(collection.folder, name)
     for rival in run.rivals.values():
-        model_config.must_be_cross_encoder(rival.folder, key="evaluation.rivals")
+        model_kinds.must_be_cross_encoder(rival.folder, key="evaluation.rivals")
     for name in nano_names(run.config):
         if not artifacts.is_complete(evaluation_folder(run, name)):
             read_nano_beir(run.nano_beir.folder, name)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from pipeline.config.data import Source
+from pipeline.config.data import Retriever, Source
 from pipeline.config.ending import shown
 from pipeline.core import atomic
 from pipeline.core.fingerprint import fingerprint
 from pipeline.data import source, storage
+from pipeline.engine import model_kinds
 from pipeline.mining.miner import mine as mine_pairs
 from pipeline.stages.plan import Run, is_done, stage
 
@@ -27,8 +28,14 @@ def check_data(run: Run) -> None:
 
 
 def mine(run: Run) -> Path:
-    """Training rows, dev and validation sets of the configuration's data."""
+    """Training rows, dev and validation sets of the configuration's data.
+
+    Raises:
+        PipelineError: whatever is wrong with the data or the first stage, a cross-encoder as an embedding model too.
+    """
     folder, config = run.mined_folder, run.config
+    if config.mining.retriever is Retriever.embedding and run.retriever is not None:
+        model_kinds.must_be_bi_encoder(run.retriever.folder, "mining.path")
     with atomic.locked(folder):
         if is_done(folder, "mine"):
             return folder

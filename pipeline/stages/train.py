@@ -76,6 +76,7 @@ def train(run: Run) -> Path:
             if asked.is_set():  # too late for the loop to see: its last checkpoint is written all the same
                 raise Interrupted("training was asked to stop at its end. Run the same command again to go on.")
             pieces.recover(trainer.energy_before)
+            facts |= {"head_was_saved": reranker.head_was_saved}
             facts |= {"tracking": metrics.finish(), **shares, **pieces.facts()}
             model_files.save(reranker, work, run.config.model)
             _must_reload_equal(run, reranker, work)
