@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline.config import composed
+from pipeline.config import recorded
 from pipeline.config.schema import Config, Stage
 from pipeline.core import atomic
 from pipeline.reporting import report
@@ -18,7 +18,7 @@ from pipeline.stages.train import train
 
 ORDER = (Stage.mine, Stage.train, Stage.evaluate, Stage.card)
 
-BESIDE = (composed.FILE, "metrics.jsonl", "tracking.json", "README.md", "summary.json")
+BESIDE = (recorded.FILE, "metrics.jsonl", "tracking.json", "README.md", "summary.json")
 """Files in a run's folder beside those of its stages."""
 
 
