@@ -459,6 +459,13 @@ def test_pairs_that_are_not_there_are_missed_before_a_hub_is_asked(tmp_path: Pat
         go(tmp_path / "outputs", *hub)
 
 
+def test_mining_needs_no_base_model(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    assert go(tmp_path, "model=custom", "model.path=no/such-model", "stop_after=mine") is None
+    assert artifacts.is_complete(only(tmp_path, "mined/*/manifest.json").parent)
+    assert "base model  such-model (no/such-model)" in caplog.messages
+
+
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [

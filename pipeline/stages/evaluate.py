@@ -86,7 +86,7 @@ def check_inputs(run: Run) -> None:
         model_config.must_be_cross_encoder(rival.folder, key="evaluation.rivals")
     for name in nano_names(run.config):
         if not artifacts.is_complete(evaluation_folder(run, name)):
-            read_nano_beir(run.nano_beir.folder, name)
+            read_nano_beir(run.nano_beir.folder, name, run.cache)
 
 
 def _evaluate_one(run: Run, name: str, folder: Path, questions: set[str]) -> None:

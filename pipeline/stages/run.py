@@ -36,7 +36,7 @@ def run(config: Config, stop_after: Stage | None = None) -> Path | None:
     if last >= ORDER.index(Stage.train):
         atomic.require_link(this.outputs / "latest")
     check_data(this)
-    announce(this)
+    announce(this, mines_only=last < ORDER.index(Stage.train))
     if last >= ORDER.index(Stage.train):
         check_base(this)
     if last >= ORDER.index(Stage.evaluate):
