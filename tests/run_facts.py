@@ -189,7 +189,7 @@ def evaluation(name: str, trained_rank: float, systems: tuple[str, ...] = ("untr
         first_stage="BM25, by the lists that come with NanoBEIR" if name.startswith("Nano") else "",
     )
     assert rankings["trained"][AS_RETRIEVED]
-    return evaluate(reranking_set, rankings)
+    return evaluate(reranking_set, rankings, resamples=2000)
 
 
 @functools.cache
