@@ -160,7 +160,9 @@ def _stretch(verdict: Verdict, run: Run, mined: Path, place: Path) -> None:
     steps = checkpoints.steps(root)
     _saved_is_a_checkpoint(verdict, root)
     if len(steps) < 2:
-        verdict.checked.append(f"training: not repeated, for {len(steps)} of the two checkpoints it needs are kept")
+        kept = f"only that of step {steps[0]} is kept" if steps else "none is kept"
+        remedy = "training.keep_checkpoints=2 and training.eval_steps above 0 and below a run's steps keep two"
+        verdict.checked.append(f"training: not repeated, which takes two checkpoints, and {kept} ({remedy})")
         return
     start, end = steps[-2:]
     shutil.copytree(checkpoints.folder_of(root, start), checkpoints.folder_of(place / "checkpoints", start))
