@@ -189,7 +189,7 @@ def evaluation(name: str, trained_rank: float, systems: tuple[str, ...] = ("untr
         first_stage="BM25, by the lists that come with NanoBEIR" if name.startswith("Nano") else "",
     )
     assert rankings["trained"][AS_RETRIEVED]
-    return evaluate(reranking_set, rankings)
+    return evaluate(reranking_set, rankings, resamples=2000)
 
 
 @functools.cache
@@ -239,7 +239,8 @@ def write(
         measures={name: run / "evaluations" / name / "measures.json" for name in measures},
         emissions={stage: run / stage / "emissions.json" for stage in emissions},
     )
-    return collect(files, config, pairs() if rows is None else rows, base_id=base_id, data_id=data_id)
+    rows = pairs() if rows is None else rows
+    return collect(files, config, rows, len(rows), base_id=base_id, data_id=data_id)
 
 
 def write_large(folder: Path) -> Facts:

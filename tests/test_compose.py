@@ -43,6 +43,8 @@ def main(config: Config) -> None:
         case 20: os.kill(os.getpid(), 1)
         case 21: raise IsADirectoryError(21, "Is a directory", ".latest.1.partial", None, "outputs/latest")
         case 22: raise OSError(27, "File too large")
+        case 23: raise DataError(f"data.path must be a file, got {config.data.path!r}. Correct it.")
+        case 24: raise KeyError(config.data.path)
         case 14 | 15: log.info("recorded %s", sys.argv[1:])
     log.info("done")
 
@@ -113,6 +115,19 @@ def test_every_ending_is_one_line_and_a_status(job: Path, seed: int, status: int
     if seed == 3:
         log = job.parent / done.stderr.rstrip().rpartition(" in ")[2]
         assert "Traceback" in log.read_text() and "KeyError: 'surprise'" in log.read_text()
+
+
+@pytest.mark.parametrize("words", [["seed=12"], ["seed=23"], ["seed=24"], ["-m", "seed=7,23,24"]], ids=" ".join)
+def test_no_credential_stands_below_logs(job: Path, words: list[str]) -> None:
+    secret = ["note=hf_abcdefghijklmnop", "data=local", "data.path=https://user:pw@host/x.jsonl"]
+    call(job, *words, *secret, "outputs_dir=here")
+    files = [path for path in (job.parent / "here" / "logs").rglob("*") if path.is_file()]
+    assert {path.name for path in files} == {"job.log"} and len(files) == (3 if "-m" in words else 1)
+    for path in files:
+        written = path.read_text()
+        assert "note=***" in written and "://***@host/x.jsonl" in written
+        assert "hf_abc" not in written and "pw" not in written
+        assert ("Traceback" in written) == ("seed=12" not in written and "seed=7" not in written)
 
 
 @pytest.mark.parametrize(

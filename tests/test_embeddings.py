@@ -42,6 +42,9 @@ def test_an_entry_is_used_again_only_for_the_same_model_prompt_and_texts(
     first = Embedder(model, cache)
     vectors = first.vectors(TEXTS, "passage").take(slice(None))
     assert loads(first)
+    first.release()
+    assert not loads(first) and np.array_equal(first.vectors(TEXTS, "passage").take(slice(None)), vectors)
+    assert not loads(first), "not for what is there"
     again = Embedder(model, cache)
     assert np.array_equal(again.vectors(TEXTS, "passage").take(slice(None)), vectors)
     assert not loads(again)

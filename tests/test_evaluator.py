@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import math
@@ -23,10 +24,13 @@ from pipeline.core.records import (
     fold,
 )
 from pipeline.data.trec import read_qrels, read_run, unescape
-from pipeline.evaluation.evaluator import Evaluation, evaluate, write
+from pipeline.evaluation import evaluator
+from pipeline.evaluation.evaluator import Evaluation, write
 from pipeline.evaluation.figures import mean_of, mean_of_means, read
 from pipeline.evaluation.measures import difference
 from pipeline.evaluation.reranking import SystemRankings
+
+evaluate = functools.partial(evaluator.evaluate, resamples=500)
 
 QUERIES = ("q 1", "q\t2", "../../q3", "q4")
 LIBRARY = {"map": ir_measures.AP, "mrr@10": ir_measures.RR @ 10, "ndcg@10": ir_measures.nDCG @ 10}
@@ -58,7 +62,7 @@ def system(order: str) -> SystemRankings:
 def evaluation(groups: dict[str, str] | None = None, name: str = "dev") -> Evaluation:
     """Trained puts b first, the untrained model c, a rival a; given out of order."""
     systems = {TRAINED: system("bac"), "my/rival": system("abc"), UNTRAINED: system("cab")}
-    return evaluate(made(groups, name), systems, resamples=500)
+    return evaluate(made(groups, name), systems)
 
 
 def test_measures_json_by_hand() -> None:
@@ -83,7 +87,7 @@ def test_differences_pair_the_queries() -> None:
     done = evaluation()
     figures = done.measures_json()
     values = done.values[POSITIVES_ADDED]
-    expected = difference(values[TRAINED]["map"], values[FIRST_STAGE]["map"]).as_json()
+    expected = difference(values[TRAINED]["map"], values[FIRST_STAGE]["map"], resamples=500).as_json()
     assert figures[POSITIVES_ADDED]["difference"]["map"] == expected
     assert expected["mean"] == pytest.approx(1 / 8)
     assert expected["low"] < 0 < expected["high"]
@@ -113,7 +117,7 @@ def test_groups_are_resampled_and_said() -> None:
         "95 %, studentised bootstrap over 3 groups of queries, 500 draws; Student's t where hardly any group differs"
     )
     values = evaluation().values[POSITIVES_ADDED]
-    expected = difference(values[TRAINED]["ndcg@10"], values[FIRST_STAGE]["ndcg@10"], groups, 500)
+    expected = difference(values[TRAINED]["ndcg@10"], values[FIRST_STAGE]["ndcg@10"], groups, resamples=500)
     assert figures[POSITIVES_ADDED]["difference"]["ndcg@10"] == expected.as_json()
     plain = evaluation().measures_json()
     assert figures[POSITIVES_ADDED]["difference"]["ndcg@10"] != plain[POSITIVES_ADDED]["difference"]["ndcg@10"]

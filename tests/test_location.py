@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import pty
+import signal
 import subprocess
 import sys
 import termios
@@ -459,12 +460,37 @@ def test_a_name_that_leads_nowhere_is_refused_without_a_call(
 
 @pytest.mark.parametrize(
     ("path", "words"),
-    [("package:no_such_package_here", "installed package"), ("package:json", "holds a model")],
+    [
+        ("package:no_such_package_here", "installed package"),
+        ("package:__main__", "installed package"),
+        ("package:json", "holds a model"),
+    ],
 )
 def test_a_package_that_is_not_there_or_holds_no_model_is_refused(tmp_path: Path, path: str, words: str) -> None:
     with pytest.raises(HubError, match=words) as refused:
         locate(path, None, kind="model", lock=tmp_path / "l", refresh=False, allow=None, key="model.path")
     assert "model.path must" in str(refused.value) and path in str(refused.value)
+
+
+@pytest.mark.parametrize("where", ["HEAD */resolve/*", "GET */resolve/*"])
+def test_ctrl_c_ends_a_download_that_waits_to_try_again(desk: Desk, where: str) -> None:
+    desk.hub.commit("model", "owner/busy", FILES)
+    desk.hub.play(where, "503")
+    code = (
+        "import logging, sys; from pathlib import Path; logging.basicConfig(level=logging.WARNING)\n"
+        "from pipeline.hub import download, location; download.WAITS_S = (60.0,)\n"
+        "location.locate('owner/busy', None, kind='model', lock=Path(sys.argv[1]), refresh=False, allow=None, key='k')"
+    )
+    words = [sys.executable, "-c", code, str(desk.lock)]
+    with subprocess.Popen(words, env=desk.environment(), stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        try:
+            while "trying again in 60 s" not in (line := process.stderr.readline()):
+                assert line, "it ended before"
+            process.send_signal(signal.SIGINT)
+            assert "KeyboardInterrupt" in process.communicate(timeout=15)[1]
+        finally:
+            process.kill()
 
 
 def test_a_packaged_model_is_found_without_importing_its_package(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import subprocess
 import sys
@@ -17,7 +18,6 @@ from pipeline.core.records import MEASURES
 from pipeline.data.trec import read_qrels, read_run
 from pipeline.evaluation import measures
 from pipeline.evaluation.measures import (
-    difference,
     judged,
     mean,
     order,
@@ -25,6 +25,8 @@ from pipeline.evaluation.measures import (
     reciprocal_rank_fusion,
     stratified_difference,
 )
+
+difference = functools.partial(measures.difference, resamples=2000)
 
 LOG2 = [math.log2(rank + 1) for rank in range(1, 20)]
 
@@ -184,7 +186,7 @@ values = per_query(tied, positives)
 other = per_query({q: ids for q in positives}, positives)
 fused = reciprocal_rank_fusion([tied, {q: ids for q in positives}])
 groups = {q: q[:2] for q in positives}
-found = [difference(values[m], other[m], g).as_json() for m in MEASURES for g in (None, groups)]
+found = [difference(values[m], other[m], g, resamples=2000).as_json() for m in MEASURES for g in (None, groups)]
 print(json.dumps([tied, values, fused, found]))
 """
     root = Path(__file__).resolve().parents[1]

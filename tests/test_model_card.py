@@ -20,7 +20,7 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 from pipeline.reporting.facts import Facts
-from pipeline.reporting.model_card import render
+from pipeline.reporting.model_card import of_repository, render
 from pipeline.reporting.report import summary
 
 GOLDEN = Path(__file__).resolve().parent / "golden"
@@ -196,6 +196,14 @@ def test_the_share_of_pairs_that_were_cut_is_said(card: str, tmp_path: Path) -> 
     training = {**run_facts.TRAINING, "cut_share": 0.254, "steps": 0}
     untrained = render(run_facts.write(tmp_path / "untrained", training=training))
     assert "were cut" not in untrained
+
+
+def test_the_usage_loads_the_runs_own_model_until_it_has_a_name_on_the_hub(tmp_path: Path) -> None:
+    card = render(run_facts.write(tmp_path))
+    assert card.count("CrossEncoder('outputs/runs/run/model')") == 1 and str(tmp_path) not in card
+    for place in ("runs/run", "runs/bert-tiny-0123456789ab", "latest"):
+        pushed = of_repository(card.replace("outputs/runs/run/", f"outputs/{place}/"), "me/reranker")
+        assert pushed == card.replace("'outputs/runs/run/model'", "'me/reranker'"), place
 
 
 def test_an_unset_country_is_said(tmp_path: Path) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -14,20 +17,36 @@ from pipeline.data.nano_beir import read
 
 
 @pytest.fixture
-def snapshot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    import datasets
-
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+def snapshot(tmp_path: Path) -> Path:
     return nano_beir(tmp_path / "nano")
 
 
-def test_queries_positives_and_candidates_are_the_reference_evaluators(snapshot: Path) -> None:
+def test_what_is_made_of_it_lies_in_the_cache_it_is_given(snapshot: Path, tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from pipeline.data.nano_beir import read\n"
+        "read(Path(sys.argv[1]), 'NanoNQ', Path(sys.argv[2]))"
+    )
+    home = tmp_path / "home"
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(snapshot), str(tmp_path / "cache")],
+        env={**os.environ, "HF_HOME": str(home)}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert list((tmp_path / "cache" / "datasets").rglob("*.arrow"))
+    assert not [path for path in home.rglob("*") if path.is_file()]
+
+
+def test_queries_positives_and_candidates_are_the_reference_evaluators(
+    snapshot: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import datasets
     from sentence_transformers.cross_encoder.evaluation import CrossEncoderNanoBEIREvaluator
 
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "theirs"))
     short = ["msmarco", "nfcorpus", "nq"]
     reference = CrossEncoderNanoBEIREvaluator(dataset_names=short, dataset_id=str(snapshot), rerank_k=NANO_CANDIDATES)
     for name, evaluator in zip(NANO_SETS, reference.evaluators, strict=True):
-        collection, candidates = read(snapshot, name)
+        collection, candidates = read(snapshot, name, tmp_path / "cache")
         assert list(candidates) == list(collection.queries) == list(collection.qrels)
         assert [sample["query"] for sample in evaluator.samples] == list(collection.queries.values())
         for sample, (query, listed) in zip(evaluator.samples, candidates.items(), strict=True):
@@ -36,26 +55,27 @@ def test_queries_positives_and_candidates_are_the_reference_evaluators(snapshot:
             assert sorted(positives) == sorted(sample["positive"])
 
 
-def test_positives_stand_in_the_order_of_their_ids(snapshot: Path) -> None:
-    collection, candidates = read(snapshot, "NanoNFCorpus")
+def test_positives_stand_in_the_order_of_their_ids(snapshot: Path, tmp_path: Path) -> None:
+    collection, candidates = read(snapshot, "NanoNFCorpus", tmp_path / "cache")
     assert collection.qrels["q1"] == {"d1": 1, "d129": 1, "d21": 1}
     assert list(collection.qrels["q1"]) == ["d1", "d129", "d21"]
     assert len(candidates["q1"]) == 100 and "d129" not in candidates["q1"]
     assert len(collection.passages) == 130
 
 
-def test_a_missing_split_subset_or_column_is_named(snapshot: Path) -> None:
+def test_a_missing_split_subset_or_column_is_named(snapshot: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="NanoSciFact"):
-        read(snapshot, "NanoSciFact")
+        read(snapshot, "NanoSciFact", tmp_path / "cache")
     for number, name in enumerate(NANO_SETS):
         path = snapshot / "queries" / f"{name}-00000-of-00001.parquet"
         pq.write_table(pq.read_table(path).rename_columns(["_id", "words"]), path)
         with pytest.raises(DataError, match="hold subset queries" if number < 2 else "have .'text'."):
-            read(snapshot, "NanoNQ")  # splits that disagree are datasets' error, a missing column ours
+            # Splits that disagree are datasets' error, a missing column ours.
+            read(snapshot, "NanoNQ", tmp_path / "cache")
 
 
 def test_an_error_of_datasets_that_says_nothing_is_known_by_its_name(
-    snapshot: Path, monkeypatch: pytest.MonkeyPatch
+    snapshot: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import datasets
 
@@ -64,11 +84,11 @@ def test_an_error_of_datasets_that_says_nothing_is_known_by_its_name(
 
     monkeypatch.setattr(datasets, "load_dataset", fails)
     with pytest.raises(DataError, match="hold subset corpus with split NanoNQ, got KeyError"):
-        read(snapshot, "NanoNQ")
+        read(snapshot, "NanoNQ", tmp_path / "cache")
 
 
-def test_ids_that_lead_nowhere_are_named(snapshot: Path) -> None:
+def test_ids_that_lead_nowhere_are_named(snapshot: Path, tmp_path: Path) -> None:
     path = snapshot / "corpus" / "NanoNQ-00000-of-00001.parquet"
     pq.write_table(pq.read_table(path).slice(1), path)
     with pytest.raises(DataError, match="known passages, got 'd0'"):
-        read(snapshot, "NanoNQ")
+        read(snapshot, "NanoNQ", tmp_path / "cache")

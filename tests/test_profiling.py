@@ -26,6 +26,8 @@ def test_a_profile_says_where_the_time_goes(tmp_path: Path, monkeypatch: pytest.
     assert artifacts.is_complete(folder) and folder.parent == tmp_path / "profiles"
     assert not (tmp_path / "runs").exists() and not (tmp_path / "latest").exists()
     found = json.loads((folder / "profile.json").read_text())
+    keys = {"operator", "calls", "cpu_seconds", "gpu_seconds", "share"}
+    assert all(set(row) == keys for row in found["operators"])
     shares = [row["share"] for row in found["operators"]]
     assert shares == sorted(shares, reverse=True) and sum(shares) == pytest.approx(1)
     calls = {row["operator"]: row["calls"] for row in found["operators"]}

@@ -20,7 +20,7 @@ def _pairs(question: list[int], passage: list[int], label: list[float]) -> Label
 
 
 def test_lengths_and_label_shares() -> None:
-    described = describe_rows(_pairs([0, 0, 0, 1], [0, 1, 2, 5], [1, 0, 0, 1]))
+    described = describe_rows(_pairs([0, 0, 0, 1], [0, 1, 2, 5], [1, 0, 0, 1]), 4)
     assert described["size"] == described["head"] == 4
     assert described["question"] == {"min": 10, "mean": 10.0, "max": 10}
     assert described["answer"] == {"min": 1, "mean": 3.0, "max": 6}
@@ -30,14 +30,14 @@ def test_lengths_and_label_shares() -> None:
 
 def test_only_the_first_rows_are_described() -> None:
     rows = HEAD_ROWS + 500
-    described = describe_rows(_pairs([0] * rows, [0] * HEAD_ROWS + [9] * 500, [0.0] * HEAD_ROWS + [1.0] * 500))
-    assert (described["size"], described["head"]) == (1500, 1000)
+    described = describe_rows(_pairs([0] * rows, [0] * HEAD_ROWS + [9] * 500, [0.0] * HEAD_ROWS + [1.0] * 500), 9000)
+    assert (described["size"], described["head"]) == (9000, 1000)
     assert described["answer"]["max"] == 1
     assert described["label"]["shares"] == {"0": 1.0}
 
 
 def test_graded_labels_have_a_range_instead_of_shares() -> None:
-    described = describe_rows(_pairs([0, 0], [0, 1], [0.5, 0.25]))
+    described = describe_rows(_pairs([0, 0], [0, 1], [0.5, 0.25]), 2)
     assert described["label"] == {"type": "float", "min": 0.25, "mean": pytest.approx(0.375), "max": 0.5}
     assert described["samples"][0][2] == 0.5
 
@@ -59,4 +59,4 @@ def test_missing_negatives_are_filled_with_passages_of_other_questions() -> None
 
 def test_no_rows_make_no_example() -> None:
     assert example_pairs(_pairs([], [], [])) == {"question": "", "passages": []}
-    assert describe_rows(_pairs([], [], []))["size"] == 0
+    assert describe_rows(_pairs([], [], []), 0)["size"] == 0

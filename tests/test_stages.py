@@ -25,6 +25,7 @@ from pipeline.data import storage
 from pipeline.engine import checkpoints
 from pipeline.engine.model_config import own_max_length
 from pipeline.hub import location
+from pipeline.mining import embeddings
 from pipeline.stages.metrics_log import MetricsLog
 from pipeline.stages.plan import Run
 from pipeline.stages.rivals import rival_names
@@ -159,17 +160,37 @@ def test_what_the_card_alone_shows_makes_the_card_alone_anew(outputs: Path, firs
     assert ran(outputs) == first and (first / "README.md").read_text() == card
 
 
-def test_a_set_added_to_the_evaluation_does_not_retrain(outputs: Path, first: Path, tmp_path: Path) -> None:
-    collection = tmp_path / "tiny-beir"
+def beir(collection: Path, pairs: list[tuple[str, str]], judged: str) -> Path:
+    """A collection of passages, the first eight of which answer its queries."""
     (collection / "qrels").mkdir(parents=True)
-    trained_on = storage.read_rows(only(outputs, "mined/*/train").parent).questions
-    pairs = [(trained_on[0].upper(), f"About {trained_on[0]}."), *sentences(24)]
     lines = [json.dumps({"_id": f"d{i}", "title": "", "text": text}) for i, (_, text) in enumerate(pairs)]
     (collection / "corpus.jsonl").write_text("\n".join(lines) + "\n")
     lines = [json.dumps({"_id": f"q{i}", "text": text}) for i, (text, _) in enumerate(pairs[:8])]
     (collection / "queries.jsonl").write_text("\n".join(lines) + "\n")
-    judged = "".join(f"q{i}\td{i}\t1\n" for i in range(8))
     (collection / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\n" + judged)
+    return collection
+
+
+JUDGED = "".join(f"q{i}\td{i}\t1\n" for i in range(8))
+
+
+def test_the_bi_encoders_files_are_hashed_once_for_all_sets(
+    outputs: Path, first: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sets = [str(beir(tmp_path / name, sentences(24), JUDGED)) for name in ("one", "two")]
+    hashed, digest_of = list[Path](), embeddings.folder_digest
+    monkeypatch.setattr(embeddings, "folder_digest", lambda folder: hashed.append(folder) or digest_of(folder))
+    own = shutil.copytree(outputs, tmp_path / "outputs", symlinks=True)
+    added = [f"evaluation.collections=[{','.join(sets)}]", "evaluation.depth=10", "evaluation.bi_encoder=true"]
+    measures = summary(ran(own, *added))["measures"]
+    assert len(measures) == 3 and all("bi_encoder" in of["as_retrieved"] for of in measures.values())
+    assert len(hashed) == 1
+
+
+def test_a_set_added_to_the_evaluation_does_not_retrain(outputs: Path, first: Path, tmp_path: Path) -> None:
+    trained_on = storage.read_rows(only(outputs, "mined/*/train").parent).questions
+    pairs, judged = [(trained_on[0].upper(), f"About {trained_on[0]}."), *sentences(24)], JUDGED
+    collection = beir(tmp_path / "tiny-beir", pairs, judged)
 
     before = snapshot(outputs)
     added = [f"evaluation.collections=[{collection}]", "evaluation.depth=10"]
@@ -488,6 +509,13 @@ def test_pairs_that_are_not_there_are_missed_before_a_hub_is_asked(tmp_path: Pat
     hub = ["model=bert_tiny", "model.path=no/such-model", "data=local", f"data.path={tmp_path / 'gone.jsonl'}"]
     with pytest.raises(PipelineError, match=r"^data\.path=.*gone\.jsonl must exist, got nothing there\. "):
         go(tmp_path / "outputs", *hub)
+
+
+def test_mining_needs_no_base_model(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    assert go(tmp_path, "model=custom", "model.path=no/such-model", "stop_after=mine") is None
+    assert artifacts.is_complete(only(tmp_path, "mined/*/manifest.json").parent)
+    assert "base model  such-model (no/such-model)" in caplog.messages
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from pipeline.core.records import LabelledPairs, Mined, RerankingSet
@@ -70,3 +71,35 @@ def test_texts_stream_in_chunks_questions_first(tmp_path: Path, monkeypatch: pyt
     assert [text for chunk in chunks for text in chunk] == TEXTS[:3] + TEXTS
     assert max(len(chunk) for chunk in chunks) == 2
     assert storage.count_questions(tmp_path) == 3
+
+
+@pytest.mark.parametrize("rows", [0, 1, 3, 99])
+def test_the_first_rows_come_with_their_own_texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
+    monkeypatch.setattr(storage, "CHUNK", 2)
+    whole = pairs()
+    storage.write_mined(tmp_path, Mined(whole, reranking_set(None), None, {}))
+    head = storage.read_head(tmp_path, rows)
+    assert head.label.tolist() == whole.label[:rows].tolist() and head.label.dtype == np.float32
+    assert [head.questions[i] for i in head.question] == [whole.questions[i] for i in whole.question[:rows]]
+    assert [head.passages[i] for i in head.passage] == [whole.passages[i] for i in whole.passage[:rows]]
+    assert head.question.dtype == head.passage.dtype == np.int32
+    assert len(head.passages) == len(set(whole.passage[:rows].tolist()))
+
+
+def test_the_first_rows_are_read_without_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the passages' table only what the first rows need can be read."""
+    monkeypatch.setattr(storage, "CHUNK", 2)
+    count = 8
+    whole = LabelledPairs(
+        questions=[f"question {i}" for i in range(count)], passages=[f"passage {i}" for i in range(count)],
+        question=np.arange(count, dtype=np.int32), passage=np.arange(count, dtype=np.int32)[::-1].copy(),
+        label=np.ones(count, np.float32),
+    )  # fmt: skip
+    storage.write_mined(tmp_path, Mined(whole, reranking_set(None), None, {}))
+    path = tmp_path / "train" / "passages.parquet"
+    last = pq.read_metadata(path).row_group(3).column(0)
+    start = last.dictionary_page_offset or last.data_page_offset
+    path.write_bytes(b"PAR1" + bytes(start - 4) + path.read_bytes()[start:])  # the groups before it are gone
+    with pytest.raises(OSError):
+        storage.read_rows(tmp_path)
+    assert storage.read_head(tmp_path, 2).passages == ["passage 6", "passage 7"]

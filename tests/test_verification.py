@@ -69,6 +69,18 @@ def test_a_run_verifies_to_the_bit_and_is_left_as_it_was(outputs: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in outputs.rglob("*")} == before
 
 
+@pytest.mark.parametrize(("deleted", "said"), [([3], "only that of step 6 is kept"), ([3, 6], "none is kept")])
+def test_without_two_checkpoints_training_is_not_repeated(outputs: Path, deleted: list[int], said: str) -> None:
+    for step in deleted:
+        shutil.rmtree(checkpoints.folder_of(outputs / "latest" / "checkpoints", step))
+    found = verdict(outputs)
+    assert found.verified, str(found)
+    assert found.checked[-1] == (
+        f"training: not repeated, which takes two checkpoints, and {said} "
+        "(training.keep_checkpoints=2 and training.eval_steps above 0 and below a run's steps keep two)"
+    )
+
+
 @pytest.mark.parametrize("fault", ["missing", "truncated", "flipped"])
 def test_every_file_of_every_folder_is_vouched_for(outputs: Path, fault: str) -> None:
     run = (outputs / "latest").resolve()

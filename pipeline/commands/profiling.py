@@ -95,10 +95,10 @@ def operators_of(profiler: Any, gpu: bool) -> list[dict[str, Any]]:
         if counted > 0:
             name = BETWEEN if event.key.startswith("ProfilerStep") else event.key
             row = {"operator": name, "calls": event.count, "cpu_seconds": cpu, "gpu_seconds": device}
-            found.append({**row, "counted": counted})
-    whole = sum(row["counted"] for row in found)
-    found.sort(key=lambda row: (-row["counted"], row["operator"]))
-    return [{**row, "share": row.pop("counted") / whole} for row in found]
+            found.append((counted, row))
+    whole = sum(counted for counted, _ in found)
+    found.sort(key=lambda of: (-of[0], of[1]["operator"]))
+    return [{**row, "share": counted / whole} for counted, row in found]
 
 
 def table(operators: list[dict[str, Any]]) -> str:

@@ -20,7 +20,7 @@ from pipeline.core.errors import ConfigError, HubError, must
 from pipeline.hub.failures import LOG_IN, cause_of, status_of
 from pipeline.hub.repo_files import ABOUT_A_RUN
 from pipeline.reporting.comparison import card_of
-from pipeline.reporting.model_card import LATEST
+from pipeline.reporting.model_card import of_repository
 from pipeline.reporting.run_figures import require_finished
 
 log = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ def stage_files(run: Path, repo: str, place: Path) -> Path:
     for path in sorted((run / "model").iterdir()):
         if path.is_file() and path.name not in ABOUT_A_RUN:
             (folder / path.name).symlink_to(path.resolve())
-    card = card_of(run).replace(repr(LATEST), repr(repo))
+    card = of_repository(card_of(run), repo)
     (folder / "README.md").write_text(card, encoding="utf-8")
     return folder
 

@@ -105,8 +105,8 @@ def published_weights(run: Run, path: str, revision: str | None) -> Measured:
 
 def _evaluated(run: Run, systems: dict[str, dict[str, Any]], sets: dict[str, RerankingSet]) -> Measured:
     """Every set's figures and the NanoBEIR mean's."""
-    measured = Measured(run.config.name)
-    done = {name: evaluator.evaluate(of, systems[name]) for name, of in sets.items()}
+    measured, resamples = Measured(run.config.name), run.config.evaluation.resamples
+    done = {name: evaluator.evaluate(of, systems[name], resamples=resamples) for name, of in sets.items()}
     for name, found in done.items():
         add_set(measured, name, found.measures_json())
         measured.base_map[name] = reference_map(sets[name].candidates, {q: sets[name].qrels[q] for q in found.queries})

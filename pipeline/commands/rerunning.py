@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import composed
+from pipeline.config import recorded
 from pipeline.config.asked import Rerun
 from pipeline.config.ending import shown
 from pipeline.config.paths import KEYS
@@ -30,7 +30,7 @@ def configuration(asked: Rerun) -> tuple[Config, dict[str, Any]]:
     Raises:
         ArtifactError: when there is no such manifest, it was altered, or it records no configuration.
     """
-    config, manifest = composed.of_manifest(Path(asked.manifest))
+    config, manifest = recorded.of_manifest(Path(asked.manifest))
     # A run that asked the hub anew is repeated with what it was told then.
     config = dataclasses.replace(config, hub=dataclasses.replace(config.hub, refresh=False))
     if asked.outputs_dir is not None:

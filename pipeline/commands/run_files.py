@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.commands.run_folder import folders_of, mined_of
-from pipeline.config import composed
+from pipeline.config import recorded
 from pipeline.core import artifacts
 from pipeline.core.fingerprint import fingerprint
 from pipeline.reporting.comparison import FILE, card_of, is_of
@@ -53,7 +53,7 @@ def _copies(run: Path, whole: set[Path]) -> Iterator[str]:
     same: dict[str, bool] = {}
     if model in whole:
         same["metrics.jsonl"] = _holds(run / "metrics.jsonl", (model / "metrics.jsonl").read_bytes())
-        same[composed.FILE] = composed.is_copy(run / composed.FILE, composed.recorded(model))
+        same[recorded.FILE] = recorded.is_copy(run / recorded.FILE, recorded.values_of(model))
     if card in whole:
         same["README.md"] = _holds(run / "README.md", card_of(run).encode("utf-8", "backslashreplace"))
         same["summary.json"] = _holds(run / "summary.json", (card / "summary.json").read_bytes())

@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 
 from pipeline.commands import run_files
 from pipeline.commands.run_folder import find_run, mined_of
-from pipeline.config import composed
+from pipeline.config import recorded
 from pipeline.config.asked import Verification
 from pipeline.core import artifacts, atomic, provenance
 from pipeline.core.errors import Interrupted
@@ -75,7 +75,7 @@ def verify(asked: Verification) -> Verdict:
         verdict.checked.append("nothing was computed: the files must be right first")
         return verdict
     outputs = folder.parents[1]
-    config, manifest = composed.of_manifest(folder / "model", masked_too=True)  # its inputs are not read again
+    config, manifest = recorded.of_manifest(folder / "model", masked_too=True)  # its inputs are not read again
     run = Run(dataclasses.replace(config, outputs_dir=str(outputs)))
     _circumstances(verdict, manifest)
     mined = mined_of(folder, manifest)
@@ -113,16 +113,16 @@ def _figures(verdict: Verdict, run: Run, mined: Path) -> None:
     dev = storage.read_set(mined / "dev")
     evaluations = (artifacts.manifest_of(verdict.run / "card") or {})["key"]["evaluations"]
     name = evaluations.get(run.config.data.dev_name)
-    recorded = verdict.run / "evaluations" / str(name)
+    evaluated = verdict.run / "evaluations" / str(name)
     reranker = load_saved(run, verdict.run / "model")
     rankings = reranking.rerank(dev, scorer_of(run, reranker))
     found = evaluator.evaluate(dev, {TRAINED: rankings}, resamples=run.config.evaluation.resamples)
-    measures = atomic.read_json(recorded / "measures.json")
+    measures = atomic.read_json(evaluated / "measures.json")
     apart = max(
         abs(found.means(protocol, TRAINED)[measure] - measures[protocol][TRAINED][measure])
         for protocol in PROTOCOLS for measure in MEASURES
     )  # fmt: skip
-    ranked = trec.read_run(recorded / "run.trec", known=dev.passages)
+    ranked = trec.read_run(evaluated / "run.trec", known=dev.passages)
     now = {query: rankings[AS_RETRIEVED][query] for query in found.queries if rankings[AS_RETRIEVED][query]}
     moved = sum(list(ranked.get(query, ())) != ranking for query, ranking in now.items())
     if others := [of for of in evaluations if of != dev.name]:
@@ -160,7 +160,9 @@ def _stretch(verdict: Verdict, run: Run, mined: Path, place: Path) -> None:
     steps = checkpoints.steps(root)
     _saved_is_a_checkpoint(verdict, root)
     if len(steps) < 2:
-        verdict.checked.append(f"training: not repeated, for {len(steps)} of the two checkpoints it needs are kept")
+        kept = f"only that of step {steps[0]} is kept" if steps else "none is kept"
+        remedy = "training.keep_checkpoints=2 and training.eval_steps above 0 and below a run's steps keep two"
+        verdict.checked.append(f"training: not repeated, which takes two checkpoints, and {kept} ({remedy})")
         return
     start, end = steps[-2:]
     shutil.copytree(checkpoints.folder_of(root, start), checkpoints.folder_of(place / "checkpoints", start))

@@ -1,6 +1,6 @@
 """From a command line to a job: compose, parse once, run, and turn every error into one sentence and a status.
 
-With `schema` the only module that knows Hydra. It knows nothing of what a job does.
+With `schema` and `refusals` it is all that knows Hydra. It knows nothing of what a job does.
 """
 
 from __future__ import annotations
@@ -23,15 +23,14 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import (
-    OmegaConfBaseException,
-)
+from omegaconf.errors import OmegaConfBaseException
 
 from pipeline.config import console
 from pipeline.config.arguments import described, keys, parse_arguments
 from pipeline.config.ending import EXIT_BUG, ended, log, report, unusable
 from pipeline.config.refusals import refusal
 from pipeline.config.schema import Config, parse, register
+from pipeline.core.credentials import masked_command
 from pipeline.core.errors import EXIT_REQUEUE, ConfigError, must
 
 T = TypeVar("T")
@@ -44,8 +43,8 @@ def application(job: Callable[[Config], object]) -> Callable[[], None]:
     """A command over `conf/`: Hydra's command line, with our errors and exit statuses.
 
     The job gets the parsed configuration and may return a line that says how it went. Its folder under
-    `outputs_dir/logs/` is named after the file `job` is defined in. In a multirun (`-m`) a failing job does not stop
-    the others, and a table of the jobs ends it.
+    `outputs_dir/logs/` is named after the file `job` is defined in, and its log has credentials masked. In a multirun
+    (`-m`) a failing job does not stop the others, and a table of the jobs ends it.
 
     Exit status: 0; `EXIT_STATUS` for whatever the user can mend; `EXIT_REQUEUE` after SIGTERM, SIGHUP or SIGINT;
     `EXIT_BUG` for an unexpected error, whose traceback is in the log; `EXIT_UNREAD` when nobody reads what is printed.
@@ -55,14 +54,15 @@ def application(job: Callable[[Config], object]) -> Callable[[], None]:
     ran: list[tuple[list[str], str]] = []
 
     @functools.wraps(job)
-    def composed(values: DictConfig) -> object:
+    def one_job(values: DictConfig) -> object:
         _quiet()
         here = HydraConfig.get()
+        Path(here.sweep.dir, "multirun.yaml").unlink(missing_ok=True)  # Hydra's own, with credentials as they are
         log_path = Path(here.runtime.output_dir) / f"{here.job.name}.log"
         if here.mode is RunMode.MULTIRUN:
             sys.argv[1:] = here.overrides.task  # what is recorded as its command makes this job, not the whole sweep
         try:
-            log.info("command: %s", " ".join(here.overrides.task))
+            log.info("command: %s", " ".join(masked_command(list(here.overrides.task))))
             said = job(parse(values))
             ran.append((here.overrides.task, str(said or "done")))
             return said
@@ -78,12 +78,12 @@ def application(job: Callable[[Config], object]) -> Callable[[], None]:
             ran.append((here.overrides.task, f"failed with status {status}"))
             return None
 
-    def command() -> None:
+    def main() -> None:
         register()
         with ended(), _unwrapped():
             sys.argv[1:] = map(quoted, sys.argv[1:])
             try:
-                hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")(composed)()
+                hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")(one_job)()
             except (HydraException, OmegaConfBaseException) as error:
                 raise refusal(error, sys.argv[1:]) from None
             except FileNotFoundError as error:  # a job's own is answered above: the folder of its log cannot be made
@@ -95,7 +95,7 @@ def application(job: Callable[[Config], object]) -> Callable[[], None]:
             if failures:
                 raise SystemExit(max(failures) if EXIT_BUG not in failures else EXIT_BUG)
 
-    return command
+    return main
 
 
 def application_with(schema: type[T], job: Callable[[T, Config], object]) -> Callable[[], None]:

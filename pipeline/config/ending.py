@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import console
+from pipeline.core.credentials import masked
 from pipeline.core.errors import (
     EXIT_REQUEUE,
     EXIT_STATUS,
@@ -166,7 +167,7 @@ def unusable(error: OSError) -> ResourceError:
 
 def _keep_traceback(error: Exception, log_path: Path | None) -> str:
     """Append the traceback to the log, or to a temporary file where there is none; where it went."""
-    text = "".join(traceback.format_exception(error))
+    text = str(masked("".join(traceback.format_exception(error))))
     try:
         if log_path is None:
             descriptor, name = tempfile.mkstemp(prefix="reranker-pipeline-", suffix=".log")

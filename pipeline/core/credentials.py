@@ -1,7 +1,8 @@
-"""Credentials in commands and configurations, masked before anything is recorded or shown. Pure."""
+"""Credentials in commands and configurations, masked before anything is recorded or shown."""
 
 from __future__ import annotations
 
+import logging
 import re
 from typing import Any
 
@@ -46,3 +47,11 @@ def masked(value: Any, key: str = "") -> Any:
     if isinstance(value, str):
         return MASK if value and _SECRET_KEY.search(key) else _mask_value(value)
     return value
+
+
+class MaskingFormatter(logging.Formatter):
+    """Lines of a log file, with what has a credential's form masked: a refused value or a note may hold one."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line, its traceback too."""
+        return _mask_value(super().format(record))

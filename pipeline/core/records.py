@@ -122,8 +122,9 @@ class PairRows:
 class RerankingSet:
     """Queries with judged passages and first-stage candidates: what one evaluation reranks.
 
-    `candidates` lists passage ids best first, as the first stage ranked them: that order counts, and `scores`,
-    beside it, are only for the run file. `passages` holds every candidate and every judged
+    `candidates` lists passage ids best first, as the first stage ranked them: that order counts. `scores`, beside it,
+    are the first stage's own (1 / rank where a set came without), kept in candidates.parquet for whoever looks at it:
+    nothing here reads them, run files say the rank. `passages` holds every candidate and every judged
     positive that the collection has. `groups` clusters queries for resampling, or is None when they are independent.
     """
 

@@ -20,17 +20,17 @@ _COLUMNS = {
 }
 
 
-def read(folder: Path, split: str) -> tuple[Collection, dict[str, list[str]]]:
+def read(folder: Path, split: str, cache: Path) -> tuple[Collection, dict[str, list[str]]]:
     """One set: its collection, and for each query of the BM25 subset the ids of its candidates, best first.
 
     Only queries that have candidates are in it, in the order of the queries subset, as in the published evaluation.
     A query's positives stand in the order of their ids: the reference keeps them in a Python set, so that with tied
-    scores its figures change with the hash seed.
+    scores its figures change with the hash seed. What `datasets` makes of the files is kept below `cache`.
 
     Raises:
         DataError: when a subset, split or column is missing, or an id leads nowhere.
     """
-    tables = {subset: _columns(folder, subset, split) for subset in _COLUMNS}
+    tables = {subset: _columns(folder, subset, split, cache) for subset in _COLUMNS}
     passages = dict(zip(tables["corpus"]["_id"], tables["corpus"]["text"], strict=True))
     texts = dict(zip(tables["queries"]["_id"], tables["queries"]["text"], strict=True))
     positives: dict[str, set[str]] = {}
@@ -48,11 +48,11 @@ def read(folder: Path, split: str) -> tuple[Collection, dict[str, list[str]]]:
     return collection, candidates
 
 
-def _columns(folder: Path, subset: str, split: str) -> dict[str, list[Any]]:
+def _columns(folder: Path, subset: str, split: str, cache: Path) -> dict[str, list[Any]]:
     import datasets
 
     try:
-        table = datasets.load_dataset(str(folder), subset, split=split)
+        table = datasets.load_dataset(str(folder), subset, split=split, cache_dir=str(cache / "datasets"))
     except (datasets.exceptions.DatasetsError, ValueError, KeyError, OSError) as error:
         remedy = "Check evaluation.nano_beir_path, or pass hub.refresh=true."
         rule = f"hold subset {subset} with split {split}"

@@ -5,8 +5,6 @@ Knows where packages lie and how a cache file is kept; not how sources are read,
 
 from __future__ import annotations
 
-import importlib.metadata
-import importlib.util
 import json
 import logging
 import os
@@ -14,6 +12,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.core import packages
 from pipeline.core.atomic import write_bytes
 from pipeline.core.errors import DataError, must
 from pipeline.core.fingerprint import canonical_json, fingerprint, text_digest
@@ -50,18 +49,18 @@ class Extraction:
     digest: str
 
 
-def extract(packages: list[str], cache: Path, workers: int | None = None) -> Extraction:
+def extract(names: list[str], cache: Path, workers: int | None = None) -> Extraction:
     """Distinct pairs of the named packages (import names), in the order of packages, modules and lines.
 
     Args:
-        packages: import names; their order decides which of two near-duplicates stays.
+        names: import names; their order decides which of two near-duplicates stays.
         cache: folder of the cache file, whose name holds the packages' versions.
         workers: processes; None takes the processors this one may use. The result does not depend on it.
 
     Raises:
         DataError: when a package is not installed.
     """
-    folders = {package: _folder(package) for package in dict.fromkeys(packages)}
+    folders = {package: _folder(package) for package in dict.fromkeys(names)}
     versions = {package: _version(package, folder) for package, folder in folders.items()}
     path = cache / f"packaged-docs-{fingerprint([VERSION, list(versions.items())])}.jsonl"
     cached = _read(path)
@@ -84,26 +83,19 @@ def extract(packages: list[str], cache: Path, workers: int | None = None) -> Ext
 
 
 def _folder(package: str) -> Path:
-    """The folder an installed package's sources lie in, found without importing it."""
-    try:
-        spec = importlib.util.find_spec(package) if package.isidentifier() else None
-    except (ImportError, ValueError):
-        spec = None
-    if spec is None or not spec.submodule_search_locations:
+    """The folder an installed package's sources lie in."""
+    folder = packages.folder_of(package)
+    if folder is None:
         remedy = "Run `make setup`, or remove it from data.packages."
         raise DataError(must("data.packages", "name installed packages", repr(package), remedy))
-    return Path(next(iter(spec.submodule_search_locations)))
+    return folder
 
 
 def _version(package: str, folder: Path) -> str:
     """The installed version; for a package without metadata, a digest of its files' names and sizes."""
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        pass
-    owners = importlib.metadata.packages_distributions().get(package, [])
-    if len(owners) == 1:
-        return importlib.metadata.version(owners[0])
+    version = packages.version_of(package)
+    if version is not None:
+        return version
     files = sorted(folder.rglob("*.py"))
     return "files-" + fingerprint([[str(path.relative_to(folder)), path.stat().st_size] for path in files])
 

@@ -31,3 +31,7 @@ class BiEncoderScorer:
         a = np.fromiter((queries[query] for query, _ in pairs), np.int64, len(pairs))
         b = np.fromiter((passages[passage] for _, passage in pairs), np.int64, len(pairs))
         return np.asarray(np.einsum("ij,ij->i", first[a], second[b]), np.float32)
+
+    def release(self) -> None:
+        """Let the model go until the next pairs."""
+        self._embedder.release()

@@ -48,7 +48,8 @@ class Evaluation:
     set: RerankingSet
     systems: dict[str, SystemRankings]
     """first_stage, untrained, rivals in the caller's order, trained; whichever there are."""
-    resamples: int = 2000
+    resamples: int
+    """Bootstrap draws where the set's queries are grouped."""
     trained_on: int = 0
     """Queries that count whose text is a training question's."""
     values: Values = field(default_factory=dict)
@@ -70,7 +71,8 @@ class Evaluation:
         """Measure → system a minus system b; resamples clusters where the set's queries are grouped."""
         of = self.values[protocol]
         return {
-            measure: difference(of[a][measure], of[b][measure], self.set.groups, self.resamples) for measure in MEASURES
+            measure: difference(of[a][measure], of[b][measure], self.set.groups, resamples=self.resamples)
+            for measure in MEASURES
         }
 
     def positives_found(self) -> float:
@@ -116,7 +118,7 @@ def evaluate(
     reranking_set: RerankingSet,
     systems: Mapping[str, SystemRankings],
     *,
-    resamples: int = 2000,
+    resamples: int,
     questions: Container[str] = (),
 ) -> Evaluation:
     """Measure systems on a set, the first stage always with them.

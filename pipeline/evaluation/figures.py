@@ -61,8 +61,10 @@ def protocol_json(
 
 
 def mean_of(sets: Sequence[SetFigures], name: str) -> dict[str, Any]:
-    """The mean over sets of each set's mean (as `NanoBEIR_R100_mean`), in the form of measures.json plus `sets`.
+    """The mean over sets of each set's mean (as `NanoBEIR_R100_mean`), as its measures.json.
 
+    It has `name` and `sets` besides, and what only a single set has is not in it: `groups`, `queries_trained_on`,
+    `first_stage`, `remarks`.
     Only systems that every set has are in it. Each set weighs the same whatever its size. The intervals are t
     intervals stratified by set, see `measures.stratified_difference`: they speak of other queries to these sets.
 

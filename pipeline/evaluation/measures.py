@@ -109,7 +109,8 @@ def difference(
     a: Mapping[str, float],
     b: Mapping[str, float],
     groups: Mapping[str, str] | None = None,
-    resamples: int = 2000,
+    *,
+    resamples: int,
 ) -> Difference:
     """Mean of a - b over queries, both per-query values of one measure (in [0, 1]) over the same queries.
 

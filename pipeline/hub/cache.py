@@ -204,8 +204,8 @@ class Repository:
         log.info("%s: fetching %d files, %.1f MB", self.name, len(missing), needed / 1e6)
         stop = threading.Event()
         with ThreadPoolExecutor(max_workers=DOWNLOADS_AT_ONCE) as pool:
-            started = [pool.submit(self._download_one, commit, entry, stop) for entry in missing]
             try:
+                started = [pool.submit(self._download_one, commit, entry, stop) for entry in missing]
                 for done in as_completed(started):
                     done.result()
             except BaseException:  # Ctrl-C too must not wait for gigabytes that nobody will read
@@ -215,7 +215,7 @@ class Repository:
 
     def _download_one(self, commit: str, entry: RepoFile, stop: threading.Event) -> None:
         url = hf_hub_url(self.name, entry.path, repo_type=self.kind, revision=commit)
-        metadata = retrying(entry.path, lambda: get_hf_file_metadata(url))
+        metadata = retrying(entry.path, lambda: get_hf_file_metadata(url), stop=stop)
         etag = metadata.etag or (entry.lfs.sha256 if entry.lfs else entry.blob_id)
         if not re.fullmatch(r"[\w.-]+", etag):
             raise Mismatch(f"an ETag that names no content for {entry.path}")

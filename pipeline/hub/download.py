@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
@@ -39,13 +38,16 @@ class Stopped(Exception):
     """Another download of the same group failed, or the user interrupted: this one ends where it is."""
 
 
-def retrying(what: str, action: Callable[[], T], *, client_retries: bool = False) -> T:
+def retrying(
+    what: str, action: Callable[[], T], *, client_retries: bool = False, stop: threading.Event | None = None
+) -> T:
     """Run `action`, again after each of `WAITS_S` while it fails in a way that may pass.
 
     `client_retries` says that the hub client itself tries this again: one attempt then, so that the two do not
-    multiply to minutes.
+    multiply to minutes. `stop` ends a wait.
 
     Raises:
+        Stopped: when `stop` was set during a wait.
         httpx2.HTTPError, Mismatch: the last failure, when attempts are used up or trying again cannot help.
     """
     for wait in (None,) if client_retries else (*WAITS_S, None):
@@ -59,7 +61,7 @@ def retrying(what: str, action: Callable[[], T], *, client_retries: bool = False
                 raise
             if wait is None:
                 raise reason from None
-            _pause(what, reason, wait)
+            _pause(what, reason, wait, stop or threading.Event())
     raise AssertionError("unreachable")
 
 
@@ -80,12 +82,13 @@ def _limit(request: httpx2.Request) -> None:
         request.extensions = {**request.extensions, "timeout": timeout}
 
 
-def _pause(what: str, reason: BaseException, wait: float) -> None:
+def _pause(what: str, reason: BaseException, wait: float, stop: threading.Event) -> None:
     if isinstance(reason, HfHubHTTPError):
         asked = reason.response.headers.get("Retry-After", "")
         wait = min(max(wait, float(asked)), LONGEST_WAIT_S) if asked.isdigit() else wait
     log.warning("%s: got %s, trying again in %g s", what, cause_of(reason), wait)
-    time.sleep(wait)
+    if stop.wait(wait):
+        raise Stopped
 
 
 def fetch(
@@ -120,7 +123,7 @@ def fetch(
     while True:
         before = _size(partial)
         try:
-            retrying(name, attempt)
+            retrying(name, attempt, stop=stop)
             break
         except httpx2.HTTPError as error:
             # A slow line may break more often than there are attempts; as long as megabytes arrive, go on.

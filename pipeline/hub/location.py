@@ -5,13 +5,12 @@ Knows nothing of what is inside the files.
 
 from __future__ import annotations
 
-import importlib.metadata
-import importlib.util
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.core import packages
 from pipeline.core.errors import HubError, must
 from pipeline.core.fingerprint import text_digest
 from pipeline.hub.cache import Kind, Repository
@@ -114,20 +113,16 @@ def preview(
 def _packaged(module: str, lock: Path, key: str) -> Located:
     """The model folder of an installed package, found without importing it."""
     top, *below = module.split(".")
-    spec = importlib.util.find_spec(top) if top.isidentifier() else None
-    if spec is None or not spec.submodule_search_locations:
+    root = packages.folder_of(top)
+    if root is None:
         remedy = "Install it (`make setup` does for the models in conf/model/), or give a folder or hub id."
         raise HubError(must(key, "name an installed package", repr(PACKAGE + module), remedy))
-    root = Path(next(iter(spec.submodule_search_locations)), *below)
+    root = root.joinpath(*below)
     folders = sorted(c.parent for c in root.rglob("config.json") if (c.parent / "model.safetensors").is_file())
     if not folders:
         remedy = "A packaged model is a folder with config.json and model.safetensors."
         raise HubError(must(key, "name a package that holds a model", repr(PACKAGE + module), remedy))
-    try:
-        version = importlib.metadata.version(top)
-    except importlib.metadata.PackageNotFoundError:
-        names = importlib.metadata.packages_distributions().get(top, [])
-        version = importlib.metadata.version(names[0]) if names else "unknown"
+    version = packages.version_of(top) or "unknown"
     digest = _local_digest(folders[0], "model", lock)
     return Located(
         folders[0], {"package": top, "version": version, "sha256": digest}, f"{top} {version} (installed package)"

@@ -131,6 +131,10 @@ class Embedder:
             self._verified[folder] = Vectors(folder / VECTORS)
         return self._verified[folder]
 
+    def release(self) -> None:
+        """Let the model go, whose memory another needs; texts whose embeddings are missing load it again."""
+        self._model = None
+
     def _write(self, texts: Sequence[str], side: str, path: Path) -> None:
         model, _ = self._loaded()
         # Their own prompts (or none) hold where the configuration gives an empty one.

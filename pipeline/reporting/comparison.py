@@ -18,6 +18,7 @@ from pipeline.core import artifacts, atomic
 from pipeline.core.atomic import read_json
 from pipeline.core.errors import ConfigError, must
 from pipeline.core.markdown import escape
+from pipeline.core.records import POSITIVES_ADDED
 from pipeline.reporting.run_figures import Measured
 
 Json = dict[str, Any]
@@ -79,7 +80,7 @@ def _figure(fact: Json, ours: float, half_widths: Mapping[str, Any]) -> tuple[st
     if not is_nano_beir(fact["set"]):
         return f"±{DEV_BAND}", _within(difference, DEV_BAND), ""
     by_protocol = half_widths.get(fact["set"], {})
-    wanted = by_protocol.get(fact.get("protocol", "positives_added"), {})
+    wanted = by_protocol.get(fact.get("protocol", POSITIVES_ADDED), {})
     if fact["measure"] not in wanted:
         return "interval unknown", _within(difference, DEV_BAND), "no final evaluation gives an interval"
     return f"±{wanted[fact['measure']]:.4f}", _within(difference, wanted[fact["measure"]]), ""

@@ -125,13 +125,16 @@ def read_log(path: Path) -> list[Json]:
     return rows
 
 
-def collect(files: RunFiles, config: Json, pairs: LabelledPairs, *, base_id: str | None, data_id: str | None) -> Facts:
+def collect(
+    files: RunFiles, config: Json, pairs: LabelledPairs, size: int, *, base_id: str | None, data_id: str | None
+) -> Facts:
     """Read a run's files.
 
     Args:
         files: where they lie; every one of them must be there.
         config: the parsed configuration as plain data (`fingerprint.plain`).
-        pairs: the mined training rows.
+        pairs: the first mined training rows, which are described; `samples.EXAMPLE_ROWS` of them are enough.
+        size: training rows in all.
         base_id: the base model's name on the hub, None where it did not come from there.
         data_id: the training data's, likewise.
 
@@ -147,7 +150,7 @@ def collect(files: RunFiles, config: Json, pairs: LabelledPairs, *, base_id: str
         provenance=read_json(files.manifest).get("provenance", {}),
         measures={name: read_json(path) for name, path in files.measures.items()},
         emissions={stage: read_json(path) for stage, path in files.emissions.items()},
-        rows=describe_rows(pairs),
+        rows=describe_rows(pairs, size),
         example=example_pairs(pairs),
         base_id=base_id,
         data_id=data_id,

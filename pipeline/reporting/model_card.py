@@ -6,8 +6,10 @@ references in prose and tables, as escaped Python literals in code. Paths of thi
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import jinja2
@@ -33,8 +35,8 @@ Json = dict[str, Any]
 
 TEMPLATE = "card_template.md.j2"
 
-LATEST = "outputs/latest/model"
-"""Where the card's usage loads the model from, until it has a name on the hub (`commands.publish`)."""
+_OWN_MODEL = re.compile(r"'outputs/(?:latest|runs/[\w.-]+)/model'")
+"""Where a card's usage loads the model from; cards of earlier versions name the latest run."""
 
 REFERENCE_DEFAULTS: Json = {
     "batch_size": 8,
@@ -183,7 +185,7 @@ def render(facts: Facts) -> str:
     stages = {name: _energy(record) for name, record in facts.emissions.items()}
     body = environment.get_template(TEMPLATE).render(
         facts=facts,
-        load_from=LATEST,
+        load_from=f"outputs/runs/{Path(facts.paths['run']).name}/model",
         command=shlex.join(["python", *shown]) if command else "",
         is_cut=shown != command,
         compared={system for of in facts.measures.values() for system in systems(of[AS_RETRIEVED])},
@@ -214,3 +216,8 @@ def render(facts: Facts) -> str:
         stages=stages,
     )
     return f"---\n{metadata(facts).to_yaml()}\n---\n\n{body}"
+
+
+def of_repository(card: str, repo: str) -> str:
+    """A run's card whose usage loads the model from the hub's `repo`."""
+    return _OWN_MODEL.sub(repr(repo), card)

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.core.records import AS_RETRIEVED, FIRST_STAGE, HEADLINE, MEASURES, PROTOCOLS, TRAINED
+from pipeline.core.records import AS_RETRIEVED, FIRST_STAGE, HEADLINE, MEASURES, POSITIVES_ADDED, PROTOCOLS, TRAINED
 from pipeline.reporting.facts import Facts
 from pipeline.reporting.verdicts import (
     not_trained,
@@ -26,8 +26,8 @@ from pipeline.reporting.verdicts import (
 Json = dict[str, Any]
 
 _PROTOCOL_WORDS = {
-    "as_retrieved": "as retrieved",
-    "positives_added": "positives added (no claim against the first stage)",
+    AS_RETRIEVED: "as retrieved",
+    POSITIVES_ADDED: "positives added (no claim against the first stage)",
 }
 
 

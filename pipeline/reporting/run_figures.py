@@ -52,7 +52,8 @@ def reference_map(candidates: Mapping[str, Sequence[str]], qrels: Qrels) -> floa
     for query, grades in qrels.items():
         own = list(candidates.get(query, ()))
         positives = [passage for passage, grade in grades.items() if grade > 0]
-        missing = [passage for passage in positives if passage not in set(own)]
+        there = set(own)
+        missing = [passage for passage in positives if passage not in there]
         ranked[query] = own if len(missing) == len(positives) else own + missing
     return mean(per_query(ranked, qrels)["map"])
 

@@ -11,12 +11,19 @@ Json = dict[str, Any]
 HEAD_ROWS = 1000
 """Rows that the training data's statistics are taken over, as in published cards."""
 
+EXAMPLE_ROWS = 10_000
+"""Rows that the example is looked for in: enough for hundreds of questions, and few enough to be read at once."""
+
 EXAMPLE_NEGATIVES = 4
 """Negatives beside the one positive of the example."""
 
 
-def describe_rows(pairs: LabelledPairs) -> Json:
+def describe_rows(pairs: LabelledPairs, size: int) -> Json:
     """Size, and over the first `HEAD_ROWS` rows: lengths in characters, labels and their shares, three samples.
+
+    Args:
+        pairs: the first rows, at least `HEAD_ROWS` where there are so many.
+        size: rows in all.
 
     Returns:
         `size`; `head` (rows looked at); `question` and `answer` with `min`, `mean`, `max`; `label` with `type`
@@ -38,7 +45,7 @@ def describe_rows(pairs: LabelledPairs) -> Json:
         described |= {"min": min(labels), "mean": sum(labels) / head, "max": max(labels)}
     rows = zip(questions, answers, labels, strict=True)
     return {
-        "size": len(pairs),
+        "size": size,
         "head": head,
         "question": _lengths(questions),
         "answer": _lengths(answers),
@@ -57,7 +64,7 @@ def _lengths(texts: list[str]) -> Json:
 
 
 def example_pairs(pairs: LabelledPairs) -> Json:
-    """One question's positive and its first negatives, from the first question that has enough of them.
+    """One question's positive and its first negatives, from the first question of the rows that has enough of them.
 
     Where no question has `EXAMPLE_NEGATIVES` of its own, the one with the most is taken and passages of the following
     rows fill up: they are real passages of other questions.
@@ -71,11 +78,11 @@ def example_pairs(pairs: LabelledPairs) -> Json:
         end = start
         while end < len(pairs) and pairs.question[end] == pairs.question[start]:
             end += 1
-        positives = [int(pairs.passage[row]) for row in range(start, end) if pairs.label[row] >= 0.5]
+        positives = dict.fromkeys(int(pairs.passage[row]) for row in range(start, end) if pairs.label[row] >= 0.5)
         others = [int(pairs.passage[row]) for row in range(start, end) if pairs.label[row] < 0.5]
         others = list(dict.fromkeys(passage for passage in others if passage not in positives))[:EXAMPLE_NEGATIVES]
         if positives and len(others) > best[0]:
-            best = (len(others), start, [positives[0], *others])
+            best = (len(others), start, [next(iter(positives)), *others])
             if len(others) == EXAMPLE_NEGATIVES:
                 break
         start = end

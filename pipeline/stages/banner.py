@@ -13,10 +13,16 @@ from pipeline.stages.plan import Run
 log = logging.getLogger(__name__)
 
 
-def announce(run: Run) -> None:
-    """Log experiment, base model, data, device, precision and needs, before any work."""
+def announce(run: Run, *, mines_only: bool = False) -> None:
+    """Log experiment, base model, data, device, precision and needs, before any work.
+
+    A command that only mines needs no base model, which is then named and not looked for.
+    """
     config = run.config
-    local = run.base.description
+    local = config.model.path if mines_only else run.base.description
+    needs_hub = config.data.source is Source.hub or (
+        not mines_only and ("hub" in run.base.identity or bool(config.evaluation.nano_beir))
+    )
     device = torch.cuda.get_device_name(run.device) if run.device.type == "cuda" else "CPU"
     data = config.data.title or config.data.name
     where = "no hub" if config.data.source is not Source.hub else f"hub data set {config.data.path}"
@@ -28,19 +34,15 @@ def announce(run: Run) -> None:
     log.info("outputs     %s", shown(run.outputs))
     # What an experiment says of itself speaks of its own data and sets: with others it would mislead.
     packaged = config.data.source is Source.packaged_docs
-    note_applies = config.data.source is Source.hub or (packaged and not _needs_hub(run))
-    log.info("needs       %s", config.needs if config.needs and note_applies else _needs(run))
+    note_applies = config.data.source is Source.hub or (packaged and not needs_hub)
+    log.info("needs       %s", config.needs if config.needs and note_applies else _needs(run, needs_hub, mines_only))
     for line in config.note.splitlines() if packaged else ():
         log.info("            %s", line)
 
 
-def _needs_hub(run: Run) -> bool:
-    config = run.config
-    return "hub" in run.base.identity or config.data.source is Source.hub or bool(config.evaluation.nano_beir)
-
-
-def _needs(run: Run) -> str:
+def _needs(run: Run, needs_hub: bool, mines_only: bool) -> str:
     """What can be said of a configuration no experiment speaks for."""
-    gpu = "a GPU is advised" if run.device.type == "cpu" and "hub" in run.base.identity else "no GPU asked for"
-    hub = "a hub" if _needs_hub(run) else "no hub"
+    trains_from_hub = not mines_only and "hub" in run.base.identity
+    gpu = "a GPU is advised" if run.device.type == "cpu" and trains_from_hub else "no GPU asked for"
+    hub = "a hub" if needs_hub else "no hub"
     return f"{hub}, {gpu}; time and disk grow with the rows (try data.limit=2000 first)"

@@ -12,6 +12,7 @@ from pipeline.core.fingerprint import fingerprint, plain
 from pipeline.data import storage
 from pipeline.reporting import comparison, model_card, report
 from pipeline.reporting.facts import RunFiles, collect
+from pipeline.reporting.samples import EXAMPLE_ROWS
 from pipeline.stages.evaluate import evaluation_folder
 from pipeline.stages.plan import OF_THE_CARD, VERSIONS, Run, is_done, stage
 from pipeline.stages.sets import final_sets
@@ -54,9 +55,9 @@ def card(run: Run) -> Path:
         there = (artifacts.manifest_of(folder) or {}).get("fingerprint") if artifacts.is_complete(folder) else None
         if there not in (None, fingerprint(key)) or not is_done(folder, "card"):
             with stage(run, folder, key) as (work, pieces):
-                pairs = storage.read_rows(run.mined_folder)
+                head = storage.read_head(run.mined_folder, EXAMPLE_ROWS)
                 facts = collect(
-                    files, plain(run.config), pairs,
+                    files, plain(run.config), head, len(storage.read_indices(run.mined_folder)),
                     base_id=run.base.identity.get("hub"),
                     data_id=None if run.source is None else run.source.identity.get("hub"),
                 )  # fmt: skip

@@ -55,14 +55,21 @@ def evaluation_folder(run: Run, name: str) -> Path:
 
 
 def evaluate(run: Run) -> dict[str, Path]:
-    """Set → folder of its evaluation: every system scored once, from models loaded from disk."""
+    """Set → folder of its evaluation: every system scored once, from models loaded from disk.
+
+    Models are loaded for each set again, so that one at a time is in memory, a set that is done stays done when the
+    next one fails, and a set's time and energy are its own. The bi-encoder's files are hashed once.
+    """
     folders = {name: evaluation_folder(run, name) for name in final_sets(run)}
     questions: set[str] | None = None
+    bi_encoder: BiEncoderScorer | None = None
     for name, folder in folders.items():
         with atomic.locked(folder):
             if not is_done(folder, "evaluate"):
                 questions = _trained_on(run) if questions is None else questions
-                _evaluate_one(run, name, folder, questions)
+                if run.config.evaluation.bi_encoder and bi_encoder is None:
+                    bi_encoder = _bi_encoder(run)
+                _evaluate_one(run, name, folder, questions, bi_encoder)
     if nano := nano_names(run.config):
         mean = folders[NANO_MEAN] = evaluation_folder(run, NANO_MEAN)
         with atomic.locked(mean):
@@ -86,13 +93,18 @@ def check_inputs(run: Run) -> None:
         model_kinds.must_be_cross_encoder(rival.folder, key="evaluation.rivals")
     for name in nano_names(run.config):
         if not artifacts.is_complete(evaluation_folder(run, name)):
-            read_nano_beir(run.nano_beir.folder, name)
+            read_nano_beir(run.nano_beir.folder, name, run.cache)
 
 
-def _evaluate_one(run: Run, name: str, folder: Path, questions: set[str]) -> None:
+def _bi_encoder(run: Run) -> BiEncoderScorer:
+    cache, precision = run.cache / "embeddings", run.config.evaluation.precision
+    return BiEncoderScorer(run.base.folder, cache, device=run.device, precision=precision)
+
+
+def _evaluate_one(run: Run, name: str, folder: Path, questions: set[str], bi_encoder: BiEncoderScorer | None) -> None:
     with stage(run, folder, evaluation_key(run, name)) as (work, _):
         reranking_set = evaluation_set(run, name)
-        systems = dict(_systems(run, reranking_set))
+        systems = dict(_systems(run, reranking_set, bi_encoder))
         found = evaluator.evaluate(
             reranking_set, systems, resamples=run.config.evaluation.resamples, questions=questions
         )
@@ -109,21 +121,20 @@ def _trained_on(run: Run) -> set[str]:
     return questions
 
 
-def _systems(run: Run, reranking_set: RerankingSet) -> Iterator[tuple[str, reranking.SystemRankings]]:
+def _systems(
+    run: Run, reranking_set: RerankingSet, bi_encoder: BiEncoderScorer | None
+) -> Iterator[tuple[str, reranking.SystemRankings]]:
     """Every system but the first stage, one model in memory at a time."""
     config = run.config
     untrained = load(run, run.base.folder, config.model)
     yield UNTRAINED, reranking.rerank(reranking_set, scorer_of(run, untrained))
     del untrained
-    if config.evaluation.bi_encoder:
-        scorer = BiEncoderScorer(
-            run.base.folder, run.cache / "embeddings", device=run.device, precision=config.evaluation.precision
-        )
-        bi_encoder = reranking.rerank(reranking_set, scorer)
-        del scorer
-        yield BI_ENCODER, bi_encoder
+    if bi_encoder is not None:
+        found = reranking.rerank(reranking_set, bi_encoder)
+        bi_encoder.release()
+        yield BI_ENCODER, found
         if config.evaluation.fusion:
-            yield FUSION, reranking.fuse(reranking.first_stage(reranking_set), bi_encoder)
+            yield FUSION, reranking.fuse(reranking.first_stage(reranking_set), found)
     for rival, located in run.rivals.items():
         length = model_config.own_max_length(located.folder)
         model = load(run, located.folder, ModelConfig(name=rival, path=str(located.folder), max_length=length))

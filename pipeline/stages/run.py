@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline.config import composed
+from pipeline.config import recorded
 from pipeline.config.schema import Config, Stage
 from pipeline.core import atomic
 from pipeline.reporting import report
@@ -18,7 +18,7 @@ from pipeline.stages.train import train
 
 ORDER = (Stage.mine, Stage.train, Stage.evaluate, Stage.card)
 
-BESIDE = (composed.FILE, "metrics.jsonl", "tracking.json", "README.md", "summary.json")
+BESIDE = (recorded.FILE, "metrics.jsonl", "tracking.json", "README.md", "summary.json")
 """Files in a run's folder beside those of its stages."""
 
 
@@ -36,7 +36,7 @@ def run(config: Config, stop_after: Stage | None = None) -> Path | None:
     if last >= ORDER.index(Stage.train):
         atomic.require_link(this.outputs / "latest")
     check_data(this)
-    announce(this)
+    announce(this, mines_only=last < ORDER.index(Stage.train))
     if last >= ORDER.index(Stage.train):
         check_base(this)
     if last >= ORDER.index(Stage.evaluate):

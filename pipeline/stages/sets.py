@@ -41,7 +41,7 @@ def evaluation_set(run: Run, name: str) -> RerankingSet:
     if name == VALIDATION:
         return storage.read_set(run.mined_folder / VALIDATION)
     if name in nano_names(run.config):
-        collection, found = read_nano_beir(run.nano_beir.folder, name)
+        collection, found = read_nano_beir(run.nano_beir.folder, name, run.cache)
         scores = {query: [1.0 / (rank + 1) for rank in range(len(ids))] for query, ids in found.items()}
         made = reranking.collection_set(collection, found, scores, name)
         made.first_stage = "BM25, by the lists that come with NanoBEIR"

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.config import composed
+from pipeline.config import recorded
 from pipeline.config.ending import hung_up, restore, shown, stop_signals
 from pipeline.config.sets import DEV, NANO_MEAN
 from pipeline.core import artifacts, atomic, upkeep
@@ -50,9 +50,9 @@ def train(run: Run) -> Path:
         if is_done(folder, "train"):
             # Copies for people: of the log, written while training went without a sync a row, and of what it ran with.
             atomic.write_if_changed(run.folder / "metrics.jsonl", (folder / "metrics.jsonl").read_bytes())
-            atomic.write_if_changed(run.folder / composed.FILE, composed.as_yaml(composed.recorded(folder)))
+            atomic.write_if_changed(run.folder / recorded.FILE, recorded.as_yaml(recorded.values_of(folder)))
             return folder
-        atomic.write_bytes(run.folder / composed.FILE, composed.as_yaml(masked(plain(run.config))))
+        atomic.write_bytes(run.folder / recorded.FILE, recorded.as_yaml(masked(plain(run.config))))
         with stage(run, folder, run.train_key) as (work, pieces):
             reranker = load(run, run.base.folder, run.config.model)
             rows = training_rows(run, reranker)

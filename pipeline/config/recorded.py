@@ -115,7 +115,7 @@ def of_manifest(path: Path, *, masked_too: bool = False) -> tuple[Config, dict[s
     return from_plain(values, str(folder / artifacts.MANIFEST), masked_too=masked_too), manifest
 
 
-def recorded(folder: Path) -> dict[str, Any]:
+def values_of(folder: Path) -> dict[str, Any]:
     """The configuration a complete folder of a stage was made with, credentials in it masked."""
     manifest = artifacts.manifest_of(folder)
     assert manifest is not None, "the caller has seen to it that the folder is complete"
