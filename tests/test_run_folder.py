@@ -32,6 +32,10 @@ def test_a_run_is_found_by_name_path_or_as_the_newest(tmp_path: Path) -> None:
     assert find_run("tiny-0123", str(tmp_path / "copy")) == tmp_path / "copy" / "runs" / "tiny-0123"
 
 
+def test_a_folder_at_the_root_of_a_disk_has_no_mined_set_beside_it() -> None:
+    assert mined_of(Path("/alone"), {"key": {"mine": "no-such-fingerprint"}}) is None
+
+
 def test_an_altered_model_is_refused(tmp_path: Path) -> None:
     with artifacts.publish(tmp_path / "model", {}) as folder:
         (folder / "model.safetensors").write_bytes(b"weights")

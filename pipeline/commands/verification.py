@@ -74,7 +74,7 @@ def verify(asked: Verification) -> Verdict:
     if verdict.differs:
         verdict.checked.append("nothing was computed: the files must be right first")
         return verdict
-    outputs = folder.parents[1]
+    outputs = folder.parent.parent
     config, manifest = recorded.of_manifest(folder / "model", masked_too=True)  # its inputs are not read again
     run = Run(dataclasses.replace(config, outputs_dir=str(outputs)))
     _circumstances(verdict, manifest)
