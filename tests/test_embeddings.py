@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from small_models import lively, tiny
 from transformers import BertConfig, BertModel
 
-from pipeline.core.errors import ModelError, NumericsError
+from pipeline.core.errors import DataError, ModelError, NumericsError
 from pipeline.engine.block_scoring import FrozenEncoder
 from pipeline.mining import embeddings
 from pipeline.mining.embeddings import VECTORS, Embedder, Vectors, folder_digest
@@ -88,6 +88,18 @@ def test_a_torn_entry_is_made_again(model: Path, tmp_path: Path, caplog: pytest.
     assert np.array_equal(again.vectors(TEXTS, "passage").take(slice(None)), vectors)
     assert loads(again)
     assert "embedding again" in caplog.text
+
+
+def test_a_model_that_changes_before_it_is_loaded_leaves_no_vectors_under_its_old_name(
+    model: Path, tmp_path: Path
+) -> None:
+    copy = shutil.copytree(model, tmp_path / "copy")
+    named_before = Embedder(copy, tmp_path / "cache")
+    shutil.rmtree(copy)
+    static_model(copy, WORDS, seed=1)
+    with pytest.raises(DataError, match=rf"^{copy} must stay as it was while a run reads it, got another content\."):
+        named_before.vectors(TEXTS, "passage")
+    assert not list((tmp_path / "cache").glob("[!.]*"))
 
 
 def test_vectors_are_a_plain_npy_file(model: Path, tmp_path: Path) -> None:

@@ -63,6 +63,13 @@ class Interrupted(PipelineError):
     """SIGTERM, SIGHUP or SIGINT arrived and the work so far is saved."""
 
 
+def changed(thing: str) -> DataError:
+    """The refusal of an input that changed between being named by its content and being read."""
+    return DataError(
+        must(thing, "stay as it was while a run reads it", "another content", "Run the same command again.")
+    )
+
+
 def out_of_gpu_memory(error: RuntimeError) -> bool:
     """Whether a GPU had no memory left, for a tensor or for what its libraries take beside torch's allocator."""
     by_torch = type(error).__name__ == "OutOfMemoryError"  # no torch here: a mistyped key is answered without it

@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerBase
 
 from pipeline.core import artifacts, atomic
 from pipeline.core.allocation import reuse_memory
-from pipeline.core.errors import ModelError, NumericsError, must, named, out_of_gpu_memory
+from pipeline.core.errors import ModelError, NumericsError, changed, must, named, out_of_gpu_memory
 from pipeline.core.fingerprint import file_digest, fingerprint, text_digest
 from pipeline.core.progress import bar
 from pipeline.engine import block_scoring, tokenizer_files
@@ -99,6 +99,7 @@ class Embedder:
 
         Raises:
             ModelError: when the folder is no sentence-transformers model.
+            DataError: when it is no longer the one that the entry is named by.
             NumericsError: when the model makes a value that is not finite.
         """
         identity = {
@@ -120,6 +121,8 @@ class Embedder:
                     log.warning("embedding again: %s", wrong[0])
                 with artifacts.publish(folder, {"identity": identity}) as work:
                     self._write(texts, side, work / VECTORS)
+                    if folder_digest(self._folder) != self._identity:
+                        raise changed(str(self._folder))
             self._verified[folder] = Vectors(folder / VECTORS)
         return self._verified[folder]
 
