@@ -119,6 +119,17 @@ def test_no_model_and_a_broken_one_are_said(model: Path, tmp_path: Path) -> None
     assert not list((tmp_path / "cache").glob("query-*"))
 
 
+def test_a_shortage_of_memory_is_no_fault_of_the_model(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def short(*_: object, **__: object) -> None:
+        raise OSError(12, "Cannot allocate memory")
+
+    monkeypatch.setattr("sentence_transformers.SentenceTransformer", short)
+    with pytest.raises(OSError, match="Cannot allocate memory"):
+        Embedder(model, tmp_path).vectors(TEXTS, "passage")
+
+
 def test_a_model_without_a_tokenizer_or_a_pad_is_said(tmp_path: Path) -> None:
     config = BertConfig(vocab_size=50, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64)
     BertModel(config).save_pretrained(tmp_path / "model")

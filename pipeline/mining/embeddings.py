@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerBase
 
 from pipeline.core import artifacts, atomic
 from pipeline.core.allocation import reuse_memory
-from pipeline.core.errors import ModelError, NumericsError, changed, must, named, out_of_gpu_memory
+from pipeline.core.errors import ModelError, NumericsError, changed, must, named, out_of_gpu_memory, raise_shortage
 from pipeline.core.fingerprint import file_digest, fingerprint, text_digest
 from pipeline.core.progress import bar
 from pipeline.engine import block_scoring, tokenizer_files
@@ -179,6 +179,7 @@ class Embedder:
             try:
                 model = SentenceTransformer(str(self._folder), device=self._device, local_files_only=True)
             except Exception as error:
+                raise_shortage(error)
                 rule = "be a folder sentence-transformers can load"
                 remedy = "Pass another model: mining.path=<folder or hub id>."
                 raise ModelError(must(str(self._folder), rule, named(error), remedy)) from error
