@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import logging
+import os
 import re
 import shutil
 import sys
@@ -342,6 +344,19 @@ def test_deleted_renderings_come_back_from_the_facts(outputs: Path, first: Path)
     assert {name for name in after if after[name] != before.get(name)} == {
         str((first / name).relative_to(outputs)) for name in texts
     }
+
+
+def test_a_disk_without_links_keeps_a_finished_run(
+    outputs: Path, first: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refusing(*_: Any, **__: Any) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "symlink", refusing)
+    assert ran(outputs) == first
+    assert (
+        f"no link {outputs / 'latest'} (Operation not permitted): commands find the run by run={first}" in caplog.text
+    )
 
 
 def test_two_clean_runs_have_the_same_bytes(first: Path, tmp_path: Path) -> None:
