@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -129,6 +131,36 @@ def test_an_error_of_the_second_rename_is_said_and_leaves_what_stood_there(
     with pytest.raises(ResourceError, match="full disk"):
         make(folder)
     assert names(tmp_path) == ["x"] and is_complete(folder)
+
+
+@pytest.mark.parametrize("then", ["writes on", "fails", "leaves"])
+def test_a_work_folder_that_is_removed_meanwhile_is_never_published(tmp_path: Path, then: str) -> None:
+    refused = pytest.raises(ResourceError, match=r"x must stay, got one that was removed\. Run the same command again")
+    with refused, publish(tmp_path / "x", {}) as work:
+        (work / "first").write_text("first")
+        shutil.rmtree(work)
+        if then == "writes on":
+            atomic.write_json(work / "second.json", 2)
+        elif then == "fails":
+            (work / "second").write_text("second")
+    assert names(tmp_path) == []
+
+
+def test_a_folder_that_cannot_be_renamed_is_replaced_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As overlayfs has it of a folder in a container's image."""
+    folder, rename = make(tmp_path / "x"), os.rename
+
+    def refusing(source: Path, target: Path) -> None:
+        if source == folder:
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), str(source), None, str(target))
+        rename(source, target)
+
+    monkeypatch.setattr(artifacts.os, "rename", refusing)
+    with publish(folder, {}) as work:
+        (work / "other").write_text("new")
+    assert names(folder) == [MANIFEST, "other"] and is_complete(folder) and names(tmp_path) == ["x"]
 
 
 def test_an_error_inside_leaves_what_stood_there(tmp_path: Path) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
+import stat
 import subprocess
 import sys
 import time
@@ -34,7 +37,7 @@ def test_a_signal_right_after_making_leaves_nothing(
     def signalled(self: Path, *arguments: object, **options: object) -> object:
         found = make(self, *arguments, **options)
         if self.name.endswith(atomic.PARTIAL):
-            assert names(tmp_path) == [self.name]
+            assert self.name in names(tmp_path)
             raise KeyboardInterrupt
         return found
 
@@ -45,7 +48,7 @@ def test_a_signal_right_after_making_leaves_nothing(
     monkeypatch.setattr(Path, making, signalled)
     with pytest.raises(KeyboardInterrupt):
         work[making]()
-    assert names(tmp_path) == []
+    assert [name for name in names(tmp_path) if name != ".x.lock"] == []
 
 
 HOLD = """
@@ -81,12 +84,53 @@ def test_a_second_process_waits_and_a_dead_one_holds_nothing(root: Path, tmp_pat
     assert not target.exists()
 
 
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    def refusing(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(atomic.fcntl, "flock", refusing)
+    refused = pytest.raises(ResourceError, match=r"^outputs_dir must lie on a file system with locks \(flock\), got ")
+    with refused, locked(tmp_path / "x"):
+        pass
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.EOPNOTSUPP, errno.EIO])
+def test_a_folder_goes_unsynced_only_where_its_file_system_syncs_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def refusing(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(atomic.os, "fsync", refusing)
+    with pytest.raises(OSError, match="Input/output") if number == errno.EIO else contextlib.nullcontext():
+        atomic.write_bytes(tmp_path / "x", b"x")
+    assert (tmp_path / "x").read_bytes() == b"x"
+
+
+def test_processes_of_one_number_do_not_take_each_others_link(root: Path, tmp_path: Path) -> None:
+    """Two containers over one disk: both say that they are process 7."""
+    code = """
+import os, sys
+from pathlib import Path
+from pipeline.core import atomic
+os.getpid = lambda: 7
+for _ in range(300):
+    atomic.point(Path(sys.argv[1]), Path(sys.argv[2]))
+"""
+    words = [sys.executable, "-c", code, str(tmp_path / "latest")]
+    both = [subprocess.Popen([*words, f"/{name}"], cwd=root, stderr=subprocess.PIPE, text=True) for name in "ab"]
+    assert [(process.communicate()[1], process.returncode) for process in both] == [("", 0)] * 2
+    assert names(tmp_path) == [".latest.lock", "latest"]
+
+
 def test_a_link_is_swapped_and_relative(tmp_path: Path) -> None:
     for name in ("one", "two"):
         (tmp_path / "runs" / name).mkdir(parents=True)
         point(tmp_path / "latest", tmp_path / "runs" / name)
         assert os.readlink(tmp_path / "latest") == f"runs/{name}"
-    assert names(tmp_path) == ["latest", "runs"]
+    assert names(tmp_path) == [".latest.lock", "latest", "runs"]
     (tmp_path.parent / f"{tmp_path.name}-moved").symlink_to(tmp_path)
     assert (tmp_path.parent / f"{tmp_path.name}-moved" / "latest").resolve() == tmp_path.resolve() / "runs" / "two"
 
@@ -147,4 +191,4 @@ def test_what_a_killed_writer_left_goes_with_the_next_write(tmp_path: Path) -> N
     living.write_text("at work")
     atomic.write_json(tmp_path / "x.json", 1)
     atomic.point(tmp_path / "latest", tmp_path / "x.json")
-    assert {path.name for path in tmp_path.iterdir()} == {"x.json", "latest", living.name}
+    assert {path.name for path in tmp_path.iterdir()} == {"x.json", "latest", ".latest.lock", living.name}

@@ -134,6 +134,16 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path: Path, name: str) -> N
     assert not mark.exists()
 
 
+def test_one_that_memory_does_not_suffice_for_is_not_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def short(*_: object, **__: object) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes.")
+
+    write(tmp_path, checkpoint(7), {})
+    monkeypatch.setattr(checkpoints.torch, "load", short)
+    with pytest.raises(RuntimeError, match="can't allocate memory"):
+        newest(tmp_path)
+
+
 def test_pruning_keeps_the_newest_and_the_best(tmp_path: Path) -> None:
     for step in (10, 20, 30, 40):
         write(tmp_path, checkpoint(step), {})

@@ -42,6 +42,23 @@ def main(config: Config) -> None:
         case 9: os.kill(os.getpid(), 15)
         case 20: os.kill(os.getpid(), 1)
         case 21: raise IsADirectoryError(21, "Is a directory", ".latest.1.partial", None, "outputs/latest")
+        case 23: open("outputs/mined/x/texts.arrow")
+        case 24: open("outputs/of-ours")
+        case 25:
+            import resource
+            resource.setrlimit(resource.RLIMIT_NOFILE, (3, 4096))
+            open("job.py")
+        case 26: raise BlockingIOError(11, "Resource temporarily unavailable")
+        case 27: raise OSError(12, "Cannot allocate memory")
+        case 28:
+            import tempfile
+            tempfile._candidate_tempdir_list = lambda: ["/nowhere"]
+            tempfile.gettempdir()
+        case 29: raise OSError(116, "Stale file handle", "outputs/x")
+        case 30:
+            import shutil
+            shutil.rmtree("outputs")
+            raise KeyError("surprise")
         case 22: raise OSError(27, "File too large")
         case 23: raise DataError(f"data.path must be a file, got {config.data.path!r}. Correct it.")
         case 24: raise KeyError(config.data.path)
@@ -102,6 +119,13 @@ def test_a_good_run_shows_our_lines_alone_and_logs_everything(job: Path) -> None
         (11, 2, "error: memory must suffice, got "),
         (16, 2, "error: the system must let as many threads start as are asked for, got can't start new thread. "),
         (19, 2, "error: the GPU's driver must work, got CUDA driver error: unknown error. Update the driver; "),
+        (23, 2, "error: outputs/mined/x must stay while a command works, got a removed folder. Run the same command "),
+        (24, 1, "error: this is a bug in the pipeline (FileNotFoundError: "),
+        (25, 2, "error: the system must let as many files be open as are needed, got Too many open files. Raise "),
+        (26, 2, "error: the system must let a process start or go on, got Resource temporarily unavailable. Lower "),
+        (27, 2, "error: memory must suffice, got [Errno 12] Cannot allocate memory. Free some, "),
+        (28, 2, "error: temporary files must have a folder, got No usable temporary directory found in ['/nowhere']. "),
+        (29, 2, "error: outputs/x must be usable, got Stale file handle. Free space, "),
         (5, 2, "error: outputs/x must be usable, got No space left on device. Free space, "),
         (6, 1, "error: this is a bug in the pipeline (FileNotFoundError: "),
     ],
@@ -234,6 +258,33 @@ def test_an_interrupted_job_ends_a_multirun(job: Path) -> None:
     done = call(job, "-m", "seed=7,2,8")
     assert done.returncode == 75
     assert "seed 8" not in done.stdout
+
+
+def test_a_bug_is_shown_with_its_traceback_where_the_folder_of_the_log_is_gone(job: Path) -> None:
+    done = call(job, "seed=30")
+    assert done.returncode == 1
+    *above, last = done.stderr.splitlines()
+    assert above[0] == "Traceback (most recent call last):" and above[-1] == "KeyError: 'surprise'"
+    assert "Please report it with the traceback in the lines above (no file takes it: [Errno 2]" in last
+
+
+@pytest.mark.parametrize("words", [[], ["-m", "seed=7,8"]])
+def test_an_outputs_dir_that_is_no_text_is_refused_before_it_is_made(job: Path, words: list[str]) -> None:
+    done = call(job, *words, os.fsdecode(b"outputs_dir=caf\xe9"))
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert done.stderr.startswith(
+        "error: outputs_dir must be text in UTF-8, got 'caf\\udce9'. Use a folder of another "
+    )
+    assert [path.name for path in job.parent.iterdir()] == ["job.py"]
+
+
+def test_a_current_folder_that_was_removed_is_named(job: Path, tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    line = f"cd {gone} && rmdir {gone} && exec {sys.executable} {job}"
+    done = subprocess.run(["sh", "-c", line], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr == f"error: the current folder must exist, got a removed one ({gone}). Change to another (cd).\n"
 
 
 def test_an_unwritable_outputs_dir_is_one_sentence(job: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.config.data import DataConfig, Format, Source
 from pipeline.core.errors import DataError
-from pipeline.data.content import content_digest
+from pipeline.data.content import content_digest, refuse_changed
 
 
 def digests(path: Path, /, **keys: Any) -> dict[str, str]:
@@ -84,6 +84,29 @@ def test_a_missing_file_is_refused_by_its_key(tmp_path: Path, jsonl: Path) -> No
         digests(gone, format=Format.beir)
     with pytest.raises(DataError, match=rf"^data\.path={tmp_path} must be a file, got a folder\. .* data\.format=beir"):
         digests(tmp_path)
+
+
+def test_files_that_are_no_longer_those_that_were_named_are_refused(tmp_path: Path) -> None:
+    folder, corpus = tmp_path / "beir", tmp_path / "corpus.jsonl"
+    (folder / "qrels").mkdir(parents=True)
+    for file in (corpus, *(folder / name for name in ("queries.jsonl", "corpus.jsonl", "qrels/train.tsv"))):
+        file.write_text("a")
+    section = DataConfig(
+        source=Source.local, format=Format.beir, name="x", path=str(folder), corpus_path=str(corpus)
+    )  # fmt: skip
+    before = content_digest(section, source=None, cache=tmp_path)
+    refuse_changed(section, before, source=None)
+    for file, thing in (
+        (folder / "corpus.jsonl", f"data.path={folder}, file corpus.jsonl"),
+        (corpus, f"data.corpus_path={corpus}"),
+    ):
+        file.write_text("b")
+        with pytest.raises(DataError) as refused:
+            refuse_changed(section, before, source=None)
+        assert str(refused.value) == (
+            f"{thing} must stay as it was while a run reads it, got another content. Run the same command again."
+        )
+        file.write_text("a")
 
 
 @pytest.mark.parametrize("given", ["*.jsonl", "pairs.jsonl,b.jsonl", "pairs.jsonl b.jsonl"])

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from small_models import lively, tiny
 from transformers import BertConfig, BertModel
 
-from pipeline.core.errors import ModelError, NumericsError
+from pipeline.core.errors import DataError, ModelError, NumericsError
 from pipeline.engine.block_scoring import FrozenEncoder
 from pipeline.mining import embeddings
 from pipeline.mining.embeddings import VECTORS, Embedder, Vectors, folder_digest
@@ -93,6 +93,18 @@ def test_a_torn_entry_is_made_again(model: Path, tmp_path: Path, caplog: pytest.
     assert "embedding again" in caplog.text
 
 
+def test_a_model_that_changes_before_it_is_loaded_leaves_no_vectors_under_its_old_name(
+    model: Path, tmp_path: Path
+) -> None:
+    copy = shutil.copytree(model, tmp_path / "copy")
+    named_before = Embedder(copy, tmp_path / "cache")
+    shutil.rmtree(copy)
+    static_model(copy, WORDS, seed=1)
+    with pytest.raises(DataError, match=rf"^{copy} must stay as it was while a run reads it, got another content\."):
+        named_before.vectors(TEXTS, "passage")
+    assert not list((tmp_path / "cache").glob("[!.]*"))
+
+
 def test_vectors_are_a_plain_npy_file(model: Path, tmp_path: Path) -> None:
     vectors = Embedder(model, tmp_path).vectors(TEXTS, "query")
     loaded = np.load(next(tmp_path.rglob(VECTORS)))
@@ -108,6 +120,17 @@ def test_no_model_and_a_broken_one_are_said(model: Path, tmp_path: Path) -> None
     with pytest.raises(ModelError, match="must be a folder sentence-transformers can load, got"):
         Embedder(tmp_path / "broken", tmp_path / "cache").vectors(["w1"], "query")
     assert not list((tmp_path / "cache").glob("query-*"))
+
+
+def test_a_shortage_of_memory_is_no_fault_of_the_model(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def short(*_: object, **__: object) -> None:
+        raise OSError(12, "Cannot allocate memory")
+
+    monkeypatch.setattr("sentence_transformers.SentenceTransformer", short)
+    with pytest.raises(OSError, match="Cannot allocate memory"):
+        Embedder(model, tmp_path).vectors(TEXTS, "passage")
 
 
 def test_a_model_without_a_tokenizer_or_a_pad_is_said(tmp_path: Path) -> None:

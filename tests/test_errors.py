@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import os
+
 import pytest
 
-from pipeline.core.errors import first_line, must, named, one_line, out_of_gpu_memory
+from pipeline.core.errors import first_line, must, named, one_line, out_of_gpu_memory, raise_shortage
 
 
 @pytest.mark.parametrize(
@@ -55,3 +58,23 @@ def test_a_refusal_prints_what_it_got_as_it_stands(got: object, shown: str) -> N
 )
 def test_a_full_gpu_is_known_by_what_is_said(said: str, full: bool) -> None:
     assert out_of_gpu_memory(RuntimeError(said)) is full
+
+
+@pytest.mark.parametrize(
+    "short",
+    [
+        MemoryError(),
+        RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"),
+        OSError("Cannot allocate memory (os error 12)"),  # as libraries in Rust say it
+        *(OSError(number, os.strerror(number)) for number in (errno.ENOMEM, errno.ENOSPC, errno.EMFILE)),
+    ],
+)
+def test_a_shortage_is_found_below_what_a_library_makes_of_it(short: Exception) -> None:
+    made = ValueError("cannot read the file")
+    made.__cause__ = short
+    for error in (short, made):
+        with pytest.raises(type(short)) as raised:
+            raise_shortage(error)
+        assert raised.value is short
+    raise_shortage(OSError(errno.ENOENT, "No such file or directory"))
+    raise_shortage(OSError("Can't load the tokenizer"))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -17,8 +19,8 @@ def test_a_large_file_is_hashed_again_only_when_it_changes(tmp_path: Path) -> No
     weights.write_bytes(b"a" * REMEMBER_FROM_BYTES)
     first = lock_file.digest(weights)
     remembered = json.loads(lock_file.path.read_text())["hashed"][str(weights)]
-    assert remembered[2] == first
-    lock_file.put("hashed", str(weights), [*remembered[:2], "from memory"])
+    assert remembered[-1] == first
+    lock_file.put("hashed", str(weights), [*remembered[:-1], "from memory"])
     assert lock_file.digest(weights) == "from memory"
     os.utime(weights, ns=(1, 1))
     assert lock_file.digest(weights) == first
@@ -27,10 +29,23 @@ def test_a_large_file_is_hashed_again_only_when_it_changes(tmp_path: Path) -> No
         lock_file.path.write_text(altered)
         with pytest.raises(ArtifactError, match=r"hub\.lock\.json must be .* Delete it"):
             lock_file.digest(weights)
-    lock_file.path.write_text(
-        json.dumps({"hashed": {str(weights): [weights.stat().st_size, 1, "of an earlier version"]}})
-    )
-    assert lock_file.digest(weights) == "of an earlier version"
+    of_earlier = [weights.stat().st_size, 1, "of an earlier version, which knew no more"]
+    lock_file.path.write_text(json.dumps({"hashed": {str(weights): of_earlier}}))
+    assert lock_file.digest(weights) == first
+
+
+@pytest.mark.parametrize("in_place", [True, False])
+def test_a_large_file_of_the_same_size_and_time_is_another_one(tmp_path: Path, in_place: bool) -> None:
+    weights, other, lock_file = tmp_path / "a.bin", tmp_path / "b.bin", LockFile(tmp_path / LOCK)
+    weights.write_bytes(b"a" * REMEMBER_FROM_BYTES)
+    before, was = lock_file.digest(weights), weights.stat()
+    other.write_bytes(b"b" * REMEMBER_FROM_BYTES)
+    if in_place:
+        shutil.copyfile(other, weights)
+    else:
+        other.rename(weights)
+    os.utime(weights, ns=(was.st_atime_ns, was.st_mtime_ns))
+    assert lock_file.digest(weights) == hashlib.sha256(b"b" * REMEMBER_FROM_BYTES).hexdigest() != before
 
 
 def test_files_that_are_gone_or_other_than_expected_are_named(tmp_path: Path) -> None:

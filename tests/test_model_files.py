@@ -15,7 +15,7 @@ import torch
 from hub_fixtures import bert_tiny, modernbert
 from safetensors.torch import load_file, save_file
 from small_models import PROBES, lively, model_config, scores, tiny, weights
-from transformers import AutoConfig, dynamic_module_utils
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, dynamic_module_utils
 
 from pipeline.config.learning import Activation
 from pipeline.config.machine import Attention
@@ -189,6 +189,16 @@ def test_a_damaged_folder_is_refused_in_one_sentence(
         load(folder, model_config(folder), seed=0)
     one_sentence(error)
     assert str(folder) in str(error.value)
+
+
+@pytest.mark.parametrize("reader", [AutoTokenizer, AutoModelForSequenceClassification], ids=["tokenizer", "weights"])
+def test_a_shortage_of_memory_is_no_damage(base: Path, monkeypatch: pytest.MonkeyPatch, reader: Any) -> None:
+    def short(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(reader, "from_pretrained", short)
+    with pytest.raises(MemoryError):
+        load(base, model_config(base), seed=0)
 
 
 def test_a_folder_without_its_tokenizer_is_refused_for_transformers_makes_an_empty_one(

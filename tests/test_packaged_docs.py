@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.core.errors import DataError
+from pipeline.core.errors import DataError, ResourceError
 from pipeline.core.records import fold
 from pipeline.data import python_sources
 from pipeline.data.packaged_docs import extract
@@ -104,6 +104,16 @@ def test_what_is_no_installed_package_is_refused(name: str, tmp_path: Path) -> N
         extract([name], tmp_path)
     assert str(refusal.value) == (
         f"data.packages must name installed packages, got {name!r}. Run `make setup`, or remove it from data.packages."
+    )
+
+
+def test_a_process_that_is_killed_is_the_memorys_or_the_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(python_sources, "_ENTRY", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
+    with pytest.raises(ResourceError) as refused:
+        extract(["networkx"], tmp_path, workers=2)
+    assert str(refused.value) == (
+        "a process that reads sources must live until it is done, got one that was killed by SIGKILL. "
+        "Lower runtime.workers: memory may not suffice for so many."
     )
 
 

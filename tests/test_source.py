@@ -881,6 +881,17 @@ def test_one_answer_beside_wrong_ones_is_trained_on(tmp_path: Path) -> None:
 # The hub
 
 
+def test_a_full_disk_is_no_fault_of_the_data(hub_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    def full(*_: Any, **__: Any) -> None:  # as it wraps whatever the conversion meets
+        raise datasets.exceptions.DatasetGenerationError("generating") from OSError(28, "No space left on device")
+
+    monkeypatch.setattr(datasets, "load_dataset", full)
+    with pytest.raises(OSError, match="No space left"):
+        load(config("some/set", source=Source.hub, subset="pair"), source=hub_folder, cache=tmp_path / "cache")
+
+
 @pytest.fixture
 def hub_folder(tmp_path: Path) -> Path:
     folder = tmp_path / "snapshot"

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import logging
+import os
 import re
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +23,7 @@ from safetensors.torch import load_file
 from pipeline.commands.verification import verify
 from pipeline.config.asked import Verification
 from pipeline.core import artifacts
-from pipeline.core.errors import ArtifactError, ConfigError, ModelError, PipelineError
+from pipeline.core.errors import ArtifactError, ConfigError, DataError, ModelError, PipelineError
 from pipeline.data import storage
 from pipeline.engine import checkpoints
 from pipeline.engine.model_config import own_max_length
@@ -390,6 +393,19 @@ def test_deleted_renderings_come_back_from_the_facts(outputs: Path, first: Path)
     }
 
 
+def test_a_disk_without_links_keeps_a_finished_run(
+    outputs: Path, first: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refusing(*_: Any, **__: Any) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "symlink", refusing)
+    assert ran(outputs) == first
+    assert (
+        f"no link {outputs / 'latest'} (Operation not permitted): commands find the run by run={first}" in caplog.text
+    )
+
+
 def test_two_clean_runs_have_the_same_bytes(first: Path, tmp_path: Path) -> None:
     other = ran(tmp_path)
     assert other.name == first.name
@@ -466,6 +482,59 @@ def test_local_pairs_run_to_the_card_and_their_content_names_them(outputs: Path,
     kept = {name: mark for name, mark in before.items() if "/card/" not in name and "/model/" in name}
     assert len(kept) > 5 and kept.items() <= snapshot(outputs).items(), "the card alone is made again"
     assert ran(outputs, *local(path, 129), "stop_after=train") != run
+
+
+@pytest.mark.parametrize(
+    ("key", "reader", "made"),
+    [
+        ("data.path", "mine.mine_pairs", "mined/*"),
+        ("data.dev_path", "mine.mine_pairs", "mined/*"),
+        ("model.path", "train.load", "runs/*/model"),
+        ("model.path", "evaluate.evaluation_set", "runs/*/evaluations/*"),
+        ("evaluation.rivals", "evaluate.evaluation_set", "runs/*/evaluations/*"),
+        ("evaluation.collections", "evaluate.evaluation_set", "runs/*/evaluations/beir*"),
+    ],
+)
+def test_what_changes_between_being_named_and_being_read_makes_nothing_under_its_old_name(
+    first: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str, reader: str, made: str
+) -> None:
+    places = {name: tmp_path / name for name in ("pairs.jsonl", "dev.jsonl", "base", "rival", "beir")}
+    pairs, dev, base, rival, beir = places.values()
+    words = [*local(pairs), f"data.dev_path={dev}", "model=custom", f"model.path={base}", "model.max_length=128"]
+    words += ["training.max_steps=1", f"evaluation.rivals=[{rival}]", f"evaluation.collections=[{beir}]"]
+    lines = [json.dumps({"question": q, "answer": a}) + "\n" for q, a in sentences(150)]
+    dev.write_text("".join(lines[130:]))
+    for folder in (base, rival):
+        shutil.copytree(first / "model", folder)
+    (beir / "qrels").mkdir(parents=True)
+    (beir / "corpus.jsonl").write_text('{"_id": "a", "text": "apples"}\n{"_id": "b", "text": "houses"}\n')
+    (beir / "queries.jsonl").write_text('{"_id": "1", "text": "apples"}\n')
+    (beir / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\n1\ta\t1\n")
+    changing = {
+        "data.path": (pairs, pairs), "data.dev_path": (dev, dev), "model.path": (base, base / "config.json"),
+        "evaluation.rivals": (rival, rival / "config.json"), "evaluation.collections": (beir, beir / "corpus.jsonl"),
+    }  # fmt: skip
+    given, file = changing[key]
+    module, name = reader.split(".")
+    stage = sys.modules[f"pipeline.stages.{module}"]
+    real = getattr(stage, name)
+
+    def after_a_change(*arguments: Any, **others: Any) -> Any:
+        with file.open("a") as stream:
+            stream.write("\n")
+        return real(*arguments, **others)
+
+    last = f"stop_after={module}"
+    with monkeypatch.context() as patch, pytest.raises(DataError) as refused:
+        patch.setattr(stage, name, after_a_change)
+        go(tmp_path / "out", *words, last)
+    assert str(refused.value) == (
+        f"{key}={given} must stay as it was while a run reads it, got another content. Run the same command again."
+    )
+    assert not list((tmp_path / "out").glob(f"{made}/{artifacts.MANIFEST}"))
+    assert not list((tmp_path / "out").glob("runs/*/checkpoints/*")) or module == "evaluate"
+    go(tmp_path / "out", *words, last)
+    assert list((tmp_path / "out").glob(f"{made}/{artifacts.MANIFEST}"))
 
 
 def test_a_saved_run_is_a_model_to_start_from_and_a_rival(outputs: Path, first: Path) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -17,7 +19,7 @@ from pipeline.commands import rerunning, run_files, verification
 from pipeline.commands.verification import Verdict
 from pipeline.config.asked import Rerun, Verification
 from pipeline.core import artifacts, atomic
-from pipeline.core.errors import ArtifactError
+from pipeline.core.errors import ArtifactError, ResourceError
 from pipeline.core.fingerprint import plain
 from pipeline.engine import checkpoints
 from pipeline.stages.run import run
@@ -157,6 +159,16 @@ def test_a_checkout_that_git_tells_nothing_of_is_not_compared(outputs: Path, mon
     manifest["provenance"]["git"] = {"commit": None, "dirty": None}
     verification._circumstances(found, manifest)
     assert "for git told no commit of " in found.checked[-1] + found.checked[-3]
+
+
+def test_a_full_folder_of_temporary_files_is_named(outputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(shutil, "copyfile", full)
+    said = r"^/.* \(TMPDIR\) must take a copy of a checkpoint, got .*No space left on device\. Free space "
+    with pytest.raises(ResourceError, match=said):
+        verdict(outputs)
 
 
 def test_other_weights_under_good_digests_are_found_by_figures_and_training(outputs: Path) -> None:

@@ -23,7 +23,7 @@ from pipeline.commands.run_folder import find_run, mined_of
 from pipeline.config import recorded
 from pipeline.config.asked import Verification
 from pipeline.core import artifacts, atomic, provenance
-from pipeline.core.errors import Interrupted
+from pipeline.core.errors import Interrupted, ResourceError, must
 from pipeline.core.records import AS_RETRIEVED, MEASURES, PROTOCOLS, TRAINED
 from pipeline.core.reproducibility import differences
 from pipeline.data import storage, trec
@@ -165,7 +165,11 @@ def _stretch(verdict: Verdict, run: Run, mined: Path, place: Path) -> None:
         verdict.checked.append(f"training: not repeated, which takes two checkpoints, and {kept} ({remedy})")
         return
     start, end = steps[-2:]
-    shutil.copytree(checkpoints.folder_of(root, start), checkpoints.folder_of(place / "checkpoints", start))
+    try:
+        shutil.copytree(checkpoints.folder_of(root, start), checkpoints.folder_of(place / "checkpoints", start))
+    except shutil.Error as error:  # what each file's copy failed with, in the system's words
+        got, remedy = error.args[0][0][2], "Free space there, or set TMPDIR=<another folder>."
+        raise ResourceError(must(f"{place.parent} (TMPDIR)", "take a copy of a checkpoint", got, remedy)) from error
     reranker = load_saved(run, verdict.run / "model")
     (place / "tokens").mkdir()
     TokenTable.write(storage.texts(mined), reranker.tokenizer, run.config.training_length, place / "tokens")

@@ -25,7 +25,7 @@ from pipeline.core.errors import (
     must,
     named,
     one_line,
-    out_of_gpu_memory,
+    out_of_memory,
 )
 
 EXIT_BUG = 1
@@ -36,6 +36,13 @@ DRIVER_FAILED = ("CUDA driver error", "NVML_SUCCESS")
 
 EXIT_UNREAD = 128 + signal.SIGPIPE
 """Exit status, without a word, when what is printed is not read to its end: what a shell says of such a command."""
+
+OF_THE_SYSTEM = {
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR,
+    errno.EISDIR, errno.EEXIST, errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP,
+    errno.EXDEV, errno.ESTALE, errno.ELOOP, errno.ENAMETOOLONG, errno.EBUSY,
+}  # fmt: skip
+"""What disks, permissions and limits answer, whatever is asked of them: the user's to mend."""
 
 # Not below `pipeline`, so its lines go to the log file and not to the console.
 log = logging.getLogger("command")
@@ -50,6 +57,7 @@ def ended() -> Iterator[None]:
     console.open_closed()
     before = {number: signal.signal(number, _stop) for number in stop_signals()}
     try:
+        _require_current_folder()
         yield
         print(end="", flush=True)  # at exit it would be too late to say how that went
     except KeyboardInterrupt:
@@ -91,16 +99,16 @@ def report(error: Exception, log_path: Path | None = None) -> int:
     """Print the one line about an error, keep its traceback in the log, return the exit status."""
     if isinstance(error, BrokenPipeError) and console.is_unread():
         return EXIT_UNREAD
-    where = f" (log: {shown(log_path)})" if log_path else ""
+    where = f" (log: {shown(log_path)})" if log_path and log_path.exists() else ""
     if isinstance(error, OSError) and error.filename is None and console.is_stuck():
         remedy = "Send it to where there is room; what was finished is kept."
         refused = ResourceError(must("standard output", "take what is printed", error.strerror or error, remedy))
         error = refused.with_traceback(error.__traceback__)
-    elif isinstance(error, OSError) and not isinstance(error, PipelineError):
-        error = _file_refusal(error)
-    elif _is_memory(error):
+    elif out_of_memory(error):
         remedy = "Free some, use a smaller model or data.limit, or lower runtime.micro_batch_tokens."
         error = ResourceError(must("memory", "suffice", one_line(error), remedy)).with_traceback(error.__traceback__)
+    elif isinstance(error, OSError) and not isinstance(error, PipelineError):
+        error = _file_refusal(error)
     elif isinstance(error, RuntimeError) and any(text in str(error) for text in DRIVER_FAILED):
         remedy = "Update the driver; PYTORCH_ALLOC_CONF=expandable_segments:False spares calls some drivers fail at."
         refused = ResourceError(must("the GPU's driver", "work", one_line(error), remedy))
@@ -123,30 +131,39 @@ def report(error: Exception, log_path: Path | None = None) -> int:
     return EXIT_BUG
 
 
-def _is_memory(error: Exception) -> bool:
-    """Whether an error says that memory ran out: Python's, a GPU's, or torch's words for a CPU."""
-    is_torch = isinstance(error, RuntimeError) and (out_of_gpu_memory(error) or "can't allocate memory" in str(error))
-    return isinstance(error, MemoryError) or is_torch
+def _require_current_folder() -> None:
+    """Refuse to work from a folder that was removed: no relative path leads anywhere, and libraries end at it.
+
+    Raises:
+        ResourceError: naming the folder, as far as the shell tells.
+    """
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        got = f"a removed one ({os.environ.get('PWD', 'of an unknown name')})"
+        raise ResourceError(must("the current folder", "exist", got, "Change to another (cd).")) from None
 
 
 def _file_refusal(error: OSError) -> Exception:
-    """A full disk or a missing permission is the user's to mend; any other OSError stays what it is."""
-    if error.errno not in (
-        errno.ENOSPC,
-        errno.EDQUOT,
-        errno.EFBIG,
-        errno.EIO,
-        errno.EROFS,
-        errno.EACCES,
-        errno.EPERM,
-        errno.ENOTDIR,
-        errno.EISDIR,
-        errno.EEXIST,
-    ):
+    """What the system answers is the user's to mend; any other OSError stays what it is."""
+    if error.errno not in OF_THE_SYSTEM and not (_lacks_its_folder(error) or _lacks_a_temporary_folder(error)):
         return error
     refused = unusable(error)
     refused.__cause__ = error
     return refused
+
+
+def _lacks_its_folder(error: OSError) -> bool:
+    """Whether the folder of what is not there is missing too, so was removed: ours are made before, or were complete.
+
+    A file that is missing alone is one that we should have written, or should not have asked for.
+    """
+    path = error.filename
+    return error.errno == errno.ENOENT and isinstance(path, str | os.PathLike) and not Path(path).parent.exists()
+
+
+def _lacks_a_temporary_folder(error: OSError) -> bool:
+    return error.errno == errno.ENOENT and "usable temporary directory" in str(error.strerror)  # as `tempfile` says it
 
 
 def unusable(error: OSError) -> ResourceError:
@@ -156,6 +173,18 @@ def unusable(error: OSError) -> ResourceError:
     if error.errno == errno.EFBIG:
         remedy = "Raise the limit and run the same command again: what was finished is kept."
         return ResourceError(must(path, f"be within {SIZE_LIMIT}", error.strerror, remedy))
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        rule, remedy = "let as many files be open as are needed", "Raise the limit (ulimit -n)."
+        return ResourceError(must("the system", rule, error.strerror, remedy))
+    if error.errno == errno.EAGAIN:
+        remedy = "Lower runtime.workers, or raise the limit (ulimit -u)."
+        return ResourceError(must("the system", "let a process start or go on", error.strerror, remedy))
+    if _lacks_a_temporary_folder(error):
+        remedy = "Free space, or set TMPDIR=<another folder>."
+        return ResourceError(must("temporary files", "have a folder", error.strerror, remedy))
+    if _lacks_its_folder(error):
+        folder, remedy = str(Path(error.filename).parent), "Run the same command again: what is still there is kept."
+        return ResourceError(must(folder, "stay while a command works", "a removed folder", remedy))
     if error.errno == errno.EISDIR:
         return ResourceError(must(path, "be a file", "a folder", "Move it away and run the same command again."))
     if os.path.islink(path) and not os.path.exists(path):
@@ -166,7 +195,7 @@ def unusable(error: OSError) -> ResourceError:
 
 
 def _keep_traceback(error: Exception, log_path: Path | None) -> str:
-    """Append the traceback to the log, or to a temporary file where there is none; where it went."""
+    """Append the traceback to the log, or to a temporary file where there is none, else say it; where it went."""
     text = str(masked("".join(traceback.format_exception(error))))
     try:
         if log_path is None:
@@ -177,9 +206,14 @@ def _keep_traceback(error: Exception, log_path: Path | None) -> str:
             stream.write(text)
         return shown(log_path)
     except OSError as problem:
-        return f"no file: {problem}"
+        console.say(text.rstrip())
+        return f"the lines above (no file takes it: {problem})"
 
 
 def shown(path: Path) -> str:
     """A path as a person would type it from here: relative where it lies below the current folder."""
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+    try:
+        here = Path.cwd()
+    except FileNotFoundError:  # removed since
+        return str(path)
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)

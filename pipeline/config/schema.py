@@ -118,6 +118,8 @@ def _outputs(folder: str) -> str:
 def _check_outputs(folder: str) -> None:
     # Empty, as from a variable of the shell that is not set, it would be the root of the file system.
     check(bool(folder.strip()), "outputs_dir", "be a folder", folder, "Use outputs.")
+    is_text = not any("\ud800" <= character <= "\udfff" for character in folder)
+    check(is_text, "outputs_dir", "be text in UTF-8", folder, "Use a folder of another name: records hold it as text.")
 
 
 GROUPS = ("model", "data", "mining", "training", "evaluation", "runtime", "tracking", "emissions", "experiment", "size")

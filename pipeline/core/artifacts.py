@@ -22,6 +22,9 @@ from pipeline.core.fingerprint import canonical_json, file_digest, text_digest
 MANIFEST = "manifest.json"
 """A folder is complete when this file is in it: it is written last and names every other file."""
 
+HELD = ".held"
+"""In a work folder until it is complete: one that lacks it was removed, and perhaps made again by a later write."""
+
 LEAST_FREE = 2**18
 """Bytes below which a disk counts as full, when a write to it has failed."""
 
@@ -57,7 +60,7 @@ def is_sealed(found: object) -> bool:
 def publish(
     folder: Path, manifest: Mapping[str, Any], closing: Callable[[], Mapping[str, Any]] = dict
 ) -> Iterator[Path]:
-    """Yield an empty work folder beside `folder`; on leaving without error make it `folder`, complete.
+    """Yield a work folder, empty but for `HELD`, beside `folder`; on leaving without error make it `folder`, complete.
 
     Every file is synced, the manifest (`manifest` plus `files`) is written last, then the work folder is renamed
     over whatever incomplete folder stood there. On an error or a signal the work folder is removed and the old folder
@@ -70,9 +73,14 @@ def publish(
     replaced = folder.parent / f".{folder.name}.replaced-{os.getpid()}{atomic.PARTIAL}"
     if work.exists():
         shutil.rmtree(work)
+    held = False
     try:
         work.mkdir()
+        (work / HELD).touch()
+        held = True
         yield work
+        (work / HELD).unlink()
+        held = False
         for path in files(work):
             with path.open("rb") as stream:
                 atomic.sync(stream.fileno())
@@ -82,7 +90,7 @@ def publish(
             atomic.sync_folder(path)
         atomic.sync_folder(work)
         if folder.exists():
-            os.rename(folder, replaced)
+            _put_aside(folder, replaced)
             os.rename(work, folder)
             shutil.rmtree(replaced, ignore_errors=True)
         else:
@@ -92,6 +100,7 @@ def publish(
         atomic.put_back(replaced, folder)  # first of all: a second signal may come
         foreign = isinstance(error, Exception) and not isinstance(error, PipelineError)
         limited = foreign and _at_limit(error, work)
+        removed = foreign and held and not (work / HELD).exists()
         full = foreign and (_says_full(error) or _is_full(folder.parent))
         shutil.rmtree(work, ignore_errors=True)
         if limited:
@@ -99,10 +108,23 @@ def publish(
             raise ResourceError(
                 must(f"a file of {folder}", f"be within {SIZE_LIMIT}", "a larger one", remedy)
             ) from error
+        if removed:
+            remedy = "Run the same command again: everything finished is kept."
+            raise ResourceError(must(f"the work folder of {folder}", "stay", "one that was removed", remedy)) from error
         if full:  # libraries that write have errors of their own for it
             remedy = "Free space, or pass outputs_dir=<another disk>; run again: everything finished is kept."
             raise ResourceError(must(f"the disk of {folder}", "hold it", "a full disk", remedy)) from error
         raise
+
+
+def _put_aside(folder: Path, replaced: Path) -> None:
+    """Rename a folder that is to be replaced; remove one of a container's image, which overlayfs does not rename."""
+    try:
+        os.rename(folder, replaced)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        shutil.rmtree(folder)
 
 
 def _says_full(error: BaseException) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import glob
 import json
@@ -12,7 +13,7 @@ import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from pipeline.core import upkeep
 from pipeline.core.errors import ArtifactError, ResourceError, must
@@ -29,6 +30,9 @@ def sync_folder(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):  # of file systems that sync no folder: FUSE's, CIFS
+            raise
     finally:
         os.close(descriptor)
 
@@ -106,29 +110,43 @@ def locked(path: Path) -> Iterator[None]:
 
     The lock is the kernel's (`flock`), so one held by a killed process is free at once. The empty file stays:
     deleting it would let two processes lock two different files of one name.
+
+    Raises:
+        ResourceError: on a file system without such locks.
     """
     make_folder(path.parent)
     with (path.parent / f".{path.name}.lock").open("a") as stream:  # unlike "w", leaves the file as it is
         try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            log.info("waiting for another process that is writing %s", path)
-            fcntl.flock(stream, fcntl.LOCK_EX)
+            _lock(stream, path)
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+                raise
+            rule, got = "lie on a file system with locks (flock)", f"{error.strerror} for {path}"
+            remedy = "Pass outputs_dir=<a folder on another disk>."
+            raise ResourceError(must("outputs_dir", rule, got, remedy)) from None
         yield
+
+
+def _lock(stream: TextIO, path: Path) -> None:
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        log.info("waiting for another process that is writing %s", path)
+        fcntl.flock(stream, fcntl.LOCK_EX)
 
 
 def point(link: Path, target: Path) -> None:
     """Make `link` a symbolic link to `target`, relative, swapped in one rename."""
-    make_folder(link.parent)
-    remove_abandoned(link)
     temporary = link.parent / f".{link.name}.{os.getpid()}{PARTIAL}"
-    temporary.unlink(missing_ok=True)
-    try:
-        temporary.symlink_to(os.path.relpath(target, link.parent))
-        os.replace(temporary, link)
-    finally:
+    with locked(link):  # processes of two containers may have one number
+        remove_abandoned(link)
         temporary.unlink(missing_ok=True)
-    sync_folder(link.parent)
+        try:
+            temporary.symlink_to(os.path.relpath(target, link.parent))
+            os.replace(temporary, link)
+        finally:
+            temporary.unlink(missing_ok=True)
+        sync_folder(link.parent)
 
 
 def require_link(link: Path) -> None:

@@ -8,6 +8,8 @@ and exit with `EXIT_STATUS`; a traceback is only ever shown for a bug of ours.
 
 from __future__ import annotations
 
+import errno
+
 EXIT_STATUS = 2
 """Exit status of a command that was refused or failed with a `PipelineError`."""
 
@@ -25,6 +27,10 @@ GPU_WITHOUT_MEMORY = (
     "CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate",  # its workspace did not fit
 )
 """What drivers and libraries say where torch's allocator does not say it by its own class."""
+
+
+SHORTAGES = {errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE}
+"""Of which a file that cannot be read now may be read later, beside memory's."""
 
 
 class PipelineError(Exception):
@@ -63,13 +69,37 @@ class Interrupted(PipelineError):
     """SIGTERM, SIGHUP or SIGINT arrived and the work so far is saved."""
 
 
-def out_of_gpu_memory(error: RuntimeError) -> bool:
+def changed(thing: str) -> DataError:
+    """The refusal of an input that changed between being named by its content and being read."""
+    return DataError(
+        must(thing, "stay as it was while a run reads it", "another content", "Run the same command again.")
+    )
+
+
+def out_of_gpu_memory(error: Exception) -> bool:
     """Whether a GPU had no memory left, for a tensor or for what its libraries take beside torch's allocator."""
     by_torch = type(error).__name__ == "OutOfMemoryError"  # no torch here: a mistyped key is answered without it
     said = str(error)
     # What torch fails with where it cannot ask the driver who holds the memory, while it composes the error above.
     in_composing = "NVML_SUCCESS" in said and "CUDACachingAllocator" in said
     return by_torch or in_composing or any(text in said for text in GPU_WITHOUT_MEMORY)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out: Python's, a GPU's, torch's or a library's words for the system's."""
+    if isinstance(error, OSError | RuntimeError):
+        said = str(error).lower()
+        return out_of_gpu_memory(error) or "can't allocate memory" in said or "cannot allocate memory" in said
+    return isinstance(error, MemoryError)
+
+
+def raise_shortage(error: BaseException) -> None:
+    """Raise what an error is, or was caused by, where memory, disk or open files ran out: no fault of what was read."""
+    found: BaseException | None = error
+    while found is not None:
+        if out_of_memory(found) or (isinstance(found, OSError) and found.errno in SHORTAGES):
+            raise found
+        found = found.__cause__ or found.__context__
 
 
 def first_line(error: BaseException) -> str:

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from pipeline.config.data import DataConfig, Format, Source
-from pipeline.core.errors import DataError, must
+from pipeline.core.errors import DataError, changed, must
 from pipeline.core.fingerprint import file_digest
 from pipeline.data.beir import QRELS_FILES, TRAIN_QRELS_FILES, judgements_file
 from pipeline.data.packaged_docs import extract
@@ -22,11 +22,26 @@ def content_digest(
         DataError: when a file is missing or unreadable, or a package is not installed.
     """
     if config.source is Source.packaged_docs:
-        found = {"packaged_docs": extract(config.packages, cache, workers).digest}
-    elif config.source is Source.local:
+        return {"packaged_docs": extract(config.packages, cache, workers).digest} | _of_files(config, source)
+    return _of_files(config, source)
+
+
+def refuse_changed(config: DataConfig, before: dict[str, str], *, source: Path | None) -> None:
+    """Refuse files whose digests are no longer those `before`: they may have been read as what those name.
+
+    Raises:
+        DataError: naming the key, also when a file is missing by now.
+    """
+    for name, digest in _of_files(config, source).items():
+        if before.get(name) != digest:
+            key, _, file = name.partition("/")
+            raise changed(f"data.{key}={getattr(config, key)}{file and f', file {file}'}")
+
+
+def _of_files(config: DataConfig, source: Path | None) -> dict[str, str]:
+    found = {}
+    if config.source is Source.local:
         found = _digests("path", source or Path(config.path or ""), config)
-    else:
-        found = {}
     if config.dev_path is not None:
         found |= _digests("dev_path", Path(config.dev_path), config)
     if config.corpus_path is not None:

@@ -10,6 +10,7 @@ import functools
 import gc
 import json
 import os
+import signal
 import subprocess
 import sys
 import warnings
@@ -17,6 +18,7 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from pipeline.core.errors import ResourceError, must
 from pipeline.data.docstrings import query_and_passage
 
 Pair = tuple[str, str, str, int]
@@ -61,16 +63,26 @@ def _in_process(chunks: list[list[tuple[str, str]]]) -> list[tuple[list[Pair], d
 
     Not multiprocessing: forking a process that runs torch's threads can deadlock, and a pool of spawned processes, no
     slower (0.3 s at its start), fails within a worker of joblib's, whose start method no spawned process knows.
+
+    Raises:
+        ResourceError: when that process is killed.
     """
     home = str(Path(__file__).resolve().parents[2])
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([home, os.environ.get("PYTHONPATH", "")])}
-    done = subprocess.run(
-        [sys.executable, "-c", _ENTRY],
-        input=json.dumps(chunks).encode(),
-        stdout=subprocess.PIPE,
-        env=environment,
-        check=True,
-    )
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", _ENTRY],
+            input=json.dumps(chunks).encode(),
+            stdout=subprocess.PIPE,
+            env=environment,
+            check=True,
+        )
+    except subprocess.CalledProcessError as error:
+        if error.returncode > 0:
+            raise
+        rule, got = "live until it is done", f"one that was killed by {signal.Signals(-error.returncode).name}"
+        remedy = "Lower runtime.workers: memory may not suffice for so many."
+        raise ResourceError(must("a process that reads sources", rule, got, remedy)) from None
     return [([(q, p, m, n) for q, p, m, n in pairs], counts) for pairs, counts in json.loads(done.stdout)]
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from pipeline.core.errors import DataError, first_line, must, named
+from pipeline.core.errors import DataError, first_line, must, named, raise_shortage
 
 Record = dict[str, Any]
 """One row's wanted columns, as the file holds them."""
@@ -167,6 +167,7 @@ def parquet_records(path: Path, wanted: Wanted, also: Iterable[str] = ()) -> Ite
     except DataError:
         raise
     except (arrow.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise_shortage(error)
         got, remedy = first_line(error), "Write the file again."
         raise DataError(must(str(path), "be a readable Parquet file", got, remedy)) from None
     except (OverflowError, ValueError) as error:
@@ -199,6 +200,7 @@ def hub_records(
     try:
         loaded = datasets.load_dataset(str(folder), name=subset, split=split, cache_dir=str(cache / "datasets"))
     except Exception as error:  # datasets raises many unrelated kinds for what it cannot read
+        raise_shortage(error)
         got, remedy = named(error), "Check data.path, data.subset and data.split."
         raise DataError(must(source, f"be a data set with the split {split!r}", got, remedy)) from error
     _check_columns(source, wanted, list(loaded.column_names))

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from pipeline.core import artifacts, atomic
-from pipeline.core.errors import ArtifactError, must
+from pipeline.core.errors import ArtifactError, must, raise_shortage
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +78,7 @@ def read(folder: Path) -> Checkpoint:
             identity=artifacts.manifest_of(folder) or {},
         )
     except (KeyError, TypeError, ValueError, RuntimeError, OSError, UnpicklingError, SafetensorError) as error:
+        raise_shortage(error)
         # Its digests agree, so another program wrote it; torch's own advice (weights_only=False) must not be shown.
         raise ArtifactError(f"{folder} holds what is not a checkpoint of ours ({type(error).__name__})") from None
 

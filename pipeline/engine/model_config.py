@@ -26,7 +26,7 @@ from transformers.utils import logging as transformers_logging
 
 from pipeline.config.learning import ModelConfig
 from pipeline.config.machine import Attention
-from pipeline.core.errors import ModelError, first_line, must
+from pipeline.core.errors import ModelError, first_line, must, raise_shortage
 from pipeline.engine import tokenizer_files
 
 log = logging.getLogger(__name__)
@@ -63,6 +63,7 @@ def read(folder: Path, key: str = "model.path") -> tuple[Any, PreTrainedTokenize
             saved = _bert_of_old(folder) or AutoConfig.from_pretrained(folder)
             tokenizer = AutoTokenizer.from_pretrained(folder, config=saved)
     except Exception as error:  # a wrong type in a configuration raises kinds of its own
+        raise_shortage(error)
         raise ModelError(must(key, "hold a model and tokenizer transformers can read",
                               f"{folder} ({first_line(error)})",
                               "Save it again with save_pretrained.")) from None  # fmt: skip

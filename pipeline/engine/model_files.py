@@ -18,7 +18,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedTokenizer
 
 from pipeline.config.learning import Activation, ModelConfig
 from pipeline.config.machine import Attention
-from pipeline.core.errors import ModelError, first_line, must, named
+from pipeline.core.errors import ModelError, first_line, must, named, raise_shortage
 from pipeline.engine import model_config, model_kinds, packed
 from pipeline.engine.modeling import Reranker, keep_head_in_fp32
 
@@ -105,6 +105,7 @@ def _from_config(folder: Path, hf: Any, implementation: str) -> Any:
     try:
         return AutoModelForSequenceClassification.from_config(hf, attn_implementation=implementation)
     except Exception as error:  # whatever a kind of model asserts of its configuration
+        raise_shortage(error)
         raise ModelError(must("model.random_init", "make a model of a configuration that transformers can build",
                               f"{folder} ({first_line(error)})",
                               "Use null for model.layers and model.hidden_size.")) from None  # fmt: skip
@@ -116,6 +117,7 @@ def _from_weights(folder: Path, hf: Any, implementation: str, *, saved_head: boo
             folder, config=hf, dtype=torch.float32, attn_implementation=implementation, output_loading_info=True
         )
     except Exception as error:  # transformers and torch raise many kinds for a torn or unsafe weights file
+        raise_shortage(error)
         raise ModelError(must("model.path", "hold weights that load as fp32 tensors",
                               f"{folder} ({first_line(error)})",
                               "Download or save the model again.")) from None  # fmt: skip
@@ -181,6 +183,7 @@ def _check_scores(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path) 
         with torch.no_grad():
             model(**tokenizer([["one", "two"], ["one", "two three"]], padding=True, return_tensors="pt"))
     except Exception as error:  # whatever a kind of model asks for besides tokens, such as a decoder's first
+        raise_shortage(error)
         raise ModelError(must("model.path", f"score pairs of texts as {type(model).__name__}",
                               f"{folder} ({named(error)})", "Choose another model.")) from None  # fmt: skip
 

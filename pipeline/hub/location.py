@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.core import packages
-from pipeline.core.errors import HubError, must
+from pipeline.core.errors import HubError, changed, must
 from pipeline.core.fingerprint import text_digest
 from pipeline.hub.cache import Kind, Repository
 from pipeline.hub.lock_file import LockFile
@@ -26,12 +26,14 @@ class Located:
     """An artefact on this disk.
 
     `folder` is a folder, or the file itself for a local file. `identity` enters a stage's key: `hub` and `commit`,
-    or `package`, `version` and `sha256`, or `sha256` alone. `description` is for people.
+    or `package`, `version` and `sha256`, or `sha256` alone. `description` is for people. `key` asked for it.
     """
 
     folder: Path
     identity: dict[str, str]
     description: str
+    kind: Kind = "dataset"
+    key: str = ""
 
 
 def locate(
@@ -60,13 +62,25 @@ def locate(
     local = Path(path)
     if local.exists():
         identity = {"sha256": _local_digest(local, kind, lock)}
-        return Located(local, identity, f"{path} (local, sha256 {identity['sha256'][:12]})")
+        return Located(local, identity, f"{path} (local, sha256 {identity['sha256'][:12]})", kind, key)
     repository = _repository(path, revision, kind, lock, allow, key)
     with repository.refusals():
         commit = repository.commit(refresh)
         folder = repository.snapshot(commit)
     name = repository.name
-    return Located(folder, {"hub": name, "commit": commit}, f"{name} at {commit[:12]} (hub)")
+    return Located(folder, {"hub": name, "commit": commit}, f"{name} at {commit[:12]} (hub)", kind, key)
+
+
+def refuse_changed(lock: Path, *read: Located | None) -> None:
+    """Refuse what is no longer what it was located as: it may have been read as that. A commit of the hub stays one.
+
+    Raises:
+        DataError: naming the key.
+    """
+    for located in read:
+        before = None if located is None else located.identity.get("sha256")
+        if located and before and before != _local_digest(located.folder, located.kind, lock):
+            raise changed(f"{located.key}={located.folder}")
 
 
 def _repository(
@@ -123,10 +137,8 @@ def _packaged(module: str, lock: Path, key: str) -> Located:
         remedy = "A packaged model is a folder with config.json and model.safetensors."
         raise HubError(must(key, "name a package that holds a model", repr(PACKAGE + module), remedy))
     version = packages.version_of(top) or "unknown"
-    digest = _local_digest(folders[0], "model", lock)
-    return Located(
-        folders[0], {"package": top, "version": version, "sha256": digest}, f"{top} {version} (installed package)"
-    )
+    identity = {"package": top, "version": version, "sha256": _local_digest(folders[0], "model", lock)}
+    return Located(folders[0], identity, f"{top} {version} (installed package)", "model", key)
 
 
 def _local_digest(path: Path, kind: Kind, lock: Path) -> str:

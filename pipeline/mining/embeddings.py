@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerBase
 
 from pipeline.core import artifacts, atomic
 from pipeline.core.allocation import reuse_memory
-from pipeline.core.errors import ModelError, NumericsError, must, named, out_of_gpu_memory
+from pipeline.core.errors import ModelError, NumericsError, changed, must, named, out_of_gpu_memory, raise_shortage
 from pipeline.core.fingerprint import file_digest, fingerprint, text_digest
 from pipeline.core.progress import bar
 from pipeline.engine import block_scoring, model_files, tokenizer_files
@@ -107,6 +107,7 @@ class Embedder:
 
         Raises:
             ModelError: when the folder is no sentence-transformers model, or lacks weights of one.
+            DataError: when it is no longer the one that the entry is named by.
             NumericsError: when the model makes a value that is not finite.
         """
         identity = {
@@ -128,6 +129,8 @@ class Embedder:
                     log.warning("embedding again: %s", wrong[0])
                 with artifacts.publish(folder, {"identity": identity}) as work:
                     self._write(texts, side, work / VECTORS)
+                    if folder_digest(self._folder) != self._identity:
+                        raise changed(str(self._folder))
             self._verified[folder] = Vectors(folder / VECTORS)
         return self._verified[folder]
 
@@ -187,6 +190,7 @@ class Embedder:
                 with _missing_weights() as (missing, unused):
                     model = SentenceTransformer(str(self._folder), device=self._device, local_files_only=True)
             except Exception as error:
+                raise_shortage(error)
                 rule = "be a folder sentence-transformers can load"
                 remedy = "Pass another model: mining.path=<folder or hub id>."
                 raise ModelError(must(str(self._folder), rule, named(error), remedy)) from error

@@ -19,6 +19,7 @@ from pipeline.data.nano_beir import read as read_nano_beir
 from pipeline.engine import model_config, model_kinds
 from pipeline.evaluation import evaluator, figures, reranking
 from pipeline.evaluation.bi_encoder import BiEncoderScorer
+from pipeline.hub import location
 from pipeline.stages.models import load, load_saved, scorer_of
 from pipeline.stages.plan import VERSIONS, Run, is_done, stage
 from pipeline.stages.sets import evaluation_set, final_sets, nano_names
@@ -109,6 +110,8 @@ def _evaluate_one(run: Run, name: str, folder: Path, questions: set[str], bi_enc
             reranking_set, systems, resamples=run.config.evaluation.resamples, questions=questions
         )
         evaluator.write(found, work)
+        of_set = run.nano_beir if name in nano_names(run.config) else run.collections.get(name)
+        location.refuse_changed(run.lock, run.base, *run.rivals.values(), of_set)
     log.info("%-9s %s in %s", "evaluate", name, shown(folder))
 
 

@@ -9,8 +9,9 @@ from pipeline.config.data import Retriever, Source
 from pipeline.config.ending import shown
 from pipeline.core import atomic
 from pipeline.core.fingerprint import fingerprint
-from pipeline.data import source, storage
+from pipeline.data import content, source, storage
 from pipeline.engine import model_kinds
+from pipeline.hub import location
 from pipeline.mining.miner import mine as mine_pairs
 from pipeline.stages.plan import Run, is_done, stage
 
@@ -49,5 +50,7 @@ def mine(run: Run) -> Path:
             )  # fmt: skip
             mined.statistics = {**split.statistics, **mined.statistics}
             storage.write_mined(work, mined)
+            content.refuse_changed(config.data, run.mine_key["content"], source=run.data_path)
+            location.refuse_changed(run.lock, run.source, run.retriever)
         log.info("%-9s %s rows in %s", "mine", f"{len(mined.train):,}", shown(folder))
     return folder

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import logging
 from pathlib import Path
 
 from pipeline.config import recorded
@@ -15,6 +17,8 @@ from pipeline.stages.mine import check_data, mine
 from pipeline.stages.models import check_base
 from pipeline.stages.plan import Run
 from pipeline.stages.train import train
+
+log = logging.getLogger(__name__)
 
 ORDER = (Stage.mine, Stage.train, Stage.evaluate, Stage.card)
 
@@ -52,8 +56,19 @@ def run(config: Config, stop_after: Stage | None = None) -> Path | None:
         evaluate(this)
     if last >= ORDER.index(Stage.card):
         card(this)
-    atomic.point(this.outputs / "latest", this.folder)
+    _point_latest(this)
     return this.folder
+
+
+def _point_latest(run: Run) -> None:
+    try:
+        atomic.point(run.outputs / "latest", run.folder)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.EOPNOTSUPP):
+            raise
+        log.warning(
+            "no link %s (%s): commands find the run by run=%s", run.outputs / "latest", error.strerror, run.folder
+        )
 
 
 def headline(folder: Path) -> str | None:

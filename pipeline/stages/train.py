@@ -30,6 +30,7 @@ from pipeline.engine.training import Hooks, Trainer
 from pipeline.engine.training_state import Measures
 from pipeline.evaluation import figures, reranking
 from pipeline.evaluation.protocols import fixed_step_protocol
+from pipeline.hub import location
 from pipeline.stages.metrics_log import MetricsLog
 from pipeline.stages.models import load, load_saved, scorer_of
 from pipeline.stages.notices import say_cut, say_steps, say_unknown
@@ -71,6 +72,8 @@ def train(run: Run) -> Path:
                         selection_set=config.data.dev_name if config.training.selection_set == DEV else None,
                     ),
                 )  # fmt: skip
+                # All that is read from elsewhere has been; later would be too late for the checkpoints.
+                location.refuse_changed(run.lock, run.base, run.nano_beir if run.train_key["nano_beir"] else None)
                 say_steps(config.training, trainer.plan)
                 facts = trainer.run()
             if asked.is_set():  # too late for the loop to see: its last checkpoint is written all the same
