@@ -129,8 +129,6 @@ class Embedder:
                     log.warning("embedding again: %s", wrong[0])
                 with artifacts.publish(folder, {"identity": identity}) as work:
                     self._write(texts, side, work / VECTORS)
-                    if folder_digest(self._folder) != self._identity:
-                        raise changed(str(self._folder))
             self._verified[folder] = Vectors(folder / VECTORS)
         return self._verified[folder]
 
@@ -203,6 +201,8 @@ class Embedder:
                 size = STATIC_BATCH
             else:
                 size = ENGINE_BATCH if self._uses_engine(model) else DENSE_BATCH[self._device]
+            if folder_digest(self._folder) != self._identity:
+                raise changed(str(self._folder))
             self._model = model, size
         return self._model
 
