@@ -7,7 +7,6 @@ sentence-transformers `CrossEncoder`.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedTokenizer
 from pipeline.config.learning import Activation, ModelConfig
 from pipeline.config.machine import Attention
 from pipeline.core.errors import ModelError, first_line, must, named, raise_shortage
-from pipeline.engine import model_config, model_kinds, packed
+from pipeline.engine import missing_weights, model_config, model_kinds, packed
 from pipeline.engine.modeling import Reranker, keep_head_in_fp32
 
 ACTIVATIONS = {
@@ -122,33 +121,14 @@ def _from_weights(folder: Path, hf: Any, implementation: str, *, saved_head: boo
                               f"{folder} ({first_line(error)})",
                               "Download or save the model again.")) from None  # fmt: skip
     encoder = f"{model.base_model_prefix}."
-    missing = [name for name in found["missing_keys"] if saved_head or (name.startswith(encoder) and not pools(name))]
+    missing = [
+        name
+        for name in found["missing_keys"]
+        if saved_head or (name.startswith(encoder) and not missing_weights.pools(name))
+    ]
     if missing:
-        raise incomplete("model.path", folder, missing, found["unexpected_keys"])
+        raise missing_weights.incomplete("model.path", folder, missing, found["unexpected_keys"])
     return model
-
-
-def pools(name: str) -> bool:
-    """Whether a weight is of the pooler, which a pre-trained encoder may come without and training draws anew."""
-    return "pooler" in name.split(".")
-
-
-def incomplete(key: str, folder: Path, missing: Collection[str], unexpected: Collection[str]) -> ModelError:
-    """The refusal of weights whose names do not match: transformers draws the missing ones at random, with a notice.
-
-    Args:
-        key: the configuration's, or the folder, as the sentence begins.
-        folder: where the weights lie.
-        missing: names of weights that the model needs and the folder lacks, at least one.
-        unexpected: names of weights that are there for nothing; the one most like a missing one is said.
-    """
-    lacked, remedy = min(missing), ""
-    if unexpected:
-        like = min(unexpected, key=lambda name: (not name.endswith(f".{lacked}"), name))
-        remedy = f"{like!r} is there for nothing: strip a prefix of the names, merge an adapter (merge_and_unload), or "
-    remedy += "get the lost weights back, and save the whole model again with save_pretrained."
-    return ModelError(must(key, "hold all weights of its model by their names", f"no {lacked} in {folder}",
-                           remedy[0].upper() + remedy[1:]))  # fmt: skip
 
 
 def _check_embeddings(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path, *, drawn: bool) -> None:

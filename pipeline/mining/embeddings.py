@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import logging
 import mmap
-import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +21,7 @@ from pipeline.core.allocation import reuse_memory
 from pipeline.core.errors import ModelError, NumericsError, changed, must, named, out_of_gpu_memory, raise_shortage
 from pipeline.core.fingerprint import file_digest, fingerprint, text_digest
 from pipeline.core.progress import bar
-from pipeline.engine import block_scoring, model_files, tokenizer_files
+from pipeline.engine import block_scoring, missing_weights, tokenizer_files
 from pipeline.mining.topk import Positions
 
 log = logging.getLogger(__name__)
@@ -45,12 +43,6 @@ DENSE_BATCH = {"cpu": 16, "cuda": 64}
 ENGINE_BATCH = 32
 """The same where the engine takes padding out: 9 % faster than 16 in bf16 and 4 in fp32; 128 are another 8 % and 4, for
 four times the memory."""
-
-ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
-"""Colours of a report on a terminal."""
-
-KINDS = ("UNEXPECTED", "MISSING", "MISMATCH", "CONVERSION")
-"""What transformers' report of loaded weights says of a weight."""
 
 
 class Vectors:
@@ -185,7 +177,7 @@ class Embedder:
             from sentence_transformers import SentenceTransformer
 
             try:
-                with _missing_weights() as (missing, unused):
+                with missing_weights.reported() as (missing, unused):
                     model = SentenceTransformer(str(self._folder), device=self._device, local_files_only=True)
             except Exception as error:
                 raise_shortage(error)
@@ -193,7 +185,7 @@ class Embedder:
                 remedy = "Pass another model: mining.path=<folder or hub id>."
                 raise ModelError(must(str(self._folder), rule, named(error), remedy)) from error
             if missing:
-                raise model_files.incomplete(str(self._folder), self._folder, missing, unused)
+                raise missing_weights.incomplete(str(self._folder), self._folder, missing, unused)
             if isinstance(model.tokenizer, PreTrainedTokenizerBase):
                 modules = sorted(self._folder.glob("[0-9]*_*/"))  # each may have files of its own
                 tokenizer_files.check(model.tokenizer, [self._folder, *modules], "mining.path")
@@ -221,35 +213,6 @@ class Embedder:
         bert.forward = block_scoring.FrozenEncoder(bert, torch.bfloat16 if self._bf16 else torch.float32)
         bert.encoder = bert.pooler = None  # their matrices have been packed, or are not asked
         return True
-
-
-@contextmanager
-def _missing_weights() -> Iterator[tuple[list[str], list[str]]]:
-    """Names of weights that a model needs and its folder lacks, the pooler's aside, and of those it does not use.
-
-    transformers says them in a table that it logs: it goes on to the log where it tells of more than these.
-    """
-    missing, unused = list[str](), list[str]()
-    loader = logging.getLogger("transformers.modeling_utils")
-    before, shown = loader.level, loader.getEffectiveLevel()
-
-    def goes_on(record: logging.LogRecord) -> bool:
-        said = ESCAPES.sub("", record.getMessage())
-        if "LOAD REPORT" not in said:
-            return record.levelno >= shown
-        of_kind = {kind: re.findall(rf"^(.+?) +\| {kind} ", said, re.MULTILINE) for kind in KINDS}
-        unused.extend(of_kind.pop("UNEXPECTED"))
-        missing.extend(name for name in of_kind["MISSING"] if not model_files.pools(name))
-        return any(of_kind.values()) and not missing and record.levelno >= shown
-
-    loader.addFilter(goes_on)
-    if shown > logging.WARNING:  # silenced by the user: what it has to tell would be lost
-        loader.setLevel(logging.WARNING)
-    try:
-        yield missing, unused
-    finally:
-        loader.setLevel(before)
-        loader.removeFilter(goes_on)
 
 
 def folder_digest(folder: Path) -> str:
