@@ -11,6 +11,7 @@ from pipeline.core.errors import DataError, changed, must
 from pipeline.core.fingerprint import file_digest
 from pipeline.data.beir import QRELS_FILES, TRAIN_QRELS_FILES, judgements_file
 from pipeline.data.packaged_docs import extract
+from pipeline.data.readers import PACKED_SUFFIXES
 
 
 def content_digest(
@@ -71,8 +72,8 @@ def _file_digest(given: Path, key: str, name: str | None = None) -> str:
     except FileNotFoundError:
         if name is None and _names_several(given):
             remedy = f"data.{key} names one file: concatenate several into one."
-        if packed := next(iter(sorted(path.parent.glob(f"{glob.escape(path.name)}.*"))), None):
-            remedy = f"Unpack {packed.name} first."
+        if packed := [path.name + suffix for suffix in PACKED_SUFFIXES if Path(f"{path}{suffix}").is_file()]:
+            remedy = f"Unpack {packed[0]} first."
         raise DataError(must(thing, "exist", "nothing there", remedy)) from None
     except IsADirectoryError:
         remedy = f"Name one file with data.{key}, several concatenated, or pass data.format=beir for the BEIR layout."
