@@ -115,8 +115,16 @@ def test_help_shows_defaults_as_they_are_typed() -> None:
     assert "repo=  text" in described(Publication).splitlines()
 
 
-def test_help_of_a_script_begins_with_what_it_does(root: Path) -> None:
-    shown = subprocess.run([sys.executable, "scripts/predict.py", "--help"], cwd=root, capture_output=True, text=True)
+@pytest.mark.parametrize(
+    ("script", "first", "later"),
+    [
+        ("predict", "Score a passage with a finished run: predict.py q=", "\n    The question.\n"),
+        ("reproduce", "Lay figures beside the published ones: ", "\n    A finished run: "),
+        ("profiling", "Where a training step's time goes: ", "steps=  a whole number; 5 by default\n"),
+    ],
+)
+def test_help_of_a_script_begins_with_what_it_does(root: Path, script: str, first: str, later: str) -> None:
+    command = [sys.executable, f"scripts/{script}.py", "--help"]
+    shown = subprocess.run(command, cwd=root, capture_output=True, text=True)
     assert (shown.returncode, shown.stderr) == (0, "")
-    assert shown.stdout.startswith("Score a passage with a finished run: predict.py q=")
-    assert "\n    The question.\n" in shown.stdout
+    assert shown.stdout.startswith(first) and later in shown.stdout

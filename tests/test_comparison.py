@@ -149,6 +149,9 @@ def test_a_comparison_altered_or_of_other_figures_is_in_no_card(tmp_path: Path) 
     kept = path.read_text()
     path.write_text(kept.replace("OKish", "OK", 1))
     assert not is_of(run) and card_of(run) == (run / "card" / "README.md").read_text()
+    for strange in ("{", json.dumps(artifacts.sealed({"files": {}})), "[]"):
+        path.write_text(strange)
+        assert not is_of(run) and "## Reproduction" not in card_of(run)
     path.write_text(kept)
     manifest = artifacts.manifest_of(run / "card") or {}
     other = {**manifest, "key": {"evaluations": {"dev": "dev-0123"}}}

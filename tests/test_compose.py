@@ -60,8 +60,8 @@ def main(config: Config) -> None:
             shutil.rmtree("outputs")
             raise KeyError("surprise")
         case 22: raise OSError(27, "File too large")
-        case 23: raise DataError(f"data.path must be a file, got {config.data.path!r}. Correct it.")
-        case 24: raise KeyError(config.data.path)
+        case 31: raise DataError(f"data.path must be a file, got {config.data.path!r}. Correct it.")
+        case 32: raise KeyError(config.data.path)
         case 14 | 15: log.info("recorded %s", sys.argv[1:])
     log.info("done")
 
@@ -119,7 +119,7 @@ def test_a_good_run_shows_our_lines_alone_and_logs_everything(job: Path) -> None
         (11, 2, "error: memory must suffice, got "),
         (16, 2, "error: the system must let as many threads start as are asked for, got can't start new thread. "),
         (19, 2, "error: the GPU's driver must work, got CUDA driver error: unknown error. Update the driver; "),
-        (23, 2, "error: outputs/mined/x must stay while a command works, got a removed folder. Run the same command "),
+        (23, 2, "error: outputs/mined/x must be there, got no such folder. Run the same command again if it was "),
         (24, 1, "error: this is a bug in the pipeline (FileNotFoundError: "),
         (25, 2, "error: the system must let as many files be open as are needed, got Too many open files. Raise "),
         (26, 2, "error: the system must let a process start or go on, got Resource temporarily unavailable. Lower "),
@@ -141,7 +141,7 @@ def test_every_ending_is_one_line_and_a_status(job: Path, seed: int, status: int
         assert "Traceback" in log.read_text() and "KeyError: 'surprise'" in log.read_text()
 
 
-@pytest.mark.parametrize("words", [["seed=12"], ["seed=23"], ["seed=24"], ["-m", "seed=7,23,24"]], ids=" ".join)
+@pytest.mark.parametrize("words", [["seed=12"], ["seed=31"], ["seed=32"], ["-m", "seed=7,31,32"]], ids=" ".join)
 def test_no_credential_stands_below_logs(job: Path, words: list[str]) -> None:
     secret = ["note=hf_abcdefghijklmnop", "data=local", "data.path=https://user:pw@host/x.jsonl"]
     call(job, *words, *secret, "outputs_dir=here")
@@ -152,6 +152,12 @@ def test_no_credential_stands_below_logs(job: Path, words: list[str]) -> None:
         assert "note=***" in written and "://***@host/x.jsonl" in written
         assert "hf_abc" not in written and "pw" not in written
         assert ("Traceback" in written) == ("seed=12" not in written and "seed=7" not in written)
+
+
+def test_a_sweep_that_is_refused_leaves_no_credential_either(job: Path) -> None:
+    done = call(job, "-m", "seed=abc,2", "note=hf_abcdefghijklmnop", "outputs_dir=here")
+    assert done.returncode == 2 and "seed must be a whole number" in done.stderr
+    assert not [path for path in job.parent.rglob("*") if path.is_file() and b"hf_abc" in path.read_bytes()]
 
 
 @pytest.mark.parametrize(

@@ -78,3 +78,12 @@ def test_a_shortage_is_found_below_what_a_library_makes_of_it(short: Exception) 
         assert raised.value is short
     raise_shortage(OSError(errno.ENOENT, "No such file or directory"))
     raise_shortage(OSError("Can't load the tokenizer"))
+
+
+def test_a_circle_of_causes_ends_and_what_was_answered_is_no_cause() -> None:
+    one, two = ValueError("one"), ValueError("two")
+    one.__cause__, two.__cause__ = two, one
+    raise_shortage(one)
+    answered = ValueError("broken")
+    answered.__context__, answered.__suppress_context__ = MemoryError(), True  # as `from None` leaves it
+    raise_shortage(answered)

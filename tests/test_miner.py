@@ -391,7 +391,7 @@ def test_one_question_with_a_tenth_of_the_rows_is_warned_of(caplog: pytest.LogCa
 
 
 def test_one_answer_to_a_tenth_of_the_questions_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
-    pairs = random_pairs(3, 60)
+    pairs = random_pairs(3, 120)
     many = [(f"{q} {number}", "N/A" if number % 4 == 0 else a) for number, (q, a) in enumerate(pairs)]
     mine(split(rows(many), rows(DEV)), config(negatives=1), Path("unused"))
     said = f"train: {-(-len(pairs) // 4)} of {len(pairs)} questions have the answer 'N/A'. Leave their rows out if it"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,7 @@ from pipeline.config.machine import Attention
 from pipeline.core.errors import ModelError
 from pipeline.engine.model_config import OFFSET_POSITIONS, _say, own_max_length, read
 from pipeline.engine.model_files import load, save
+from pipeline.engine.model_kinds import must_be_bi_encoder
 from pipeline.engine.modeling import Reranker
 from pipeline.engine.scoring import PairScorer
 
@@ -380,3 +384,17 @@ def test_an_adapter_and_an_old_folder_are_told_what_to_pass(tmp_path: Path) -> N
             ModelError, match=r"^model\.path must hold a whole model, got an adapter in .* Merge it into"
         ):
             read(tmp_path)
+
+
+@pytest.mark.parametrize("look", [read, lambda folder: must_be_bi_encoder(folder, "mining.path")])
+def test_a_folders_own_code_is_never_offered_to_be_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, look: Callable[[Path], object]
+) -> None:
+    questions = list[object]()
+    monkeypatch.setattr("builtins.input", lambda *said: questions.append(said) or "n")
+    own = {"model_type": "of-its-own", "auto_map": {"AutoConfig": "configuration.Own"}}
+    (tmp_path / "config.json").write_text(json.dumps(own))
+    (tmp_path / "configuration.py").write_text("raise AssertionError('its code was run')")
+    with contextlib.suppress(ModelError):
+        look(tmp_path)
+    assert questions == []

@@ -94,6 +94,9 @@ def test_language_and_licence_of_a_users_own_data_are_theirs_to_state() -> None:
     own = ["model=minilm_l6", "data=local", "data.path=faq.csv", "training=small"]
     for words, stated in (
         (own, (None, None)),
+        ([*own, "data.name=faq"], (None, None)),
+        ([*own, "data.source=hub", "data.name=faq"], (None, None)),
+        (["model=minilm_l6", "data=packaged_docs", "training=small"], ("en", "apache-2.0")),
         ([*own, "model.language=de", "model.license=mit"], ("de", "mit")),
         (["model=bert_tiny"], ("en", "apache-2.0")),
     ):

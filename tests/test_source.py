@@ -176,6 +176,10 @@ def test_a_negative_of_a_triple_is_one_text_and_a_missing_one_of_a_list_is_none(
     csv_file.write_text("question,answer,negatives\nq,a,one text\nr,b,\n")
     for path, text in ((json_file, "[one] text"), (csv_file, "one text")):
         assert read(path, config(path, format=Format.negatives)).rows.negatives == [[text], []]
+    csv_file.write_text("question,answer,negatives\nq,a,[1] as Smith has it\n")
+    assert read(csv_file, config(csv_file, format=Format.negatives)).rows.negatives == [["[1] as Smith has it"]]
+    write_jsonl(json_file, [{"question": "q", "answer": "a", "negatives": json.dumps(["n", "m"])}])
+    assert read(json_file, config(json_file, format=Format.negatives)).rows.negatives == [["n", "m"]]
     pq.write_table(pa.table({"question": ["q"], "answer": ["a"], "negatives": [["n", None, "m"]]}), parquet_file)
     source = read(parquet_file, config(parquet_file, format=Format.negatives))
     assert source.rows.negatives == [["n", "m"]] and source.counts == {"blank_negatives_dropped": 1}
@@ -568,6 +572,8 @@ def test_labels_are_counted_and_a_scale_without_a_wrong_answer_warned_of(
     ("column", "remedy"),
     [
         ("Relevance", "data.format=labelled data.label_column=Relevance"),
+        ("Label", "data.format=labelled data.label_column=Label"),
+        ("Negatives", "data.format=negatives data.negatives_column=Negatives"),
         ("negative", "data.format=negatives data.negatives_column=negative"),
         ("url", None),
     ],

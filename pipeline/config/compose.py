@@ -29,7 +29,7 @@ from pipeline.config import console
 from pipeline.config.arguments import described, keys, parse_arguments
 from pipeline.config.ending import EXIT_BUG, ended, log, report, unusable
 from pipeline.config.refusals import refusal
-from pipeline.config.schema import Config, parse, register
+from pipeline.config.schema import OUTPUTS, Config, parse, register
 from pipeline.core.credentials import masked_command
 from pipeline.core.errors import EXIT_REQUEUE, ConfigError, must
 
@@ -57,7 +57,6 @@ def application(job: Callable[[Config], object]) -> Callable[[], None]:
     def one_job(values: DictConfig) -> object:
         _quiet()
         here = HydraConfig.get()
-        Path(here.sweep.dir, "multirun.yaml").unlink(missing_ok=True)  # Hydra's own, with credentials as they are
         log_path = Path(here.runtime.output_dir) / f"{here.job.name}.log"
         if here.mode is RunMode.MULTIRUN:
             sys.argv[1:] = here.overrides.task  # what is recorded as its command makes this job, not the whole sweep
@@ -88,6 +87,11 @@ def application(job: Callable[[Config], object]) -> Callable[[], None]:
                 raise refusal(error, sys.argv[1:]) from None
             except FileNotFoundError as error:  # a job's own is answered above: the folder of its log cannot be made
                 raise unusable(error) from error
+            finally:
+                with contextlib.suppress(OSError):
+                    for folder in OUTPUTS:  # Hydra's own copy, with credentials as they are
+                        for copy in Path(folder, "logs").glob("*-multirun/multirun.yaml"):
+                            copy.unlink(missing_ok=True)
             if len(ran) > 1:
                 print("\n".join(["", *_jobs(ran)]))
                 if failures:
@@ -102,6 +106,9 @@ def application_with(schema: type[T], job: Callable[[T, Config], object]) -> Cal
     """An `application` that also has arguments of its own: those named by the schema; all others are Hydra's."""
 
     def run() -> None:
+        if {"-h", "--help"} & set(sys.argv[1:]):
+            print(f"{sys.modules['__main__'].__doc__}\n\n{described(schema)}\n\nAnd the keys of train.py --help.")
+            return
         own = [word for word in sys.argv[1:] if word.partition("=")[0] in keys(schema)]
         with ended():
             asked = parse_arguments(schema, own)

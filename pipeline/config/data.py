@@ -56,9 +56,9 @@ class DataConfig:
     corpus_path: str | None = None
     """JSONL of passages (key `text` or the answer column) to mine from; None uses the answers."""
     rows: int | None = None
-    """Take the first N rows; None takes all."""
+    """Take the first N rows (of a BEIR folder whole queries); None takes all."""
     limit: int | None = None
-    """Take a subset of N rows drawn with `split_seed`; None takes all."""
+    """Take a subset of at most N rows, whole questions, drawn with `split_seed`; None takes all."""
     dev_queries: int = 1000
     """Questions for the dev set: a wish, at most a fifth of the questions, at least 20."""
     validation_queries: int = 0

@@ -40,7 +40,8 @@ EXIT_UNREAD = 128 + signal.SIGPIPE
 OF_THE_SYSTEM = {
     errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR,
     errno.EISDIR, errno.EEXIST, errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP,
-    errno.EXDEV, errno.ESTALE, errno.ELOOP, errno.ENAMETOOLONG, errno.EBUSY,
+    errno.EXDEV, errno.ESTALE, errno.ELOOP, errno.ENAMETOOLONG, errno.EBUSY, errno.ENOTCONN, errno.ENODEV,
+    errno.ETIMEDOUT,
 }  # fmt: skip
 """What disks, permissions and limits answer, whatever is asked of them: the user's to mend."""
 
@@ -183,8 +184,8 @@ def unusable(error: OSError) -> ResourceError:
         remedy = "Free space, or set TMPDIR=<another folder>."
         return ResourceError(must("temporary files", "have a folder", error.strerror, remedy))
     if _lacks_its_folder(error):
-        folder, remedy = str(Path(error.filename).parent), "Run the same command again: what is still there is kept."
-        return ResourceError(must(folder, "stay while a command works", "a removed folder", remedy))
+        remedy = "Run the same command again if it was removed meanwhile, what is left is kept; else make it."
+        return ResourceError(must(str(Path(error.filename).parent), "be there", "no such folder", remedy))
     if error.errno == errno.EISDIR:
         return ResourceError(must(path, "be a file", "a folder", "Move it away and run the same command again."))
     if os.path.islink(path) and not os.path.exists(path):

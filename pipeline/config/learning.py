@@ -40,9 +40,9 @@ class ModelConfig:
     title: str | None = None
     """Name of the base model in the card; None takes `name`, with model=custom the last part of `path`."""
     language: str | None = None
-    """Language tag of the card; None is en, with data=local none."""
+    """Language tag of the card; None is en for the data of `conf/data`, none for a user's own."""
     license: str | None = None
-    """Licence tag of the card; None is apache-2.0, with data=local none."""
+    """Licence tag of the card; None is apache-2.0 for the data of `conf/data`, none for a user's own."""
 
     def __post_init__(self) -> None:
         check(bool(self.name), "model.name", "be a name", self.name, "Give one, such as my-reranker.")

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from pipeline.config.arguments import keys, nearest
-from pipeline.config.data import DataConfig, MiningConfig
+from pipeline.config.data import DataConfig, MiningConfig, Source
 from pipeline.config.learning import EvaluationConfig, ModelConfig, TrainingConfig
 from pipeline.config.machine import EmissionsConfig, HubConfig, RuntimeConfig, TrackingConfig
 from pipeline.config.paths import KEYS, at_home
@@ -59,7 +59,7 @@ class Config:
         for key in keys(Config):
             countable(key, attrgetter(key)(self))
         _check_outputs(self.outputs_dir)
-        if self.data.name != "local":  # of a user's own texts neither is known
+        if self.data.source is Source.packaged_docs or self.data.name == "gooaq":  # of a user's own texts none is known
             self.model.language = self.model.language or "en"
             self.model.license = self.model.license or "apache-2.0"
         known = {DEV, VALIDATION, NANO}
@@ -109,9 +109,14 @@ def register() -> None:
     OmegaConf.register_new_resolver("outputs", _outputs, replace=True)
 
 
+OUTPUTS: set[str] = set()
+"""Below which folders Hydra made some of its own."""
+
+
 def _outputs(folder: str) -> str:
     """`outputs_dir` as Hydra makes a folder below it, before `parse` sees any of it."""
     _check_outputs(folder)
+    OUTPUTS.add(str(at_home(folder)))
     return str(at_home(folder))
 
 

@@ -121,9 +121,9 @@ def locked(path: Path) -> Iterator[None]:
         except OSError as error:
             if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
                 raise
-            rule, got = "lie on a file system with locks (flock)", f"{error.strerror} for {path}"
-            remedy = "Pass outputs_dir=<a folder on another disk>."
-            raise ResourceError(must("outputs_dir", rule, got, remedy)) from None
+            remedy = "Pass outputs_dir=<a folder on another disk>, or for the hub's cache set HF_HOME."
+            rule = "lie on a file system with locks (flock)"
+            raise ResourceError(must(str(path.parent), rule, error.strerror, remedy)) from None
         yield
 
 

@@ -96,10 +96,12 @@ def out_of_memory(error: BaseException) -> bool:
 def raise_shortage(error: BaseException) -> None:
     """Raise what an error is, or was caused by, where memory, disk or open files ran out: no fault of what was read."""
     found: BaseException | None = error
-    while found is not None:
+    seen = set[int]()
+    while found is not None and id(found) not in seen:
+        seen.add(id(found))
         if out_of_memory(found) or (isinstance(found, OSError) and found.errno in SHORTAGES):
             raise found
-        found = found.__cause__ or found.__context__
+        found = found.__cause__ or (None if found.__suppress_context__ else found.__context__)
 
 
 def first_line(error: BaseException) -> str:

@@ -15,7 +15,7 @@ from pipeline.core.errors import DataError, must
 from pipeline.core.records import PairRows
 from pipeline.data.beir import TRAIN_QRELS_FILES, read_beir
 from pipeline.data.own_corpus import REPEATED
-from pipeline.data.row_builder import TELLING, RowBuilder, unread_columns
+from pipeline.data.row_builder import RowBuilder, unread_columns
 from pipeline.data.tables import (
     CSV_SUFFIXES,
     PARQUET_SUFFIXES,
@@ -59,19 +59,20 @@ def read(path: Path, config: DataConfig, qrels_files: Sequence[str] = TRAIN_QREL
     if not path.exists():
         raise DataError(must(str(path), "exist", "nothing there", "Correct data.path (or data.dev_path)."))
     suffix = path.suffix.lower()
+    builder = RowBuilder(config, str(path), from_text=suffix in CSV_SUFFIXES)
     if suffix in JSON_SUFFIXES:
         records = json_objects(path)
     elif suffix in CSV_SUFFIXES:
         records = csv_records(path, CSV_SUFFIXES[suffix], wanted_columns(config))
     elif suffix in PARQUET_SUFFIXES:
-        records = parquet_records(path, wanted_columns(config), [*unread_columns(config), *TELLING])
+        records = parquet_records(path, wanted_columns(config), unread_columns(config), builder.say_telling)
     else:
         known = ", ".join((*JSON_SUFFIXES, *CSV_SUFFIXES, *PARQUET_SUFFIXES))
         remedy = "Unpack it first." if suffix in PACKED_SUFFIXES else "Rename or convert the file."
         if suffix in SHEET_SUFFIXES:
             remedy = "Save the sheet as CSV in UTF-8."
         raise DataError(must(str(path), f"end in one of {known}", repr(suffix) if suffix else "no suffix", remedy))
-    return _gather(records, RowBuilder(config, str(path), from_text=suffix in CSV_SUFFIXES), str(path), config)
+    return _gather(records, builder, str(path), config)
 
 
 def _gather(records: Iterator[tuple[int, Record]], builder: RowBuilder, source: str, config: DataConfig) -> Loaded:
@@ -103,11 +104,12 @@ def read_hub(folder: Path, config: DataConfig, cache: Path) -> Loaded:
         DataError: when it holds no such configuration, split or column, or a value of the wrong type.
     """
     source = f"{config.path} ({folder})"
+    builder = RowBuilder(config, source, from_text=False)
     records = hub_records(
         folder, wanted_columns(config), source, subset=config.subset, split=config.split, cache=cache,
-        also=[*unread_columns(config), *TELLING],
+        also=unread_columns(config), told=builder.say_telling,
     )  # fmt: skip
-    return _gather(records, RowBuilder(config, source, from_text=False), source, config)
+    return _gather(records, builder, source, config)
 
 
 def _beir(folder: Path, config: DataConfig, qrels_files: Sequence[str]) -> Loaded:

@@ -6,7 +6,7 @@ import json
 import logging
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pipeline.config.data import DataConfig, Format
@@ -29,6 +29,7 @@ PUT_RIGHT = {
 TELLING = {
     **dict.fromkeys(("relevance", "score", "grade", "rating", "stars", "is_relevant", "is_correct"), "label"),
     **dict.fromkeys(("negative", "hard_negative", "hard_negatives", "neg"), "negatives"),
+    "labels": "label",
 }
 """Usual names of columns that say which answers are wrong → what they hold; they may mean something else too."""
 
@@ -89,7 +90,7 @@ class RowBuilder:
             if column in record:
                 raise unread(self._source, column, self._unread)
         if not len(rows):
-            self._say_telling(record)
+            self.say_telling(record)
         rows.questions.append(self.text(line, record, "question_column", config.question_column))
         rows.answers.append(self.text(line, record, "answer_column", config.answer_column))
         rows.lines.append(line)
@@ -104,14 +105,15 @@ class RowBuilder:
                 group = f"row {line}"
             rows.groups.append(encodable(str(group)))
 
-    def _say_telling(self, record: Record) -> None:
-        """Warn of a column that is not read and by its name may say which answers are wrong."""
+    def say_telling(self, names: Iterable[str]) -> None:
+        """Warn of columns that are not read and by their names may say which answers are wrong."""
         config = self._config
         if config.format is not Format.pairs:
             return
         read = {config.question_column, config.answer_column, config.group_column}
-        for column in record:
-            if column not in read and (holds := TELLING.get(column.lower())):
+        meant = TELLING | {config.label_column.lower(): "label", config.negatives_column.lower(): "negatives"}
+        for column in names:
+            if column not in read and (holds := meant.get(column.lower())):
                 log.warning(
                     "%s: the column %r is not read, every row is a right answer. If it tells of wrong ones, pass "
                     "data.format=%s data.%s_column=%s", self._source, column,
@@ -159,6 +161,22 @@ class RowBuilder:
         self.counts["texts_with_lone_surrogate"] += mended != text.replace("\0", " ")
         return mended
 
+    def _listed(self, line: int, column: str, value: str, remedy: str) -> object:
+        """A text that is a JSON list as that list; any other as the one text of a list, as in triples.
+
+        Raises:
+            DataError: for a broken list in a file of texts.
+        """
+        if not value.lstrip().startswith("["):
+            return [value]
+        try:
+            found = json.loads(value)
+        except (ValueError, RecursionError):
+            if self._from_text and value.lstrip().startswith('["'):
+                raise self._wrong(line, column, "be a JSON list of texts", value, remedy) from None
+            return [value]
+        return found
+
     def _label(self, line: int, record: Record) -> float:
         column = self._config.label_column
         value = self._value(line, record, "label_column", column)
@@ -176,13 +194,8 @@ class RowBuilder:
         value = self._value(line, record, "negatives_column", column)
         if value is None or value == "":
             return []
-        if isinstance(value, str) and not (self._from_text and value.lstrip().startswith("[")):
-            value = [value]  # one text, as in triples
-        elif isinstance(value, str):
-            try:
-                value = json.loads(value)
-            except (ValueError, RecursionError):
-                raise self._wrong(line, column, "be a JSON list of texts", value, remedy) from None
+        if isinstance(value, str):
+            value = self._listed(line, column, value, remedy)
         if not isinstance(value, list):
             raise self._wrong(line, column, "be a text or a list of texts", value, remedy)
         if strange := [text for text in value if not isinstance(text, str | None)]:

@@ -179,7 +179,7 @@ def _held_out_size(key: str, wish: int, questions: int) -> int:
 
 def _hold_out(config: DataConfig, rows: PairRows, size: int, usable: dict[str, None], *, salt: int) -> Held:
     """Rows to hold out; `salt` tells the validation draw from the dev draw."""
-    if config.source is Source.hub:
+    if config.source is Source.hub and rows.groups is None:
         drawn = hold_out_rows(len(rows), size, seed=config.split_seed)
         return whole_questions(drawn, rows, usable) if config.dedupe else drawn  # not: as the published recipe has it
     seed: int | list[int] = config.split_seed if not salt else [config.split_seed, salt]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -143,10 +143,12 @@ def json_objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         yield number, value
 
 
-def parquet_records(path: Path, wanted: Wanted, also: Iterable[str] = ()) -> Iterator[tuple[int, Record]]:
-    """Rows of a Parquet file, numbered from 1, a batch in memory at a time.
+def parquet_records(
+    path: Path, wanted: Wanted, also: Iterable[str] = (), told: Callable[[list[str]], None] | None = None
+) -> Iterator[tuple[int, Record]]:
+    """Rows of a Parquet file, numbered from 1, a batch in memory at a time; columns of `also` where there are any.
 
-    Columns of `also`, in capitals too, are among them where there are any.
+    `told` is given the names of all columns before.
     """
     import pyarrow as arrow
     import pyarrow.parquet as parquet
@@ -155,7 +157,9 @@ def parquet_records(path: Path, wanted: Wanted, also: Iterable[str] = ()) -> Ite
         with parquet.ParquetFile(path) as file:
             _check_columns(str(path), wanted, list(file.schema_arrow.names))
             names = file.schema_arrow.names
-            columns = list(dict.fromkeys([*wanted.values(), *_among(names, also)]))
+            if told is not None:
+                told(names)
+            columns = list(dict.fromkeys([*wanted.values(), *(column for column in also if column in names)]))
             line = 0
             for batch in file.iter_batches(batch_size=_BATCH, columns=columns):
                 # By place: a column that is refused for its name may be there twice.
@@ -174,21 +178,25 @@ def parquet_records(path: Path, wanted: Wanted, also: Iterable[str] = ()) -> Ite
         raise _unreadable(str(path), error) from None
 
 
-def _among(present: Iterable[str], also: Iterable[str]) -> list[str]:
-    return [column for column in present if column in also or column.lower() in also]
-
-
 def _unreadable(source: str, error: Exception) -> DataError:
     """What to do about a value that Python has no form for: a date before the year 1 or after 9999."""
     return DataError(must(source, "hold values that Python can read", named(error), "Write such a column as text."))
 
 
 def hub_records(
-    folder: Path, wanted: Wanted, source: str, *, subset: str | None, split: str, cache: Path, also: Iterable[str] = ()
+    folder: Path,
+    wanted: Wanted,
+    source: str,
+    *,
+    subset: str | None,
+    split: str,
+    cache: Path,
+    also: Iterable[str] = (),
+    told: Callable[[list[str]], None] | None = None,
 ) -> Iterator[tuple[int, Record]]:
     """Rows of one split of a data set repository's local copy, numbered from 1; `datasets` converts into `cache`.
 
-    Columns of `also`, in capitals too, are among them where there are any.
+    Columns of `also` are among them where there are any; `told` is given the names of all columns before.
     """
     import datasets
 
@@ -205,7 +213,9 @@ def hub_records(
         raise DataError(must(source, f"be a data set with the split {split!r}", got, remedy)) from error
     _check_columns(source, wanted, list(loaded.column_names))
     present = loaded.column_names
-    columns = list(dict.fromkeys([*wanted.values(), *_among(present, also)]))
+    if told is not None:
+        told(present)
+    columns = list(dict.fromkeys([*wanted.values(), *(column for column in also if column in present)]))
     line = 0
     try:
         for batch in loaded.select_columns(columns).iter(batch_size=_BATCH):

@@ -93,16 +93,19 @@ def read_run(path: Path, known: Container[str] = ()) -> Run:
             got = f"passage {passage!r} of query {query!r} again"
             raise DataError(must(thing, "rank each passage of a query once", got, "Delete one of the two lines."))
         passages[passage] = score
-        if re.fullmatch(r"\d+", columns[3]):
+        if len(columns[3]) < 19 and columns[3].isdecimal():
             here = (int(columns[3]), score)
-            first, last = ends.setdefault(query, [here, here])
-            ends[query] = [min(first, here), max(last, here)]
+            own = ends.setdefault(query, [here, here])
+            if here < own[0]:
+                own[0] = here
+            elif here > own[1]:
+                own[1] = here
     if not run:
         raise DataError(must(str(path), "hold at least one ranked passage", "an empty run", "Write the run again."))
     ranked = {query: (first[1], last[1]) for query, (first, last) in ends.items() if first[0] < last[0]}
     wrong = sum(first < last or len(set(run[query].values())) == 1 for query, (first, last) in ranked.items())
-    if wrong > len(ranked) / 2:
-        got = f"scores that rise or stay equal for {wrong} of {len(ranked)} queries"
+    if wrong > len(run) / 2:
+        got = f"scores that rise or stay equal for {wrong} of {len(run)} queries"
         remedy = "The score alone orders, highest first, as in trec_eval: negate distances, or write 0 as every rank."
         raise DataError(must(str(path), "give the first rank a higher score than the last", got, remedy))
     return {q: dict(sorted(ps.items(), key=lambda item: (-item[1], item[0]))) for q, ps in run.items()}

@@ -60,8 +60,8 @@ def read(folder: Path, key: str = "model.path") -> tuple[Any, PreTrainedTokenize
         raise ModelError(must(key, rule, repr(str(folder)), remedy))
     try:
         with quiet():
-            saved = _bert_of_old(folder) or AutoConfig.from_pretrained(folder)
-            tokenizer = AutoTokenizer.from_pretrained(folder, config=saved)
+            saved = _bert_of_old(folder) or AutoConfig.from_pretrained(folder, trust_remote_code=False)
+            tokenizer = AutoTokenizer.from_pretrained(folder, config=saved, trust_remote_code=False)
     except Exception as error:  # a wrong type in a configuration raises kinds of its own
         raise_shortage(error)
         raise ModelError(must(key, "hold a model and tokenizer transformers can read",

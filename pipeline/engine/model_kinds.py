@@ -67,7 +67,7 @@ def must_be_bi_encoder(folder: Path, key: str) -> None:
     """
     try:
         with model_config.quiet():
-            hf = AutoConfig.from_pretrained(folder)
+            hf = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except Exception:  # no model, or none of transformers' (static embeddings): who loads it says what is wrong
         return
     modules = folder / "modules.json"

@@ -5,27 +5,21 @@ Knows nothing of the hub, of its client or of what the files are for.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 from pipeline.core.artifacts import is_sealed, sealed
 from pipeline.core.atomic import locked, read_json, write_json
 from pipeline.core.errors import ArtifactError, must
-from pipeline.core.fingerprint import file_digest
+from pipeline.core.fingerprint import file_digest, file_state
 
 LOCK = "hub.lock.json"
 """Below `outputs_dir`: which commit each name on the hub resolved to, and the digests of files."""
 
 REMEMBER_FROM_BYTES = 32 * 2**20
-"""Larger files are hashed once and remembered by what `_state` says; smaller ones at every start."""
+"""Larger files are hashed once and remembered by what `file_state` says; smaller ones at every start."""
 
 SECTIONS = {"commits", "files", "hashed"}
-
-
-def _state(stat: os.stat_result) -> list[int]:
-    """What another content changes: tools set a modification time back (`cp -p`, `rsync -t`), none the other time."""
-    return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
 
 
 class LockFile:
@@ -66,14 +60,14 @@ class LockFile:
         )
 
     def digest(self, path: Path) -> str:
-        """sha256 of a file; of a large one from memory while its `_state` stands."""
+        """sha256 of a file; of a large one from memory while its `file_state` stands."""
         real = path.resolve()
-        stat = real.stat()
-        if stat.st_size < REMEMBER_FROM_BYTES:
+        state = file_state(real)
+        if state[0] < REMEMBER_FROM_BYTES:
             return file_digest(real)
         seen = self.get("hashed", str(real))
-        if not seen or seen[:-1] != _state(stat):
-            seen = [*_state(stat), file_digest(real)]
+        if not seen or seen[:-1] != state:
+            seen = [*state, file_digest(real)]
             self.put("hashed", str(real), seen)
         return str(seen[-1])
 

@@ -19,6 +19,9 @@ log = logging.getLogger(__name__)
 NOTABLE_SHARE = 0.1
 """Of rows dropped, merged or of one question, of questions without candidates: from here on a remedy is named."""
 
+FEWEST_ALIKE = 20
+"""Of questions with one answer: fewer are no placeholder, whatever their share."""
+
 
 def say_leaks(split: Split, leaks: Mapping[str, Any]) -> None:
     """Say how many training rows are held out as well, and where they are many what drops fewer."""
@@ -72,7 +75,7 @@ def say_one_answer(name: str, part: Questions, corpus: Corpus, threshold: float)
     """Warn of a passage that is right for many of a part's questions: a placeholder, which a model learns to prefer."""
     answers = Counter(position for own in part.positives(threshold) for position in own)
     (position, count), of = answers.most_common(1)[0] if answers else (-1, 0), len(part.texts)
-    if count > of * NOTABLE_SHARE > of / len(answers):
+    if count > max(of * NOTABLE_SHARE, FEWEST_ALIKE) and of * NOTABLE_SHARE > of / len(answers):
         log.warning(
             "%s: %d of %d questions have the answer %r. Leave their rows out if it stands for a missing one",
             name, count, of, corpus.texts[position][:80],

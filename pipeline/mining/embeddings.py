@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerBase
 from pipeline.core import artifacts, atomic
 from pipeline.core.allocation import reuse_memory
 from pipeline.core.errors import ModelError, NumericsError, changed, must, named, out_of_gpu_memory, raise_shortage
-from pipeline.core.fingerprint import file_digest, fingerprint, text_digest
+from pipeline.core.fingerprint import file_digest, file_state, fingerprint, text_digest
 from pipeline.core.progress import bar
 from pipeline.engine import block_scoring, missing_weights, tokenizer_files
 from pipeline.mining.topk import Positions
@@ -92,6 +92,7 @@ class Embedder:
         self._prompts = {"query": query_prompt, "passage": passage_prompt}
         self._model: tuple[Any, int] | None = None
         self._verified: dict[Path, Vectors] = {}
+        self._before = self._states()
         self._identity = folder_digest(folder)
 
     def vectors(self, texts: Sequence[str], side: str) -> Vectors:
@@ -193,10 +194,14 @@ class Embedder:
                 size = STATIC_BATCH
             else:
                 size = ENGINE_BATCH if self._uses_engine(model) else DENSE_BATCH[self._device]
-            if folder_digest(self._folder) != self._identity:
+            # Hashed only where a file's state says so: a large model is loaded again for every set.
+            if self._states() != self._before and folder_digest(self._folder) != self._identity:
                 raise changed(str(self._folder))
             self._model = model, size
         return self._model
+
+    def _states(self) -> dict[Path, list[int]]:
+        return {path: file_state(path) for path in deciding_files(self._folder)}
 
     def _uses_engine(self, model: Any) -> bool:
         """Let `block_scoring` compute a BERT on a CPU; tokens, prompts, pooling and what follows stay the library's."""
@@ -216,15 +221,23 @@ class Embedder:
 
 
 def folder_digest(folder: Path) -> str:
-    """sha256 over name and content of every file that can change an embedding (all but hidden files and Markdown)."""
-    files = sorted(
+    """sha256 over name and content of the `deciding_files`.
+
+    Raises:
+        ModelError: when there is none.
+    """
+    if not (files := deciding_files(folder)):
+        remedy = "Pass a model folder: mining.path=<folder>."
+        raise ModelError(must(str(folder), "be a folder with a model", "nothing there", remedy))
+    return text_digest(part for path in files for part in (path.relative_to(folder).as_posix(), file_digest(path)))
+
+
+def deciding_files(folder: Path) -> list[Path]:
+    """Every file that can change an embedding: all but hidden ones and Markdown."""
+    return sorted(
         path
         for path in folder.rglob("*")
         if path.is_file()
         and path.suffix != ".md"
         and not any(p.startswith(".") for p in path.relative_to(folder).parts)
     )
-    if not files:
-        remedy = "Pass a model folder: mining.path=<folder>."
-        raise ModelError(must(str(folder), "be a folder with a model", "nothing there", remedy))
-    return text_digest(part for path in files for part in (path.relative_to(folder).as_posix(), file_digest(path)))

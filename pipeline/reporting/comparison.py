@@ -16,7 +16,7 @@ from typing import Any
 from pipeline.config.sets import is_nano_beir
 from pipeline.core import artifacts, atomic
 from pipeline.core.atomic import read_json
-from pipeline.core.errors import ConfigError, must
+from pipeline.core.errors import ArtifactError, ConfigError, must
 from pipeline.core.markdown import escape
 from pipeline.core.records import POSITIVES_ADDED
 from pipeline.reporting.run_figures import Measured
@@ -232,8 +232,11 @@ def _evaluations(run: Path) -> Any:
 
 def is_of(run: Path) -> bool:
     """Whether the comparison beside a card is as `keep` wrote it, and of the figures that the card shows."""
-    found = read_json(run / FILE)
-    return artifacts.is_sealed(found) and found["evaluations"] == _evaluations(run)
+    try:
+        found = read_json(run / FILE)
+    except ArtifactError:
+        return False
+    return artifacts.is_sealed(found) and found.get("evaluations") == _evaluations(run)
 
 
 def card_of(run: Path) -> str:

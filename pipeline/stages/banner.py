@@ -20,9 +20,9 @@ def announce(run: Run, *, mines_only: bool = False) -> None:
     """
     config = run.config
     local = config.model.path if mines_only else run.base.description
-    needs_hub = config.data.source is Source.hub or (
-        not mines_only and ("hub" in run.base.identity or bool(config.evaluation.nano_beir))
-    )
+    located = [run.retriever, *([] if mines_only else [run.base])]
+    needs_hub = config.data.source is Source.hub or any(of is not None and "hub" in of.identity for of in located)
+    needs_hub = needs_hub or (not mines_only and bool(config.evaluation.nano_beir))
     device = torch.cuda.get_device_name(run.device) if run.device.type == "cuda" else "CPU"
     data = config.data.title or config.data.name
     where = "no hub" if config.data.source is not Source.hub else f"hub data set {config.data.path}"
