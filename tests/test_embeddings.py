@@ -17,6 +17,7 @@ from small_models import lively, tiny
 from transformers import BertConfig, BertModel
 
 from pipeline.core.errors import DataError, ModelError, NumericsError
+from pipeline.core.progress import Bar
 from pipeline.engine.block_scoring import FrozenEncoder
 from pipeline.mining import embeddings
 from pipeline.mining.embeddings import VECTORS, Embedder, Vectors, folder_digest
@@ -33,6 +34,21 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def loads(embedder: Embedder) -> bool:
     return embedder._model is not None
+
+
+def test_progress_moves_batch_by_batch_and_ends_at_the_texts(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moved, advance = list[int](), Bar.advance
+
+    def seen(bar: Bar, n: int = 1, note: str = "") -> None:
+        moved.append(n)
+        advance(bar, n, note)
+
+    monkeypatch.setattr(Bar, "advance", seen)
+    monkeypatch.setattr(embeddings, "STATIC_BATCH", 50)
+    Embedder(model, tmp_path).vectors(TEXTS, "passage")
+    assert sum(moved) == len(TEXTS) and len(moved) > 2 and moved[-1] == 0
 
 
 def test_an_entry_is_used_again_only_for_the_same_model_prompt_and_texts(
@@ -314,8 +330,8 @@ def test_a_model_that_lacks_weights_is_refused_not_drawn_at_random(
     assert "LOAD REPORT" not in library_log.text and not list((tmp_path / "cache").glob("passage-*"))
 
 
-def test_a_head_that_embeddings_do_not_use_is_not_told_of_a_missing_pooler_is(
-    tmp_path: Path, library_log: pytest.LogCaptureFixture
+def test_neither_a_head_nor_a_pooler_that_embeddings_do_not_use_is_told_of(
+    tmp_path: Path, library_log: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Embedder(modernbert(tmp_path / "base", layers=2), tmp_path / "cache").vectors(TEXTS[:3], "passage")
     assert library_log.text == ""
@@ -327,4 +343,7 @@ def test_a_head_that_embeddings_do_not_use_is_not_told_of_a_missing_pooler_is(
     kept = {name: tensor for name, tensor in weights.items() if "pooler" not in name}
     save_file(kept, folder / "model.safetensors", {"format": "pt"})
     Embedder(folder, tmp_path / "cache").vectors(TEXTS[:3], "passage")
-    assert "LOAD REPORT" in library_log.text and "pooler.dense.weight | MISSING" in library_log.text
+    assert library_log.text == ""
+    monkeypatch.setattr(embeddings, "_asks_its_pooler", lambda model: True)
+    with pytest.raises(ModelError, match=r"must hold all weights of its model by their names, got no pooler\.dense\."):
+        Embedder(folder, tmp_path / "other").vectors(TEXTS[:3], "passage")

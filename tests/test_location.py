@@ -24,6 +24,7 @@ import pytest
 from loopback_hub import TOKEN, LoopbackHub
 
 from pipeline.core.errors import HubError
+from pipeline.hub import location
 from pipeline.hub.cache import Repository
 from pipeline.hub.location import locate, preview
 from pipeline.hub.repo_files import ABOUT_A_RUN
@@ -429,6 +430,32 @@ def test_local_folders_are_known_by_what_decides_the_model(desk: Desk) -> None:
     (folder / "model.safetensors").write_bytes(b"#" + FILES["model.safetensors"][1:])
     assert identity() != first
     assert desk.hub.requests == []
+
+
+def test_of_a_collection_its_own_files_alone_count(tmp_path: Path) -> None:
+    (tmp_path / "qrels").mkdir()
+    for name in ("queries.jsonl", "corpus.jsonl", "qrels/test.tsv", "run.trec"):
+        (tmp_path / name).write_text(name)
+    lock = tmp_path / "hub.lock.json"
+
+    def digest() -> str:
+        return location._local_digest(tmp_path, "dataset", lock)
+
+    first = digest()
+    for name in ("outputs", "qrels/more"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "run.trec").write_text("results of a run on it")
+    (tmp_path / "notes.txt").write_text("notes")
+    assert digest() == first
+    for name in ("queries.jsonl", "corpus.jsonl", "qrels/test.tsv", "run.trec"):
+        (tmp_path / name).write_text("another")
+        assert digest() != first
+        (tmp_path / name).write_text(name)
+    assert digest() == first
+    (tmp_path / "corpus.jsonl").unlink()
+    whole = digest()
+    (tmp_path / "notes.txt").write_text("other notes")
+    assert digest() != whole, "other data counts with all it has"
 
 
 @pytest.mark.parametrize("look_up", [locate, preview])

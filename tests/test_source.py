@@ -169,6 +169,12 @@ def test_given_negatives_from_json_parquet_and_csv(tmp_path: Path) -> None:
         assert source.counts == {"blank_negatives_dropped": 1}
 
 
+def test_labels_of_a_csv_file_may_be_the_booleans_of_pandas(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("question,answer,label\nq,a,True\nq,b,false\n")
+    assert read(path, config(path, format=Format.labelled)).rows.labels == [1.0, 0.0]
+
+
 def test_a_negative_of_a_triple_is_one_text_and_a_missing_one_of_a_list_is_none(tmp_path: Path) -> None:
     rows = [{"question": "q", "answer": "a", "negatives": "[one] text"}, {"question": "r", "answer": "b"}]
     rows[1]["negatives"] = None  # type: ignore[assignment]
@@ -563,6 +569,9 @@ def test_labels_are_counted_and_a_scale_without_a_wrong_answer_warned_of(
         f"{said.format(1, 450)}. None is a wrong answer: raise data.positive_threshold if the lowest are"
     ]
     caplog.clear()
+    loaded(labelled(tmp_path, [n / 10 for n in range(1, 10)]), format=Format.labelled, positive_threshold=0.5)
+    assert "labels from 0.1 to 0.9, 9 different; from data.positive_threshold=0.5 on positive: 750 of" in caplog.text
+    caplog.clear()
     loaded(labelled(tmp_path, [1]), format=Format.labelled)
     assert "None is a wrong" not in caplog.text, "pairs that say so"
 
@@ -593,8 +602,8 @@ def test_a_column_that_may_tell_of_wrong_answers_is_warned_of_where_it_is_not_re
     else:
         pq.write_table(pa.Table.from_pylist(rows), path)
     loaded(path)
-    told = [record.getMessage() for record in caplog.records if "is not read" in record.getMessage()]
-    said = f"{path}: the column {column!r} is not read, every row is a right answer. If it tells of wrong ones, pass "
+    told = [record.getMessage() for record in caplog.records if "not read, every" in record.getMessage()]
+    said = f"{path}: {column!r} not read, every row is a right answer. If it tells of wrong ones, pass "
     assert told == ([] if remedy is None else [said + remedy])
 
 

@@ -281,6 +281,12 @@ def test_a_collection_is_not_mistaken_for_another_set(tmp_path: Path, name: str)
         _ = planned.collections
 
 
+def test_no_step_and_no_set_at_fixed_steps_leave_an_empty_log(outputs: Path, first: Path) -> None:
+    folder = ran(outputs, "training.max_steps=0", "training.eval_sets=[]", "training.keep_best=false")
+    assert (folder / "metrics.jsonl").read_text() == ""
+    assert verify(Verification(run=str(folder), outputs_dir=str(outputs))).verified
+
+
 def test_a_collection_of_the_hub_goes_by_its_name_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "0123456789ab"  # as the cache keeps it
     folder.mkdir()

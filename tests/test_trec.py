@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import random
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -109,16 +111,29 @@ def test_broken_judgements_are_refused(tmp_path: Path) -> None:
         read_qrels(tmp_path)
 
 
-def test_a_run_whose_scores_rise_with_its_ranks_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("score", "said"),
+    [
+        (lambda rank: rank / 10, "got scores that rise with the rank for 12 of 12 queries. The score alone .* negate"),
+        (lambda rank: 0.0, "got one score for all passages of 12 of 12 queries. .* write scores that fall with the r"),
+    ],
+)
+def test_a_run_whose_scores_do_not_fall_with_its_ranks_is_refused(
+    tmp_path: Path, score: Callable[[int], float], said: str
+) -> None:
     path = tmp_path / "run.trec"
-    lines = [f"q{query} Q0 d{rank} {rank} {{}} x" for query in range(3) for rank in range(1, 5)]
-    said = r"must give the first rank a higher score than the last, got scores that rise or stay equal for 3 of 3 "
-    for score in (lambda rank: rank / 10, lambda rank: 0.0):
-        path.write_text("".join(line.format(score(int(line.split()[3]))) + "\n" for line in lines))
-        with pytest.raises(DataError, match=said):
-            read_run(path)
-    path.write_text("".join(f"q{q} Q0 d{i} 0 {i}.5 x\n" for q in range(3) for i in range(4)))
-    assert list(read_run(path)["q0"]) == ["d3", "d2", "d1", "d0"], "no ranks: the score alone counts"
-    rising = "q0 Q0 a 1 1 x\nq0 Q0 b 2 2 x\n"  # one query of three: trec_eval's order, no refusal
-    path.write_text(rising + "".join(f"q{q} Q0 d{i} {i} {-i} x\n" for q in (1, 2) for i in range(4)))
-    assert list(read_run(path)["q0"]) == ["b", "a"]
+    path.write_text("".join(f"q{q} Q0 d{r} {r} {score(r)} x\n" for q in range(12) for r in range(1, 5)))
+    with pytest.raises(DataError, match=f"must give the first rank a higher score than the last, {said}"):
+        read_run(path)
+
+
+def test_ranks_of_an_earlier_stage_none_or_few_queries_are_no_reason_to_refuse(tmp_path: Path) -> None:
+    path, draw = tmp_path / "run.trec", random.Random(5)
+    for lines in (
+        [f"q{q} Q0 d{r} {r} {draw.random()} x\n" for q in range(200) for r in range(10)],
+        [f"q{q} Q0 d{r} 0 {r}.5 x\n" for q in range(30) for r in range(4)],
+        [f"q{q} Q0 d{r} {r} {r}.5 x\n" for q in range(3) for r in range(4)],
+        [f"q{q} Q0 d{r} {r} 1 x\n" for q in range(40) for r in range(1 + (q < 12))],
+    ):
+        path.write_text("".join(lines))
+        assert len(read_run(path)) >= 3

@@ -38,7 +38,7 @@ class Bar:
         self.done += n
         if self._shown is not None and self._task is not None:
             self._shown.advance(self._task, n)
-        elif time.monotonic() - self._said >= LINE_SECONDS:
+        elif self.done != self._total and time.monotonic() - self._said >= LINE_SECONDS:
             self._said = time.monotonic()
             log.info("%s: %s%s", self._what, self._standing(), note and f", {note}")
 

@@ -21,7 +21,7 @@ NOTABLE_SHARE = 0.1
 """Of training rows dropped as surplus: from here on a remedy is named."""
 
 SHOWN_LABELS = 8
-"""Different labels that the log names."""
+"""Different labels that the log names; of more it says the range."""
 
 WIDE_INTERVAL_BELOW = 200
 PAIRED_SPREAD = 0.31
@@ -48,11 +48,10 @@ def say_labels(labels: Sequence[float], threshold: float) -> None:
     """Which labels there are and how many are positive; a scale of which every grade is, is warned of."""
     counts = Counter(labels)
     positive = sum(number for label, number in counts.items() if label >= threshold)
-    shown = ", ".join(f"{label:g}: {counts[label]:,}" for label in sorted(counts)[:SHOWN_LABELS])
-    more = ", …" if len(counts) > SHOWN_LABELS else ""
-    said = (
-        f"labels {shown}{more}; from data.positive_threshold={threshold:g} on positive: {positive:,} of {len(labels):,}"
-    )
+    shown = ", ".join(f"{label:g}: {counts[label]:,}" for label in sorted(counts))
+    if len(counts) > SHOWN_LABELS:
+        shown = f"from {min(counts):g} to {max(counts):g}, {len(counts):,} different"
+    said = f"labels {shown}; from data.positive_threshold={threshold:g} on positive: {positive:,} of {len(labels):,}"
     if positive == len(labels) and len(counts) > 1:
         log.warning("%s. None is a wrong answer: raise data.positive_threshold if the lowest are", said)
     else:

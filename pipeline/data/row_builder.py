@@ -6,7 +6,7 @@ import json
 import logging
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from pipeline.config.data import DataConfig, Format
@@ -105,19 +105,18 @@ class RowBuilder:
                 group = f"row {line}"
             rows.groups.append(encodable(str(group)))
 
-    def say_telling(self, names: Iterable[str]) -> None:
+    def say_telling(self, names: Collection[str]) -> None:
         """Warn of columns that are not read and by their names may say which answers are wrong."""
         config = self._config
         if config.format is not Format.pairs:
             return
         read = {config.question_column, config.answer_column, config.group_column}
         meant = TELLING | {config.label_column.lower(): "label", config.negatives_column.lower(): "negatives"}
-        for column in names:
-            if column not in read and (holds := meant.get(column.lower())):
+        for holds, name in (("label", "labelled"), ("negatives", "negatives")):
+            if told := [column for column in names if column not in read and meant.get(column.lower()) == holds]:
                 log.warning(
-                    "%s: the column %r is not read, every row is a right answer. If it tells of wrong ones, pass "
-                    "data.format=%s data.%s_column=%s", self._source, column,
-                    "labelled" if holds == "label" else holds, holds, column,
+                    "%s: %s not read, every row is a right answer. If it tells of wrong ones, pass data.format=%s "
+                    "data.%s_column=%s", self._source, ", ".join(map(repr, told)), name, holds, told[0],
                 )  # fmt: skip
 
     def text(self, line: int, record: Record, key: str, column: str) -> str:
@@ -181,6 +180,8 @@ class RowBuilder:
         column = self._config.label_column
         value = self._value(line, record, "label_column", column)
         try:
+            if self._from_text and value.strip().lower() in ("true", "false"):  # as pandas writes them
+                value = value.strip().lower() == "true"
             number = float(value) if self._from_text or not isinstance(value, str) else math.nan
         except (TypeError, ValueError, OverflowError):
             number = math.nan

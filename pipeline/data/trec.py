@@ -22,6 +22,9 @@ EMPTY_ID = "%"
 HIGHEST_GRADE = 1000
 """Of a judgement, and of a label that becomes one: trec_eval keeps an array as long as the highest grade."""
 
+FEWEST_RANKED, RISING_SHARE = 10, 0.9
+"""Queries with several ranks of which ranks and scores are compared, and the share of them that tells of distances."""
+
 _ESCAPES = re.compile(r"(?:%[0-9A-Fa-f]{2})+")
 
 
@@ -71,8 +74,8 @@ def read_run(path: Path, known: Container[str] = ()) -> Run:
             a foreign run's own percent signs survive. Without it every column is unescaped.
 
     Raises:
-        DataError: naming file, line and column of what is wrong, when the run is empty, or when most queries' scores
-            do not fall from the first rank to the last: distances, which would stand upside down.
+        DataError: naming file, line and column of what is wrong, when the run is empty, or when nearly all
+            queries' scores rise from the first rank to the last, or all are equal.
     """
     run: Run = {}
     ends: dict[str, list[tuple[int, float]]] = {}
@@ -102,13 +105,25 @@ def read_run(path: Path, known: Container[str] = ()) -> Run:
                 own[1] = here
     if not run:
         raise DataError(must(str(path), "hold at least one ranked passage", "an empty run", "Write the run again."))
-    ranked = {query: (first[1], last[1]) for query, (first, last) in ends.items() if first[0] < last[0]}
-    wrong = sum(first < last or len(set(run[query].values())) == 1 for query, (first, last) in ranked.items())
-    if wrong > len(run) / 2:
-        got = f"scores that rise or stay equal for {wrong} of {len(run)} queries"
-        remedy = "The score alone orders, highest first, as in trec_eval: negate distances, or write 0 as every rank."
-        raise DataError(must(str(path), "give the first rank a higher score than the last", got, remedy))
+    _refuse_upside_down(path, run, {q: (first[1], last[1]) for q, (first, last) in ends.items() if first[0] < last[0]})
     return {q: dict(sorted(ps.items(), key=lambda item: (-item[1], item[0]))) for q, ps in run.items()}
+
+
+def _refuse_upside_down(path: Path, run: Run, ends: Mapping[str, tuple[float, float]]) -> None:
+    """Refuse distances and scores that are no order, by each query's scores of its first and of its last rank.
+
+    Old ranks beside new scores contradict these for half of the queries: only nearly all tell.
+    """
+    rising = sum(first < last for first, last in ends.values())
+    equal = sum(len(set(run[query].values())) == 1 for query in ends)
+    rule = "give the first rank a higher score than the last"
+    if len(ends) >= FEWEST_RANKED and rising > RISING_SHARE * len(ends):
+        got = f"scores that rise with the rank for {rising} of {len(ends)} queries"
+        remedy = "The score alone orders, highest first, as in trec_eval: negate distances, or write 0 as every rank."
+        raise DataError(must(str(path), rule, got, remedy))
+    if len(ends) >= FEWEST_RANKED and equal == len(ends) > len(run) / 2:
+        remedy = "The score alone orders, as in trec_eval: write scores that fall with the rank."
+        raise DataError(must(str(path), rule, f"one score for all passages of {equal} of {len(run)} queries", remedy))
 
 
 def write_run(path: Path, run_in_order: Mapping[str, Sequence[str]], tag: str) -> None:

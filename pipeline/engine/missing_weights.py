@@ -35,6 +35,9 @@ def incomplete(key: str, folder: Path, missing: Collection[str], unexpected: Col
         unexpected: names of weights that are there for nothing; the one most like a missing one is said.
     """
     lacked, remedy = min(missing), ""
+    if all("decoder" in name.split(".") for name in missing):
+        got, remedy = f"no decoder in {folder}", "Its kind scores with one: choose another kind of model."
+        return ModelError(must(key, "hold all weights of its model by their names", got, remedy))
     if unexpected:
         like = min(unexpected, key=lambda name: (not name.endswith(f".{lacked}"), name))
         remedy = f"{like!r} is there for nothing: strip a prefix of the names, merge an adapter (merge_and_unload), or "
@@ -45,7 +48,7 @@ def incomplete(key: str, folder: Path, missing: Collection[str], unexpected: Col
 
 @contextmanager
 def reported() -> Iterator[tuple[list[str], list[str]]]:
-    """Names of weights that a model needs and its folder lacks, the pooler's aside, and of those it does not use.
+    """Names of weights that a model needs and its folder lacks, and of those it does not use.
 
     transformers says them in a table that it logs: it goes on to the log where it tells of more than these.
     """
@@ -59,7 +62,7 @@ def reported() -> Iterator[tuple[list[str], list[str]]]:
             return record.levelno >= shown
         of_kind = {kind: re.findall(rf"^(.+?) +\| {kind} ", said, re.MULTILINE) for kind in KINDS}
         unused.extend(of_kind.pop("UNEXPECTED"))
-        missing.extend(name for name in of_kind["MISSING"] if not pools(name))
+        missing.extend(of_kind.pop("MISSING"))
         return any(of_kind.values()) and not missing and record.levelno >= shown
 
     loader.addFilter(goes_on)

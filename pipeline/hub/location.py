@@ -20,6 +20,9 @@ from pipeline.hub.repo_files import identity_files, looks_local
 PACKAGE = "package:"
 """Prefix of a path that names weights inside an installed package."""
 
+COLLECTION = r"queries\.jsonl|corpus\.jsonl|qrels/[^/]+\.tsv|qrels\.tsv|run\.trec"
+"""What a folder in the BEIR layout consists of, by name below it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Located:
@@ -142,9 +145,13 @@ def _packaged(module: str, lock: Path, key: str) -> Located:
 
 
 def _local_digest(path: Path, kind: Kind, lock: Path) -> str:
-    """sha256 over names and contents: of a model its weights, configuration and tokenizer, of data everything."""
+    """sha256 over names and contents: of a model its weights, configuration and tokenizer, of data everything.
+
+    Of a collection in the BEIR layout its own files alone: results may be written beside them.
+    """
     if path.is_file():
         return LockFile(lock).digest(path)
+    is_collection = kind == "dataset" and (path / "queries.jsonl").is_file() and (path / "corpus.jsonl").is_file()
     files = sorted(
         (found.relative_to(path).as_posix(), found)
         for found in path.rglob("*")
@@ -153,5 +160,7 @@ def _local_digest(path: Path, kind: Kind, lock: Path) -> str:
     if kind == "model":
         deciding = set(identity_files([name for name, _ in files]))
         files = [(name, found) for name, found in files if name in deciding]
+    if is_collection:
+        files = [(name, found) for name, found in files if re.fullmatch(COLLECTION, name)]
     lock_file = LockFile(lock)
     return text_digest(text for name, found in files for text in (name, lock_file.digest(found)))

@@ -35,7 +35,8 @@ def say_leaks(split: Split, leaks: Mapping[str, Any]) -> None:
         return
     told = f"dropped, {rows - leaked} are left" if leaks["dropped"] else "kept, for mining.drop_leaks=false"
     if leaks["dropped"] and rows > leaked > rows * NOTABLE_SHARE:  # of none left the refusal speaks
-        told += " (data.group_column=<column> keeps rows of one passage together; fewer data.dev_queries drop fewer)"
+        told += " (data.group_column=<column> keeps rows of one passage together; fewer data.dev_queries drop fewer"
+        told += "; mining.drop_leaks=false keeps them)" if leaked > rows / 2 else ")"
         if split.dev_file:
             told = f"dropped, {rows - leaked} are left (leave them out of data.dev_path={split.dev_file} to keep them)"
     log.info(

@@ -138,6 +138,8 @@ class Embedder:
         with path.open("wb") as stream, bar(f"embedding {side} texts", len(texts)) as moving, autocast:
             shape = (len(texts), int(model.get_embedding_dimension()))
             np.lib.format.write_array_header_1_0(stream, {**header, "shape": shape})
+            # Batch by batch: a chunk takes a large model minutes.
+            counting = model[-1].register_forward_hook(lambda *call: moving.advance(_rows(call[-1])))
             for start in range(0, len(texts), CHUNK):
                 chunk = list(texts[start : start + CHUNK])
                 vectors = np.ascontiguousarray(self._within_memory(encode, chunk, side), dtype=np.float32)
@@ -145,7 +147,8 @@ class Embedder:
                     remedy = "Use another model: mining.path=<folder or hub id>."
                     raise NumericsError(must(str(self._folder), "give finite embeddings", "NaN or inf", remedy))
                 stream.write(vectors.tobytes())
-                moving.advance(len(chunk))
+                moving.advance(start + len(chunk) - moving.done)  # batches that a GPU had no memory for came twice
+            counting.remove()
 
     def _within_memory(self, encode: Callable[..., Any], texts: list[str], side: str) -> Any:
         """Embeddings of texts, in batches halved each time a GPU's memory runs out, until a text is alone."""
@@ -185,8 +188,8 @@ class Embedder:
                 rule = "be a folder sentence-transformers can load"
                 remedy = "Pass another model: mining.path=<folder or hub id>."
                 raise ModelError(must(str(self._folder), rule, named(error), remedy)) from error
-            if missing:
-                raise missing_weights.incomplete(str(self._folder), self._folder, missing, unused)
+            if lacked := [name for name in missing if not missing_weights.pools(name) or _asks_its_pooler(model)]:
+                raise missing_weights.incomplete(str(self._folder), self._folder, lacked, unused)
             if isinstance(model.tokenizer, PreTrainedTokenizerBase):
                 modules = sorted(self._folder.glob("[0-9]*_*/"))  # each may have files of its own
                 tokenizer_files.check(model.tokenizer, [self._folder, *modules], "mining.path")
@@ -218,6 +221,16 @@ class Embedder:
         bert.forward = block_scoring.FrozenEncoder(bert, torch.bfloat16 if self._bf16 else torch.float32)
         bert.encoder = bert.pooler = None  # their matrices have been packed, or are not asked
         return True
+
+
+def _asks_its_pooler(model: Any) -> bool:
+    ways = getattr(model[0], "modality_config", {}).values()
+    return any(way["method_output_name"] == "pooler_output" for way in ways)
+
+
+def _rows(output: Any) -> int:
+    """Texts of a batch, by what a model's last module gives."""
+    return len(output.get("sentence_embedding", ())) if isinstance(output, dict) else 0
 
 
 def folder_digest(folder: Path) -> str:

@@ -40,7 +40,9 @@ class MetricsLog:
         self._written = len(rows)
 
     def finish(self) -> str | None:
-        """Close the tracker; what went wrong with it, if anything."""
+        """Close the tracker; what went wrong with it, if anything. A run without a row has an empty file."""
+        if self._written is None:
+            self.update([])
         return self._tracker.finish()
 
 
