@@ -504,7 +504,8 @@ def test_ctrl_c_ends_a_download_that_waits_to_try_again(desk: Desk, where: str) 
     desk.hub.commit("model", "owner/busy", FILES)
     desk.hub.play(where, "503")
     code = (
-        "import logging, sys; from pathlib import Path; logging.basicConfig(level=logging.WARNING)\n"
+        "import logging, signal, sys; from pathlib import Path; logging.basicConfig(level=logging.WARNING)\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # ignored where the tests run in the background
         "from pipeline.hub import download, location; download.WAITS_S = (60.0,)\n"
         "location.locate('owner/busy', None, kind='model', lock=Path(sys.argv[1]), refresh=False, allow=None, key='k')"
     )

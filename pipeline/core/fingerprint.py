@@ -62,13 +62,13 @@ def text_digest(texts: Iterable[str]) -> str:
     return digest.hexdigest()
 
 
-@spent("hash")
 def file_state(path: Path) -> list[int]:
     """What another content changes: tools set a modification time back (`cp -p`, `rsync -t`), none the other time."""
     stat = path.stat()
     return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
 
 
+@spent("hash")
 def file_digest(path: Path) -> str:
     """sha256 of a file's bytes, read in pieces.
 
