@@ -95,7 +95,7 @@ def test_language_and_licence_of_a_users_own_data_are_theirs_to_state() -> None:
     for words, stated in (
         (own, (None, None)),
         ([*own, "data.name=faq"], (None, None)),
-        ([*own, "data.source=hub", "data.name=faq"], (None, None)),
+        ([*own, "data.source=hub", "data.name=gooaq"], (None, None)),
         (["model=minilm_l6", "data=packaged_docs", "training=small"], ("en", "apache-2.0")),
         ([*own, "model.language=de", "model.license=mit"], ("de", "mit")),
         (["model=bert_tiny"], ("en", "apache-2.0")),

@@ -169,6 +169,20 @@ def test_given_negatives_from_json_parquet_and_csv(tmp_path: Path) -> None:
         assert source.counts == {"blank_negatives_dropped": 1}
 
 
+@pytest.mark.parametrize("cell", ["['n one', 'n two']", '[ "n one", "n two"', '["n", 3]'])
+def test_a_list_of_negatives_that_is_no_json_is_refused_in_a_csv_file(tmp_path: Path, cell: str) -> None:
+    path = tmp_path / "a.csv"
+    with path.open("w", newline="") as stream:
+        csv.writer(stream).writerows([["question", "answer", "negatives"], ["q", "a", cell]])
+    with pytest.raises(DataError, match="line 2, key 'negatives' must be a JSON list of texts, got str "):
+        read(path, config(path, format=Format.negatives))
+
+
+def test_a_text_that_looks_like_a_list_of_numbers_is_a_text(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "a.jsonl", [{"question": "q", "answer": "a", "negatives": "[2020]"}])
+    assert read(path, config(path, format=Format.negatives)).rows.negatives == [["[2020]"]]
+
+
 def test_labels_of_a_csv_file_may_be_the_booleans_of_pandas(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text("question,answer,label\nq,a,True\nq,b,false\n")

@@ -57,6 +57,7 @@ def application(job: Callable[[Config], object]) -> Callable[[], None]:
     def one_job(values: DictConfig) -> object:
         _quiet()
         here = HydraConfig.get()
+        Path(here.sweep.dir, "multirun.yaml").unlink(missing_ok=True)  # Hydra's own copy, with credentials as they are
         log_path = Path(here.runtime.output_dir) / f"{here.job.name}.log"
         if here.mode is RunMode.MULTIRUN:
             sys.argv[1:] = here.overrides.task  # what is recorded as its command makes this job, not the whole sweep
@@ -89,7 +90,7 @@ def application(job: Callable[[Config], object]) -> Callable[[], None]:
                 raise unusable(error) from error
             finally:
                 with contextlib.suppress(OSError):
-                    for folder in OUTPUTS:  # Hydra's own copy, with credentials as they are
+                    for folder in OUTPUTS:  # the same of a sweep that was refused before its first job
                         for copy in Path(folder, "logs").glob("*-multirun/multirun.yaml"):
                             copy.unlink(missing_ok=True)
             if len(ran) > 1:
@@ -106,11 +107,11 @@ def application_with(schema: type[T], job: Callable[[T, Config], object]) -> Cal
     """An `application` that also has arguments of its own: those named by the schema; all others are Hydra's."""
 
     def run() -> None:
-        if {"-h", "--help"} & set(sys.argv[1:]):
-            print(f"{sys.modules['__main__'].__doc__}\n\n{described(schema)}\n\nAnd the keys of train.py --help.")
-            return
         own = [word for word in sys.argv[1:] if word.partition("=")[0] in keys(schema)]
         with ended():
+            if {"-h", "--help"} & set(sys.argv[1:]):
+                print(f"{sys.modules['__main__'].__doc__}\n\n{described(schema)}\n\nAnd the keys of train.py --help.")
+                return
             asked = parse_arguments(schema, own)
         sys.argv[1:] = [word for word in sys.argv[1:] if word not in own]
 

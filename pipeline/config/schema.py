@@ -59,7 +59,8 @@ class Config:
         for key in keys(Config):
             countable(key, attrgetter(key)(self))
         _check_outputs(self.outputs_dir)
-        if self.data.source is Source.packaged_docs or self.data.name == "gooaq":  # of a user's own texts none is known
+        published = self.data.source is Source.hub and self.data.path == GOOAQ
+        if self.data.source is Source.packaged_docs or published:  # of a user's own texts neither is known
             self.model.language = self.model.language or "en"
             self.model.license = self.model.license or "apache-2.0"
         known = {DEV, VALIDATION, NANO}
@@ -108,6 +109,9 @@ def register() -> None:
     ConfigStore.instance().store(name="schema", node=Config)
     OmegaConf.register_new_resolver("outputs", _outputs, replace=True)
 
+
+GOOAQ = "sentence-transformers/gooaq"
+"""The published recipes' data."""
 
 OUTPUTS: set[str] = set()
 """Below which folders Hydra made some of its own."""

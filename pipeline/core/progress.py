@@ -51,7 +51,7 @@ class Bar:
         if self._total is None or self.done == self._found:
             return f"{self.done:,} in {duration(self.seconds())}"
         left = self.seconds() / (self.done - self._found) * (self._total - self.done)
-        return f"{self.done:,} of {self._total:,}, about {duration(left)} left"
+        return f"{self.done:,} of {self._total:,}, about {duration(max(left, 0.0))} left"
 
 
 @contextlib.contextmanager

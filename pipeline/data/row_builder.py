@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import re
 from collections import Counter
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -171,10 +172,12 @@ class RowBuilder:
         try:
             found = json.loads(value)
         except (ValueError, RecursionError):
-            if self._from_text and value.lstrip().startswith('["'):
-                raise self._wrong(line, column, "be a JSON list of texts", value, remedy) from None
-            return [value]
-        return found
+            found = None
+        if isinstance(found, list) and all(isinstance(text, str | None) for text in found):
+            return found
+        if self._from_text and re.match(r"""\s*\[\s*["']""", value):  # broken, or as Python writes a list
+            raise self._wrong(line, column, "be a JSON list of texts", value, remedy)
+        return [value]
 
     def _label(self, line: int, record: Record) -> float:
         column = self._config.label_column

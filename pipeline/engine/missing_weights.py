@@ -35,7 +35,7 @@ def incomplete(key: str, folder: Path, missing: Collection[str], unexpected: Col
         unexpected: names of weights that are there for nothing; the one most like a missing one is said.
     """
     lacked, remedy = min(missing), ""
-    if all("decoder" in name.split(".") for name in missing):
+    if len(missing) > 1 and not unexpected and all("decoder" in name.split(".") for name in missing):
         got, remedy = f"no decoder in {folder}", "Its kind scores with one: choose another kind of model."
         return ModelError(must(key, "hold all weights of its model by their names", got, remedy))
     if unexpected:
@@ -63,7 +63,7 @@ def reported() -> Iterator[tuple[list[str], list[str]]]:
         of_kind = {kind: re.findall(rf"^(.+?) +\| {kind} ", said, re.MULTILINE) for kind in KINDS}
         unused.extend(of_kind.pop("UNEXPECTED"))
         missing.extend(of_kind.pop("MISSING"))
-        return any(of_kind.values()) and not missing and record.levelno >= shown
+        return any(of_kind.values()) and all(map(pools, missing)) and record.levelno >= shown
 
     loader.addFilter(goes_on)
     if shown > logging.WARNING:  # silenced by the user: what it has to tell would be lost

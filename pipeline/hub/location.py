@@ -64,7 +64,7 @@ def locate(
         return _packaged(path.removeprefix(PACKAGE), lock, key)
     local = Path(path)
     if local.exists():
-        identity = {"sha256": _local_digest(local, kind, lock)}
+        identity = {"sha256": _local_digest(local, kind, lock, key)}
         return Located(local, identity, f"{path} (local, sha256 {identity['sha256'][:12]})", kind, key)
     repository = _repository(path, revision, kind, lock, allow, key)
     with repository.refusals():
@@ -82,7 +82,7 @@ def refuse_changed(lock: Path, *read: Located | None) -> None:
     """
     for located in read:
         before = None if located is None else located.identity.get("sha256")
-        if located and before and before != _local_digest(located.folder, located.kind, lock):
+        if located and before and before != _local_digest(located.folder, located.kind, lock, located.key):
             raise changed(f"{located.key}={located.folder}")
 
 
@@ -140,18 +140,17 @@ def _packaged(module: str, lock: Path, key: str) -> Located:
         remedy = "A packaged model is a folder with config.json and model.safetensors."
         raise HubError(must(key, "name a package that holds a model", repr(PACKAGE + module), remedy))
     version = packages.version_of(top) or "unknown"
-    identity = {"package": top, "version": version, "sha256": _local_digest(folders[0], "model", lock)}
+    identity = {"package": top, "version": version, "sha256": _local_digest(folders[0], "model", lock, key)}
     return Located(folders[0], identity, f"{top} {version} (installed package)", "model", key)
 
 
-def _local_digest(path: Path, kind: Kind, lock: Path) -> str:
+def _local_digest(path: Path, kind: Kind, lock: Path, key: str) -> str:
     """sha256 over names and contents: of a model its weights, configuration and tokenizer, of data everything.
 
-    Of a collection in the BEIR layout its own files alone: results may be written beside them.
+    Of a collection that is measured its own files alone: results may be written beside them.
     """
     if path.is_file():
         return LockFile(lock).digest(path)
-    is_collection = kind == "dataset" and (path / "queries.jsonl").is_file() and (path / "corpus.jsonl").is_file()
     files = sorted(
         (found.relative_to(path).as_posix(), found)
         for found in path.rglob("*")
@@ -160,7 +159,7 @@ def _local_digest(path: Path, kind: Kind, lock: Path) -> str:
     if kind == "model":
         deciding = set(identity_files([name for name, _ in files]))
         files = [(name, found) for name, found in files if name in deciding]
-    if is_collection:
+    if key == "evaluation.collections":
         files = [(name, found) for name, found in files if re.fullmatch(COLLECTION, name)]
     lock_file = LockFile(lock)
     return text_digest(text for name, found in files for text in (name, lock_file.digest(found)))
