@@ -13,7 +13,7 @@ from published_run import build
 from pipeline.core import artifacts
 from pipeline.core.atomic import write_json
 from pipeline.core.errors import ConfigError
-from pipeline.reporting.comparison import FACTS, as_section, as_text, card_of, compare, is_of, keep, published
+from pipeline.reporting.comparison import FACTS, as_section, as_text, card_of, compare, keep, kept, published
 from pipeline.reporting.run_figures import Measured, measured_run
 
 EXPERIMENTS = ("gooaq_bert_tiny", "gooaq_modernbert_large")
@@ -145,18 +145,18 @@ def test_text_and_section_hold_every_row_and_the_card_can_be_parsed(tmp_path: Pa
 def test_a_comparison_altered_or_of_other_figures_is_in_no_card(tmp_path: Path) -> None:
     run = build(tmp_path, "gooaq_bert_tiny")
     path = keep(run, compare(measured_run(run)))
-    assert is_of(run) and "## Reproduction" in card_of(run)
-    kept = path.read_text()
-    path.write_text(kept.replace("OKish", "OK", 1))
-    assert not is_of(run) and card_of(run) == (run / "card" / "README.md").read_text()
+    assert kept(run) is not None and "## Reproduction" in card_of(run)
+    good = path.read_text()
+    path.write_text(good.replace("OKish", "OK", 1))
+    assert kept(run) is None and card_of(run) == (run / "card" / "README.md").read_text()
     for strange in ("{", json.dumps(artifacts.sealed({"files": {}})), "[]"):
         path.write_text(strange)
-        assert not is_of(run) and "## Reproduction" not in card_of(run)
-    path.write_text(kept)
+        assert kept(run) is None and "## Reproduction" not in card_of(run)
+    path.write_text(good)
     manifest = artifacts.manifest_of(run / "card") or {}
     other = {**manifest, "key": {"evaluations": {"dev": "dev-0123"}}}
     write_json(run / "card" / artifacts.MANIFEST, artifacts.sealed(other))
-    assert not is_of(run) and "## Reproduction" not in card_of(run)
+    assert kept(run) is None and "## Reproduction" not in card_of(run)
 
 
 def test_an_experiment_without_published_figures_is_refused(tmp_path: Path) -> None:

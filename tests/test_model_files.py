@@ -224,6 +224,15 @@ def renamed(folder: Path, names: Callable[[str], str | None]) -> Path:
     return folder
 
 
+def written(base: Path, folder: Path, *, trained: bool) -> Path:
+    """A folder with a small cross-encoder, or with a plain encoder."""
+    if trained:
+        save(tiny(base), folder, model_config(base))
+    else:
+        bert_tiny(folder)
+    return folder
+
+
 PREFIXES = ["module.", "_orig_mod.", "model.", "base_model.model."]
 
 
@@ -232,11 +241,7 @@ PREFIXES = ["module.", "_orig_mod.", "model.", "base_model.model."]
 def test_weights_under_other_names_are_refused_not_drawn_at_random(
     base: Path, tmp_path: Path, trained: bool, prefix: str
 ) -> None:
-    folder = tmp_path / "model"
-    if trained:
-        save(tiny(base), folder, model_config(base))
-    else:
-        bert_tiny(folder)
+    folder = written(base, tmp_path / "model", trained=trained)
     renamed(folder, lambda name: prefix + name)
     said = rf"^model\.path must hold all weights .*, got no bert\.embeddings\.\S+ in .*'{prefix}bert\.embed.*merge_and"
     with pytest.raises(ModelError, match=said) as error:
@@ -258,11 +263,7 @@ def test_weights_under_other_names_are_refused_not_drawn_at_random(
 def test_a_missing_layer_or_saved_head_is_refused_a_pooler_without_a_head_is_drawn(
     base: Path, tmp_path: Path, trained: bool, lost: str, refused: bool
 ) -> None:
-    folder = tmp_path / "model"
-    if trained:
-        save(tiny(base), folder, model_config(base))
-    else:
-        bert_tiny(folder)
+    folder = written(base, tmp_path / "model", trained=trained)
     renamed(folder, lambda name: None if name.startswith(lost) else name)
     if refused:
         with pytest.raises(

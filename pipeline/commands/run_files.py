@@ -12,7 +12,7 @@ from pipeline.commands.run_folder import folders_of, mined_of
 from pipeline.config import recorded
 from pipeline.core import artifacts
 from pipeline.core.fingerprint import fingerprint
-from pipeline.reporting.comparison import FILE, card_of, is_of
+from pipeline.reporting.comparison import FILE, card_of, kept
 
 
 def check(run: Path) -> tuple[list[str], str]:
@@ -57,7 +57,7 @@ def _copies(run: Path, whole: set[Path]) -> Iterator[str]:
     if card in whole:
         same["README.md"] = _holds(run / "README.md", card_of(run).encode("utf-8", "backslashreplace"))
         same["summary.json"] = _holds(run / "summary.json", (card / "summary.json").read_bytes())
-        if (run / FILE).is_file() and not is_of(run):
+        if (run / FILE).is_file() and kept(run) is None:
             yield (
                 f"{run / FILE} is not as make reproduce wrote it, or of other figures than the card's. Give "
                 f'make reproduce ARGS="run={run}" again, or delete it'

@@ -230,13 +230,13 @@ def _evaluations(run: Path) -> Any:
     return (artifacts.manifest_of(run / "card") or {}).get("key", {}).get("evaluations")
 
 
-def is_of(run: Path) -> bool:
-    """Whether the comparison beside a card is as `keep` wrote it, and of the figures that the card shows."""
+def kept(run: Path) -> Json | None:
+    """The comparison beside a card, if it is as `keep` wrote it and of the figures that the card shows."""
     try:
-        found = read_json(run / FILE)
+        found: Json = read_json(run / FILE)
     except ArtifactError:
-        return False
-    return artifacts.is_sealed(found) and found.get("evaluations") == _evaluations(run)
+        return None
+    return found if artifacts.is_sealed(found) and found.get("evaluations") == _evaluations(run) else None
 
 
 def card_of(run: Path) -> str:
@@ -245,7 +245,7 @@ def card_of(run: Path) -> str:
     One that was altered, or made of earlier figures, is left out.
     """
     card = (run / "card" / "README.md").read_text(encoding="utf-8")
-    if not (run / FILE).is_file() or not is_of(run):
+    if (comparison := kept(run)) is None:
         return card
     before, heading, after = card.partition(LIMITATIONS)
-    return f"{before}{as_section(read_json(run / FILE))}\n{heading}{after}"
+    return f"{before}{as_section(comparison)}\n{heading}{after}"
