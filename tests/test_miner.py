@@ -107,6 +107,9 @@ def test_mined_rows_are_those_of_mine_hard_negatives(
     settings = recipe(folder)
     for key, value in keys.items():
         setattr(settings, key, value)
+    if settings.absolute_margin is not None or settings.relative_margin is not None:
+        # Questions that are passages too: a margin takes these out of every ranking, and nobody's ranking grows by it.
+        pairs += [(pairs[number][1], pairs[number + 1][1]) for number in range(0, 60, 6)]
     train = rows(pairs)
     mined = mine(split(train, rows(random_pairs(3, 5))), settings, tmp_path / "cache")
     reference = mine_hard_negatives(

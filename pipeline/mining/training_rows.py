@@ -118,8 +118,8 @@ def _negatives(
         local = np.full(passages, -1, np.int64)
         local[minable] = np.arange(len(minable))
         scores = searcher.score(texts, known.question, local[known.passage]) if has_margin else None
-        if has_margin:  # what scores above it is ranked too, as deep for all as in `mine_hard_negatives`
-            beside = np.full(len(mined), max(questions.sizes) + bool(len(asks_itself)))
+        if has_margin:  # what scores above it, a question itself too, is ranked as deep as in `mine_hard_negatives`
+            beside = np.full(len(mined), max(questions.sizes))
         else:
             beside = np.bincount(question, minlength=len(mined)) + (itself >= 0)
         beside = beside + np.bincount(asks_other, minlength=len(mined))
