@@ -25,7 +25,7 @@ HOSTILE = 'Is <script>alert("x")</script> | **bold**?\n# not a heading [link](ht
 
 QUERIES = 40
 ROOT = Path(__file__).resolve().parents[1]
-LARGE = "gooaq_modernbert_large"
+TINY, LARGE = "gooaq_bert_tiny", "gooaq_modernbert_large"
 
 CONFIG: dict[str, Any] = {
     "name": "gooaq_bert_tiny",
@@ -97,7 +97,7 @@ def config_of(experiment: str) -> dict[str, Any]:
 
 
 def published_log(experiment: str, steps: int) -> list[dict[str, Any]]:
-    """A published training log as our trainer would write it: it evaluates at the last step too."""
+    """A published training log as our trainer would write it, with a last step (its figures are made up)."""
     facts, rows = published(experiment)["facts"], []
     for fact in facts:
         if fact["kind"] == "loss":
@@ -107,6 +107,7 @@ def published_log(experiment: str, steps: int) -> list[dict[str, Any]]:
         if fact["kind"] == "log":
             sets.setdefault(fact["step"], {})[fact["set"]] = {fact["measure"]: fact["value"]}
     sets[steps] = sets[max(sets)]
+    rows.append({**rows[-1], "step": steps})
     rows += [{"kind": "evaluation", "step": step, "evaluation": of} for step, of in sets.items()]
     return [
         {**row, "epoch": round(row["step"] / steps, 6), "seconds": 1.0}
@@ -243,14 +244,20 @@ def write(
     return collect(files, config, rows, len(rows), base_id=base_id, data_id=data_id)
 
 
-def write_large(folder: Path) -> Facts:
-    """The ModernBERT-large experiment as composed, with its published log and best step and its number of rows."""
-    training = {
+RECIPES: dict[str, dict[str, Any]] = {
+    TINY: TRAINING,
+    LARGE: {
         **TRAINING, "steps": 9038, "batch_size": 64, "warmup_steps": 904, "first_loss": 1.2592, "last_loss": 0.3784,
         "best_step": 8000, "saved_step": 8000, "selection_set": "gooaq-dev",
-    }  # fmt: skip
-    config = config_of(LARGE)
+    },
+}  # fmt: skip
+"""Published experiment → its training.json."""
+
+
+def write_recipe(folder: Path, experiment: str) -> Facts:
+    """A published experiment as composed, with its published log, best step and number of rows."""
+    config, training = config_of(experiment), RECIPES[experiment]
     return write(
-        folder, config=config, training=training, rows=recipe_pairs(), log=published_log(LARGE, 9038),
+        folder, config=config, training=training, rows=recipe_pairs(), log=published_log(experiment, training["steps"]),
         base_id=config["model"]["path"],
     )  # fmt: skip

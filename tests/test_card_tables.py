@@ -11,10 +11,10 @@ from pipeline.reporting.card_tables import evaluations, log_table
 
 
 def test_the_published_log_is_a_table_of_its_rows_with_the_best_in_bold(tmp_path: Path) -> None:
-    log = log_table(run_facts.write_large(tmp_path))
+    log = log_table(run_facts.write_recipe(tmp_path, run_facts.LARGE))
     names = ["gooaq-dev", "NanoMSMARCO", "NanoNFCorpus", "NanoNQ", "NanoBEIR_R100_mean"]
     assert log["heads"] == ["Epoch", "Step", "Training Loss", *(f"{name}_ndcg@10" for name in names)]
-    # 46 losses, the untrained model, the last step's evaluation, the saved model.
+    # 46 losses, the untrained model, the last step, the saved model.
     assert len(log["rows"]) == 46 + 3 and log["rows"][-1][1] == "saved model"
     bold = [row for row in log["rows"] if any("**" in cell for cell in row)]
     assert len(bold) == 1 and bold[0][:2] == ["**0.8852**", "**8000**"] and log["has_kept"]

@@ -13,6 +13,7 @@ from published_run import build
 from pipeline.core import artifacts
 from pipeline.core.atomic import write_json
 from pipeline.core.errors import ConfigError
+from pipeline.core.markdown import escape
 from pipeline.reporting.comparison import FACTS, as_section, as_text, card_of, compare, keep, kept, published
 from pipeline.reporting.run_figures import Measured, measured_run
 
@@ -100,6 +101,22 @@ def test_a_band_ends_where_it_is_said_to(tmp_path: Path, name: str, ours: float,
     assert (row["verdict"], row["ours"]) == (verdict, pytest.approx(ours))
 
 
+def test_a_count_off_by_few_fails_with_its_likely_reason() -> None:
+    notes = {}
+    for rows in (578_402, 578_401, 577_824, 577_823):
+        row = rows_of(compare(Measured("gooaq_bert_tiny", counts={"rows": rows})))["rows/rows"]
+        notes[rows] = (row["verdict"], "rounding" in row["note"])
+    assert notes == {578_402: ("OK", False), 578_401: ("FAIL", True), 577_824: ("FAIL", True), 577_823: ("FAIL", False)}
+
+
+def test_sets_on_which_the_published_model_is_below_its_first_stage_are_said() -> None:
+    tiny = compare(Measured("gooaq_bert_tiny"))
+    said = "The published model itself is below its first stage on NanoMSMARCO, NanoNQ, NanoBEIR_R100_mean (nDCG@10)."
+    assert as_text(tiny).endswith(f" FAIL. {said}\n") and escape(said) in as_section(tiny)
+    for none in (compare(Measured("gooaq_modernbert_large")), compare(Measured("gooaq_bert_tiny"), ("rows",))):
+        assert none["below_first_stage"] == [] and "below" not in as_text(none) + as_section(none)
+
+
 def test_another_best_step_is_okish(tmp_path: Path) -> None:
     run = build(tmp_path, "gooaq_modernbert_large", lambda fact: 9000 if fact["id"] == "best-step" else fact["value"])
     assert rows_of(compare(measured_run(run)))["best-step"]["verdict"] == "OKish"
@@ -132,7 +149,7 @@ def test_text_and_section_hold_every_row_and_the_card_can_be_parsed(tmp_path: Pa
     text, section = as_text(found), as_section(found)
     for row in found["rows"]:
         assert row["id"] in text
-    assert text.splitlines()[-1].endswith(f"{len(found['rows']) - 1} OK, 0 OKish, 1 FAIL.")
+    assert f": {len(found['rows']) - 1} OK, 0 OKish, 1 FAIL." in text.splitlines()[-1]
     assert section.count("| FAIL | loss/20 | 1.1664 | 2.0000 | ±3% |") == 2, "on top and among all"
     assert section.count("\n| OK |") == len(found["rows"]) - 1
     keep(run, found)

@@ -1,8 +1,8 @@
 """Both experiments' cards against golden files, parsed back by the hub's own reader; one with hostile text in it.
 
 `PYTHONPATH=. python tests/test_model_card.py` writes the golden files again after an intended change; read the
-difference. bert-tiny's is a run with rivals and hostile text; ModernBERT-large's is the composed experiment with its
-published log and number of rows.
+difference. A published experiment's is of what is composed, its published log and number of rows; `RIVALLED` has
+rivals, hostile text and a best checkpoint.
 """
 
 from __future__ import annotations
@@ -24,14 +24,21 @@ from pipeline.reporting.model_card import of_repository, render
 from pipeline.reporting.report import summary
 
 GOLDEN = Path(__file__).resolve().parent / "golden"
-TINY = "gooaq_bert_tiny"
-FILES = {TINY: GOLDEN / "model_card.md", run_facts.LARGE: GOLDEN / "model_card_modernbert_large.md"}
+RIVALLED, TINY, LARGE = "rivalled", run_facts.TINY, run_facts.LARGE
+FILES = {
+    RIVALLED: GOLDEN / "model_card.md",
+    TINY: GOLDEN / "model_card_bert_tiny.md",
+    LARGE: GOLDEN / "model_card_modernbert_large.md",
+}
 
 RIVALS = ("untrained", "bi_encoder", "fusion", "trained")
 
+BERT_TINY = {"base_model": "prajjwal1/bert-tiny", "title": "BERT-tiny trained on GooAQ"}
+
 HEADS: dict[str, dict[str, Any]] = {
-    TINY: {"base_model": "prajjwal1/bert-tiny", "size": 8, "title": "BERT-tiny trained on GooAQ", "sets": 4},
-    run_facts.LARGE: {
+    RIVALLED: {**BERT_TINY, "size": 8, "sets": 4},
+    TINY: {**BERT_TINY, "size": 578_402, "sets": 5},
+    LARGE: {
         "base_model": "answerdotai/ModernBERT-large",
         "size": 578_402,
         "title": "ModernBERT-large trained on GooAQ",
@@ -42,8 +49,8 @@ HEADS: dict[str, dict[str, Any]] = {
 
 
 def _golden_facts(experiment: str, folder: Path) -> Facts:
-    if experiment == run_facts.LARGE:
-        return run_facts.write_large(folder)
+    if experiment != RIVALLED:
+        return run_facts.write_recipe(folder, experiment)
     training = {**run_facts.TRAINING, "best_step": 20, "saved_step": 20, "selection_set": "gooaq-dev"}
     return run_facts.write(folder, training=training, systems=RIVALS)
 
@@ -60,12 +67,12 @@ def cards(all_facts: dict[str, Facts]) -> dict[str, str]:
 
 @pytest.fixture
 def facts(all_facts: dict[str, Facts]) -> Facts:
-    return all_facts[TINY]
+    return all_facts[RIVALLED]
 
 
 @pytest.fixture
 def card(cards: dict[str, str]) -> str:
-    return cards[TINY]
+    return cards[RIVALLED]
 
 
 @pytest.mark.parametrize("experiment", FILES)
@@ -183,6 +190,12 @@ def test_the_kept_row_is_bold_and_the_selection_said(card: str, tmp_path: Path) 
     last = render(run_facts.write(tmp_path))
     assert "| 0.0707 | 20 | 1.1664 |" in last
     assert "selected on this set" not in last
+
+
+def test_a_recipe_without_best_checkpoint_has_no_bold_row(cards: dict[str, str]) -> None:
+    log = cards[TINY].partition("### Training Logs")[2].partition("## Environmental Impact")[0]
+    assert "| 1.0000 | 283 | " in log and "**" not in log
+    assert "selected on this set" not in cards[TINY] and "`keep_best`" not in cards[TINY]
 
 
 def test_being_below_the_first_stage_is_said_plainly(card: str) -> None:

@@ -18,7 +18,7 @@ from pipeline.core import artifacts, atomic
 from pipeline.core.atomic import read_json
 from pipeline.core.errors import ArtifactError, ConfigError, must
 from pipeline.core.markdown import escape
-from pipeline.core.records import POSITIVES_ADDED
+from pipeline.core.records import HEADLINE, POSITIVES_ADDED
 from pipeline.reporting.run_figures import Measured
 
 Json = dict[str, Any]
@@ -34,7 +34,7 @@ OK, OKISH, FAIL = "OK", "OKish", "FAIL"
 FILE = "reproduction.json"
 """Name of a comparison in its run's folder."""
 
-LOSS_BAND, DEV_BAND, EXACT, NEAR_TIES, ENERGY_BAND = 0.03, 0.006, 0.00015, 0.002, 0.25
+LOSS_BAND, DEV_BAND, EXACT, NEAR_TIES, NEAR_COUNT, ENERGY_BAND = 0.03, 0.006, 0.00015, 0.002, 0.001, 0.25
 
 LIMITATIONS = "## Limitations\n"
 """The heading of the card before which the comparison stands."""
@@ -99,7 +99,7 @@ def _log(fact: Json, measured: Measured) -> Row:
         return _row(fact, None, "", FAIL, "not evaluated at this step")
     band, verdict, note = _figure(fact, ours, measured.half_width)
     if fact["step"] == 0 and verdict == FAIL:
-        verdict, note = OKISH, "untrained: two heads drawn at random rank differently"
+        verdict, note = OKISH, "untrained, no check: two heads drawn at random rank differently"
     return _row(fact, ours, band, verdict, note)
 
 
@@ -112,7 +112,11 @@ def _loss(fact: Json, measured: Measured) -> Row:
 
 def _rows(fact: Json, measured: Measured) -> Row:
     ours = measured.counts.get(fact["name"])
-    return _row(fact, ours, "exact", OK if ours == fact["value"] else FAIL, "" if ours is not None else "not counted")
+    if ours is None:
+        return _row(fact, None, "exact", FAIL, "not counted")
+    close = 0 < abs(ours - fact["value"]) <= NEAR_COUNT * fact["value"]
+    note = "so few more or less come of passages that score as a positive does, up to rounding" if close else ""
+    return _row(fact, ours, "exact", OK if ours == fact["value"] else FAIL, note)
 
 
 def _first_stage(fact: Json, measured: Measured) -> Row:
@@ -169,15 +173,18 @@ def compare(measured: Measured, kinds: Sequence[str] = EVERYTHING, path: Path | 
     """Every published figure of these kinds beside ours.
 
     Returns:
-        `experiment`, `published` (hub id), `verdicts` (verdict → count) and `rows` (see `Row`), in the order of the
-        facts. A figure that was not measured is a row that fails and says so.
+        `experiment`, `published` (hub id), `below_first_stage` (sets on which the published model is below it in
+        nDCG@10; none where no model's figures are compared), `verdicts` (verdict → count) and `rows` (see `Row`), in
+        the order of the facts. A figure that was not measured is a row that fails and says so.
     """
     source = published(measured.experiment, path)
+    models = [fact for fact in source["facts"] if fact["kind"] == "final" and "final" in kinds]
     rows = [JUDGES[fact["kind"]](fact, measured) for fact in source["facts"] if fact["kind"] in kinds]
     counted = Counter(row.verdict for row in rows)
     return {
         "experiment": measured.experiment,
         "published": source["hub_id"],
+        "below_first_stage": [fact["set"] for fact in models if fact["measure"] == HEADLINE and fact["gain"] < 0],
         "verdicts": {verdict: counted[verdict] for verdict in (OK, OKISH, FAIL)},
         "rows": [asdict(row) for row in rows],
     }
@@ -189,7 +196,10 @@ def _number(value: float | None) -> str:
 
 def _headline(comparison: Json) -> str:
     counts = ", ".join(f"{count} {verdict}" for verdict, count in comparison["verdicts"].items())
-    return f"{comparison['experiment']} beside {comparison['published']}: {counts}."
+    said = f"{comparison['experiment']} beside {comparison['published']}: {counts}."
+    if below := comparison["below_first_stage"]:
+        said += f" The published model itself is below its first stage on {', '.join(below)} (nDCG@10)."
+    return said
 
 
 def as_text(comparison: Json) -> str:
