@@ -90,7 +90,7 @@ def test_what_has_no_title_is_called_by_its_files_name(words: list[str], model: 
     assert (config.model.title or config.model.name, config.data.title or config.data.name) == (model, data)
 
 
-def test_language_and_licence_of_a_users_own_data_are_theirs_to_state() -> None:
+def test_language_and_licence_of_a_users_own_data_or_model_are_theirs_to_state() -> None:
     own = ["model=minilm_l6", "data=local", "data.path=faq.csv", "training=small"]
     for words, stated in (
         (own, (None, None)),
@@ -99,6 +99,7 @@ def test_language_and_licence_of_a_users_own_data_are_theirs_to_state() -> None:
         (["model=minilm_l6", "data=packaged_docs", "training=small"], ("en", "apache-2.0")),
         ([*own, "model.language=de", "model.license=mit"], ("de", "mit")),
         (["model=bert_tiny"], ("en", "apache-2.0")),
+        (["model=custom", "model.path=owner/encoder"], ("en", None)),
     ):
         model = composed(*words).model
         assert (model.language, model.license) == stated

@@ -42,7 +42,7 @@ class ModelConfig:
     language: str | None = None
     """Language tag of the card; None is en for the data of `conf/data`, none for a user's own."""
     license: str | None = None
-    """Licence tag of the card; None is apache-2.0 for the data of `conf/data`, none for a user's own."""
+    """Licence tag of the card; None is apache-2.0 for the models and data of `conf/`, none for a user's own."""
 
     def __post_init__(self) -> None:
         check(bool(self.name), "model.name", "be a name", self.name, "Give one, such as my-reranker.")

