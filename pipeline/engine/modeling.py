@@ -1,4 +1,4 @@
-"""A cross-encoder in memory and how it is run: batches in, logits out. Knows nothing of files, stages or training."""
+"""A cross-encoder in memory, which turns batches into logits. Knows nothing of files, stages or the training loop."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Batch = dict[str, torch.Tensor]
 
 @dataclass(slots=True)
 class Reranker:
-    """A cross-encoder in memory: one logit a pair, fp32 weights."""
+    """A cross-encoder in memory, with fp32 weights and one logit per pair."""
 
     model: nn.Module
     tokenizer: PreTrainedTokenizerBase
@@ -31,17 +31,17 @@ class Reranker:
     layers: int
     head_was_saved: bool
     packed: bool
-    """Whether it runs on packed batches (no padding) or, BERT on a CPU, on blocks (little); `collate` makes them."""
+    """Whether `collate` makes packed batches (no padding) or, for BERT on a CPU, blocks (little padding)."""
 
     def collate(self, table: TokenTable, template: PairTemplate, first: Ints, second: Ints, width_step: int) -> Batch:
-        """Tensors of pairs of a table's texts, in the form this model takes, ready to be copied to its device.
+        """Return the tensors of pairs of a table's texts, in the form this model takes, ready to copy to its device.
 
         Args:
             table: the texts' tokens.
             template: the special tokens around a pair.
-            first: (pairs,) int, each pair's first text by its number in the table; pairs in order of falling length.
-            second: (pairs,) int, its second text.
-            width_step: where the model takes blocks, their widths are multiples of it.
+            first: (pairs,) int, the number in the table of each pair's first text; pairs in descending order of length.
+            second: (pairs,) int, the number in the table of each pair's second text.
+            width_step: block widths are multiples of it, where the model takes blocks.
         """
         if self._in_blocks():
             return collation.blocks(table, template, first, second, width_step)
@@ -52,7 +52,7 @@ class Reranker:
         return {name: self.staged(tensor) for name, tensor in batch.items()}
 
     def keep_tokens(self, table: TokenTable, template: PairTemplate) -> None:
-        """Keep all of a table's tokens on the GPU, if packed batches are put together there; call before `collate`."""
+        """Keep all of a table's tokens on the GPU, if packed batches are composed there; call before `collate`."""
         device = next(self.model.parameters()).device
         if self.packed and device.type == "cuda":
             table.keep_on(device, template)
@@ -63,11 +63,11 @@ class Reranker:
         return tensor.pin_memory() if is_copied else tensor
 
     def frozen(self, precision: Precision, shared: Indices | None = None) -> Callable[[Batch], torch.Tensor]:
-        """`logits` of many batches while the weights stay as they are; the model must be in evaluation mode.
+        """Return a function from batches to logits, for unchanged weights; the model must be in evaluation mode.
 
         Args:
-            precision: what the matmuls compute in.
-            shared: keys of the rows that every batch is `shared_rows.split` by; None: batches are whole.
+            precision: of the matmuls.
+            shared: keys of the shared rows with which `shared_rows.split` split every batch; None: batches are whole.
         """
         if not self._in_blocks():
             assert shared is None, "only blocks are split"
@@ -78,18 +78,18 @@ class Reranker:
         return lambda batch: model(batch).float().squeeze(-1)
 
     def most_shared(self, precision: Precision) -> int:
-        """How many rows `frozen` should share between batches to save time, see `shared_rows`; 0: none."""
+        """Return how many rows `frozen` should share between batches to save time, see `shared_rows`; 0: none."""
         return block_scoring.most_shared(self.model.config, self._compute_dtype(precision)) if self._in_blocks() else 0
 
     def _compute_dtype(self, precision: Precision) -> torch.dtype:
         return torch.bfloat16 if precision is Precision.bf16 else next(self.model.parameters()).dtype
 
     def is_padded(self, precision: Precision) -> bool:
-        """Whether a pair takes as much memory as the longest of its micro-batch, on the device the model is on now."""
+        """Return whether a pair takes as much memory as the longest of its micro-batch, on the model's device."""
         return not (self.packed and packed.attends_unpadded(self.model, self._compute_dtype(precision)))
 
     def lanes(self) -> int:
-        """How many micro-batches it computes side by side; call on the main thread."""
+        """Return how many micro-batches the model computes side by side; call on the main thread."""
         return lanes.available() if self._in_blocks() else 1
 
     def _in_blocks(self) -> bool:
@@ -97,11 +97,11 @@ class Reranker:
 
 
 def keep_head_in_fp32(model: nn.Module) -> None:
-    """Run the last linear layer outside autocast: a bf16 logit has 8 significant bits and makes ties."""
+    """Run the last linear layer outside autocast: bf16 logits have only 8 significant bits, so scores would tie."""
     for name in ("classifier", "score", "logits_proj"):
         head = getattr(model, name, None)
         if isinstance(head, nn.Module):
-            # A bound method: a copy of the model gets one bound to its own head.
+            # A bound method, because a copy of the model gets a method bound to its own head.
             head.forward = MethodType(_forward_in_fp32, head)
             return
 
@@ -113,7 +113,7 @@ def _forward_in_fp32(head: nn.Module, features: torch.Tensor) -> torch.Tensor:
 
 
 def logits(model: nn.Module, batch: Batch, precision: Precision) -> torch.Tensor:
-    """One fp32 logit a pair, shape (pairs,), under a precision; of a padded or packed batch, or one of blocks."""
+    """Return one fp32 logit per pair, shape (pairs,), of a padded batch, a packed batch or a batch of blocks."""
     device = next(model.parameters()).device.type
     with torch.autocast(device, dtype=torch.bfloat16, enabled=precision is Precision.bf16):
         padded = "attention_mask" in batch
@@ -122,23 +122,23 @@ def logits(model: nn.Module, batch: Batch, precision: Precision) -> torch.Tensor
 
 
 def while_unchanged(model: nn.Module, precision: Precision) -> Callable[[Batch], torch.Tensor]:
-    """`logits` of padded or packed batches while the weights stay as they are: where it can, it casts them once."""
+    """Return a function from padded or packed batches to logits, for unchanged weights: if possible, cast them once."""
     if precision is not Precision.bf16 or not packed.supports(model):
         return lambda batch: logits(model, batch, precision)
     return with_cast_weights(model, lambda swapped, batch: logits(swapped, batch, precision))
 
 
 def computed_tokens(batch: Batch) -> int:
-    """Tokens of a batch that linear layers compute, padding included."""
+    """Return the number of tokens that linear layers compute for a batch, padding included."""
     return batch["extent"].shape[1] if "extent" in batch else batch["input_ids"].numel()
 
 
 def of_step(model: nn.Module, precision: Precision) -> Callable[[Batch, int], torch.Tensor]:
-    """Thread-safe `logits` of one step's batches of blocks: weights are cast once, each call takes a dropout seed."""
+    """Return a thread-safe function from a step's batches of blocks and dropout seeds to logits; cast weights once."""
 
     def autocast() -> torch.autocast:
         bf16 = precision is Precision.bf16
-        # All threads would share autocast's cache of cast weights, which are parts of an autograd graph.
+        # No cache: all threads would share its cast weights, which belong to an autograd graph.
         return torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16, cache_enabled=False)
 
     with autocast():

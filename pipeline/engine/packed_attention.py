@@ -1,4 +1,4 @@
-"""Attention within the segments of a packed batch: where each pair's tokens lie, and the two kernels over them.
+"""Attention within the pairs of a packed batch: where each pair's tokens lie, and two attention kernels.
 
 Knows nothing of models: rows of queries, keys and values go in, rows of contexts come out.
 """
@@ -16,29 +16,29 @@ from torch.nn import functional as F
 from pipeline.engine.flash import Flash, FlashArguments
 
 FULL = -1
-"""A window of this many tokens is the whole pair."""
+"""The `window` that covers the whole pair."""
 
 
 @dataclass
 class Layout:
     """Where the pairs of a packed batch lie; every tensor is on the batch's device.
 
-    Nothing here is read back from the device: sizes that kernels need as numbers are plain numbers here.
+    No value is read back from the device: sizes that kernels need as numbers are Python integers.
     """
 
     starts: torch.Tensor
-    """(pairs + 1,) int32: the row each pair starts at, then the number of rows."""
+    """(pairs + 1,) int32: the row at which each pair starts, then the number of rows."""
     pair: torch.Tensor
     """(tokens,) int64: each row's pair."""
     position: torch.Tensor
-    """(tokens,) int64: each row's place in its pair."""
+    """(tokens,) int64: each row's position in its pair."""
     longest: int
     """Tokens of the longest pair."""
     _masks: dict[int, torch.Tensor] = field(default_factory=dict)
 
     @property
     def pairs(self) -> int:
-        """How many there are."""
+        """Number of pairs."""
         return len(self.starts) - 1
 
     @cached_property
@@ -48,49 +48,49 @@ class Layout:
 
     @cached_property
     def present(self) -> torch.Tensor:
-        """(pairs, longest) bool: where there is a token."""
+        """(pairs, longest) bool: whether the pair has a token at this position."""
         lengths = self.starts[1:] - self.starts[:-1]
         return torch.arange(self.longest, device=self.starts.device) < lengths[:, None]
 
     @cached_property
     def slots(self) -> torch.Tensor:
-        """(pairs, longest) int64: the row of each pair's tokens, 0 where there is none."""
+        """(pairs, longest) int64: the row of the pair's token at this position, 0 where the pair has none."""
         rows = self.first[:, None] + torch.arange(self.longest, device=self.starts.device)
         return rows.masked_fill_(~self.present, 0)
 
     @cached_property
     def places(self) -> torch.Tensor:
-        """(tokens,) int64: each row's place in the flattened `slots`."""
+        """(tokens,) int64: each row's index into the flattened `slots`."""
         return self.pair * self.longest + self.position
 
     def by_pair(self, rows: torch.Tensor) -> torch.Tensor:
-        """Rows (tokens, …) as (pairs, longest, …), zeros where there is no token."""
+        """Return rows (tokens, …) as (pairs, longest, …), with zeros where a pair has no token."""
         spread: torch.Tensor = _Spread.apply(rows, self)  # type: ignore[no-untyped-call]
         return spread.view(self.pairs, self.longest, *rows.shape[1:])
 
     def by_token(self, spread: torch.Tensor) -> torch.Tensor:
-        """The rows (tokens, …) of (pairs x longest, …): those where there is a token."""
+        """Return the rows (tokens, …) of (pairs x longest, …) at which a pair has a token."""
         rows: torch.Tensor = _Gathered.apply(spread, self)  # type: ignore[no-untyped-call]
         return rows
 
     def mask(self, window: int) -> torch.Tensor:
-        """Which places of its pair each place attends to, (pairs, 1, 1 or longest, longest) bool."""
+        """Return which positions of its pair each position attends to, (pairs, 1, 1 or longest, longest) bool."""
         longest = self.longest
         if window == FULL or window >= longest - 1:
             return self.present[:, None, None, :]
         if window not in self._masks:
             place = torch.arange(longest, device=self.starts.device)
             near = (place[:, None] - place[None, :]).abs() <= window
-            # A place without a token attends to everything: its context is dropped, but over nothing it would be NaN.
+            # A position without a token attends to everything: over nothing, its context would be NaN, though dropped.
             self._masks[window] = ((near & self.present[:, None, :]) | ~self.present[:, :, None])[:, None]
         return self._masks[window]
 
 
 class _Spread(torch.autograd.Function):
-    """Rows (tokens, …) to their places (pairs x longest, …), zeros elsewhere.
+    """Copies rows (tokens, …) to their places in (pairs x longest, …), with zeros elsewhere.
 
-    It and `_Gathered` are each other's gradient. The gradient of torch's own indexing adds up rows whose index may be
-    the same, for which a GPU sorts them first in deterministic mode: here no two are the same.
+    `_Spread` and `_Gathered` are each other's gradient. The gradient of torch's own indexing must add up rows whose
+    indices may repeat, so in deterministic mode a GPU sorts the indices first. Here no index repeats.
     """
 
     @staticmethod
@@ -105,7 +105,7 @@ class _Spread(torch.autograd.Function):
 
 
 class _Gathered(torch.autograd.Function):
-    """Rows (tokens, …) from their places (pairs x longest, …)."""
+    """Copies rows (tokens, …) from their places in (pairs x longest, …)."""
 
     @staticmethod
     def forward(ctx: Any, spread: torch.Tensor, layout: Layout) -> torch.Tensor:
@@ -127,22 +127,22 @@ def attend(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, layout: Layout, *,
     scale: float, dropout: float, window: int = FULL, first_only: bool = False,
 ) -> torch.Tensor:  # fmt: skip
-    """Scaled dot-product attention of tokens over their own pair.
+    """Compute scaled dot-product attention of tokens over their own pair.
 
     Args:
         query: (tokens, heads, size), or (pairs, heads, size) with `first_only`.
         key: (tokens, heads, size).
         value: as `key`.
-        layout: the batch's.
+        layout: where the batch's pairs lie.
         scale: factor on the attention scores.
         dropout: rate at which attention weights are dropped, 0 outside training.
-        window: tokens attended to on either side of one; `FULL`: all of the pair.
-        first_only: only each pair's first token is a query; it attends to all of the pair.
+        window: how many tokens on either side of itself a token attends to; `FULL`: the whole pair.
+        first_only: whether only each pair's first token is a query; it attends to the whole pair.
 
     Returns:
-        (queries, heads * size).
+        Contexts (queries, heads * size).
     """
-    # Kernels with windows count places from a pair's end when it has fewer queries than keys.
+    # Where a pair has fewer queries than keys, windowed kernels count positions from the pair's end.
     assert window == FULL or not first_only
     if runs_unpadded(query):
         return _unpadded(query, key, value, layout, scale, dropout, window, first_only)
@@ -156,19 +156,19 @@ def attend(
 
 
 def runs_unpadded(query: torch.Tensor) -> bool:
-    """Whether FlashAttention takes these queries, (…, size): half precision, on a GPU that has it."""
+    """Return whether FlashAttention takes these queries, (…, size): half precision on a GPU that supports it."""
     return query.is_cuda and has_unpadded(query.device, query.dtype, query.shape[-1])
 
 
 def has_unpadded(device: torch.device, dtype: torch.dtype, size: int) -> bool:
-    """Whether a GPU attends without padding in this dtype, with heads of `size`."""
-    # The kernel reads a head in pieces of 16 bytes; its gradient of heads over 192 does not run on every GPU.
+    """Return whether a GPU attends without padding in this dtype, with heads of `size`."""
+    # The kernel reads a head in pieces of 16 bytes; its gradient for heads over 192 does not run on every GPU.
     return size % 8 == 0 and size <= 192 and dtype in (torch.bfloat16, torch.float16) and _has_kernel(device)
 
 
 @cache
 def _has_kernel(device: torch.device) -> bool:
-    """Whether there is FlashAttention 2: it needs a torch built with it and compute capability 8.0."""
+    """Return whether FlashAttention 2 is available: torch must be built with it, on compute capability 8.0 or more."""
     return torch.backends.cuda.is_flash_attention_available() and torch.cuda.get_device_capability(device)[0] >= 8
 
 

@@ -1,7 +1,7 @@
-"""A BERT cross-encoder over a packed batch: one row a token, and in the last layer one row a pair.
+"""A BERT cross-encoder over a packed batch: one row per token, and in the last layer one row per pair.
 
-What follows the last attention depends on each pair's first token alone (BERT pools by it), so the last layer computes
-queries, output and feed-forward for that token only: for a two-layer model two fifths of the work.
+BERT pools each pair's first token, so only that token's row is needed after the last attention. The last layer computes
+queries, output and feed-forward for that token only, which saves a two-layer model two fifths of the work.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from pipeline.engine.packed_rows import Rows
 
 
 def supports(config: Any) -> bool:
-    """Whether `logits` computes a BertForSequenceClassification of this configuration."""
+    """Return whether `logits` can compute a BertForSequenceClassification with this configuration."""
     absolute = getattr(config, "position_embedding_type", "absolute") == "absolute"
     return absolute and not getattr(config, "is_decoder", False)
 
 
 def logits(model: Any, rows: Rows) -> torch.Tensor:
-    """Logits (pairs, labels) of a BertForSequenceClassification."""
+    """Return the logits, (pairs, labels), of a BertForSequenceClassification."""
     bert, layout = model.bert, rows.layout
     x = _embed(bert.embeddings, rows)
     layers = bert.encoder.layer
@@ -44,7 +44,7 @@ def _embed(embeddings: Any, rows: Rows) -> torch.Tensor:
 
 
 def _layer(layer: Any, x: torch.Tensor, queries: torch.Tensor, layout: Layout, *, first_only: bool) -> torch.Tensor:
-    """One encoder layer for the rows of x that are `queries`: every token, or each pair's first."""
+    """Compute one encoder layer for the rows of x that are `queries`: every token, or each pair's first token."""
     attention = layer.attention.self
     shape = (-1, attention.num_attention_heads, attention.attention_head_size)
     if first_only:
@@ -61,6 +61,6 @@ def _layer(layer: Any, x: torch.Tensor, queries: torch.Tensor, layout: Layout, *
 
 
 def _joined(x: torch.Tensor, *layers: nn.Linear) -> tuple[torch.Tensor, ...]:
-    """Outputs of linear layers of one width on the same rows, by one matmul: autocast casts the rows once."""
+    """Apply linear layers of the same width to the same rows in one matmul, so that autocast casts the rows once."""
     weight, bias = (torch.cat([getattr(layer, name) for layer in layers]) for name in ("weight", "bias"))
     return F.linear(x, weight, bias).chunk(len(layers), dim=-1)

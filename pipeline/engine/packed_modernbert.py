@@ -1,7 +1,7 @@
-"""A ModernBERT cross-encoder over a packed batch: positions restart in each pair, local layers see a window of it.
+"""A ModernBERT cross-encoder over a packed batch: positions restart in each pair, and local layers attend in a window.
 
-Pools as the configuration says: by each pair's first token (`cls`) or by the mean of its tokens (`mean`, the published
-models' choice; the class's default is the other).
+Pooling follows the configuration: each pair's first token (`cls`, the class's default) or the mean of the pair's tokens
+(`mean`, the published models' choice).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ GLOBAL, LOCAL = "full_attention", "sliding_attention"
 
 
 def supports(config: Any) -> bool:
-    """Whether `logits` computes a ModernBertForSequenceClassification of this configuration."""
+    """Return whether `logits` can compute a ModernBertForSequenceClassification with this configuration."""
     layer_types = set(config.layer_types)
     # Other rotary embeddings depend on the longest pair of the batch.
     default = all(config.rope_parameters[name]["rope_type"] == "default" for name in layer_types & {GLOBAL, LOCAL})
@@ -27,13 +27,13 @@ def supports(config: Any) -> bool:
 
 
 def logits(model: Any, rows: Rows) -> torch.Tensor:
-    """Logits (pairs, labels) of a ModernBertForSequenceClassification."""
+    """Return the logits, (pairs, labels), of a ModernBertForSequenceClassification."""
     encoder, by_first, layout = model.model, model.config.classifier_pooling == "cls", rows.layout
     x, branch = encoder.embeddings(input_ids=rows.ids), None
     rotary = {name: encoder.rotary_emb(x, layout.position, name) for name in set(model.config.layer_types)}
     for number, layer in enumerate(encoder.layers, start=1):
-        # As in BERT, all that follows the last attention needs the first tokens alone; every published model ends with
-        # a global layer.
+        # As in BERT, only the first tokens are needed after the last attention. Every published model ends with a
+        # global layer.
         first_only = by_first and number == len(encoder.layers) and layer.attention_type == GLOBAL
         x, branch = _layer(layer, x, branch, layout, rotary[layer.attention_type], first_only=first_only)
     x = x if branch is None else x + branch
@@ -49,15 +49,15 @@ def _layer(
     layer: Any, x: torch.Tensor, branch: torch.Tensor | None, layout: Layout, rotary: tuple[torch.Tensor, torch.Tensor],
     *, first_only: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
-    """One encoder layer of x + branch; its result is the sum of the two that are returned.
+    """Compute one encoder layer on x + branch; the layer's output is the sum of the two returned tensors.
 
     Args:
         layer: a ModernBertEncoderLayer.
         x: (tokens, width).
-        branch: as x; None: nothing, before the first layer.
-        layout: the batch's.
-        rotary: cos and sin.
-        first_only: whether the returned rows are each pair's first token.
+        branch: as `x`; None before the first layer.
+        layout: where the batch's pairs lie.
+        rotary: cos and sin of the rotary angles.
+        first_only: whether to return the rows of each pair's first token only.
     """
     attention = layer.attn
     size = attention.head_dim
@@ -76,7 +76,7 @@ def _layer(
 
 
 def _add_norm(x: torch.Tensor, branch: torch.Tensor | None, norm: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    """The residual sum x + branch, and its norm."""
+    """Return the residual sum x + branch, and its norm."""
     if branch is None:
         return x, norm(x)
     if x.dtype is torch.float32 and norm.bias is None and fused.available_for(branch):
@@ -98,7 +98,7 @@ def _feed_forward(mlp: Any, x: torch.Tensor) -> torch.Tensor:
 
 
 class _AddNorm(torch.autograd.Function):
-    """Residual sum and its norm (`kernels.add_norm`): one gradient for what reaches the sum from both."""
+    """Residual sum and its norm (`kernels.add_norm`); the gradients through both are computed together."""
 
     @staticmethod
     def forward(
@@ -116,7 +116,7 @@ class _AddNorm(torch.autograd.Function):
 
 
 class _GeGLU(torch.autograd.Function):
-    """GELU of each row's first half times its second; only the row is saved for the gradient."""
+    """GELU of each row's first half times its second half; only the rows are saved for the gradient."""
 
     @staticmethod
     def forward(ctx: Any, rows: torch.Tensor) -> torch.Tensor:
@@ -131,10 +131,10 @@ class _GeGLU(torch.autograd.Function):
 
 
 class _Rotary(torch.autograd.Function):
-    """Queries, keys and values (tokens, heads, size) of (tokens, 3, heads, size), rotary applied to the first two.
+    """Splits (tokens, 3, heads, size) into queries, keys and values, and applies rotary to the first two.
 
-    One gradient for the three: autograd's own of each part is as large as the whole and mostly zeros, and passes over
-    memory are most of what a layer costs besides its matmuls.
+    The three share one gradient tensor. Autograd's own gradient of each part is as large as the whole and mostly zeros,
+    and passes over memory are most of a layer's cost besides its matmuls.
     """
 
     @staticmethod
@@ -169,14 +169,14 @@ class _Rotary(torch.autograd.Function):
 def _apply_rotary(
     rows: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, *, is_gradient: bool = False
 ) -> torch.Tensor:
-    """Rotary position embedding of (tokens, …, size) by angles (tokens, size), multiplied and added in fp32.
+    """Apply rotary position embedding to (tokens, …, size) by angles (tokens, size), computed in fp32.
 
     Args:
         rows: bf16 or fp32. For fp64, which only tests run, transformers rotates rows rounded to fp32 and rounds each
-            product of their gradient to fp32; so does this.
+            product of their gradient to fp32; so does this function.
         cos: fp32, equal in both halves.
         sin: as `cos`.
-        is_gradient: whether `rows` are a gradient, whose `sin` is negated.
+        is_gradient: whether `rows` are a gradient, for which the caller negates `sin`.
     """
     angles = (len(rows), *(1 for _ in rows.shape[1:-1]), rows.shape[-1])
     cos, sin = cos.view(angles), sin.view(angles)
@@ -192,5 +192,5 @@ def _apply_rotary(
 
 
 def _mean(x: torch.Tensor, layout: Layout) -> torch.Tensor:
-    """Mean of each pair's rows, (pairs, width): sums of the rows by pair, which repeat to the bit also on a GPU."""
+    """Return the mean of each pair's rows, (pairs, width); its sums repeat to the bit, on a GPU too."""
     return layout.by_pair(x).sum(dim=1) / layout.present.sum(dim=1, keepdim=True)

@@ -1,7 +1,7 @@
-"""A packed batch put together on its device: rows of token ids, types and positions.
+"""A packed batch composed on its device: rows of token ids, types and positions.
 
-The host sends only where runs of tokens lie, a few numbers a pair; the tokens of a whole training set stay on a GPU
-where they fit.
+The host sends only where runs of tokens lie, a few numbers per pair. The tokens of a whole training set stay on the GPU
+if they fit.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pipeline.engine.packed_attention import Layout
 
 @dataclass(slots=True)
 class Rows:
-    """One row a token, pairs one after another."""
+    """One row per token, one pair after another."""
 
     ids: torch.Tensor
     """(tokens,) int64 or int32."""
@@ -25,7 +25,7 @@ class Rows:
 
     @classmethod
     def of(cls, batch: dict[str, torch.Tensor]) -> Rows:
-        """The rows of a batch made by `collation.pack`; waits for no device."""
+        """Return the rows of a batch made by `collation.pack`, without waiting for the device."""
         widths, offsets, parts = batch["widths"], batch["offsets"], len(batch["token_types"])
         _, tokens, longest = batch["extent"].shape
         place = torch.arange(tokens, device=widths.device)

@@ -20,7 +20,7 @@ Ints = npt.NDArray[np.integer]
 
 
 def identity(tokenizer: PreTrainedTokenizerBase) -> str:
-    """A digest of everything that decides a text's tokens, truncation and padding state left out."""
+    """Return a digest of everything that decides a text's tokens, without the truncation and padding state."""
     state = json.loads(tokenizer.backend_tokenizer.to_str())
     state.pop("truncation", None)
     state.pop("padding", None)
@@ -28,10 +28,10 @@ def identity(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def truncated(first: Ints, second: Ints, room: int) -> tuple[Ints, Ints]:
-    """Lengths kept of two texts so that they fit `room` tokens together, as `longest_first` truncation keeps them.
+    """Return the lengths to which `longest_first` truncation cuts two texts so that together they fit `room` tokens.
 
-    The rule is the tokenizers library's: only the longer text is cut while the shorter one fits into half; else both
-    are cut to half, the odd token going to the longer one.
+    The rule is that of the tokenizers library: if the shorter text fits into half the room, only the longer text is
+    cut; otherwise both are cut to half, and the longer text gets the odd token.
     """
     short, long = np.minimum(first, second), np.maximum(first, second)
     cut_long = np.where(short > room, short, np.maximum(short, room - short))
@@ -45,13 +45,13 @@ def truncated(first: Ints, second: Ints, room: int) -> tuple[Ints, Ints]:
 
 @dataclass(frozen=True, slots=True)
 class PairTemplate:
-    """The special tokens around a pair: `prefix` first `middle` second `suffix`."""
+    """The special tokens around a pair: `prefix`, first text, `middle`, second text, `suffix`."""
 
     prefix: tuple[int, ...]
     middle: tuple[int, ...]
     suffix: tuple[int, ...]
     types: tuple[int, ...]
-    """Token types in order: one per special token, and at the two places `texts` one for all tokens of that text."""
+    """Token types in order: one per special token and, at the two positions `texts`, one for all of a text's tokens."""
     pad_id: int
     pad_type: int
     pad_left: bool
@@ -70,15 +70,15 @@ class PairTemplate:
 
     @property
     def texts(self) -> tuple[int, int]:
-        """Where the two texts stand when each is counted as one token."""
+        """Positions of the two texts, each text counted as one token."""
         return len(self.prefix), len(self.prefix) + 1 + len(self.middle)
 
     @classmethod
     def read(cls, tokenizer: PreTrainedTokenizerBase, max_length: int) -> PairTemplate:
-        """Read the template off a tokenizer; `collation.checked_template` checks that it holds for other pairs too.
+        """Read the template from one tokenised pair; `collation.checked_template` checks it on other pairs.
 
         Raises:
-            ModelError: when the tokenizer is a slow one, has no padding token or does not compose pairs from
+            ModelError: when the tokenizer is not a fast one, has no padding token or does not compose pairs from
                 independent texts.
         """
         if not tokenizer.is_fast:
@@ -107,7 +107,7 @@ class PairTemplate:
             prefix=tuple(ids[:start]),
             middle=tuple(ids[between:second]),
             suffix=tuple(ids[end:]),
-            # A model that is not given any takes the first.
+            # A model that is given no token types uses type 0.
             types=tuple(types) if has_types else (0,) * len(types),
             pad_id=int(tokenizer.pad_token_id),
             pad_type=int(tokenizer.pad_token_type_id),
@@ -125,7 +125,7 @@ def _find(ids: list[int], part: list[int], start: int) -> int:
 
 
 def plain(state: str) -> Tokenizer:
-    """A private copy of a backend, given as its JSON, that neither cuts nor pads."""
+    """Return a private copy of a tokenizer backend, given as JSON, that neither truncates nor pads."""
     backend = Tokenizer.from_str(state)
     backend.no_padding()
     backend.no_truncation()

@@ -1,4 +1,4 @@
-"""Score pairs with a cross-encoder: each text tokenised once, batches sorted by tokens under a budget.
+"""Score pairs with a cross-encoder: texts are tokenised once and micro-batches sorted by length, under a token budget.
 
 Used by evaluation, by fixed-step evaluations and by rivals; knows nothing of measures or files.
 """
@@ -25,26 +25,26 @@ from pipeline.engine.tokens import TokenTable
 log = logging.getLogger(__name__)
 
 KEPT_TOKENS = 2**22
-"""Tokens, padding not counted, of the pairs that are remembered for another call. Each takes 8 to 26 bytes; for a GPU,
-which keeps the texts' tokens itself, a pair takes about 90."""
+"""Most tokens, padding not counted, of the pairs remembered for later calls. A token takes 8 to 26 bytes; where a GPU
+keeps the texts' tokens, a pair takes about 90 bytes instead."""
 
 
 class PairScorer:
-    """Logits of (query, passage) pairs under one precision.
+    """Computes the logits of (query, passage) pairs at one precision.
 
-    Texts stay tokenised between calls. When the same pairs are scored again, up to `KEPT_TOKENS`, their micro-batches
-    are kept: from the third call on scoring costs hardly more than the forward passes. The token budget changes scores
-    by rounding alone.
+    Texts stay tokenised between calls. When the same pairs are scored again, their micro-batches are kept, up to
+    `KEPT_TOKENS`: from the third call on, scoring costs hardly more than the forward passes. The token budget changes
+    scores by rounding only.
     """
 
     def __init__(self, reranker: Reranker, *, device: torch.device, precision: Precision, token_budget: int) -> None:
-        """Check the tokenizer's pairs; no text is tokenised yet.
+        """Check how the tokenizer composes pairs; no text to be scored is tokenised yet.
 
         Args:
             reranker: its model must be on `device`; `score` puts it in evaluation mode while it runs.
             device: where batches go.
             precision: of the forward passes.
-            token_budget: tokens of a micro-batch, as `batching.split_into_micro_batches` takes them; halved when a GPU
+            token_budget: tokens of a micro-batch, as `batching.split_into_micro_batches` takes it; halved when a GPU
                 runs out of memory.
 
         Raises:
@@ -64,7 +64,7 @@ class PairScorer:
         self._room = KEPT_TOKENS
 
     def score(self, pairs: Sequence[tuple[str, str]], what: str = "scoring pairs") -> npt.NDArray[np.float32]:
-        """One logit a pair, shape (pairs,), in the pairs' order; equal pairs are scored once.
+        """Return one logit per pair, shape (pairs,), in the order of the pairs; equal pairs are scored once.
 
         Raises:
             NumericsError: when a logit is not finite.
@@ -82,7 +82,7 @@ class PairScorer:
         return scores
 
     def _remembered(self, pairs: Sequence[tuple[str, str]]) -> _DistinctPairs:
-        """The distinct pairs among `pairs`; the same object as before where a call had the same pairs before."""
+        """Return the distinct pairs among `pairs`; the same object again for a call with the same pairs."""
         key = tuple(pairs)
         if known := self._known.get(key):
             known.again = True
@@ -100,7 +100,7 @@ class PairScorer:
         return distinct
 
     def _shared(self, first: Indices, second: Indices, lengths: Indices, tokens: int) -> Indices | None:
-        """Keys of the rows that many of the pairs have in common, where the model computes such rows only once."""
+        """Return the keys of the rows that many of the pairs share; None if sharing would not save enough."""
         most = self.reranker.most_shared(self.precision)
         if not most:
             return None
@@ -113,18 +113,18 @@ class PairScorer:
         new = [text for text in dict.fromkeys(texts) if text not in self._position]
         if not new:
             return
-        start = len(self._table)  # not len(self._position): an interrupt may have come between the two
+        start = len(self._table)  # not len(self._position): an interrupt may have come between their updates
         self._table = self._table.extended(TokenTable.build(new, self.reranker.tokenizer, self.reranker.max_length))
         self._position.update((text, start + i) for i, text in enumerate(new))
-        if self.device.type == "cuda":  # kept micro-batches there would hold on to the shorter table's tokens
+        if self.device.type == "cuda":  # kept micro-batches would keep the shorter table's tokens on the GPU
             for distinct in self._known.values():
                 distinct.batches.clear()
 
     def _forward(self, distinct: _DistinctPairs, what: str) -> npt.NDArray[np.float32]:
-        """All logits under one budget; when the GPU runs out of memory it is halved, for later calls too.
+        """Return all logits under one budget, which is halved when the GPU runs out of memory, for later calls too.
 
         Raises:
-            ResourceError: when the longest pair is alone in its micro-batch already.
+            ResourceError: when the longest pair is already alone in its micro-batch.
         """
         side_by_side = self.reranker.lanes()
         self.reranker.keep_tokens(self._table, self._template)
@@ -137,7 +137,7 @@ class PairScorer:
                     raise
             # Only here, outside `except`: the exception keeps the activations alive.
             torch.cuda.empty_cache()
-            # All pairs again: with scores of two budgets in one ranking it would matter when memory ran out.
+            # All pairs are scored again: with two budgets in one ranking, scores would depend on when memory ran out.
             self.token_budget = halved(self.token_budget, int(distinct.lengths.max()))
             log.warning("out of GPU memory: scoring goes on with %d tokens a micro-batch", self.token_budget)
 
@@ -162,12 +162,12 @@ class PairScorer:
         finally:
             model.train(was_training)
         scores = np.empty(len(distinct.first), np.float32)
-        # Fetched once: each fetch from a GPU waits for it.
+        # Fetched once: each fetch waits for the GPU.
         scores[np.concatenate(distinct.groups)] = torch.cat(parts).cpu().numpy()
         return scores
 
     def _batch(self, distinct: _DistinctPairs, number: int) -> Batch:
-        """A micro-batch on the device."""
+        """Return a micro-batch on the device."""
         batch = distinct.batches.get(number)
         if batch is None:
             group = distinct.groups[number]
@@ -177,37 +177,37 @@ class PairScorer:
                 batch = shared_rows.split(batch, distinct.shared)
             if distinct.again:
                 distinct.batches[number] = batch
-        # Copied each time, except the texts' tokens: memory that stayed in use on a GPU would be missing in training.
+        # Copied each time, except the texts' tokens: GPU memory that stayed in use would be missing in training.
         return {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
 
 
 @dataclass(slots=True)
 class _DistinctPairs:
-    """The distinct pairs of a call, and what another call with the same pairs need not compute again."""
+    """The distinct pairs of a call, and what later calls with the same pairs need not compute again."""
 
     where: Indices
-    """(pairs,): each pair's index into the distinct ones."""
+    """(pairs,): each pair's index into the distinct pairs."""
     first: Indices
-    """(distinct pairs,): each one's query, by its number in the table."""
+    """(distinct pairs,): the number in the table of each pair's query."""
     second: Indices
-    """(distinct pairs,): each one's passage, by its number in the table."""
+    """(distinct pairs,): the number in the table of each pair's passage."""
     lengths: Indices
-    """(distinct pairs,): tokens of each."""
+    """(distinct pairs,): tokens of each pair."""
     shared: Indices | None
-    """Keys of rows that many of them have in common, see `shared_rows`; None: no row is shared."""
+    """Keys of the rows that many of the pairs share, see `shared_rows`; None: no row is shared."""
     again: bool = False
     """Whether an earlier call had the same pairs: only then are micro-batches kept."""
     groups: list[Indices] = field(default_factory=list)
     """The distinct pairs of each micro-batch."""
     batches: dict[int, Batch] = field(default_factory=dict)
-    """Micro-batches that were kept, by their number among the groups."""
+    """Micro-batches that were kept, by their index in `groups`."""
     limits: tuple[int, int] | None = None
-    """The token budget and lanes for which the groups were made."""
+    """The token budget and the number of lanes for which `groups` was made."""
 
     def prepare(self, token_budget: int, side_by_side: int, *, is_padded: bool) -> None:
-        """Split them into micro-batches under a token budget and for so many lanes, unless that is done already."""
+        """Split the pairs into micro-batches for a token budget and a number of lanes, unless that is already done."""
         if self.limits != (token_budget, side_by_side):
-            self.limits = None  # until the groups are made: an interrupt may come between
+            self.limits = None  # until the groups are made: an interrupt may come before that
             self.batches.clear()
             self.groups = split_into_micro_batches(self.lengths, token_budget, side_by_side, is_padded=is_padded)
             self.limits = (token_budget, side_by_side)

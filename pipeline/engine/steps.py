@@ -1,6 +1,6 @@
-"""One training step: its micro-batches, its loss and its gradient, and the optimizer that applies it.
+"""One training step: its micro-batches, its loss, its gradient, and the optimizer that applies the gradient.
 
-Knows nothing of the steps before and after it, of files or logs.
+Knows nothing of other steps, files or logs.
 """
 
 from __future__ import annotations
@@ -25,15 +25,17 @@ from pipeline.engine.pair_template import PairTemplate
 from pipeline.engine.tokens import TokenTable
 
 LANE_TOKENS = 1024
-"""With fewer tokens a lane saves less time than its own gradient of every weight costs (BERT 6 x 384 on 2 cores)."""
+"""Fewest tokens of a lane: with fewer, it saves less time than its own gradient of every weight costs (measured with a
+BERT of 6 layers and width 384 on 2 cores)."""
 
 NOT_DECAYED = ["bias", "layernorm", "rmsnorm", r"(?:^|\.)norm(?:$|\.)", r"_norm(?:$|\.)"]
-"""`Trainer.get_decay_parameter_names`'s patterns, of names in lower case: MPNet's relative_attention_bias is one."""
+"""The patterns of `Trainer.get_decay_parameter_names`, searched in lower-case names; MPNet's relative_attention_bias
+matches too."""
 
 
 @dataclass(slots=True)
 class TrainingRows:
-    """Rows as positions in a token table: `first`, `second` (rows,) int; `label` (rows,) float32 in [0, 1]."""
+    """Rows as text numbers in a token table: `first`, `second` (rows,) int; `label` (rows,) float32 in [0, 1]."""
 
     table: TokenTable
     template: PairTemplate
@@ -50,9 +52,9 @@ class Step:
     batches: list[tuple[dict[str, torch.Tensor], torch.Tensor]]
     tokens: int
     padded: int
-    """Tokens that are computed, padding included; `tokens` are the real ones."""
+    """Tokens that are computed, padding included; `tokens` counts the real ones."""
     budget: int
-    """The token budget it was composed under, see `batching.split_into_micro_batches`."""
+    """The token budget under which the step was composed, see `batching.split_into_micro_batches`."""
     lanes: int
     """How many micro-batches are computed side by side."""
 
@@ -61,15 +63,15 @@ def prepare(
     reranker: Reranker, data: TrainingRows, rows: npt.NDArray[np.int64], budget: int, most_lanes: int = 1, *,
     is_padded: bool = True,
 ) -> Step:  # fmt: skip
-    """Compose a step's micro-batches: pairs sorted by tokens and split under a token budget; every row once.
+    """Compose a step's micro-batches: sort the pairs by length and split them under a token budget, each row once.
 
     Args:
         reranker: makes the batches.
         data: all training rows.
-        rows: (rows of the step,) int, which of them.
+        rows: (rows of the step,) int, their indices in `data`.
         budget: tokens of a micro-batch.
-        most_lanes: how many micro-batches may be computed side by side, at most what `Reranker.lanes` says.
-        is_padded: what `Reranker.is_padded` says.
+        most_lanes: how many micro-batches may be computed side by side, at most what `Reranker.lanes` returns.
+        is_padded: what `Reranker.is_padded` returns.
     """
     first, second, label = data.first[rows], data.second[rows], data.label[rows]
     lengths = data.table.pair_lengths(data.template, first, second)
@@ -83,7 +85,7 @@ def prepare(
 
 
 def loss_sum(logits: torch.Tensor, labels: torch.Tensor, pos_weight: float) -> torch.Tensor:
-    """Sum over pairs of binary cross-entropy with logits, positives weighted; the caller divides by the batch."""
+    """Return the sum over pairs of weighted binary cross-entropy with logits; the caller divides by the batch size."""
     weight = torch.full((), pos_weight, dtype=torch.float32, device=logits.device)  # a copy would wait for a GPU
     return F.binary_cross_entropy_with_logits(logits.float(), labels, pos_weight=weight, reduction="sum")
 
@@ -107,7 +109,7 @@ def backward(
 
 
 def _backward_in_lanes(model: torch.nn.Module, step: Step, pos_weight: float, precision: Precision) -> torch.Tensor:
-    """`backward` of batches of blocks: gradients are added in the batches' order, whichever batch ends first."""
+    """Do `backward` for batches of blocks: gradients are added in the batches' order, whichever batch ends first."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     logits = modeling.of_step(model, precision)
 
@@ -126,7 +128,7 @@ def _backward_in_lanes(model: torch.nn.Module, step: Step, pos_weight: float, pr
 
 
 def optimizer_of(model: torch.nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
-    """Fused AdamW; what the reference trainer does not decay (biases and norms, by name) is not decayed."""
+    """Return a fused AdamW that, like the reference trainer, does not decay biases and norms (chosen by name)."""
     names = set(get_parameter_names(model, [torch.nn.LayerNorm], NOT_DECAYED))
     decayed: list[torch.nn.Parameter] = []
     exempt: list[torch.nn.Parameter] = []

@@ -1,4 +1,4 @@
-"""Whether a model's folder holds the tokenizer that transformers gave for it."""
+"""Check that a model's folder holds the files of the tokenizer that transformers loaded from it."""
 
 from __future__ import annotations
 
@@ -11,15 +11,17 @@ from pipeline.core.errors import ModelError, must
 
 
 def check(tokenizer: PreTrainedTokenizerBase, folders: Sequence[Path], key: str) -> None:
-    """Refuse a tokenizer that transformers made of nothing, which knows no word.
+    """Refuse a tokenizer that transformers built without any of its files, and that therefore knows no words.
+
+    A tokenizer whose class needs no files, such as ByT5's, is accepted.
 
     Args:
-        tokenizer: as it was loaded.
-        folders: where its files may lie; the first one is named.
-        key: the configuration's, which named the folder.
+        tokenizer: as transformers loaded it.
+        folders: where the tokenizer's files may lie; the message names the first folder.
+        key: the configuration key that named the folder.
 
     Raises:
-        ModelError: when none of the tokenizer's files is there. One of bytes has none.
+        ModelError: when none of the tokenizer's files exists.
     """
     names = list(tokenizer.vocab_files_names.values())
     if names and not any((folder / name).is_file() for name in names for folder in folders):

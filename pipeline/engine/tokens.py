@@ -1,6 +1,6 @@
-"""Texts tokenised once, in one flat array, in memory or mapped from files. Knows nothing of models or stages.
+"""The tokens of texts in one flat array, in memory or mapped from files. Knows nothing of models or stages.
 
-Each distinct text is tokenised once (a question has many rows); `collation` composes pairs of two slices each.
+Each distinct text is tokenised once (a question has many rows); `collation` composes a pair from two slices.
 """
 
 from __future__ import annotations
@@ -19,20 +19,21 @@ from pipeline.engine.encoding import before, encoder_of, spans
 from pipeline.engine.pair_template import Ints, PairTemplate, truncated
 
 KEPT_SHARE = 1 / 64
-"""Share of a GPU's memory for a table's tokens: 96 million on one of 24 GiB; 100,000 GooAQ pairs have 7 million."""
+"""Share of a GPU's memory for a table's tokens: 100 million tokens on 24 GiB; 100,000 GooAQ pairs have 7 million."""
 
 NOTABLE_UNKNOWN = 0.05
-"""Share of a training's tokens that its tokenizer does not know from which that is said."""
+"""Share of unknown tokens in the training texts from which the log and the model card mention it."""
 
 CHUNK = 4096
-"""Texts tokenised at once: enough for the library's threads, little enough to keep memory flat."""
+"""Texts tokenised at once: enough for the library's threads, few enough to keep memory flat."""
 
 
 class TokenTable:
     """Token ids of many texts in one flat array.
 
-    `ids` (kept tokens,) uint16 or int32; `starts` (texts,) int64, where in `ids` each text begins; `lengths` (texts,)
-    int64, tokens without special ones before the cut to `max_length` kept ones: truncation compares true lengths.
+    `ids`: (kept tokens,) uint16 or int32, at most `max_length` tokens of each text, without special tokens.
+    `starts`: (texts,) int64, where in `ids` each text begins.
+    `lengths`: (texts,) int64, each text's tokens before the cut to `max_length`: truncation compares true lengths.
     """
 
     def __init__(self, ids: Ints, starts: Ints, lengths: Ints) -> None:
@@ -40,14 +41,14 @@ class TokenTable:
         self.starts = starts
         self.lengths = lengths
         self._kept: dict[tuple[torch.device, tuple[int, ...]], torch.Tensor] = {}
-        """(device, special tokens) → all ids and those behind them on that device, see `keep_on`."""
+        """(device, special tokens) → all ids followed by these special tokens, on that device; see `keep_on`."""
 
     def __len__(self) -> int:
         return len(self.lengths)
 
     @classmethod
     def build(cls, texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_length: int) -> TokenTable:
-        """Tokenise in memory, each text cut to `max_length` tokens (more can never be used)."""
+        """Tokenise texts in memory, each cut to `max_length` tokens (more can never be used)."""
         pieces = list(_encode(texts, tokenizer, max_length))
         lengths = np.concatenate([piece[1] for piece in pieces]) if pieces else np.zeros(0, np.int64)
         ids = np.concatenate([piece[0] for piece in pieces]) if pieces else np.zeros(0, np.int32)
@@ -72,14 +73,14 @@ class TokenTable:
 
     @classmethod
     def open(cls, folder: Path) -> TokenTable:
-        """Map a written table: its pages belong to the page cache, not to this process's memory."""
+        """Map a table that `write` made: its pages belong to the page cache, not to this process's memory."""
         (path,) = folder.glob("ids.*")
         dtype = np.dtype(path.suffix[1:])
         ids = np.memmap(path, dtype=dtype, mode="r") if path.stat().st_size else np.zeros(0, dtype)
         return cls(ids, np.load(folder / "starts.npy", mmap_mode="r"), np.load(folder / "lengths.npy", mmap_mode="r"))
 
     def extended(self, other: TokenTable) -> TokenTable:
-        """This table's texts, then the other's."""
+        """Return a table of this table's texts, then the other's."""
         return TokenTable(
             np.concatenate([self.ids, other.ids]),
             np.concatenate([self.starts, other.starts + len(self.ids)]),
@@ -87,12 +88,12 @@ class TokenTable:
         )
 
     def pair_lengths(self, template: PairTemplate, first: Ints, second: Ints) -> npt.NDArray[np.int64]:
-        """Tokens of each pair after truncation, special tokens included; shape (pairs,)."""
+        """Return the tokens of each pair after truncation, special tokens included; shape (pairs,)."""
         a, b = truncated(self.lengths[first], self.lengths[second], template.room)
         return np.asarray(a + b + (template.max_length - template.room), dtype=np.int64)
 
     def cut_share(self, template: PairTemplate, first: Ints, second: Ints) -> float:
-        """Share of pairs with more tokens than `template.max_length`: the model never sees their ends."""
+        """Return the share of pairs with more tokens than `template.max_length`: the model never sees their ends."""
         cut = 0
         for start in range(0, len(first), CHUNK):
             part = slice(start, start + CHUNK)
@@ -100,24 +101,24 @@ class TokenTable:
         return cut / max(1, len(first))
 
     def share_of(self, token: int | None) -> float:
-        """Share of all kept tokens that are this one; of None 0."""
+        """Return the share of `token` among all kept tokens; 0 for None."""
         if token is None:
             return 0.0
         parts = (self.ids[start : start + 2**20] for start in range(0, len(self.ids), 2**20))
         return sum(int(np.count_nonzero(part == token)) for part in parts) / max(1, len(self.ids))
 
     def kept_on(self, device: torch.device, template: PairTemplate) -> torch.Tensor | None:
-        """All ids with the template's special tokens behind them, if `keep_on` put them on the device; else None."""
+        """Return all ids, then the template's special tokens, if `keep_on` put them on the device; else None."""
         return self._kept.get((device, template.specials))
 
     def keep_on(self, device: torch.device, template: PairTemplate) -> None:
-        """Keep all ids and, behind them, the template's special tokens in a GPU's memory, if they fit."""
+        """Keep all ids, then the template's special tokens, in a GPU's memory if they fit."""
         room = torch.cuda.get_device_properties(device).total_memory * KEPT_SHARE
         if (device, template.specials) not in self._kept and 4 * len(self.ids) <= room:
             ids = np.concatenate([self.ids, np.asarray(template.specials, np.int32)], dtype=np.int32)
             try:
                 self._kept[device, template.specials] = torch.from_numpy(ids).to(device)
-            except RuntimeError as error:  # another process has the memory: batches bring their own tokens
+            except RuntimeError as error:  # another process uses the memory: batches carry their own tokens
                 if not out_of_gpu_memory(error):
                     raise
 
@@ -129,7 +130,7 @@ def _starts(lengths: Ints, max_length: int) -> npt.NDArray[np.int64]:
 def _encode(
     texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_length: int
 ) -> Iterator[tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]]:
-    """Chunks of (flat ids, each text cut to `max_length`; true lengths)."""
+    """Yield chunks of (flat ids, each text cut to `max_length`; true lengths)."""
     encode = encoder_of(tokenizer)
     for start in range(0, len(texts), CHUNK):
         ids, lengths = encode(texts[start : start + CHUNK])

@@ -1,7 +1,8 @@
-"""The training loop: which weights come out of which rows. Knows nothing of files' names, mining or measures.
+"""The training loop, from rows to weights. Knows nothing of file names, mining or measures.
 
-A step is the next `batch_size` rows of the epoch's permutation; its loss is the sum over them of binary cross-entropy
-with logits (`pos_weight` inside) divided by their number. Micro-batches, device and log change nothing of that.
+A step is the next `batch_size` rows of the epoch's permutation. Its loss is the sum over these rows of binary
+cross-entropy with logits (positives weighted by `pos_weight`), divided by the number of rows. Micro-batches, device and
+log do not change this.
 """
 
 from __future__ import annotations
@@ -35,30 +36,31 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class Hooks:
-    """What a run does besides arithmetic; each may be left out. All are called on the training thread."""
+    """What a run does besides arithmetic; every hook is optional. All are called on the training thread."""
 
     evaluate: Callable[[], Measures] = dict
-    """Measures of the model as it is now, set → measure → value. Where `TrainingConfig.eval_sets` names any: called
+    """Returns the current model's measures, set → measure → value. If `TrainingConfig.eval_sets` is not empty, called
     before the first step, every `eval_steps` steps and after the last; may leave the model in evaluation mode."""
     on_row: Callable[[list[dict[str, Any]]], None] = lambda rows: None
-    """Given the whole log (`State.rows`) each time a row was added, and once after a checkpoint was read."""
+    """Called with the whole log (`State.rows`) each time a row is added, and once after a checkpoint is read."""
     energy: Callable[[], list[dict[str, Any]]] = list
-    """Energy records of this process so far; every checkpoint keeps them behind those of the pieces before it."""
+    """Returns this process's energy records so far; a checkpoint keeps them after those of earlier processes."""
     interrupted: Callable[[], bool] = lambda: False
-    """Called after each step; True after any but the last writes a checkpoint and raises `Interrupted`."""
+    """Called after each step. If it returns True before the last step is done, a checkpoint is written and
+    `Interrupted` is raised."""
     selection_set: str | None = None
-    """The selection set under the name `evaluate` gives it, where that is another than the configuration's."""
+    """The name that `evaluate` gives the selection set, if it differs from the configuration's."""
 
 
 class Trainer:
-    """One run, from its first step or from a checkpoint to its last."""
+    """One run, from its first step or a checkpoint to its last step."""
 
     def __init__(
         self, reranker: Reranker, data: TrainingRows, config: TrainingConfig, *,
         seed: int, device: torch.device, precision: Precision, token_budget: int,
         folder: Path, identity: dict[str, Any], hooks: Hooks,
     ) -> None:  # fmt: skip
-        """Seed every generator, move the model to the device and make its optimizer; nothing is read or written yet.
+        """Seed every generator, move the model to the device and create its optimizer; read and write no files yet.
 
         Args:
             reranker: the model to train, in place.
@@ -67,10 +69,10 @@ class Trainer:
             seed: of the rows' permutations and of dropout.
             device: the CPU or GPU to train on.
             precision: of the forward and backward passes; weights and optimizer stay in fp32.
-            token_budget: tokens of a micro-batch to begin with; halved when a GPU runs out of memory.
-            folder: holds the run's checkpoints; `run` goes on from the newest of them.
-            identity: goes into every checkpoint's manifest: the run's `key`, and with `scope` what decides last bits,
-                whose `micro_batch_tokens` follows the budget.
+            token_budget: initial tokens of a micro-batch; halved when a GPU runs out of memory.
+            folder: holds the run's checkpoints; `run` resumes from the newest.
+            identity: written to every checkpoint's manifest: `key`, the run's, and `scope`, what decides the last bits
+                of results. The scope's `micro_batch_tokens` follows the budget.
             hooks: what the run does besides arithmetic.
         """
         seed_everything(seed)
@@ -84,13 +86,13 @@ class Trainer:
         self.model = self.updater.model
         self.state = State(budget=token_budget, asked_budget=token_budget)
         self.energy_before: list[dict[str, Any]] = []
-        """Energy of earlier pieces of a resumed run, as its checkpoint recorded them."""
+        """Energy records of a resumed run's earlier processes, from its checkpoint."""
         self.pending = torch.zeros((), dtype=torch.float32, device=device)
-        """Sum of the losses not yet fetched from the device: fetching waits for it."""
+        """Sum of the losses not yet fetched from the device: each fetch waits for the device."""
         self.batch_rows = np.zeros(0, np.int64)
-        """Row numbers of the newest step's batch."""
+        """Row numbers of the latest step's batch."""
         self.began = 0.0
-        """`time.perf_counter` at which the run would have begun, had it never been interrupted."""
+        """The `time.perf_counter` at which the run would have begun without interruptions."""
 
     def run(self) -> dict[str, Any]:
         """Train to the end and leave the chosen weights in the model.
@@ -99,10 +101,11 @@ class Trainer:
             The facts of training, for training.json.
 
         Raises:
-            NumericsError: at a non-finite loss, gradient or weight, before the update; the last checkpoint stays.
-            Interrupted: after a signal, with a checkpoint of the last finished step written.
-            ArtifactError: when checkpoints are there and none verifies, are another run's, or the best step's does not
-                verify.
+            NumericsError: when a loss, gradient or weight is not finite. A step with a non-finite loss or gradient
+                changes no weight; the last checkpoint is kept.
+            Interrupted: when `Hooks.interrupted` asked to stop, after writing a checkpoint of the last finished step.
+            ArtifactError: when none of the existing checkpoints verifies, when they are another run's, or when the best
+                step's checkpoint does not verify.
         """
         self._resume()
         self.began = time.perf_counter() - self.state.seconds
@@ -124,7 +127,7 @@ class Trainer:
         self.state.seconds = time.perf_counter() - self.began
 
     def _prepared(self, ahead: ThreadPoolExecutor) -> Iterator[Step]:
-        """Steps, the next one composed while the current one runs."""
+        """Yield the steps; each is composed while the one before it runs."""
         coming = None
         for rows in self.plan.batches(self.state.step):
             following = ahead.submit(self.updater.prepare, rows)
@@ -135,7 +138,7 @@ class Trainer:
             yield coming.result()
 
     def _step(self, step: Step, began: float) -> None:
-        """One update, timed from `began`, so that waiting for its batches to be composed counts."""
+        """Do one update, timed from `began` so that waiting for the step to be composed counts."""
         rate = self.config.learning_rate * linear_schedule(self.state.step, self.plan.steps, self.warmup)
         loss, norm = self.updater.update(step, rate)
         self.state.step += 1
@@ -156,7 +159,7 @@ class Trainer:
             self._log(float(norm), rate)
 
     def _set_budget(self, budget: int, step: int) -> None:
-        """Compose steps under this budget from `step` on, and note it in the scope: other sums have other last bits."""
+        """Compose steps under this budget from `step` on, and record it in the scope: it decides sums' last bits."""
         if budget != self.state.budget:
             self.state.budgets.append([step, budget])
         self.state.budget = self.updater.budget = budget
@@ -164,7 +167,7 @@ class Trainer:
             self.identity = {**self.identity, "scope": {**self.identity["scope"], "micro_batch_tokens": budget}}
 
     def _refuse_bad_numbers(self) -> None:
-        """Raise NumericsError when a loss or gradient was not finite; waits for the device."""
+        """Raise NumericsError if a loss or gradient was not finite; waits for the device."""
         if float(self.updater.failed):
             last = checkpoints.steps(self.folder)
             kept = f"the checkpoint of step {last[-1]} is kept" if last else "no checkpoint had been written"
@@ -220,7 +223,7 @@ class Trainer:
         self.hooks.on_row(self.state.rows)
 
     def _checkpoint(self) -> None:
-        self._refuse_bad_numbers()  # an interrupt may come at a step nothing else was read of
+        self._refuse_bad_numbers()  # an interrupt may come after a step whose numbers were not yet fetched
         weights = {name: tensor.detach() for name, tensor in self.model.state_dict().items()}
         for name, tensor in weights.items():
             if tensor.is_floating_point() and not torch.isfinite(tensor).all():
@@ -246,7 +249,7 @@ class Trainer:
         set_rng_state(checkpoint.generators)
         asked_budget = self.state.asked_budget
         self.state = State.of(checkpoint.step, checkpoint.facts)
-        # What memory allowed holds for this machine only: one that is asked for another budget starts with that.
+        # A halved budget fits the memory of one machine: a run that asks for another budget starts with that one.
         self._set_budget(
             self.state.budget if self.state.asked_budget == asked_budget else asked_budget, checkpoint.step + 1
         )

@@ -1,4 +1,4 @@
-"""What a run of steps has come to: where it stands, its log, its totals. Plain data; knows nothing of tensors."""
+"""The state of a training run: its progress, its log and its totals. Plain data; knows nothing of tensors."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from typing import Any
 from pipeline.engine.batching import Plan
 
 Measures = dict[str, dict[str, float]]
-"""set → measure → value, of one fixed-step evaluation."""
+"""Set → measure → value, of one fixed-step evaluation."""
 
 
 @dataclass(slots=True)
 class State:
-    """What a resumed run must still know; travels in every checkpoint."""
+    """What a resumed run needs to know; stored in every checkpoint."""
 
     step: int = 0
     rows: list[dict[str, Any]] = field(default_factory=list)
-    """The log so far, as in metrics.jsonl: a row of some steps, or of an evaluation."""
+    """The log so far, as in metrics.jsonl: each row is of some steps ("train") or of an evaluation."""
     loss_sum: float = 0.0
-    """Over the steps since the last row of steps, as are `since_log`, `tokens`, `padded` and `train_seconds`."""
+    """Sum over the steps since the last train row, as are `since_log`, `tokens`, `padded` and `train_seconds`."""
     since_log: int = 0
     seconds: float = 0.0
     """Wall time of the run, evaluations included."""
@@ -33,24 +33,24 @@ class State:
     budget: int = 0
     """Tokens of a micro-batch, halved each time memory ran out."""
     asked_budget: int = 0
-    """What it was before any halving."""
+    """The budget before any halving."""
     budgets: list[list[int]] = field(default_factory=list)
-    """[step, budget] of each change: the budget from that step on."""
+    """[step, budget] for each change: the budget that holds from that step on."""
     resumed_at: list[int] = field(default_factory=list)
 
     @classmethod
     def of(cls, step: int, facts: Mapping[str, Any]) -> State:
-        """The state a checkpoint of that step holds; facts of other names are left."""
+        """Return the state that a checkpoint of `step` holds; facts that are no fields are ignored."""
         names = {known.name for known in fields(cls)}
         return cls(step=step, **{name: value for name, value in facts.items() if name in names})
 
     def facts(self) -> dict[str, Any]:
-        """Plain data for a checkpoint, which names its step itself; numbers that are not finite become None."""
+        """Return plain data for a checkpoint, which stores the step itself; numbers that are not finite become None."""
         values = {known.name: getattr(self, known.name) for known in fields(self) if known.name != "step"}
         return {k: (None if isinstance(v, float) and not math.isfinite(v) else v) for k, v in values.items()}
 
     def log_steps(self, plan: Plan, norm: float, rate: float) -> None:
-        """A row of the steps since the last such row: mean loss, rates, and the last step's gradient norm."""
+        """Add a row for the steps since the last such row: mean loss, rates, and the last step's gradient norm."""
         pairs = plan.pairs(self.step - self.since_log, self.step)
         seconds = max(self.train_seconds, 1e-9)
         self.rows.append(
@@ -73,7 +73,7 @@ class State:
         self.loss_sum, self.since_log, self.tokens, self.padded, self.train_seconds = 0.0, 0, 0, 0, 0.0
 
     def log_evaluation(self, plan: Plan, measures: Measures) -> None:
-        """A row of one evaluation."""
+        """Add a row for one evaluation."""
         self.rows.append(
             {
                 "kind": "evaluation",
@@ -88,16 +88,16 @@ class State:
         return round(self.step / plan.steps_per_epoch, 6)
 
     def keep_better(self, value: float) -> None:
-        """Note this step as the best where its value is higher than every earlier one."""
+        """Record this step as the best if its value is higher than every earlier one."""
         if self.best is None or value > self.best:
             self.best, self.best_step = value, self.step
 
     def last_loss(self) -> float | None:
-        """The mean loss of the newest row of steps; None before the first."""
+        """Return the mean loss of the latest train row; None before the first."""
         return next((row["loss"] for row in reversed(self.rows) if row["kind"] == "train"), None)
 
     def totals(self) -> dict[str, Any]:
-        """First and last loss, rates and padding over all logged steps, for training.json."""
+        """Return first and last loss, rates and padding over all logged steps, for training.json."""
         logged = [row for row in self.rows if row["kind"] == "train"]
         seconds = sum(row["train_seconds"] for row in logged)
         pairs, tokens = sum(row["pairs"] for row in logged), sum(row["tokens"] for row in logged)

@@ -1,4 +1,4 @@
-"""Updates of a model: the gradient of whole steps, within a device's memory, and the optimizer that applies it.
+"""Updates of a model: the gradient of a whole step, within the device's memory, and the optimizer that applies it.
 
 Knows one step at a time, and nothing of schedules, logs, checkpoints or evaluations.
 """
@@ -22,21 +22,21 @@ log = logging.getLogger(__name__)
 
 
 class Updater:
-    """A reranker, its optimizer, and the budget under which steps are computed."""
+    """A reranker, its optimizer, and the token budget under which steps are computed."""
 
     def __init__(
         self, reranker: Reranker, data: TrainingRows, config: TrainingConfig, *,
         device: torch.device, precision: Precision, budget: int,
     ) -> None:  # fmt: skip
-        """Move the model to the device and make its optimizer.
+        """Move the model to the device and create its optimizer.
 
         Args:
             reranker: its model's weights are what `update` changes, in place.
-            data: the rows that steps are composed of.
-            config: of the optimizer and the loss; learning rates are given to `update`.
+            data: the rows from which steps are composed.
+            config: of the optimizer and the loss; the learning rate is an argument of `update`.
             device: the CPU or GPU on which steps run.
             precision: of the forward and backward passes; weights and optimizer stay in fp32.
-            budget: tokens of a micro-batch to begin with, as `batching.split_into_micro_batches` takes them.
+            budget: initial tokens of a micro-batch, as `batching.split_into_micro_batches` takes it.
         """
         # accelerate keeps the first device for the whole process; the next run of a sweep may ask for another.
         AcceleratorState._reset_state(reset_partial_state=True)
@@ -50,9 +50,9 @@ class Updater:
         self.lanes, self.is_padded = reranker.lanes(), reranker.is_padded(precision)
         reranker.keep_tokens(data.table, data.template)
         self.failed = torch.zeros((), dtype=torch.float32, device=device)
-        """0, or 1 from the first step on whose loss or gradient was not finite: then no update is made any more."""
+        """0; 1 from the first step whose loss or gradient is not finite. From that step on no update is applied."""
         self.bad = torch.zeros(2, dtype=torch.float32, device=device)
-        """Loss and gradient norm of the newest step, or of the first that was not finite."""
+        """Loss and gradient norm of the first step at which either was not finite, else of the latest step."""
         self.strict = device.type == "cuda"
         """Whether operators without a deterministic kernel are refused."""
 
@@ -61,10 +61,10 @@ class Updater:
         return prepare(self.reranker, self.data, rows, self.budget, self.lanes, is_padded=self.is_padded)
 
     def update(self, step: Step, rate: float) -> tuple[torch.Tensor, torch.Tensor]:
-        """One update at a learning rate, unless its numbers or earlier ones were not finite.
+        """Do one update at a learning rate, unless the loss or gradient of this or an earlier step is not finite.
 
         Returns:
-            Loss and gradient norm before clipping, 0-d, on the device: reading one waits for it.
+            Loss and gradient norm before clipping, 0-d, on the device: reading either waits for the device.
 
         Raises:
             ResourceError: when a GPU cannot hold the step's longest pair alone.
@@ -73,11 +73,11 @@ class Updater:
             group["lr"] = rate
         loss = self._backward_within_memory(step)
         norm = torch.nn.utils.get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
-        # The fused update divides gradients by it, which clips them without a pass of its own over all of them.
+        # The fused update divides the gradients by grad_scale, which clips them without a separate pass over them.
         self.optimizer.grad_scale = ((norm + 1e-6) / self.config.max_grad_norm).clamp(min=1.0)  # type: ignore[attr-defined]
         finite = torch.isfinite(norm) & torch.isfinite(loss)
         self.bad = torch.where(self.failed > 0, self.bad, torch.stack([loss.float(), norm.float()]))
-        # Fused AdamW skips its update on the device while found_inf is set: no host sync, and no bad update either.
+        # Fused AdamW skips its update on the device while found_inf is set: no bad update, and no host sync to test it.
         self.failed = torch.maximum(self.failed, (~finite).float())
         self.optimizer.found_inf = self.failed  # type: ignore[attr-defined]
         self.optimizer.step()
@@ -85,14 +85,14 @@ class Updater:
         return loss, norm
 
     def _backward_within_memory(self, step: Step) -> torch.Tensor:
-        """The gradient of one step.
+        """Compute the gradient of one step and return its loss.
 
-        When the GPU is full the budget is halved; when an operator has no deterministic kernel, `strict` is given up.
-        Then the step is repeated from the same state of the random number generators.
+        If the GPU runs out of memory, the budget is halved; if an operator has no deterministic kernel, `strict` is set
+        to False. Then the step is repeated from the same state of the random number generators.
         """
         generators = rng_state()
         while True:
-            if step.budget != self.budget:  # halved just now, or since this step was composed, one step ahead
+            if step.budget != self.budget:  # halved just now, or after this step was composed one step ahead
                 again = self.prepare(step.rows)
                 step.batches, step.padded, step.budget = again.batches, again.padded, again.budget
             try:
