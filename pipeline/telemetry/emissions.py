@@ -1,7 +1,7 @@
-"""Energy of a block of work by codecarbon's offline tracker. The only importer of codecarbon; knows no stage.
+"""The energy that a block of work uses, by codecarbon's offline tracker. The only module that imports codecarbon.
 
 Nothing here opens a connection, writes a file or raises: a tracker that fails leaves a record that says so.
-Without a country codecarbon's offline tracker takes its own world average (475 g CO2eq/kWh, the IEA's 2019 figure).
+Without a country, codecarbon's offline tracker uses its own world average (475 g CO2eq/kWh, the IEA's 2019 figure).
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from pipeline.telemetry.energy_records import ESTIMATED, MEASURED, PARTLY
 log = logging.getLogger(__name__)
 
 WORLD_AVERAGE = "world average"
-"""What `grid` says when no country was named, or codecarbon has no figure for it."""
+"""The value of `grid` when no country is configured or codecarbon has no figure for it."""
 
 MEASURE_SECONDS = 15
 """Seconds between two readings of the energy counters (codecarbon's default; it samples CPU load every second)."""
 
-# How codecarbon names its CPU modes, and what each of them is. `cpu_load` scales a TDP by the load.
+# codecarbon's CPU modes that read a counter → the counter's name. Others estimate: `cpu_load` scales a TDP by the load.
 _COUNTERS = {"intel_rapl": "RAPL", "intel_power_gadget": "Power Gadget", "windows_emi": "Energy Meter Interface"}
 
 
@@ -39,14 +39,14 @@ class _Inbox:
         self.newest = total
 
     def task_out(self, data: Any, experiment_name: str | None) -> None:
-        """No tasks are tracked."""
+        """Do nothing: no tasks are tracked."""
 
     def exit(self) -> None:
-        """Nothing to close."""
+        """Do nothing: there is nothing to close."""
 
 
 class _Silence(logging.Filter):
-    """Keeps codecarbon's own logger quiet, and keeps the exception it swallowed, which it only ever logs."""
+    """Keeps codecarbon's logger quiet, and keeps the first exception that codecarbon swallows and only logs."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ class _Silence(logging.Filter):
 
 
 def _methods(hardware: Sequence[Any]) -> dict[str, str]:
-    """Component → how codecarbon knows its energy, read from the objects it set up."""
+    """Return component → how codecarbon knows its energy, according to the objects that codecarbon set up."""
     found = {}
     for part in hardware:
         kind = type(part).__name__
@@ -78,7 +78,7 @@ def _methods(hardware: Sequence[Any]) -> dict[str, str]:
 
 
 def _overall(by_component: dict[str, str]) -> str:
-    """One word for the processors; memory is always estimated and does not count."""
+    """Return one word for all processors; memory does not count, as it is always estimated."""
     processors = [text.startswith(MEASURED) for name, text in by_component.items() if name != "ram"]
     if processors and all(processors):
         return MEASURED
@@ -86,7 +86,7 @@ def _overall(by_component: dict[str, str]) -> str:
 
 
 class Meter:
-    """What has been used since the block began. `record` is complete once the block has ended."""
+    """Measures the energy used since a block began. `record` is complete once the block has ended."""
 
     def __init__(self, country_iso_code: str | None, name: str) -> None:
         self.record: dict[str, Any] = {"enabled": False}
@@ -109,8 +109,8 @@ class Meter:
                 self._grid = str(self._country)
             elif self._country is not None:
                 log.warning("codecarbon has no grid of emissions.country_iso_code=%s: world average", self._country)
-            # Every argument that could come from a user's own codecarbon settings and would open a connection,
-            # write a file or change the grid is given here. An empty token is none at all; None would look for one.
+            # Every argument is set with which a user's own codecarbon settings could open a connection, write a file
+            # or change the grid. An empty token means none; with None, codecarbon would look for one.
             tracker = OfflineEmissionsTracker(
                 project_name=self._name,
                 country_iso_code=self._country,
@@ -131,7 +131,7 @@ class Meter:
                 log_level="warning",
             )
             tracker.start()
-            # codecarbon swallows its own exceptions: only its state tells that it is running.
+            # codecarbon swallows its own exceptions: only its state tells whether it is running.
             if getattr(tracker, "_start_time", None) is None:
                 raise RuntimeError("codecarbon did not start")
             self._tracker = tracker
@@ -172,7 +172,7 @@ class Meter:
         }
 
     def snapshot(self) -> dict[str, Any]:
-        """The record so far, for a checkpoint; the block goes on. Later snapshots include earlier ones."""
+        """Return the record so far, for a checkpoint, while the block runs on. Later snapshots include earlier ones."""
         if self._tracker is None:
             return dict(self.record)
         self._silence.exception = None
@@ -201,17 +201,17 @@ class Meter:
 def measured(enabled: bool, country_iso_code: str | None, name: str) -> Iterator[Meter]:
     """Measure the energy of a block.
 
-    The whole machine is counted, other processes included: codecarbon's default, and what its counters give.
+    The whole machine is measured, other processes included: this is codecarbon's default and what the counters report.
 
     Args:
         enabled: False yields a meter whose record is `{"enabled": False}` and imports nothing.
-        country_iso_code: ISO 3166 alpha-3 code of the grid; None takes the world average.
+        country_iso_code: ISO 3166 alpha-3 code of the grid; None uses the world average.
         name: what is measured, for messages.
 
     Yields:
-        the meter. After the block its `record` holds energy in kWh (total and by component), emissions in kg
-        CO2eq, `duration_s`, `g_per_kwh`, how they are known (`method`, `method_by_component`) and on which `grid`;
-        or `{"error": …, "duration_s": …}` when codecarbon failed. An exception of the block passes through.
+        The meter. After the block its `record` holds energy in kWh (total and by component), emissions in kg CO2eq,
+        `duration_s`, `g_per_kwh`, how the figures are known (`method`, `method_by_component`) and the `grid`; or
+        `{"error": …, "duration_s": …}` if codecarbon failed. Exceptions of the block propagate.
     """
     meter = Meter(country_iso_code, name)
     if not enabled:

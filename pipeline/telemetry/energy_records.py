@@ -1,6 +1,6 @@
 """Energy records as plain data: how their figures are known, and how the records of several blocks add up.
 
-Pure: knows nothing of codecarbon, files or stages. What a record holds is said in `emissions.measured`.
+Pure: knows nothing of codecarbon, files or stages. `emissions.measured` says what a record holds.
 """
 
 from __future__ import annotations
@@ -9,22 +9,22 @@ from collections.abc import Sequence
 from typing import Any
 
 MEASURED, PARTLY, ESTIMATED = "measured", "partly measured", "estimated"
-"""How a record's figures are known: by counters of the hardware, some of them, or none."""
+"""How a record's figures are known: all, some or none of them come from hardware counters."""
 
 _SUMS = ("energy_kwh", "emissions_kg", "duration_s", "cpu_energy_kwh", "gpu_energy_kwh", "ram_energy_kwh")
 
 
 def _same(records: Sequence[dict[str, Any]], key: str) -> Any:
-    """The value all records share, joined in order where they differ (a run resumed on another machine)."""
+    """Return the value that all records share; if they differ (a run resumed on another machine), all values joined."""
     values = list(dict.fromkeys(record.get(key) for record in records))
     return values[0] if len(values) == 1 else ", ".join(str(value) for value in values)
 
 
 def add(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The sum of stages, or of the pieces of one resumed stage, as a record of the same form.
+    """Return the sum of records of several stages, or of one stage's processes, as a record of the same form.
 
     Records without figures (disabled or failed) cannot be summed: `pieces_without_figures` counts them, so that a
-    sum is never mistaken for the whole. When none has figures the result is the first one that failed, else
+    partial sum is never mistaken for the whole. If no record has figures, the result is the first failed record, else
     `{"enabled": False}`.
     """
     known = [record for record in records if "energy_kwh" in record]

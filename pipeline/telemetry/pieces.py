@@ -1,7 +1,7 @@
-"""Time and energy of a stage over all its processes, those that were killed too. Knows no stage.
+"""Time and energy of a stage over all its processes, including killed ones. Knows nothing of particular stages.
 
-A kill leaves no moment to write, so a thread writes all the while: a killed process's time is known to the second, its
-energy to five.
+A killed process has no time to write, so a thread writes continually: the time of a killed process is known to within
+one second, its energy to within five.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from pipeline.telemetry.energy_records import add
 log = logging.getLogger(__name__)
 
 NOTE_SECONDS = 1.0
-"""How much of a process's time a kill may leave unrecorded."""
+"""Seconds between two notes: the most of a process's time that a kill may leave unrecorded."""
 
 ENERGY_SECONDS = 5.0
-"""How much of its energy: reading the counters costs more than writing a file."""
+"""The same for its energy, read less often because reading the counters costs more than writing a file."""
 
 
 class Pieces:
-    """The processes of one stage: those before this one, and this one as it goes."""
+    """Records of the processes of one stage: the earlier ones, and the running one."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -43,7 +43,7 @@ class Pieces:
 
     @contextlib.contextmanager
     def metered(self, energy: Callable[[], dict[str, Any]]) -> Iterator[None]:
-        """While the block runs, `energy` gives this process's record so far; afterwards its last answer stands."""
+        """Take this process's record from `energy` while the block runs; afterwards keep its last result."""
         self._energy, self._read_at = energy, -math.inf
         try:
             yield
@@ -53,7 +53,7 @@ class Pieces:
                 self._energy, self._read_at = (lambda: last), -math.inf
 
     def note(self) -> list[dict[str, Any]]:
-        """Write the records so far; this process's alone, as the list a checkpoint keeps."""
+        """Write all records so far; return this process's alone, as the list that a checkpoint keeps."""
         with self._lock:
             if time.monotonic() - self._read_at >= ENERGY_SECONDS:
                 self._known, self._read_at = self._energy(), time.monotonic()
@@ -62,12 +62,12 @@ class Pieces:
         return [record]
 
     def recover(self, records: list[dict[str, Any]]) -> None:
-        """Take the records that a checkpoint kept, where the file of them is gone."""
+        """Take earlier records from a checkpoint if the file gave none."""
         if not self.before:
             self.before = list(records)
 
     def facts(self) -> dict[str, Any]:
-        """`processes`, and `wall_seconds` of them all, what a kill made them repeat included."""
+        """Return `processes`, their number, and `wall_seconds`, their total, work repeated after a kill included."""
         earlier = sum(float(record.get("duration_s", 0.0)) for record in self.before)
         return {"processes": len(self.before) + 1, "wall_seconds": earlier + time.monotonic() - self._began}
 
@@ -79,7 +79,7 @@ class Pieces:
 
 @contextlib.contextmanager
 def counted(path: Path) -> Iterator[Pieces]:
-    """Count the block as one more process in `path`, which goes when it ends well: the artefact has its sums then."""
+    """Record the block in `path` as one more process. If it succeeds, delete `path`: the artefact has the sums then."""
     pieces = Pieces(path)
     pieces.note()
     thread = threading.Thread(target=pieces._keep_noting, name="pieces", daemon=True)
@@ -101,7 +101,7 @@ def _end(pieces: Pieces, thread: threading.Thread) -> None:
 
 
 def _read(path: Path) -> list[dict[str, Any]]:
-    """Earlier records; none where they cannot be read and added up, for a stage must not depend on what it cost."""
+    """Return earlier records, or none if they cannot be read and summed: a stage must not fail because of them."""
     if not path.exists():
         return []
     try:

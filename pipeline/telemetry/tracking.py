@@ -1,7 +1,7 @@
-"""Mirrors metrics to Weights & Biases, or nowhere. The only importer of `wandb`, and only when it is chosen.
+"""Mirrors metrics to Weights & Biases, or nowhere. The only module that imports `wandb`, and only if it is configured.
 
-The facts of a run are its JSON files; a tracker is a copy of them. So no failure of it (no login, no network,
-its service process killed) ever stops or slows a run: it is warned about once and reported at the end.
+The facts of a run are in its JSON files; a tracker only copies them. So no failure of a tracker (no login, no network,
+its service process killed) ever stops a run: it is warned about once and reported at the end.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ INIT_TIMEOUT_S = 60
 
 
 class Tracker(Protocol):
-    """What a stage may ask of a tracker."""
+    """The interface of a tracker."""
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Mirror one row of metrics at an optimizer step (0 is the untrained model)."""
 
     def finish(self) -> str | None:
-        """Close the mirror; None when everything was mirrored, else one sentence about what was not."""
+        """Close the tracker; return None if everything was mirrored, else one sentence about what was not."""
 
 
 class NoTracker:
@@ -39,14 +39,14 @@ class NoTracker:
         """Do nothing."""
 
     def finish(self) -> str | None:
-        """Nothing was asked for, so nothing is missing."""
+        """Return None: nothing was to be mirrored."""
         return None
 
 
 class WandbTracker:
     """One W&B run, continued under its id after a resume.
 
-    A row at a step that the run already has is ignored by W&B itself, so steps repeated after a resume do no harm.
+    W&B ignores a row at a step that the run already has, so steps repeated after a resume do no harm.
     """
 
     def __init__(self, config: TrackingConfig, run_id: str, folder: Path, settings: dict[str, Any]) -> None:
@@ -69,7 +69,7 @@ class WandbTracker:
                 mode="online" if config.wandb is Wandb.online else "offline",
                 dir=str(folder),
                 config=settings,
-                # Metadata would hold the command line, and console capture every line: both may hold a credential.
+                # Metadata would hold the command line, and the console capture all output: both may hold a credential.
                 settings=wandb.Settings(
                     console="off",
                     silent=True,
@@ -98,7 +98,7 @@ class WandbTracker:
                 log.debug("W&B could not be torn down: %s", again)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Mirror one row; after a failure only count it as lost."""
+        """Mirror one row; after a failure, only count the row as lost."""
         if self._run is None:
             self._lost += 1
             return
@@ -109,7 +109,7 @@ class WandbTracker:
             self._fail(error)
 
     def finish(self) -> str | None:
-        """Close the run; in offline mode the files under the folder wait for `wandb sync`."""
+        """Close the run; in offline mode its files stay in the folder until `wandb sync` uploads them."""
         if self._run is not None:
             try:
                 self._run.finish()
@@ -127,7 +127,7 @@ def start(config: TrackingConfig, run_id: str, folder: Path, settings: dict[str,
     Args:
         config: the tracking group.
         run_id: name of the W&B run: letters, digits, `.`, `_`, `-`. The same id continues the same run.
-        folder: where W&B keeps its files; made when missing, used by nothing else.
+        folder: where W&B keeps its files; created if missing, used by nothing else.
         settings: the composed configuration as plain data; credentials in it are masked.
     """
     if config.wandb is Wandb.none:
