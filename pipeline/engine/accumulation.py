@@ -1,6 +1,6 @@
-"""Gradients of micro-batches added up in `.grad`; a word table's are sparse and go to one buffer kept for all steps.
+"""Accumulation of micro-batch gradients in `.grad`; sparse gradients of a word table go to a buffer kept for all steps.
 
-Making, adding and clearing a dense gradient of the table each step would cost more than a layer.
+Allocating, adding and clearing a dense gradient of the table at each step would cost more than an encoder layer.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 @dataclass(slots=True)
 class _Table:
-    """A parameter's dense gradient, kept between steps, and which of its rows may differ from zero."""
+    """A parameter's dense gradient, kept between steps, and its rows that may differ from zero."""
 
     gradient: torch.Tensor
     touched: list[torch.Tensor] = field(default_factory=list)
@@ -26,8 +26,9 @@ _TABLES = WeakTensorKeyDictionary()
 def accumulate(parameter: torch.nn.Parameter, gradient: torch.Tensor | None) -> None:
     """Add a gradient to the parameter's `.grad`, which is always dense.
 
-    A sparse one (coalesced, of whole rows) is added to a buffer that becomes `.grad` and is kept when `.grad` is set to
-    None: after zero_grad the rows touched by the last step are zeroed first. Nothing else may write to the buffer.
+    A sparse gradient (coalesced, of whole rows) is added to a buffer that becomes `.grad`. The buffer is kept when
+    `.grad` is set to None: the next sparse gradient first zeroes the rows that the last step touched. Nothing else may
+    write to the buffer.
     """
     if gradient is None:
         return

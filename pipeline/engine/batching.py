@@ -1,7 +1,8 @@
-"""Which pairs make a step, and how a step is split into micro-batches. Pure; knows no torch, no files.
+"""The pairs of each step, and the split of a step into micro-batches. Pure; knows no torch, no files.
 
-The first decides the result and depends on rows, batch size, seed and epoch alone. The second decides memory and speed:
-the loss of a step is a sum over its pairs divided by their number, so any split gives the same gradient to rounding.
+The choice of pairs decides the result; it depends only on rows, batch size, seed and epoch. The split decides memory
+and speed: a step's loss is a sum over its pairs divided by their number, so any split gives the same gradient to
+rounding.
 """
 
 from __future__ import annotations
@@ -18,31 +19,32 @@ TRAINING_WIDTH_STEP = 8
 """Widths of a training step's blocks are multiples of this, so that few shapes occur; see `rounded`."""
 
 SCORING_WIDTH_STEP = 4
-"""The same for scoring's blocks: smaller, for less padding. With 1 there would be hardly any (1 %, not 6), but where
-attention is made of matmuls hundreds of megabytes more would be compiled; where it is not, in fp32, four costs 3 %."""
+"""The same for blocks in scoring; smaller, for less padding. A step of 1 would leave 1 % of padding instead of 6 %. But
+where attention is computed by separate matmuls, hundreds of megabytes more of kernels would be compiled. Where it is
+not, in fp32, a step of 4 costs 3 %."""
 
 BLOCK_TOKENS = 2048
-"""Most tokens of a block, except that a single pair may be longer: attention's intermediate results stay small."""
+"""Most tokens of a block, so that attention's intermediate results stay small; a single pair may be longer."""
 
 BLOCK_OVERHEAD = 32
-"""Tokens of a linear layer that cost as much as attention over one more block."""
+"""Cost of attention over one more block, as a number of tokens in a linear layer."""
 
 ROWS_STEP = 64
-"""Numbers of token rows are rounded up to multiples of this, or of more; see `rounded`."""
+"""Numbers of token rows are rounded up to multiples of this or of a larger step; see `rounded`."""
 
 MOST_PAIRS = 65_535
-"""Most pairs of a micro-batch: a GPU's attention kernels count them along a grid axis that is no longer."""
+"""Most pairs of a micro-batch: a GPU's attention kernels place pairs along a grid axis of at most this length."""
 
 SPREAD = 16
-"""Upper bound on pairs x longest pair of a micro-batch without padding, as a multiple of the token budget. It may be so
-high because only the rows that a model pools, its last layer's, are padded: a hundredth of what its layers keep."""
+"""Upper bound on pairs x longest pair of a micro-batch without padding, as a multiple of the token budget. It can be
+this high because only the last layer's output is padded, for pooling: a hundredth of what the layers keep."""
 
 Indices = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The steps of a run: `epochs` seeded permutations of `rows` rows, cut into batches; the last one is kept."""
+    """The steps of a run: `epochs` seeded permutations of `rows` rows, cut into batches; each last batch is kept."""
 
     rows: int
     batch_size: int
@@ -62,7 +64,7 @@ class Plan:
         return steps if self.max_steps is None else min(steps, self.max_steps)
 
     def pairs(self, start: int, end: int) -> int:
-        """Rows of steps start..end-1 (counted from 0): each epoch's last batch may be smaller."""
+        """Return the number of rows in steps start..end-1 (counted from 0); each epoch's last batch may be smaller."""
 
         def until(step: int) -> int:
             epoch, position = divmod(step, self.steps_per_epoch)
@@ -71,11 +73,11 @@ class Plan:
         return until(end) - until(start)
 
     def permutation(self, epoch: int) -> Indices:
-        """The order of the rows in an epoch (counted from 0): a pure function of seed and epoch."""
+        """Return the order of the rows in an epoch (counted from 0): a pure function of seed and epoch."""
         return np.random.Generator(np.random.PCG64([self.seed, epoch])).permutation(self.rows)
 
     def batches(self, start: int = 0) -> Iterator[Indices]:
-        """Row indices of each step from step `start` (counted from 0) to the end."""
+        """Yield the row indices of each step from step `start` (counted from 0) to the end."""
         order: Indices | None = None
         order_of = -1
         for step in range(start, self.steps):
@@ -92,20 +94,20 @@ def split_into_micro_batches(
 
     Args:
         lengths: tokens of each pair, shape (pairs,).
-        token_budget: as `micro_batches` or, with several lanes, `equal_shares` takes it; without padding, tokens of a
-            micro-batch, which a single pair alone may exceed.
+        token_budget: see `micro_batches` or, with several lanes, `equal_shares`; without padding, the most tokens of a
+            micro-batch, which only a single pair may exceed.
         lanes: how many micro-batches are computed at once.
-        is_padded: whether a pair takes as much memory as the longest of its micro-batch; read where there is one lane.
+        is_padded: whether a pair takes as much memory as the longest of its micro-batch; used with one lane only.
 
     Returns:
-        Positions into `lengths`, longest pairs first, equal lengths in their order.
+        Positions into `lengths`, longest pairs first, equal lengths in their original order.
     """
     if lanes > 1:
         return equal_shares(lengths, token_budget, lanes)
     if is_padded:
         return micro_batches(lengths, token_budget)
     shares, share_budget = equal_shares(lengths, token_budget, 1), token_budget
-    # A share exceeds its budget by a part of its last pair, which of long pairs is much of it.
+    # A share may exceed its budget by part of its last pair, which for long pairs is a large part of the budget.
     while any(len(share) > 1 and int(lengths[share].sum()) > token_budget for share in shares):
         share_budget -= 1 + share_budget // 16
         shares = equal_shares(lengths, share_budget, 1)
@@ -113,15 +115,15 @@ def split_into_micro_batches(
 
 
 def micro_batches(lengths: npt.NDArray[np.integer], token_budget: int) -> list[Indices]:
-    """Split pairs into groups of like length whose padded size stays within a token budget.
+    """Split pairs into groups of similar length whose padded size stays within a token budget.
 
     Args:
         lengths: tokens of each pair, shape (pairs,).
-        token_budget: pairs x longest pair of a group; a single pair may exceed it. No group has over `MOST_PAIRS`.
+        token_budget: most pairs x longest pair of a group; a single pair may exceed it. No group exceeds `MOST_PAIRS`.
 
     Returns:
-        Positions into `lengths`, longest group first so that memory runs out at once or never; equal lengths keep
-        their order.
+        Positions into `lengths`, longest group first, so that memory runs out at once or never; equal lengths keep
+        their original order.
     """
     order = np.argsort(-lengths.astype(np.int64), kind="stable")
     groups: list[Indices] = []
@@ -135,16 +137,16 @@ def micro_batches(lengths: npt.NDArray[np.integer], token_budget: int) -> list[I
 
 
 def equal_shares(lengths: npt.NDArray[np.integer], token_budget: int, lanes: int) -> list[Indices]:
-    """Split pairs into groups of like length and about equal tokens, a multiple of `lanes`, so that no lane waits.
+    """Split pairs by length into groups of about equally many tokens, a multiple of `lanes`, so that no lane waits.
 
     Args:
         lengths: tokens of each pair, shape (pairs,).
         token_budget: most tokens of a group, padding not counted; all lanes' groups together have at most twice as
-            many. A group may exceed its share by a part of its last pair.
+            many. A group may exceed its share by part of its last pair.
         lanes: how many groups are computed at once.
 
     Returns:
-        Positions into `lengths`, longest pairs first, equal lengths in their order; fewer groups where pairs are few.
+        Positions into `lengths`, longest pairs first, equal lengths in original order; fewer groups if pairs are few.
     """
     order = np.argsort(-lengths.astype(np.int64), kind="stable")
     ends = np.cumsum(lengths[order], dtype=np.int64)
@@ -156,7 +158,7 @@ def equal_shares(lengths: npt.NDArray[np.integer], token_budget: int, lanes: int
 
 
 def rounded(rows: int, least: int) -> int:
-    """A number of rows rounded up to one of sixteen sizes per octave, in steps of `least` or more.
+    """Round a number of rows up to one of sixteen sizes per octave, in steps of `least` or more.
 
     oneDNN compiles a kernel for every shape it multiplies, which takes longer than most matmuls: shapes must repeat.
     """
@@ -165,29 +167,30 @@ def rounded(rows: int, least: int) -> int:
 
 
 def pairs_step(width: int, most: int = BLOCK_TOKENS) -> int:
-    """Where shapes must repeat, numbers of pairs are rounded up to a multiple of this: eight numbers per width at most.
+    """Return the step to whose multiples a number of pairs is rounded up where shapes must repeat.
 
-    It is a power of two, at most a quarter of the pairs that a block holds, or one.
+    The step is a power of two and at most a quarter of the pairs that a block holds, or one: at most eight numbers of
+    pairs occur per width.
     """
     return 1 << max(0, (most // (4 * width)).bit_length() - 1)
 
 
 def blocks(lengths: npt.NDArray[np.integer], overhead: int, most: int, step: int) -> list[tuple[int, int]]:
-    """Split pairs in order of falling length into blocks as wide as their longest or a little wider, at the least cost.
+    """Split pairs of decreasing length into blocks as wide as their longest pair or slightly wider, at the least cost.
 
     Args:
-        lengths: tokens of each pair, shape (pairs,), falling.
-        overhead: cost of one more width, in tokens, besides pairs times width.
+        lengths: tokens of each pair, shape (pairs,), decreasing.
+        overhead: cost of one more width, in tokens, on top of pairs times width.
         most: most pairs times width of a block; a single pair may exceed it. Pairs of one width are split into blocks
-            of equally many pairs, a multiple of `pairs_step`, and a rest.
-        step: widths are multiples of it.
+            of equally many pairs, a multiple of `pairs_step`, and a block of the remaining pairs.
+        step: widths are multiples of this.
 
     Returns:
         (pairs, width) of each block.
     """
     widths, starts = np.unique(lengths.astype(np.int64) // -step * step, return_index=True)
     widths, ends = -widths, np.append(starts, lengths.size)
-    # least[j]: cost of the first j distinct lengths; a block from the i-th to the j-th is as wide as the i-th.
+    # least[j]: least cost of the first j distinct widths; a block of the i-th to the j-th is as wide as the i-th.
     least, cut = np.zeros(len(widths) + 1, np.int64), np.zeros(len(widths) + 1, np.int64)
     for j in range(1, len(widths) + 1):
         costs = least[:j] + (ends[j] - ends[:j]) * widths[:j] + overhead
@@ -208,28 +211,28 @@ def blocks(lengths: npt.NDArray[np.integer], overhead: int, most: int, step: int
 
 @dataclass(frozen=True, slots=True)
 class Blocks:
-    """Where tokens stand when texts or pairs are put in blocks of like length."""
+    """Layout of texts or pairs in blocks of similar length."""
 
     shapes: list[tuple[int, int]]
     """(texts, width) of each block."""
     starts: Indices
-    """(texts,): the row of each one's first token."""
+    """(texts,): the row of each text's first token."""
     rows: int
-    """All rows, those behind the last block included; see `rounded`."""
+    """Number of rows, including padding after the last block; see `rounded`."""
 
     @classmethod
     def of(cls, lengths: npt.NDArray[np.integer], width_step: int) -> Blocks:
-        """Blocks of texts whose lengths in tokens, (texts,), fall; their widths are multiples of `width_step`."""
+        """Lay out texts of decreasing `lengths`, (texts,), in blocks whose widths are multiples of `width_step`."""
         shapes = blocks(lengths, BLOCK_OVERHEAD, BLOCK_TOKENS, width_step)
         widths = np.repeat([width for _, width in shapes], [texts for texts, _ in shapes])
         return cls(shapes, np.cumsum(widths) - widths, rounded(int(widths.sum()), ROWS_STEP))
 
 
 def halved(token_budget: int, longest: int) -> int:
-    """The budget to go on with after a GPU ran out of memory on pairs of at most `longest` tokens.
+    """Return the token budget to go on with after a GPU ran out of memory on pairs of at most `longest` tokens.
 
     Raises:
-        ResourceError: when the longest pair was alone in its micro-batch already.
+        ResourceError: when the longest pair already was alone in its micro-batch.
     """
     if token_budget <= longest:
         remedy = "Use a smaller model or model.max_length."
@@ -238,12 +241,12 @@ def halved(token_budget: int, longest: int) -> int:
 
 
 def warmup_steps(steps: int, ratio: float) -> int:
-    """Steps of rising learning rate: the share of all steps, rounded up, as the reference trainer counts them."""
+    """Return the number of warm-up steps: `ratio` of all steps, rounded up, as in the reference trainer."""
     return int(np.ceil(steps * ratio))
 
 
 def linear_schedule(step: int, steps: int, warmup: int) -> float:
-    """Factor on the learning rate of the step after `step` finished ones: up from 0 over warm-up, then down to 0."""
+    """Return the learning rate's factor after `step` finished steps: up from 0 during warm-up, then down to 0."""
     if step < warmup:
         return step / max(1, warmup)
     return max(0.0, (steps - step) / max(1, steps - warmup))

@@ -1,6 +1,6 @@
-"""Attention on a CPU: pairs of like length in blocks, each a view of the rows, so that nothing is gathered.
+"""Attention on a CPU over blocks of pairs of similar length; each block is a view of the rows, so nothing is gathered.
 
-The gradient is written out: torch's fused attention takes a third of a training step in bf16 on a CPU. Knows no models.
+The gradient is hand-written: torch's fused attention takes a third of a bf16 training step on a CPU. Knows no models.
 """
 
 from __future__ import annotations
@@ -14,41 +14,42 @@ from pipeline.engine.dropout import Dropout, drop_, scale
 
 @dataclass(slots=True)
 class Block:
-    """Pairs that stand in `pairs` times `width` rows from `row` on; number `pair` is the first of them."""
+    """A block of pairs in `pairs` times `width` rows from `row` on; `pair` is the number of its first pair."""
 
     row: int
     pair: int
     pairs: int
     width: int
     attention_mask: torch.Tensor | None
-    """Additive mask of the attention scores, (pairs, 1, 1, width) fp32: 0 for a token, minus infinity behind a pair's
-    end. None: no pair is padded."""
+    """Additive mask of the attention scores, (pairs, 1, 1, width) fp32: 0 for a token, minus infinity for padding.
+    None: no pair is padded."""
 
     @property
     def rows(self) -> slice:
-        """The rows of its tokens, padding included."""
+        """The rows of the block's tokens, padding included."""
         return slice(self.row, self.row + self.pairs * self.width)
 
     @property
     def numbers(self) -> slice:
-        """The numbers of its pairs in the batch."""
+        """The numbers of the block's pairs in the batch."""
         return slice(self.pair, self.pair + self.pairs)
 
 
 @dataclass(slots=True)
 class Kept:
-    """What a block's attention keeps for its gradient; each (pairs * heads, …, …)."""
+    """What a block's attention keeps for its gradient, each (pairs * heads, …, …) except `key_value`."""
 
     query: torch.Tensor
     """Already multiplied by the scale of the scores."""
     key_value: torch.Tensor
+    """(2, pairs * heads, width, size), keys before values."""
     weights: torch.Tensor
     """Before dropout."""
     dropout_mask: torch.Tensor | None
 
 
 def blocks_of(batch: dict[str, torch.Tensor]) -> list[Block]:
-    """The blocks of a batch made by `collation.blocks`."""
+    """Return the blocks of a batch made by `collation.blocks`."""
     blocks, row, pair, lengths = [], 0, 0, batch["lengths"]
     for pairs, width in batch["shapes"].tolist():
         own = lengths[pair : pair + pairs]
@@ -65,15 +66,15 @@ def attend(
     query: torch.Tensor, key_value: torch.Tensor, blocks: list[Block], *, heads: int, dropout: Dropout | None,
     rate: float,
 ) -> tuple[torch.Tensor, list[Kept]]:  # fmt: skip
-    """Scaled dot-product attention of tokens over their own pair.
+    """Compute scaled dot-product attention of each token over its own pair.
 
     Args:
-        query: (tokens, heads * size); rows behind the blocks' are padding.
+        query: (tokens, heads * size); rows after the last block are padding.
         key_value: (tokens, 2 * heads * size), keys before values.
-        blocks: where the pairs stand.
+        blocks: the pairs' layout.
         heads: attention heads.
-        dropout: masks for the weights, None outside training.
-        rate: share of the weights that is dropped.
+        dropout: draws masks for the weights; None outside training.
+        rate: share of the weights that are dropped.
 
     Returns:
         Context (tokens, heads * size), and what `gradients` needs.
@@ -110,7 +111,7 @@ def gradients(
     grad_context: torch.Tensor, kept: list[Kept], blocks: list[Block], *, heads: int, rate: float,
     grad_query: torch.Tensor, grad_key_value: torch.Tensor,
 ) -> None:  # fmt: skip
-    """Gradients of `attend`, written to `grad_query` and `grad_key_value`, which are shaped as its arguments."""
+    """Write the gradients of `attend`'s query and key_value to `grad_query` and `grad_key_value`, in their shapes."""
     size = grad_context.shape[1] // heads
     grad_query[blocks[-1].rows.stop :] = 0.0
     grad_key_value[blocks[-1].rows.stop :] = 0.0

@@ -1,8 +1,8 @@
-"""A BERT cross-encoder on a CPU, its gradient written out: transformers' results under autocast, to rounding.
+"""A BERT cross-encoder on a CPU with a hand-written gradient: transformers' results under autocast, to rounding.
 
-Rows are tokens, pairs of like length in blocks (`block_attention`). Against automatic differentiation this saves casts
-of activations and of their gradients, the dense gradient of the embedding table, fused attention's slow gradient and
-dropout's slow random numbers. In the last layer only each pair's first token is a query (`block_first`).
+Rows are tokens; pairs of similar length form blocks (`block_attention`). Compared with automatic differentiation this
+saves casts of activations and of their gradients, the dense gradient of the embedding table, fused attention's slow
+gradient and dropout's slow random numbers. In the last layer only each pair's first token is a query (`block_first`).
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ Tensors = tuple[torch.Tensor, ...]
 
 
 def supports(config: Any) -> bool:
-    """Whether `logits` computes a BertForSequenceClassification of this configuration."""
+    """Return whether `logits` computes a BertForSequenceClassification of this configuration."""
     return packed_bert.supports(config) and config.hidden_act == "gelu"
 
 
 def logits(
     model: Any, batch: dict[str, torch.Tensor], weights: list[LayerLinears] | None = None, seed: int | None = None
 ) -> torch.Tensor:
-    """Logits (pairs, labels) of a BertForSequenceClassification for a batch made by `collation.blocks`.
+    """Return the logits (pairs, labels) of a BertForSequenceClassification for a batch made by `collation.blocks`.
 
-    Computes in autocast's dtype where that is on, else in the weights' own. The word table's gradient is sparse.
+    Computes in autocast's dtype where autocast is on, else in the weights' dtype. The word table's gradient is sparse.
 
     Args:
         model: in training or evaluation mode.
         batch: the pairs.
-        weights: the layers' `cast_weights`, where micro-batches share them; None: they are cast anew.
-        seed: of dropout's masks; None draws one from torch's generator. With a seed no global generator is used.
+        weights: the result of `cast_weights`, for micro-batches to share; None casts the weights for this call.
+        seed: seeds dropout's masks; None draws a seed from torch's generator. With a seed no global generator is used.
     """
     bert = model.bert
     blocks = blocks_of(batch)
@@ -54,7 +54,7 @@ def logits(
 
 
 def cast_weights(model: Any) -> list[LayerLinears]:
-    """Each layer's linear layers, cast to autocast's dtype where that is on, else in the weights' own."""
+    """Return each layer's linear layers, in autocast's dtype where autocast is on, else in the weights' dtype."""
     layers = model.bert.encoder.layer
     on = torch.is_autocast_enabled("cpu")
     dtype = torch.get_autocast_dtype("cpu") if on else layers[-1].output.LayerNorm.weight.dtype
@@ -62,7 +62,7 @@ def cast_weights(model: Any) -> list[LayerLinears]:
 
 
 def _parameters(layer: Any) -> list[torch.nn.Parameter]:
-    """One layer's parameters, in the order in which `_Layer.backward` returns their gradients."""
+    """Return one layer's parameters, in the order in which `_Layer.backward` returns their gradients."""
     attention, output = layer.attention.self, layer.attention.output
     modules = (attention.query, attention.key, attention.value, output.dense, output.LayerNorm,
                layer.intermediate.dense, layer.output.dense, layer.output.LayerNorm)  # fmt: skip
@@ -94,7 +94,7 @@ class _Work:
 
 @dataclass(slots=True)
 class _Saved:
-    """What a layer's forward pass keeps for its gradient; its activations in the compute dtype."""
+    """What a layer's forward pass keeps for its gradient; activations are in the compute dtype."""
 
     x: torch.Tensor
     """The queries' input: all rows, or each pair's first token."""
@@ -118,7 +118,7 @@ class _Residual:
 
 
 class _Layer(torch.autograd.Function):
-    """One encoder layer; where first tokens alone are queries the returned rows are theirs."""
+    """One encoder layer; where only first tokens are queries, it returns only their rows."""
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, work: _Work, *parameters: torch.Tensor) -> torch.Tensor:
@@ -159,7 +159,7 @@ def _attend(x: torch.Tensor, qkv: Linear, work: _Work) -> tuple[torch.Tensor, li
 def _attend_first(
     x: torch.Tensor, qkv: FirstTokenLinears, work: _Work
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, block_first.Kept]:
-    """Rows of each pair's first token, the same in the compute dtype, their context, and what its gradient needs."""
+    """Return the first tokens' rows, the same in the compute dtype, their context, and what its gradient needs."""
     first = x[work.first_tokens]
     first_cast = first.to(work.compute_dtype)
     query = qkv.query(first_cast).to(x.dtype)
@@ -168,7 +168,7 @@ def _attend_first(
 
 
 def _add_norm(x: torch.Tensor, y: torch.Tensor, work: _Work, output: Any) -> tuple[torch.Tensor, _Residual]:
-    """LayerNorm of x plus y after dropout; y is overwritten."""
+    """Return the LayerNorm of x plus y, with dropout on y, and what its gradient needs; y is overwritten."""
     dropout_mask, rate = None, output.dropout.p
     if work.dropout is not None and rate > 0.0:
         dropout_mask = work.dropout.mask(tuple(y.shape), rate)
@@ -181,7 +181,7 @@ def _add_norm(x: torch.Tensor, y: torch.Tensor, work: _Work, output: Any) -> tup
 
 
 def _backward(grad_output: torch.Tensor, work: _Work, saved: _Saved) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    """Gradients of a layer's input and of its `_parameters`."""
+    """Return the gradients of a layer's input and of its `_parameters`."""
     weights, layer, param_dtype = work.weights, work.layer, grad_output.dtype
     grad_x1, grad_down, norm2 = _add_norm_gradient(grad_output, saved.fed_forward, work, layer.output)
     down = _linear_gradient(grad_down, saved.activated, param_dtype)
@@ -199,9 +199,9 @@ def _backward(grad_output: torch.Tensor, work: _Work, saved: _Saved) -> tuple[to
 def _attention_gradient(
     grad_x: torch.Tensor, grad_context: torch.Tensor, work: _Work, saved: _Saved
 ) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    """Gradients of a layer's input and of its queries', keys' and values' weights and biases.
+    """Return the gradients of a layer's input and of the weights and biases of its query, key and value layers.
 
-    `grad_x` is the residual connection's part of the input's gradient; the attention's is added to it in place.
+    `grad_x` is the residual connection's part of the input's gradient; the attention's part is added to it in place.
     """
     assert isinstance(work.weights.qkv, Linear) and isinstance(saved.attention, list)
     grad_qkv = saved.x.new_empty(len(saved.x), 3 * grad_x.shape[1])
@@ -218,7 +218,7 @@ def _attention_gradient(
 def _first_gradient(
     grad_x: torch.Tensor, grad_context: torch.Tensor, work: _Work, saved: _Saved
 ) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    """`_attention_gradient` where first tokens alone are queries; `grad_x` has their rows only."""
+    """Compute `_attention_gradient` where only first tokens are queries; `grad_x` has only their rows."""
     qkv, dtype = work.weights.qkv, grad_x.dtype
     assert isinstance(qkv, FirstTokenLinears) and isinstance(saved.attention, block_first.Kept)
     grads = block_first.gradients(grad_context.to(dtype), saved.attention, qkv, work.blocks, rate=work.attention_rate)
@@ -233,7 +233,7 @@ def _first_gradient(
 def _add_norm_gradient(
     grad_output: torch.Tensor, saved: _Residual, work: _Work, output: Any
 ) -> tuple[torch.Tensor, torch.Tensor, Tensors]:
-    """Gradients of `_add_norm`: of x, of y in the compute dtype, and of the norm's weight and bias."""
+    """Return the gradients of `_add_norm`: of x, of y in the compute dtype, and of the norm's weight and bias."""
     norm = output.LayerNorm
     grad_total, grad_weight, grad_bias = torch.ops.aten.native_layer_norm_backward(
         grad_output, saved.total, norm.normalized_shape, saved.mean, saved.rstd, norm.weight, norm.bias,
@@ -246,5 +246,5 @@ def _add_norm_gradient(
 
 
 def _linear_gradient(grad: torch.Tensor, x: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-    """Gradients of a linear layer's weight and bias, in `dtype`, given that of its output."""
+    """Return the gradients of a linear layer's weight and bias, in `dtype`, given the gradient of its output."""
     return torch.mm(grad.t(), x).to(dtype), grad.sum(0).to(dtype)

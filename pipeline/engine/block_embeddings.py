@@ -1,6 +1,6 @@
-"""BERT's embeddings on a CPU, their gradient written out: only rows of the word table that the batch has are touched.
+"""BERT's embeddings on a CPU with a hand-written gradient, which touches only the batch's rows of the word table.
 
-A dense gradient of the table, made, added and cleared anew for every micro-batch, costs more than a layer.
+Allocating, adding and clearing a dense gradient of the table for every micro-batch costs more than an encoder layer.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from pipeline.engine.dropout import Dropout, drop_, scale
 
 
 def embed(embeddings: Any, batch: dict[str, torch.Tensor], dropout: Dropout | None) -> torch.Tensor:
-    """LayerNorm of the sum of a BertEmbeddings' words, positions and token types, (rows, width).
+    """Return a BertEmbeddings' output (rows, width): the LayerNorm of word plus position plus token type embeddings.
 
     The gradient of the word table is a sparse tensor of the rows whose ids are in the batch.
 
     Args:
         embeddings: the module.
         batch: `input_ids`, `position_ids`, `token_type_ids` (rows,).
-        dropout: masks for the result, None outside training.
+        dropout: draws a mask for the result; None outside training.
     """
     x: torch.Tensor = _Embeddings.apply(  # type: ignore[no-untyped-call]
         embeddings.word_embeddings.weight, embeddings, batch, dropout,
@@ -71,12 +71,12 @@ class _Embeddings(torch.autograd.Function):
 
 
 def _sums_by_id(grad: torch.Tensor, ids: torch.Tensor, rows: int) -> torch.Tensor:
-    """Sums of the gradient's rows by their id, (rows, width)."""
+    """Return the sums of the gradient's rows that have the same id, (rows, width)."""
     return torch.ops.aten.embedding_dense_backward(grad, ids, rows, -1, False)  # type: ignore[no-any-return]
 
 
 def _sparse_gradient(words: torch.nn.Embedding, ids: torch.Tensor, grad: torch.Tensor) -> torch.Tensor:
-    """The table's gradient as a coalesced sparse tensor: its rows in order, each once."""
+    """Return the table's gradient as a coalesced sparse tensor: each row once, in order."""
     distinct, inverse = torch.unique(ids, return_inverse=True)
     rows = _sums_by_id(grad, inverse, len(distinct))
     if words.padding_idx is not None:

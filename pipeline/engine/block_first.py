@@ -1,10 +1,10 @@
-"""BERT's last attention on a CPU: each pair's first token is the only query, and no token gets a key or a value.
+"""BERT's last attention on a CPU: each pair's first token is the only query, and no keys or values are computed.
 
-A head's score of a query q against a key K x + b is (transposed K q) x + q b, whose second part is one number for all
-tokens and does not change their softmax. Its context, values V x + c summed with weights w, is V (sum of w x) +
-c (sum of w). So both matrices multiply a row a pair instead of a row a token, which for a BERT of two layers saves a
-seventh of all matmuls. What is left is little, and stays in the weights' own dtype. The keys' bias takes no part; its
-gradient, which is nothing but rounding error where attention is computed the usual way, is zero.
+A head's score of a query q against a key K x + b is (transposed K q) x + q b. The second term is the same for all
+tokens and does not change their softmax. The head's context, values V x + c summed with weights w, is V (sum of w x) +
+c (sum of w). So both matrices multiply one row per pair instead of one row per token, which saves a seventh of all
+matmuls for a two-layer BERT. The rest is little work and stays in the weights' own dtype. The keys' bias has no effect:
+its gradient is zero, where attention computed the usual way gives mere rounding error.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ class Kept:
     query: torch.Tensor
     """(heads, queries, size), scaled."""
     projected_query: torch.Tensor
-    """(queries, heads, width): each query times the keys' matrix; its dot product with a row of x is a score."""
+    """(queries, heads, width): each query times the key matrix; its dot product with a row of x is a score."""
     weights: list[torch.Tensor]
-    """Each block's, (pairs, heads, block's width), before dropout."""
+    """Each block's attention weights, (pairs, heads, block's width), before dropout."""
     dropout_masks: list[torch.Tensor | None]
     summed: torch.Tensor
     """(queries, heads, width): sums of weighted rows."""
     totals: torch.Tensor
-    """(queries, heads): sums of weights."""
+    """(queries, heads): sums of weights after dropout."""
 
 
 @dataclass(slots=True)
 class Gradients:
-    """Of `attend`'s query and x and of the parameters in its linears, shaped as these; the keys' bias has none."""
+    """Gradients of `attend`'s query and x and of its linears' parameters, in their shapes; the keys' bias has none."""
 
     query: torch.Tensor
     x: torch.Tensor
@@ -52,15 +52,15 @@ def attend(
     query: torch.Tensor, x: torch.Tensor, linears: FirstTokenLinears, blocks: list[Block], *,
     dropout: Dropout | None, rate: float,
 ) -> tuple[torch.Tensor, Kept]:  # fmt: skip
-    """Scaled dot-product attention of each pair's first token over its pair.
+    """Compute scaled dot-product attention of each pair's first token over its pair.
 
     Args:
-        query: (queries, width), a query a pair and padding behind them.
-        x: (tokens, width): the layer's input; of one dtype with query and the linears' parameters.
-        linears: the layer's.
-        blocks: where the pairs stand.
-        dropout: masks for the weights, None outside training.
-        rate: share of the weights that is dropped.
+        query: (queries, width): one query per pair, then padding.
+        x: (tokens, width): the layer's input, in the dtype of query and of the linears' parameters.
+        linears: the layer's query, key and value layers.
+        blocks: the pairs' layout.
+        dropout: draws masks for the weights; None outside training.
+        rate: share of the weights that are dropped.
 
     Returns:
         Context (queries, width), and what `gradients` needs.
@@ -90,13 +90,13 @@ def attend(
 def attend_frozen(
     query: torch.Tensor, x: torch.Tensor, linears: FirstTokenLinears, blocks: list[Block]
 ) -> torch.Tensor:
-    """`attend` without a gradient or dropout, by torch's fused attention."""
+    """Compute `attend` without a gradient or dropout, by torch's fused attention."""
     projected_query = _by_query(torch.bmm(linears.split(query), linears.key))
     summed = torch.zeros_like(projected_query)
     for block in blocks:
         rows = _rows(x, block)[:, None]
         mask = None if block.attention_mask is None else block.attention_mask.to(x.dtype)
-        # Heads stand where a text's tokens do: all of them attend to the same rows.
+        # Heads take the place of query tokens: all of them attend to the same rows.
         output = F.scaled_dot_product_attention(
             projected_query[block.numbers][:, None], rows, rows, attn_mask=mask, scale=linears.scaling
         )
@@ -107,7 +107,7 @@ def attend_frozen(
 def gradients(
     grad_context: torch.Tensor, kept: Kept, linears: FirstTokenLinears, blocks: list[Block], *, rate: float
 ) -> Gradients:
-    """Gradients of `attend`, given that of its context, (queries, width)."""
+    """Return the gradients of `attend`, given the gradient of its context, (queries, width)."""
     grad_by_head = linears.split(grad_context)
     grad_summed = _by_query(torch.bmm(grad_by_head, linears.value))
     # Without dropout the totals are constant, and their gradient is not used.
@@ -122,7 +122,7 @@ def gradients(
             dropped = _dropped(weights, dropout_mask, rate)
         grad_scores = torch._softmax_backward_data(grad_weights, weights, -1, weights.dtype)
         torch.bmm(grad_scores, rows, out=grad_projected[block.numbers])
-        # A row is read twice, once for its score and once as what is weighted: one matmul for both.
+        # A row is used twice, for its score and in the weighted sum: one matmul computes both parts of its gradient.
         projected_query = kept.projected_query[block.numbers]
         left, right = torch.cat([dropped, grad_scores], 1), torch.cat([grad_output, projected_query], 1)
         torch.bmm(left.transpose(1, 2), right, out=_rows(grad_x, block))
@@ -151,7 +151,7 @@ def _dropped(values: torch.Tensor, mask: torch.Tensor, rate: float) -> torch.Ten
 
 
 def _context(summed: torch.Tensor, totals: torch.Tensor | None, linears: FirstTokenLinears) -> torch.Tensor:
-    """Values of summed rows, (queries, width); `totals` None: every query's weights sum to one."""
+    """Return the context (queries, width) of weighted sums of rows; `totals` None: every query's weights sum to one."""
     values, bias = torch.bmm(summed.transpose(0, 1), linears.value.transpose(1, 2)), linears.value_bias[:, None]
     values += bias if totals is None else bias * totals.t()[:, :, None]
     return values.transpose(0, 1).reshape(len(summed), -1)

@@ -1,4 +1,4 @@
-"""A BERT layer's linear layers on a CPU while weights stand still: most cast and packed once, then used many times."""
+"""A BERT layer's linear layers on a CPU while its weights are fixed: most are cast and packed once, then used often."""
 
 from __future__ import annotations
 
@@ -10,43 +10,43 @@ from torch.nn import functional as F
 
 
 class Linear:
-    """Linear layers of one input as one matmul, in a dtype of its own; no gradient reaches the modules' weights."""
+    """Linear layers with the same input as one matmul, in a given dtype; no gradient reaches the modules' weights."""
 
     def __init__(self, modules: list[Any], dtype: torch.dtype, *, keep_weight: bool = False) -> None:
-        """Take the weights as they are.
+        """Copy the modules' current weights.
 
         Args:
-            modules: `torch.nn.Linear`s of one input; their outputs come side by side.
+            modules: `torch.nn.Linear`s with the same input; their outputs are concatenated.
             dtype: of the matmul.
-            keep_weight: whether the weight is wanted for a gradient, beside its packed form.
+            keep_weight: whether to keep the unpacked weight too, for a gradient.
         """
         with torch.no_grad():
             weight = torch.cat([module.weight.to(dtype) for module in modules])
             self._bias = torch.cat([module.bias.to(dtype) for module in modules])
-            # What torch.compile calls for a frozen linear layer: otherwise oneDNN rearranges the weights each time.
+            # As torch.compile does for a frozen linear layer: otherwise oneDNN rearranges the weights at each call.
             self._packed = torch.ops.mkldnn._reorder_linear_weight(weight) if _packs(dtype) else None
             self._weight = weight if keep_weight or self._packed is None else None
 
     @property
     def weight(self) -> torch.Tensor:
-        """(outputs, inputs), where it was kept."""
+        """The unpacked weight (outputs, inputs), if it was kept."""
         assert self._weight is not None
         return self._weight
 
     def __call__(self, x: torch.Tensor, *, gelu: bool = False) -> torch.Tensor:
-        """The outputs (rows, outputs) of x (rows, inputs), then GELU if asked for; not recorded by autograd."""
+        """Return the outputs (rows, outputs) for x (rows, inputs), after GELU if `gelu`; not for use with autograd."""
         if self._packed is None:
             output = F.linear(x, self.weight, self._bias)
             return F.gelu(output) if gelu else output
-        activation, algorithm = ("gelu", "none") if gelu else ("none", "")  # "none": by erf, as BERT's
+        activation, algorithm = ("gelu", "none") if gelu else ("none", "")  # "none": by erf, as in BERT
         linear = torch.ops.mkldnn._linear_pointwise
         return linear(x, self._packed, self._bias, activation, [], algorithm)  # type: ignore[no-any-return]
 
 
 class FirstTokenLinears:
-    """Query, key and value layers of an attention in which each pair's first token alone is a query (`block_first`).
+    """Query, key and value layers of an attention in which only each pair's first token is a query (`block_first`).
 
-    Those of keys and values are the parameters themselves, in their own dtype and not copied.
+    The key and value layers are the parameters themselves, in their own dtype and not copied.
     """
 
     def __init__(self, attention: Any, dtype: torch.dtype, *, keep_weight: bool) -> None:
@@ -59,7 +59,7 @@ class FirstTokenLinears:
         """(heads, size, inputs), the same, and (heads, size)."""
 
     def split(self, rows: torch.Tensor) -> torch.Tensor:
-        """Rows (queries, heads * size) as (heads, queries, size)."""
+        """Reshape rows (queries, heads * size) to (heads, queries, size)."""
         return rows.view(len(rows), self.heads, -1).transpose(0, 1)
 
 
@@ -68,7 +68,7 @@ class LayerLinears:
     """The linear layers of one encoder layer."""
 
     qkv: Linear | FirstTokenLinears
-    """Queries, keys and values side by side, or those of a layer whose queries are first tokens alone."""
+    """One matmul for queries, keys and values, or the layers of an attention whose only queries are first tokens."""
     out: Linear
     up: Linear
     down: Linear
@@ -77,9 +77,9 @@ class LayerLinears:
 def linears_of(
     layers: Any, dtype: torch.dtype, *, keep_weight: bool = False, first_only: bool = True
 ) -> list[LayerLinears]:
-    """The linear layers of a BERT's encoder layers, see `Linear`.
+    """Return the linear layers of a BERT's encoder layers, see `Linear`.
 
-    `first_only`: in the last encoder layer each pair's first token alone is a query.
+    With `first_only`, only each pair's first token is a query in the last encoder layer.
     """
 
     def linear(*modules: Any) -> Linear:
@@ -104,7 +104,7 @@ def linears_of(
 
 
 def _packs(dtype: torch.dtype) -> bool:
-    """Whether oneDNN multiplies this dtype on this processor."""
+    """Return whether oneDNN multiplies this dtype on this processor."""
     if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return False
     return dtype is torch.float32 or (dtype is torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())

@@ -1,7 +1,7 @@
-"""A BERT on a CPU whose weights stand still: matrices packed once, nothing kept for a gradient.
+"""A BERT on a CPU with fixed weights: matrices are packed once, and nothing is kept for a gradient.
 
-Blocks of pairs as in `block_bert`, hardly wider than their longest; GELU is applied inside the matmul.
-A cross-encoder's pairs give logits (`Frozen`), a bi-encoder's texts its last layer's output (`FrozenEncoder`).
+Pairs form blocks as in `block_bert`, hardly wider than their longest pair; GELU is applied inside the matmul.
+`Frozen` gives a cross-encoder's logits for pairs, `FrozenEncoder` the last layer's output of a bi-encoder for texts.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ from pipeline.engine.block_linear import FirstTokenLinears, Linear, linears_of
 from pipeline.engine.shared_rows import LookedUp, Lookup
 
 MOST_WEIGHTS = 4_000_000
-"""A block's attention weights up to which separate matmuls take less time: more of them do not fit into the cache."""
+"""Most attention weights of a block for which separate matmuls take less time: more do not fit into the cache."""
 
 SHARED_BYTES = 2**25
-"""Memory for rows that are looked up, once and in each lane again; with half or twice as many a bert-tiny takes 1 to
-2 % longer."""
+"""Bytes for rows that are looked up, held once and again in each lane. With half or twice as many a bert-tiny takes 1
+to 2 % longer."""
 
 
 class Frozen:
-    """Logits of one model for batches made by `collation.blocks`, until its weights change: then make another."""
+    """One model's logits for batches made by `collation.blocks`. When its weights change, make a new instance."""
 
     def __init__(self, model: Any, dtype: torch.dtype, shared: Indices | None = None) -> None:
-        """Take the weights as they are.
+        """Pack the model's current weights.
 
         Args:
-            model: a BertForSequenceClassification that `block_bert.supports`, in evaluation mode.
-            dtype: of its layers' matmuls; sums, norms and the head stay in the weights' own.
-            shared: keys of the rows that every batch is `shared_rows.split` by; None: batches are whole.
+            model: a BertForSequenceClassification that `block_bert.supports` accepts, in evaluation mode.
+            dtype: of its layers' matmuls; sums, norms and the head stay in the weights' dtype.
+            shared: keys of the shared rows with which `shared_rows.split` split every batch; None: batches are whole.
         """
         self._bert, self._head, self._dtype = model.bert, model.classifier, dtype
         self._layers = _Layers(model.bert, dtype, first_only=True)
@@ -49,7 +49,7 @@ class Frozen:
 
     @torch.inference_mode()
     def __call__(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Logits (pairs, labels)."""
+        """Return the logits (pairs, labels)."""
         if self._lookup is None:
             x, qkv = block_embeddings.embed(self._bert.embeddings, batch, None), None
         else:
@@ -60,29 +60,29 @@ class Frozen:
         return logits[: len(batch["lengths"])]
 
     def _embedded(self, rows: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-        """What rows are before they attend: embeddings (rows, width), and the first layer's `_Layers.qkv` of them."""
+        """Return the embeddings of rows, (rows, width), and the first layer's `_Layers.qkv` of them."""
         x = block_embeddings.embed(self._bert.embeddings, rows, None)
         return x, self._layers.qkv(x)
 
 
 def most_shared(config: Any, dtype: torch.dtype) -> int:
-    """Rows that it pays to look up in a model of this configuration; 0: none."""
+    """Return how many rows are worth looking up in a model of this configuration; 0: none."""
     # With AMX a matmul takes no longer than looking its result up (estimated, not measured). The only layer of a
-    # one-layer model makes no keys and values, so there is nothing to look up.
+    # one-layer model computes no keys or values, so there is nothing to look up.
     if config.num_hidden_layers == 1 or (dtype is torch.bfloat16 and bf16_unit() == "AMX"):
         return 0
     return int(SHARED_BYTES // (config.hidden_size * (4 + 3 * dtype.itemsize)))
 
 
 class FrozenEncoder:
-    """`forward` of one BertModel for padded texts, without a gradient, until its weights change."""
+    """One BertModel's `forward` for padded texts, without a gradient. When its weights change, make a new instance."""
 
     def __init__(self, bert: Any, dtype: torch.dtype) -> None:
-        """Take the weights as they are.
+        """Pack the model's current weights.
 
         Args:
-            bert: a BertModel that `encodes`, in evaluation mode; its encoder's matrices are not needed again.
-            dtype: of its layers' matmuls; sums and norms stay in the weights' own.
+            bert: a BertModel that `encodes` accepts, in evaluation mode; its encoder's matrices are not used again.
+            dtype: of its layers' matmuls; sums and norms stay in the weights' dtype.
         """
         assert not bert.training, "it leaves dropout out"
         self._embeddings = bert.embeddings
@@ -93,13 +93,13 @@ class FrozenEncoder:
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None,
         token_type_ids: torch.Tensor | None = None, *, return_dict: bool = True,
     ) -> BaseModelOutput:  # fmt: skip
-        """The last layer's output for `input_ids` (texts, width), zeros where `attention_mask` has them."""
+        """Return the last layer's output for `input_ids` (texts, width), zeros where `attention_mask` is zero."""
         assert return_dict
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         lengths, order = mask.sum(1).sort(descending=True, stable=True)
         widths = lengths.clamp(min=1)  # a text may have no token at all
         laid = Blocks.of(widths.numpy(), SCORING_WIDTH_STEP)
-        # Each token once, text after text: `text` counts texts in falling length, `column` a text's own tokens.
+        # One entry per token, text after text: `text` numbers texts by decreasing length, `column` is as in input_ids.
         text, column = mask[order].nonzero(as_tuple=True)
         place = torch.from_numpy(laid.starts)[text] + torch.arange(len(text)) - (lengths.cumsum(0) - lengths)[text]
         source = (order[text], column)
@@ -116,7 +116,7 @@ class FrozenEncoder:
 
 
 def encodes(model: Any) -> bool:
-    """Whether `FrozenEncoder` computes this model: a plain fp32 BertModel on a CPU, which returns no hidden states."""
+    """Return whether `FrozenEncoder` computes this model: a plain fp32 BertModel on a CPU, without extra outputs."""
     if f"{type(model).__module__}.{type(model).__qualname__}" != "transformers.models.bert.modeling_bert.BertModel":
         return False
     config = model.config
@@ -124,14 +124,14 @@ def encodes(model: Any) -> bool:
     is_fp32 = all(parameter.dtype is torch.float32 for parameter in model.parameters())
     if returns_more or not is_fp32 or model.device.type != "cpu" or not block_bert.supports(config):
         return False
-    # An adapter or a quantised matrix stands in for a layer, and has a weight that is not what it multiplies by.
+    # An adapter or a quantised layer takes a linear layer's place, but does not multiply by its `weight`.
     with torch.device("meta"):
         plain = type(model)(copy.deepcopy(config))
     return _module_classes(model) == _module_classes(plain)
 
 
 def _module_classes(model: Any) -> list[dict[str, type]]:
-    """The classes of the modules that `FrozenEncoder` reads, by name."""
+    """Return the classes of the modules that `FrozenEncoder` reads, by name."""
     parts = (model.embeddings, model.encoder)
     return [{name: type(module) for name, module in part.named_modules()} for part in parts]
 
@@ -141,7 +141,7 @@ class _Layers:
 
     def __init__(self, bert: Any, dtype: torch.dtype, *, first_only: bool) -> None:
         self._dtype, self._heads = dtype, bert.config.num_attention_heads
-        # In bf16 without AMX torch's kernel takes up to twice as long as the matmuls and the softmax it is made of.
+        # In bf16 without AMX torch's fused kernel takes up to twice as long as separate matmuls and a softmax.
         self._fused_is_slow = dtype is torch.bfloat16 and bf16_unit() == "AVX512_BF16"
         layers = bert.encoder.layer
         self._norms = [(layer.attention.output.LayerNorm, layer.output.LayerNorm) for layer in layers]
@@ -149,7 +149,7 @@ class _Layers:
             self._linears = linears_of(layers, dtype, first_only=first_only)
 
     def qkv(self, x: torch.Tensor) -> torch.Tensor:
-        """The first of several layers' queries, keys and values, (rows, 3 * width), of x (rows, width)."""
+        """Return the first (and not last) layer's queries, keys and values, (rows, 3 * width), for x (rows, width)."""
         linear = self._linears[0].qkv
         assert isinstance(linear, Linear)
         return linear(x.to(self._dtype))
@@ -157,9 +157,9 @@ class _Layers:
     def __call__(
         self, x: torch.Tensor, blocks: list[Block], first_tokens: torch.Tensor | None, known: LookedUp | None = None
     ) -> torch.Tensor:
-        """Rows of the last layer's output: all tokens', or with `first_only` those at `first_tokens`.
+        """Return rows of the last layer's output: of all tokens or, with `first_only`, those at `first_tokens`.
 
-        `known`: the first layer's queries, keys and values; None: they are computed as every layer's.
+        `known`: the first layer's queries, keys and values; None: they are computed as in the other layers.
         """
         for layer, norms in zip(self._linears, self._norms, strict=True):
             if isinstance(layer.qkv, FirstTokenLinears):
@@ -175,7 +175,7 @@ class _Layers:
         return x
 
     def _attend(self, qkv: _ComputedQKV | LookedUp, blocks: list[Block], x: torch.Tensor) -> torch.Tensor:
-        """`block_attention.attend` without a gradient, for as many rows as x."""
+        """Compute `block_attention.attend` without a gradient, for as many rows as x has."""
         context = torch.empty(x.shape, dtype=self._dtype)
         context[blocks[-1].rows.stop :] = 0.0
         for block in blocks:
@@ -190,8 +190,8 @@ class _Layers:
         return context
 
     def matmuls_pay(self, block: Block) -> bool:
-        """Whether attention as two matmuls takes less time than the fused kernel."""
-        enough = block.pairs >= pairs_step(block.width)  # fewer would be padded to so many
+        """Return whether attention as two matmuls takes less time than the fused kernel."""
+        enough = block.pairs >= pairs_step(block.width)  # fewer would be padded to that many
         return self._fused_is_slow and enough and block.pairs * self._heads * block.width**2 <= MOST_WEIGHTS
 
 
@@ -203,16 +203,16 @@ class _ComputedQKV:
     heads: int
 
     def of(self, block: Block, pairs: int) -> torch.Tensor:
-        """(3, heads, pairs, width, size) of a block; zeros for pairs beyond the block's own."""
+        """Return a block's rows as (3, heads, pairs, width, size), with zeros for pairs beyond the block's own."""
         shape = (block.pairs, block.width, 3, self.heads, -1)
         qkv = self.qkv[block.rows].view(shape).permute(2, 3, 0, 1, 4)
         return F.pad(qkv, (0, 0, 0, 0, 0, pairs - block.pairs)) if pairs > block.pairs else qkv
 
 
 def _fused_attention(qkv: torch.Tensor, block: Block) -> torch.Tensor:
-    """Context (heads, pairs, width, size) of a block's queries, keys and values (3, heads, pairs, width, size).
+    """Return the context (heads, pairs, width, size) of a block's `qkv` (3, heads, pairs, width, size).
 
-    By torch's own kernel, which takes views of the rows as they are.
+    Computed by torch's fused kernel, which takes views of the rows as they are.
     """
     query, key, value = qkv.transpose(1, 2)
     mask = None if block.attention_mask is None else block.attention_mask.to(qkv.dtype)
@@ -220,7 +220,7 @@ def _fused_attention(qkv: torch.Tensor, block: Block) -> torch.Tensor:
 
 
 def _matmul_attention(qkv: torch.Tensor, block: Block) -> torch.Tensor:
-    """`_fused_attention` as two matmuls with an fp32 softmax between them; there may be more pairs than the block's."""
+    """Compute `_fused_attention` by two matmuls and an fp32 softmax; `qkv` may have more pairs than the block."""
     _, heads, pairs, width, size = qkv.shape
     query, key, value = qkv.reshape(3, heads * pairs, width, size)
     scores = torch.bmm(query, key.transpose(1, 2)).float().mul_(size**-0.5)
@@ -231,5 +231,5 @@ def _matmul_attention(qkv: torch.Tensor, block: Block) -> torch.Tensor:
 
 
 def _add_norm(x: torch.Tensor, y: torch.Tensor, norm: torch.nn.LayerNorm) -> torch.Tensor:
-    """LayerNorm of x plus y; x is overwritten."""
+    """Return the LayerNorm of x plus y; x is overwritten."""
     return F.layer_norm(x.add_(y), norm.normalized_shape, norm.weight, norm.bias, norm.eps)

@@ -1,7 +1,7 @@
-"""Weights of linear layers cast to bf16 all together and once, where autocast casts each by itself and for each batch.
+"""Weights of linear layers cast to bf16 once and all together; autocast casts each separately, for each batch.
 
-A cast is a kernel of its own to launch, and so is that of its gradient: for ModernBERT-large a sixth of a step's. In
-return the gradients in bf16, 2 bytes a weight, live until the backward pass ends, when activations are gone.
+Each cast launches a kernel, and so does the cast of its gradient: for ModernBERT-large a sixth of a step's kernels. In
+return the gradients in bf16, 2 bytes per weight, live until the backward pass ends, when activations are gone.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from torch.func import functional_call
 
 
 def with_cast_weights(model: nn.Module, run: Callable[[nn.Module, Any], torch.Tensor]) -> Callable[[Any], torch.Tensor]:
-    """`run(model, batch)` as a function of the batch, with the linear layers' weights and biases in bf16.
+    """Return `run(model, batch)` as a function of the batch, with the linear layers' weights and biases in bf16.
 
-    `run` computes under autocast to bf16; its results stay the same to the bit. So do gradients, which reach the
-    model's own parameters in fp32, if each batch has a backward pass of its own: within one they are added in bf16.
+    `run` must compute under autocast to bf16; its results stay the same to the bit. So do gradients, which reach the
+    model's own parameters in fp32, if each batch has its own backward pass: within one pass they are added in bf16.
     Layers whose `forward` was replaced are left as they are. The weights are cast now: later changes are not seen.
     """
     holder = _Held(model, run)
@@ -32,7 +32,7 @@ def with_cast_weights(model: nn.Module, run: Callable[[nn.Module, Any], torch.Te
 
 
 class _Held(nn.Module):
-    """A model whose `forward` is the function that was given; `functional_call` calls a module's."""
+    """A model with `run` as its `forward`, because `functional_call` takes a module."""
 
     def __init__(self, model: nn.Module, run: Callable[[nn.Module, Any], torch.Tensor]) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class _Held(nn.Module):
 
 
 class _Cast(torch.autograd.Function):
-    """Tensors in bf16, and their gradients in the tensors' own dtype."""
+    """A cast of tensors to bf16, and of their gradients to the tensors' own dtypes."""
 
     @staticmethod
     def forward(ctx: Any, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:

@@ -1,4 +1,4 @@
-"""Checkpoints: one that does not verify is skipped. Knows artefact folders and tensors, not what training means."""
+"""Checkpoints on disk; those that do not verify are skipped. Knows artefact folders and tensors, not training."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class Checkpoint:
-    """Everything a run needs to go on: weights, optimizer, generators, and plain facts."""
+    """Everything a run needs to resume: weights, optimizer, random number generators, and plain facts."""
 
     step: int
     weights: dict[str, torch.Tensor]
@@ -35,18 +35,18 @@ class Checkpoint:
 
 
 def folder_of(root: Path, step: int) -> Path:
-    """Where the checkpoint of a step (finished steps) lives."""
+    """Return the folder of the checkpoint after `step` finished steps."""
     return root / f"step-{step:07d}"
 
 
 def steps(root: Path) -> list[int]:
-    """Steps that have a checkpoint folder, ascending, verified or not."""
+    """Return the steps that have a checkpoint folder, ascending, verified or not."""
     found = (re.fullmatch(r"step-(\d{7})", path.name) for path in root.glob("step-*") if path.is_dir())
     return sorted(int(match[1]) for match in found if match)
 
 
 def write(root: Path, checkpoint: Checkpoint, identity: Mapping[str, Any]) -> Path:
-    """Publish a checkpoint: complete or absent. `identity` (the run's key and scope) goes to its manifest."""
+    """Publish a checkpoint, complete or not at all. `identity` (the run's key and scope) goes into its manifest."""
     folder = folder_of(root, checkpoint.step)
     with artifacts.publish(folder, {"artifact": "checkpoint", **identity}) as work:
         save_file(
@@ -59,7 +59,7 @@ def write(root: Path, checkpoint: Checkpoint, identity: Mapping[str, Any]) -> Pa
 
 
 def read(folder: Path) -> Checkpoint:
-    """Read a checkpoint that verifies; pickles only with `weights_only`.
+    """Verify and read a checkpoint; pickles are loaded only with `weights_only`.
 
     Raises:
         ArtifactError: naming what is missing, torn or altered.
@@ -79,15 +79,15 @@ def read(folder: Path) -> Checkpoint:
         )
     except (KeyError, TypeError, ValueError, RuntimeError, OSError, UnpicklingError, SafetensorError) as error:
         raise_shortage(error)
-        # Its digests agree, so another program wrote it; torch's own advice (weights_only=False) must not be shown.
+        # The digests agree, so another program wrote it; torch's own advice (weights_only=False) must not be shown.
         raise ArtifactError(f"{folder} holds what is not a checkpoint of ours ({type(error).__name__})") from None
 
 
 def newest(root: Path) -> Checkpoint | None:
-    """The newest checkpoint that verifies; each one skipped is named with its reason.
+    """Return the newest checkpoint that verifies, None if there are none; log each skipped one with the reason.
 
     Raises:
-        ArtifactError: when checkpoints are there and none verifies: a restart from step 0 must be asked for.
+        ArtifactError: when there are checkpoints but none verifies: a restart from step 0 is for the user to decide.
     """
     skipped = []
     for step in reversed(steps(root)):
@@ -105,10 +105,10 @@ def newest(root: Path) -> Checkpoint | None:
 
 
 def read_best(root: Path, step: int) -> Checkpoint:
-    """The checkpoint of the step that a run chose.
+    """Read the checkpoint of the step that a run chose.
 
     Raises:
-        ArtifactError: when it does not verify: no other one holds those weights.
+        ArtifactError: when it does not verify: no other checkpoint holds those weights.
     """
     folder = folder_of(root, step)
     try:
@@ -119,9 +119,9 @@ def read_best(root: Path, step: int) -> Checkpoint:
 
 
 def prune(root: Path, keep: int, also: int | None = None) -> None:
-    """Delete old checkpoints: the newest `keep` stay, and the one of step `also`.
+    """Delete old checkpoints: the newest `keep` stay, and that of step `also`.
 
-    The newest must verify first, so that a torn write never costs the good one before it.
+    Unless the newest verifies, all stay, so that a torn write never costs the good checkpoint before it.
     """
     present = steps(root)
     if not present or artifacts.problems(folder_of(root, present[-1])):

@@ -1,7 +1,7 @@
-"""Pairs composed from a table's texts, as batches of three forms: padded, packed without padding, and in blocks.
+"""Batches of pairs composed from a table's texts, in three forms: padded, packed without padding, and in blocks.
 
-A cross-encoder's pair is special tokens around two independently tokenised texts; `checked_template` checks that a
-tokenizer composes its pairs so.
+A cross-encoder's pair is two independently tokenised texts with special tokens around them; `checked_template` checks
+that a tokenizer composes pairs this way.
 """
 
 from __future__ import annotations
@@ -20,18 +20,19 @@ from pipeline.engine.pair_template import Ints, PairTemplate, truncated
 from pipeline.engine.tokens import TokenTable
 
 _PROVEN: set[tuple[object, ...]] = set()
-"""Tokenizers, by class and whole state, with the templates proven on them: a run builds a dozen scorers on one.
+"""Tokenizers, by class and full state, with the templates proven on them: a run builds a dozen scorers with one.
 
-The state is the backend's and the settings kept beside it, which are passed to it at every call. Making a digest
-(`identity`) takes longer than the proof.
+The state is the backend's, plus the settings kept outside the backend that every call passes to it. Computing a digest
+(`identity`) would take longer than the proof.
 """
 
 
 def checked_template(tokenizer: PreTrainedTokenizerBase, max_length: int) -> PairTemplate:
-    """A tokenizer's template, checked once on pairs that need no cut, one cut and two cuts.
+    """Return a tokenizer's template, checked once on pairs of which no text, one text or both texts are truncated.
 
     Raises:
-        ModelError: when the tokenizer has no padding token or does not compose pairs from independent texts.
+        ModelError: when the tokenizer is a slow one, has no padding token or does not compose pairs from independent
+            texts.
     """
     template = PairTemplate.read(tokenizer, max_length)
     beside = (tokenizer.truncation_side, tokenizer.split_special_tokens, *tokenizer.model_input_names)
@@ -52,7 +53,7 @@ def _prove(template: PairTemplate, tokenizer: PreTrainedTokenizerBase) -> None:
         [texts[i] for i in first], [texts[i] for i in second],
         truncation="longest_first", max_length=template.max_length, padding=True, return_tensors="pt",
     )  # fmt: skip
-    tokenizer.backend_tokenizer.no_truncation()  # as it was
+    tokenizer.backend_tokenizer.no_truncation()  # undo what the call set
     tokenizer.backend_tokenizer.no_padding()
     if not all(torch.equal(batch[name], expected[name]) for name in batch if name in expected):
         raise ModelError(must("the model's tokenizer", "encode a pair as its two texts between special tokens",
@@ -60,13 +61,13 @@ def _prove(template: PairTemplate, tokenizer: PreTrainedTokenizerBase) -> None:
 
 
 def pad(table: TokenTable, template: PairTemplate, first: Ints, second: Ints) -> dict[str, torch.Tensor]:
-    """Padded tensors of pairs of a table's texts, as the tokenizer would make them.
+    """Return padded tensors of pairs of a table's texts, as the tokenizer would make them.
 
     Args:
         table: the texts' tokens.
         template: the special tokens around a pair.
         first: (pairs,) int, each pair's first text by its number in the table.
-        second: (pairs,) int, its second text.
+        second: (pairs,) int, each pair's second text.
 
     Returns:
         `input_ids`, `attention_mask` and, where the model takes them, `token_type_ids`: (pairs, longest) int64.
@@ -89,20 +90,20 @@ def pad(table: TokenTable, template: PairTemplate, first: Ints, second: Ints) ->
 def pack(
     table: TokenTable, template: PairTemplate, first: Ints, second: Ints, device: torch.device | None = None
 ) -> dict[str, torch.Tensor]:
-    """The same pairs without padding, one after another, as runs of tokens that lie side by side in `ids`.
+    """Return pairs without padding, one after another, as runs of tokens, each contiguous in `ids`.
 
     Args:
         table: the texts' tokens.
-        template: the special tokens around a pair: each is a run of one.
+        template: the special tokens around a pair; each is a run of one token.
         first: (pairs,) int, each pair's first text by its number in the table.
-        second: (pairs,) int, its second text.
-        device: where the batch goes; if all of the table's ids are kept there (`keep_on`), `ids` is those.
+        second: (pairs,) int, each pair's second text.
+        device: where the batch will go; if the table keeps its ids there (`TokenTable.keep_on`), `ids` is that tensor.
 
     Returns:
         What `packed_rows.Rows` reads: `ids`; `widths` (runs,) int64, tokens of each run; `offsets` (runs,) int64,
-        what is added to a token's place in the batch to give its place in `ids`; `token_types` (runs of a pair,)
-        int64; `starts` (pairs + 1,) int32, the place each pair starts at; `extent`, an empty tensor of shape
-        (0, all tokens, tokens of the longest pair).
+        added to a token's place in the batch to give its place in `ids`; `token_types` (runs of a pair,) int64;
+        `starts` (pairs + 1,) int32, the place where each pair starts, then the number of tokens; `extent`, an empty
+        tensor of shape (0, all tokens, tokens of the longest pair).
     """
     widths, begins = _runs(table, template, first, second)
     lengths = widths.sum(axis=1)
@@ -126,22 +127,22 @@ def pack(
 def blocks(
     table: TokenTable, template: PairTemplate, first: Ints, second: Ints, width_step: int
 ) -> dict[str, torch.Tensor]:
-    """The same pairs in blocks of like length.
+    """Return pairs in blocks of similar length.
 
     Args:
         table: the texts' tokens.
         template: the special tokens around a pair.
-        first: (pairs,) int, each pair's first text by its number in the table; pairs must come in order of falling
-            length, as micro-batches do.
-        second: (pairs,) int, its second text.
-        width_step: a block's width is a multiple of it.
+        first: (pairs,) int, each pair's first text by its number in the table; pairs must be sorted by decreasing
+            length, as in micro-batches.
+        second: (pairs,) int, each pair's second text.
+        width_step: block widths are multiples of this.
 
     Returns:
-        `input_ids`, `token_type_ids`, `position_ids` (rows,) int64: pair after pair, each as wide as its
-        block, then padding up to a number of rows that repeats;
-        `lengths` (pairs,) int64: of each pair its own tokens;
+        `input_ids`, `token_type_ids`, `position_ids` (rows,) int64: pair after pair, each padded to its
+        block's width, then padding up to a `rounded` number of rows;
+        `lengths` (pairs,) int64: tokens of each pair, padding not counted;
         `shapes` (blocks, 2) int64: pairs and width of each block;
-        `first_tokens` (queries,) int64: the row of each pair's first token, then 0 up to a number that repeats.
+        `first_tokens` (queries,) int64: the row of each pair's first token, then 0 up to a `rounded` number.
     """
     flat = _flat(table, template, first, second)
     assert (np.diff(flat.lengths) <= 0).all()
@@ -175,7 +176,7 @@ class _Flat:
 
 
 def _sources(table: TokenTable, template: PairTemplate, first: Ints, second: Ints) -> Ints:
-    """Where each run's first token lies among the ids that `keep_on` keeps, (pairs, runs of a pair)."""
+    """Return the place of each run's first token among the ids that `keep_on` keeps, (pairs, runs of a pair)."""
     sources = np.empty((len(first), len(template.types)), np.int64)
     one, two = template.texts
     special = np.delete(np.arange(len(template.types)), template.texts)
@@ -185,7 +186,7 @@ def _sources(table: TokenTable, template: PairTemplate, first: Ints, second: Int
 
 
 def _runs(table: TokenTable, template: PairTemplate, first: Ints, second: Ints) -> tuple[Ints, Ints]:
-    """Tokens of each pair's special tokens and texts, and where in the batch they begin: (pairs, runs) each."""
+    """Return the widths of each pair's runs and where they begin in the batch, (pairs, runs of a pair) each."""
     a, b = truncated(table.lengths[first], table.lengths[second], template.room)
     widths = np.ones((len(a), len(template.types)), np.int64)
     one, two = template.texts
@@ -196,7 +197,7 @@ def _runs(table: TokenTable, template: PairTemplate, first: Ints, second: Ints) 
 def _ids(
     table: TokenTable, template: PairTemplate, first: Ints, second: Ints, widths: Ints, begins: Ints
 ) -> npt.NDArray[np.int64]:
-    """All tokens of the batch, one pair after another: run after run, `widths` long and beginning at `begins`."""
+    """Return all tokens of the batch, pair after pair, as runs that are `widths` long and begin at `begins`."""
     ids = np.empty(int(widths.sum()), np.int64)
     for part, texts in zip(template.texts, (first, second), strict=True):
         kept = widths[:, part]
@@ -206,7 +207,7 @@ def _ids(
 
 
 def _flat(table: TokenTable, template: PairTemplate, first: Ints, second: Ints) -> _Flat:
-    """Every token of every pair in order, each with its row and position in the pair."""
+    """Return every token of every pair in order, with its pair (`row`) and its position in the pair."""
     widths, begins = _runs(table, template, first, second)
     ids = _ids(table, template, first, second, widths, begins)
     lengths = widths.sum(axis=1)

@@ -1,7 +1,7 @@
-"""Dropout's random numbers on a CPU, where torch's own cost more than a layer's matmuls.
+"""Random numbers for dropout on a CPU, where torch's own cost more than a layer's matmuls.
 
-A mask is drawn as 16 random bits an element from one numpy stream a micro-batch, seeded from torch's generator: its
-state alone decides every mask.
+A mask is drawn as 16 random bits per element from one numpy stream per micro-batch. The stream is seeded from torch's
+generator, whose state alone decides every mask.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ STEPS = 2**16
 
 
 def drawn_seed() -> int:
-    """A seed for one forward pass, from torch's generator."""
+    """Draw a seed for one forward pass from torch's generator."""
     return int(torch.randint(2**62, ()))
 
 
@@ -27,7 +27,7 @@ class Dropout:
         self._stream = np.random.Generator(np.random.SFC64(seed))
 
     def mask(self, shape: tuple[int, ...], rate: float) -> torch.Tensor:
-        """The dropout mask of a tensor, int16: all 16 bits set where an element stays, none where it is dropped."""
+        """Draw a tensor's dropout mask, int16: all 16 bits set where an element stays, none where it is dropped."""
         count = math.prod(shape)
         # Not `random_raw`: it gives the same words, but holds the GIL, so that other threads would wait.
         words = self._stream.integers(0, 2**64 - 1, size=-(-count // 4), dtype=np.uint64, endpoint=True)
@@ -36,7 +36,7 @@ class Dropout:
 
 
 def drop_(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Set to zero what a mask drops, in place; the elements that stay are not scaled."""
+    """Set the elements that a mask drops to zero, in place; the elements that stay are not scaled."""
     if values.element_size() == 2:
         values.view(torch.int16).bitwise_and_(mask)
         return values
@@ -44,5 +44,5 @@ def drop_(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 
 
 def scale(rate: float) -> float:
-    """The factor on the elements that stay: the inverse of the share that stays."""
+    """Return the factor on the elements that stay: the inverse of the share that stays."""
     return STEPS / (STEPS - round(rate * STEPS))

@@ -1,4 +1,4 @@
-"""Token ids of many texts. Wraps the tokenizers library; the tokens of a word it has split once are looked up.
+"""Token ids of many texts. Wraps the tokenizers library; a word is tokenised once and its tokens are then looked up.
 
 Where a tokenizer first splits at spaces, a text's tokens are those of its words, and a few words make up most of any
 text.
@@ -19,17 +19,17 @@ from transformers import PreTrainedTokenizerBase
 from pipeline.engine.pair_template import Ints, plain
 
 MOST_WORDS, MOST_CHARACTERS = 2**17, 2**23
-"""Words and characters an encoder remembers before it forgets all of them: some 30 MB, and more words than most
+"""Words and characters that an encoder remembers before it forgets all of them: some 30 MB, and more words than most
 collections repeat."""
 
 JOINED = 128
-"""How many new words are joined to one text to be tokenised."""
+"""Number of new words that are joined into one text for tokenisation."""
 
 Flat = tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]
 
 
 def encoder_of(tokenizer: PreTrainedTokenizerBase) -> Encoder:
-    """The encoder of a tokenizer's present state, with the words it has seen for earlier callers."""
+    """Return the encoder of a tokenizer's current state, with the words it has seen for earlier callers."""
     return _encoder(tokenizer.backend_tokenizer.to_str())
 
 
@@ -39,7 +39,7 @@ def _encoder(state: str) -> Encoder:
 
 
 class _Numbers(dict[str, int]):
-    """Words counted in the order of their first lookup."""
+    """Words and their numbers, in the order of their first lookup."""
 
     def __missing__(self, word: str) -> int:
         self[word] = number = len(self)
@@ -47,7 +47,7 @@ class _Numbers(dict[str, int]):
 
 
 class Encoder:
-    """Turns texts to token ids as its tokenizer does, without special tokens, truncation or padding.
+    """Turns texts into token ids as its tokenizer does, without special tokens, truncation or padding.
 
     Not thread-safe.
     """
@@ -63,13 +63,13 @@ class Encoder:
         self._ids, self._lengths = np.zeros(0, np.int32), np.zeros(0, np.int64)
 
     def __call__(self, texts: Sequence[str]) -> Flat:
-        """Ids of all texts one after another, (tokens,), and how many each has, (texts,)."""
+        """Return the ids of all texts one after another, (tokens,), and how many each text has, (texts,)."""
         if not self._by_words:
             return self._encoded(texts)
         try:
             return self._looked_up(texts)
         except BaseException:
-            self._forget()  # words may be counted that have no tokens yet
+            self._forget()  # words may have a number but no tokens yet
             raise
 
     def _looked_up(self, texts: Sequence[str]) -> Flat:
@@ -79,14 +79,14 @@ class Encoder:
         self._learn(list(islice(self._number, len(self._lengths), None)))
         lengths = self._lengths[numbers]
         ids = self._ids[spans(before(self._lengths)[numbers], lengths)]
-        # Every text has a word, be it empty.
+        # Every text has at least one word, possibly an empty one.
         of_texts = np.add.reduceat(lengths, before(counts)) if len(words) else lengths
         if len(self._number) > MOST_WORDS or self._characters > MOST_CHARACTERS:
             self._forget()
         return ids, of_texts
 
     def _learn(self, words: list[str]) -> None:
-        # Joined to long texts: the library takes several times as long for words one by one.
+        # Joined into long texts: one by one, words take the library several times as long.
         texts = [" ".join(words[start : start + JOINED]) for start in range(0, len(words), JOINED)]
         encodings = self._backend.encode_batch(texts, add_special_tokens=False)
         counts = np.fromiter(map(len, encodings), np.int64, len(encodings))
@@ -100,32 +100,32 @@ class Encoder:
         self._characters += int(ends[-1]) if len(words) else 0
 
     def _encoded(self, texts: Sequence[str]) -> Flat:
-        """All texts tokenised by the library, on its own threads."""
+        """Tokenise all texts with the library, on its own threads."""
         encodings = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
         lengths = np.fromiter(map(len, encodings), np.int64, len(encodings))
         return _ids(encodings, int(lengths.sum())), lengths
 
 
 def _ids(encodings: list[Encoding], total: int) -> npt.NDArray[np.int32]:
-    # One list at a time: many at once set off Python's garbage collector, which takes longer than all this.
+    # One list at a time: many at once trigger Python's garbage collector, which takes longer than all of this.
     return np.fromiter(chain.from_iterable(encoding.ids for encoding in encodings), np.int32, total)
 
 
 def before(counts: Ints) -> npt.NDArray[np.int64]:
-    """The sum of all counts before each."""
+    """Return the sum of all counts before each count."""
     return np.asarray(np.cumsum(counts) - counts, np.int64)
 
 
 def spans(starts: Ints, counts: Ints) -> npt.NDArray[np.int64]:
-    """Every index of the spans that begin at `starts`, one span after another."""
+    """Return the indices in spans of `counts` indices that begin at `starts`, one span after another."""
     return np.asarray(np.repeat(starts - before(counts), counts) + np.arange(counts.sum()), np.int64)
 
 
 def splits_at_spaces(backend: Tokenizer) -> bool:
-    """Whether the text on one side of a space never changes the tokens on the other, as in BERT's tokenizers.
+    """Return whether text on one side of a space never changes the tokens on the other, as in BERT's tokenizers.
 
-    They change characters one by one, split at whitespace and split each word by itself. An added token may contain
-    whitespace or strip it beside itself: with such a token the answer is no.
+    BERT's tokenizers normalise characters one by one, split at whitespace and split each word separately. An added
+    token may contain whitespace or strip the whitespace beside it: with such a token the answer is no.
     """
     state = json.loads(backend.to_str())
     component_types = [(state[part] or {}).get("type") for part in ("normalizer", "pre_tokenizer", "model")]

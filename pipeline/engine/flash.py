@@ -1,7 +1,7 @@
-"""FlashAttention 2 over runs of rows (variable-length attention), by the operators that torch brings.
+"""FlashAttention 2 over runs of rows (variable-length attention), by torch's own operators.
 
-`torch.nn.attention.varlen` calls the same ones, but without dropout and through two operators written in Python, whose
-time on the host is as long again as the kernels' for a small model on a fast GPU.
+`torch.nn.attention.varlen` calls the same operators, but without dropout and through two operators written in Python,
+whose host time is as long again as the kernels' time for a small model on a fast GPU.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ class FlashArguments(NamedTuple):
     """The kernel's arguments that are not tensors."""
 
     max_queries: int
-    """Queries of the longest run, or more."""
+    """Queries of the longest run, or an upper bound."""
     max_keys: int
-    """Keys of the longest run, or more."""
+    """Keys of the longest run, or an upper bound."""
     scale: float
     """Factor on the attention scores."""
     dropout: float
     """Rate at which attention weights are dropped."""
     window: int
-    """Keys attended to on either side of a query's own; -1: all."""
+    """Keys attended to on either side of the query's position; -1: all."""
 
 
 class Flash(torch.autograd.Function):
-    """Scaled dot-product attention of each run of queries over the run of keys of the same number.
+    """Scaled dot-product attention of each run of queries over the run of keys with the same index.
 
     `apply(query, key, value, starts, key_starts, arguments)`: query (queries, heads, size), key and value (keys, heads,
     size), bf16 or fp16; starts and key_starts (runs + 1,) int32, the row each run starts at, then the number of rows.
     Returns contexts, (queries, heads, size). Dropout draws from the GPU's generator. Gradients repeat to the bit where
-    torch is told to be deterministic and not only to warn.
+    torch's deterministic mode is on and not only warns.
     """
 
     @staticmethod

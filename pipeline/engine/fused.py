@@ -1,7 +1,7 @@
-"""Whether the Triton kernels (`kernels`) run, or operators do.
+"""The choice between the Triton kernels (`kernels`) and torch operators.
 
-torch's CUDA build brings Triton, which compiles the kernels once, with the C compiler it finds, and keeps them on disk;
-where that does not work, or gives something else, the operators run.
+torch's CUDA build includes Triton, which compiles the kernels once, with the C compiler it finds, and caches them on
+disk. Where this fails, or the kernels' results differ from the operators', the operators run.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ log = logging.getLogger(__name__)
 
 
 def available_for(rows: torch.Tensor) -> bool:
-    """Whether the kernels take these rows: bf16 on a GPU for which Triton compiles."""
+    """Return whether the kernels take these rows: bf16 on a GPU for which Triton compiles."""
     return rows.is_cuda and rows.dtype is torch.bfloat16 and _work(rows.device)
 
 
 def version(device: torch.device) -> str | None:
-    """Triton's version where the kernels run for bf16 on this device, else None: another may give other last bits."""
+    """Return Triton's version if bf16 kernels run on this device, else None; versions may differ in last bits."""
     return kernels.triton_version() if device.type == "cuda" and _work(device) else None
 
 
 @cache
 def _work(device: torch.device) -> bool:
-    """Whether the kernels compile and give what operators do; tried once per process and device."""
+    """Return whether the kernels compile and agree with the operators; tried once per process and device."""
     if kernels.triton_version() is None:
         log.info("fused kernels off: there is no Triton")
         return False
     try:
         agree = _agree_with_operators(device)
-    except Exception as error:  # no C compiler, no headers, a card Triton does not know
+    except Exception as error:  # no C compiler, no headers, a GPU Triton does not know
         if isinstance(error, RuntimeError) and out_of_gpu_memory(error):
             raise
         log.info("fused kernels off, Triton does not compile: %s", one_line(error)[:200])
@@ -52,7 +52,7 @@ def _agree_with_operators(device: torch.device) -> bool:
 
 
 Compared = tuple[tuple[torch.Tensor, torch.Tensor], ...]
-"""What a kernel gives and what operators give. No random numbers: training draws from the same generator."""
+"""Results of a kernel and of operators, pairwise. Inputs are not random: training draws from the same generator."""
 
 
 def _rotary(device: torch.device) -> Compared:

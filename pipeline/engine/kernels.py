@@ -1,8 +1,8 @@
 """Triton kernels for what ModernBERT's layers do besides matmuls and attention, and the functions that launch them.
 
-Each reads and writes once what operators pass through a GPU's memory several times. Intermediate results are rounded
-where the operators round them: rotary equals them to the bit, GeGLU but for last bits far below 0, a norm but for the
-order of its sums. On one GPU every sum comes in one order.
+Each kernel reads and writes once what operators pass through a GPU's memory several times. Intermediate results are
+rounded where the operators round them: rotary embeddings equal the operators' to the bit, GeGLU except for last bits
+far below 0, norms except for the order of their sums. On one GPU the order of every sum is fixed.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ import torch
 try:
     import triton
     from triton import language as tl
-except ImportError:  # torch's CPU build brings none
+except ImportError:  # torch's CPU build does not include it
     triton = None
 
 BLOCK = 1024
 """Elements that one program of the GeGLU kernels computes."""
 
 SUMS = 512
-"""Programs among which the gradient of a norm shares its rows; each leaves one sum for the weight's gradient."""
+"""Most programs that share a norm's rows in the backward pass; each leaves one sum for the weight's gradient."""
 
 
 def triton_version() -> str | None:
-    """None where there is no Triton."""
+    """Return Triton's version, None where it is not installed."""
     return None if triton is None else str(triton.__version__)
 
 
@@ -33,18 +33,18 @@ def apply_rotary(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, *,
     is_gradient: bool = False,
 ) -> torch.Tensor:  # fmt: skip
-    """Rotary position embedding of queries and keys; values are copied as they are.
+    """Apply rotary position embeddings to queries and keys; copy values as they are.
 
     Args:
-        query: (tokens, heads, size), a token's heads one after another.
+        query: (tokens, heads, size), each token's heads contiguous.
         key: as `query`.
         value: as `query`.
         cos: (tokens, size) fp32, equal in both halves.
         sin: as `cos`.
-        is_gradient: whether these are gradients: that of a rotation is the rotation by the negative angle.
+        is_gradient: whether the inputs are gradients, which are rotated by the negative angle.
 
     Returns:
-        (tokens, 3, heads, size).
+        Queries, keys and values, (tokens, 3, heads, size).
     """
     tokens, heads, size = query.shape
     output = query.new_empty(tokens, 3, heads, size)
@@ -57,7 +57,7 @@ def apply_rotary(
 
 
 def geglu(rows: torch.Tensor) -> torch.Tensor:
-    """GELU of each row's first half times its second: (tokens, 2 x width) to (tokens, width)."""
+    """Return GELU of each row's first half times its second half: (tokens, 2 x width) to (tokens, width)."""
     tokens, width = rows.shape[0], rows.shape[1] // 2
     output = rows.new_empty(tokens, width)
     _geglu_kernel[(triton.cdiv(output.numel(), BLOCK),)](
@@ -67,7 +67,7 @@ def geglu(rows: torch.Tensor) -> torch.Tensor:
 
 
 def geglu_backward(rows: torch.Tensor, grad_output: torch.Tensor) -> torch.Tensor:
-    """The gradient of `geglu`'s `rows` (tokens, 2 x width), given that of its output (tokens, width)."""
+    """Return the gradient of `geglu`'s rows (tokens, 2 x width), given the gradient of its output (tokens, width)."""
     grad_rows = torch.empty_like(rows)
     count = grad_output.numel()
     _geglu_backward_kernel[(triton.cdiv(count, BLOCK),)](
@@ -79,16 +79,16 @@ def geglu_backward(rows: torch.Tensor, grad_output: torch.Tensor) -> torch.Tenso
 def add_norm(
     x: torch.Tensor, branch: torch.Tensor, weight: torch.Tensor, eps: float
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """A residual sum and its LayerNorm without bias.
+    """Compute a residual sum and its LayerNorm without bias.
 
     Args:
         x: (rows, width) fp32.
-        branch: (rows, width) bf16, what is added to it.
+        branch: (rows, width) bf16, added to x.
         weight: (width,) fp32.
         eps: added to the variance.
 
     Returns:
-        x + branch, as x; its norm, as branch; mean and reciprocal standard deviation of each sum, (rows,) fp32.
+        x + branch, fp32; its LayerNorm, bf16; mean and reciprocal standard deviation of each row, (rows,) fp32.
     """
     rows, width = x.shape
     total, normed = torch.empty_like(x), torch.empty_like(branch)
@@ -103,7 +103,10 @@ def add_norm_backward(
     grad_total: torch.Tensor, grad_normed: torch.Tensor, total: torch.Tensor, mean: torch.Tensor, rstd: torch.Tensor,
     weight: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
-    """The gradients of `add_norm`'s x, branch and weight, given those of its first two results and the other two."""
+    """Return the gradients of `add_norm`'s x, branch and weight.
+
+    `grad_total` and `grad_normed` are the gradients of its first two results; total, mean and rstd are its results.
+    """
     rows, width = total.shape
     programs = min(rows, SUMS)
     grad_x, grad_branch = torch.empty_like(total), torch.empty_like(grad_normed)

@@ -1,7 +1,8 @@
-"""Micro-batches side by side on a CPU: a thread for each, whose torch operators run on a share of the cores.
+"""Micro-batches side by side on a CPU: one thread for each, whose torch operators run on a share of the cores.
 
 An operator that is split over all cores ends when its slowest part does, and much of a step is not split at all: small
-operators, gathers, random numbers, Python between them. Whole micro-batches are long and independent of each other.
+operators, gathers, random numbers, and the Python code between them. Whole micro-batches are long and independent of
+each other.
 """
 
 from __future__ import annotations
@@ -21,19 +22,19 @@ R = TypeVar("R")
 
 
 def available() -> int:
-    """How many lanes of equally many threads torch's threads make, at most `MOST`; call on the main thread."""
+    """Return how many lanes of equally many threads torch's threads form, at most `MOST`; call on the main thread."""
     threads = torch.get_num_threads()
     return threads // -(-threads // MOST)
 
 
 def in_order(function: Callable[[T], R], items: Iterable[T], lanes: int) -> Iterator[R]:
-    """`function` of each item, in the items' order, `lanes` of them at a time; with one lane on the caller's thread.
+    """Yield `function(item)` for each item in order, computing `lanes` at a time; one lane is the caller's thread.
 
-    At most twice as many items as there are lanes are submitted and not yet taken. Meanwhile the caller's own operators
-    have one thread. An exception of an item is raised in its place; items that have not begun by then never do.
+    At most twice as many items as lanes are submitted before their results are taken. Meanwhile the caller's own
+    operators have one thread. An item's exception is raised in its place; items that have not begun by then never do.
 
     Args:
-        function: must be thread-safe: above all it may use no global generator.
+        function: must be thread-safe; above all it may use no global random number generator.
         items: all are taken from the iterable at once.
         lanes: how many threads.
     """

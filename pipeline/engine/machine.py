@@ -1,4 +1,4 @@
-"""What a run resolves on this machine: device, precision, attention, micro-batches, and the scope of equal bits."""
+"""Settings resolved on this machine: device, precision, attention, micro-batch size, and the scope of bit equality."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from pipeline.core.errors import ResourceError, must
 from pipeline.core.reproducibility import fix_cublas_workspace
 
 CPU_TOKENS = 8192
-"""Tokens of a micro-batch on a CPU that multiplies bf16: enough for full-rate products, and more is no faster."""
+"""Tokens of a micro-batch on a CPU with units for bf16: enough for matmuls at full rate; more is no faster."""
 
 GPU_BYTES_PER_TOKEN_LAYER = 41
-"""Activations kept for the backward pass, in bytes a token, layer and hidden unit: ModernBERT's by their sizes under
-bf16 autocast and FlashAttention (BERT's are 36, with dropout 40)."""
+"""Activations kept for the backward pass, in bytes per token, layer and hidden unit: computed from ModernBERT's
+tensor sizes under bf16 autocast with FlashAttention (BERT: 36, with dropout 40)."""
 
 GPU_ACTIVATIONS = 0.4
-"""Share of a GPU's memory for them. Weights, gradients and AdamW's moments of ModernBERT-large are 7 of 24 GiB."""
+"""Share of a GPU's memory for activations. ModernBERT-large's weights, gradients and AdamW moments take 7 of 24 GiB."""
 
 
 def resolve_device(runtime: RuntimeConfig) -> torch.device:
-    """The device a run uses, its matrix products made repeatable.
+    """Return the device a run uses; on a GPU, make matmuls repeatable and let memory segments grow.
 
     Raises:
         ResourceError: when a GPU is asked for and torch sees none.
@@ -51,15 +51,15 @@ def _what_a_gpu_lacks() -> str:
 
 
 def resolve_attention(runtime: RuntimeConfig) -> Attention:
-    """The attention backend: `varlen`, with no or little padding, where the model allows it (else SDPA or eager)."""
+    """Return the attention backend; `auto` is `varlen`: little or no padding if the model allows, else SDPA/eager."""
     return Attention.varlen if runtime.attention is Attention.auto else runtime.attention
 
 
 def resolve_precision(precision: Precision, device: torch.device) -> tuple[Precision, str]:
-    """`auto` as bf16 or fp32, with the reason.
+    """Resolve `auto` to bf16 or fp32, and give the reason.
 
-    bf16 needs compute capability 8.0 on a GPU. A CPU multiplies it several times as fast as fp32 with AMX, about twice
-    with AVX512_BF16, and several times slower with neither.
+    On a GPU bf16 needs compute capability 8.0. A CPU multiplies bf16 several times as fast as fp32 with AMX, about
+    twice as fast with AVX512_BF16, and several times slower with neither.
     """
     if precision is not Precision.auto:
         return precision, "as configured"
@@ -73,26 +73,26 @@ def resolve_precision(precision: Precision, device: torch.device) -> tuple[Preci
 
 
 def micro_batch_tokens(runtime: RuntimeConfig, device: torch.device, hidden_size: int, layers: int) -> int:
-    """Tokens of a micro-batch: configured, or a pure function of machine facts (never timed).
+    """Return the tokens of a micro-batch: configured, or a pure function of machine facts (never timed).
 
-    Part of the exactness scope: another budget groups the same sums differently and changes last bits.
+    This budget is part of the exactness scope: another one groups the same sums differently and changes last bits.
     """
     if runtime.micro_batch_tokens is not None:
         return runtime.micro_batch_tokens
     if device.type == "cpu":
-        # Twice as wide in fp32, which CPUs without units for bf16 train in.
+        # CPUs without units for bf16 train in fp32, which takes twice the memory.
         return CPU_TOKENS if processor.bf16_unit() else CPU_TOKENS // 2
     return gpu_tokens(torch.cuda.get_device_properties(device).total_memory, hidden_size, layers)
 
 
 def gpu_tokens(total_bytes: int, hidden_size: int, layers: int) -> int:
-    """Tokens of a micro-batch on a GPU of that much memory: a power of two, 8,192 at least."""
+    """Return the tokens of a micro-batch on a GPU with `total_bytes` of memory: a power of two, at least 8,192."""
     budget = int(total_bytes * GPU_ACTIVATIONS / (GPU_BYTES_PER_TOKEN_LAYER * hidden_size * layers))
     return max(8192, 1 << (budget.bit_length() - 1))
 
 
 def scope(device: torch.device, precision: Precision, budget: int) -> dict[str, Any]:
-    """What must be equal for two runs to agree to the bit."""
+    """Return what must be equal for two runs to agree to the bit."""
     return {
         "torch": str(torch.__version__),
         "numpy": np.__version__,

@@ -1,4 +1,4 @@
-"""How fast this machine multiplies large matrices, measured: what other rates are set against."""
+"""The measured speed at which this machine multiplies large matrices, with which other rates are compared."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from pipeline.config.learning import Precision
 
 
 def matrix_rate(rows: int, inner: int, columns: int, device: torch.device, precision: Precision) -> float:
-    """Floating-point operations a second of a linear layer's product, the best of the tries of a second.
+    """Return the floating-point operations per second of a linear layer's product: the best trial within a second.
 
-    On a GPU a try is many products, a fifth of a second of them at most: waiting for one may take longer than it does.
+    On a GPU a trial is up to 50 products, as many as fit into a fifth of a second: waiting for a single product may
+    take longer than the product itself.
     """
     kind = torch.bfloat16 if precision is Precision.bf16 else torch.float32
     left = torch.randn(rows, inner, dtype=kind, device=device)
@@ -28,7 +29,7 @@ def matrix_rate(rows: int, inner: int, columns: int, device: torch.device, preci
 
     best, products, until = float("inf"), 1, time.perf_counter() + 1.0
     if device.type == "cuda":
-        seconds(1)  # which loads libraries
+        seconds(1)  # the first call loads libraries
         products = max(1, min(50, int(0.2 / seconds(1))))
     while time.perf_counter() < until:
         best = min(best, seconds(products))

@@ -1,6 +1,6 @@
-"""Weights that a model needs and its folder lacks, which transformers draws at random: who they are, and the refusal.
+"""Weights that a model needs and its folder lacks, which transformers draws at random: their names, and the error.
 
-Knows names alone; loads nothing.
+Knows only names of weights; loads nothing.
 """
 
 from __future__ import annotations
@@ -14,25 +14,26 @@ from pathlib import Path
 from pipeline.core.errors import ModelError, must
 
 ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
-"""Colours of a report on a terminal."""
+"""Terminal colour codes in a report."""
 
 KINDS = ("UNEXPECTED", "MISSING", "MISMATCH", "CONVERSION")
-"""What transformers' report of loaded weights says of a weight."""
+"""Statuses of a weight in transformers' report of loaded weights."""
 
 
 def pools(name: str) -> bool:
-    """Whether a weight is of the pooler, which a pre-trained encoder may come without and training draws anew."""
+    """Return whether a weight belongs to the pooler, which a pre-trained encoder may lack and training draws anew."""
     return "pooler" in name.split(".")
 
 
 def incomplete(key: str, folder: Path, missing: Collection[str], unexpected: Collection[str]) -> ModelError:
-    """The refusal of weights whose names do not match: transformers draws the missing ones at random, with a notice.
+    """Return the error for missing weights, which transformers would draw at random with a mere notice.
 
     Args:
-        key: the configuration's, or the folder, as the sentence begins.
-        folder: where the weights lie.
+        key: the configuration key, or the folder, with which the message begins.
+        folder: the weights' folder.
         missing: names of weights that the model needs and the folder lacks, at least one.
-        unexpected: names of weights that are there for nothing; the one most like a missing one is said.
+        unexpected: names of weights in the folder that the model does not use; the message names one, if possible one
+            that is a missing weight with a prefix.
     """
     lacked, remedy = min(missing), ""
     if len(missing) > 1 and not unexpected and all("decoder" in name.split(".") for name in missing):
@@ -48,9 +49,10 @@ def incomplete(key: str, folder: Path, missing: Collection[str], unexpected: Col
 
 @contextmanager
 def reported() -> Iterator[tuple[list[str], list[str]]]:
-    """Names of weights that a model needs and its folder lacks, and of those it does not use.
+    """Yield two lists, filled when a model is loaded: weights that its folder lacks, and weights that it does not use.
 
-    transformers says them in a table that it logs: it goes on to the log where it tells of more than these.
+    The names come from a table that transformers logs. The table reaches the log only if it reports other problems too
+    and no weight but the pooler's is missing.
     """
     missing, unused = list[str](), list[str]()
     loader = logging.getLogger("transformers.modeling_utils")
@@ -66,7 +68,7 @@ def reported() -> Iterator[tuple[list[str], list[str]]]:
         return any(of_kind.values()) and all(map(pools, missing)) and record.levelno >= shown
 
     loader.addFilter(goes_on)
-    if shown > logging.WARNING:  # silenced by the user: what it has to tell would be lost
+    if shown > logging.WARNING:  # silenced by the user: the table would be lost
         loader.setLevel(logging.WARNING)
     try:
         yield missing, unused

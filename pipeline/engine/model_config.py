@@ -1,6 +1,6 @@
-"""A model folder's configuration and tokenizer, read and adapted. Wraps transformers; knows nothing of weights.
+"""Read and adapt a model folder's configuration and tokenizer. Wraps transformers; knows nothing of weights.
 
-What is changed here is saved with the model, so that the folder says what was trained.
+Changes made here are saved with the model, so that the folder says what was trained.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ OFFSET_POSITIONS = {
     "camembert", "data2vec-text", "esm", "ibert", "layoutlmv3", "lilt", "longformer", "luke", "markuplm", "mpnet",
     "roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod",
 }  # fmt: skip
-"""Model types whose first positions are never used."""
+"""Model types whose first position embeddings are never used."""
 
 OLD_MODULE = "0_Transformer"
 """Where the first versions of sentence-transformers kept a bi-encoder's transformer."""
 
 
 def read(folder: Path, key: str = "model.path") -> tuple[Any, PreTrainedTokenizerBase]:
-    """The configuration and tokenizer of a folder, as they were saved; `key` is what named it.
+    """Return a folder's configuration and tokenizer as they were saved; `key` is the setting that named the folder.
 
     Raises:
-        ModelError: when the folder holds none that transformers can read.
+        ModelError: when the folder holds none that transformers can read, or only an adapter.
     """
     if (folder / "adapter_config.json").is_file():
         remedy = (
@@ -62,7 +62,7 @@ def read(folder: Path, key: str = "model.path") -> tuple[Any, PreTrainedTokenize
         with quiet():
             saved = _bert_of_old(folder) or AutoConfig.from_pretrained(folder, trust_remote_code=False)
             tokenizer = AutoTokenizer.from_pretrained(folder, config=saved, trust_remote_code=False)
-    except Exception as error:  # a wrong type in a configuration raises kinds of its own
+    except Exception as error:  # a wrong type in a configuration raises errors of many kinds
         raise_shortage(error)
         raise ModelError(must(key, "hold a model and tokenizer transformers can read",
                               f"{folder} ({first_line(error)})",
@@ -72,7 +72,7 @@ def read(folder: Path, key: str = "model.path") -> tuple[Any, PreTrainedTokenize
 
 
 def _bert_of_old(folder: Path) -> Any:
-    """The configuration of a BERT saved before files named their type (prajjwal1/bert-tiny), None for others.
+    """Return the configuration of a BERT saved before files named the model type (prajjwal1/bert-tiny), else None.
 
     transformers 5 no longer guesses the type from the folder's name.
     """
@@ -82,7 +82,7 @@ def _bert_of_old(folder: Path) -> Any:
 
 
 def own_max_length(folder: Path) -> int:
-    """Tokens a saved model takes, as its tokenizer says, else as its positions allow.
+    """Return the most tokens a saved model takes: the lesser of its tokenizer's limit and `positions` (512 if None).
 
     Raises:
         ModelError: when the folder holds no model transformers can read.
@@ -94,19 +94,19 @@ def own_max_length(folder: Path) -> int:
 
 
 def positions(hf: Any) -> int | None:
-    """Tokens a model has positions for, None where its configuration does not limit them."""
+    """Return how many tokens a model has positions for, None where its configuration sets no limit."""
     limit = getattr(hf, "max_position_embeddings", None)
     if limit is None or limit <= 0:  # XLNet says -1
         return None
-    # RoBERTa and its kin count positions from the one after the padding token's id.
+    # RoBERTa and related models count positions from the number after the padding token's id.
     return int(limit) - ((hf.pad_token_id or 0) + 1 if hf.model_type in OFFSET_POSITIONS else 0)
 
 
 def adapted(saved: Any, config: ModelConfig) -> Any:
-    """A copy with the kept layers, width and dropout rates that `config` asks for.
+    """Return a copy with the number of layers, width and dropout rates that `config` asks for.
 
     Raises:
-        ModelError: when there are fewer layers than are to be kept, or this kind of model has no such knob.
+        ModelError: when the model has fewer layers than `config` keeps, or its configuration rejects a value.
     """
     hf = copy.deepcopy(saved)
     if config.layers is not None:
@@ -131,7 +131,7 @@ def adapted(saved: Any, config: ModelConfig) -> Any:
 
 
 def _with_layers(hf: Any, layers: int) -> Any:
-    """The configuration with so many layers, each list with an entry per layer (ModernBERT's windows) adapted too."""
+    """Return the configuration with `layers` layers; adapt lists with an entry per layer (ModernBERT's windows) too."""
     lists = {
         name: value[:layers]
         for name, value in vars(hf).items()
@@ -139,7 +139,7 @@ def _with_layers(hf: Any, layers: int) -> Any:
         if len(value) == hf.num_hidden_layers
     }
     if lists and layers > hf.num_hidden_layers:
-        # The configuration's class makes the lists anew, by its own pattern.
+        # The configuration's class builds the lists anew, by its own pattern.
         kept = {name: value for name, value in hf.to_dict().items() if name not in lists}
         return type(hf).from_dict({**kept, "num_hidden_layers": layers})
     hf.num_hidden_layers = layers
@@ -150,16 +150,16 @@ def _with_layers(hf: Any, layers: int) -> Any:
 
 @contextmanager
 def _settable(key: str, value: int, hf: Any) -> Iterator[None]:
-    """Refuse what a configuration's class does not accept now: transformers checks when it saves, after training."""
+    """Refuse now what a configuration's class does not accept: transformers checks when it saves, after training."""
     try:
         yield
-    except Exception as error:  # a kind that derives its number of layers raises one of its own
+    except Exception as error:  # a class that derives its number of layers raises an error of its own
         raise ModelError(must(key, f"be a number that {type(hf).__name__} takes", f"{value} ({first_line(error)})",
                               "Use null to keep the model's own.")) from None  # fmt: skip
 
 
 def _dropout_keys(hf: Any) -> list[str]:
-    """Names of a configuration's dropout rates, those that are None (a head's: the encoder's unless set) included."""
+    """Return the names of a configuration's dropout rates, including any that are None (a head's, unless set)."""
     return [
         name
         for name, value in vars(hf).items()
@@ -172,12 +172,12 @@ def check_dropout(model: nn.Module, rate: float) -> None:
     """Check that every dropout in the model has this rate.
 
     Raises:
-        ModelError: naming a module with another rate: one its class fixes, or takes from a key of no known name.
+        ModelError: naming a module with another rate, fixed by its class or taken from a key that is not recognised.
     """
     for path, module in model.named_modules():
         own = "Dropout" in type(module).__name__
         for name, value in vars(module).items():
-            # Functional dropout is given a number that its module keeps: `attention_dropout`.
+            # Functional dropout takes its rate from an attribute of the module, such as `attention_dropout`.
             held = (own and name in ("p", "drop_prob")) or "dropout" in name
             if held and isinstance(value, (int, float)) and not isinstance(value, bool) and value != rate:
                 raise ModelError(must("model.dropout", f"be the rate of all of {type(model).__name__}",
@@ -186,7 +186,7 @@ def check_dropout(model: nn.Module, rate: float) -> None:
 
 
 def attention_of(hf: Any, attention: Attention) -> str:
-    """transformers' name of the attention a model gets: SDPA, or eager where that was asked for or is all there is.
+    """Return transformers' name of the attention a model gets: SDPA, or eager if asked for or if there is no SDPA.
 
     Raises:
         ModelError: when SDPA was asked for and the model has none.
@@ -194,7 +194,7 @@ def attention_of(hf: Any, attention: Attention) -> str:
     if attention is Attention.eager:
         return "eager"
     kind: Any = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING.get(type(hf), None)
-    if getattr(kind, "_supports_sdpa", True):  # a kind of model that scores nothing is refused when it is loaded
+    if getattr(kind, "_supports_sdpa", True):  # a kind of model without a scoring head is refused on loading
         return "sdpa"
     if attention is Attention.sdpa:
         raise ModelError(must("runtime.attention", f"be one that {kind.__name__} has", repr(attention.name),
@@ -204,10 +204,10 @@ def attention_of(hf: Any, attention: Attention) -> str:
 
 
 def set_padding_side(tokenizer: PreTrainedTokenizerBase, hf: Any) -> None:
-    """Pad on the right, whatever the folder says: then a pair's tokens keep the positions they have without padding.
+    """Pad on the right, whatever the folder says, so that a pair's tokens keep the positions they have without padding.
 
-    Padding on the left would shift absolute positions and take the place where heads look for the first token. For
-    XLNet it is the other way round: its positions are relative and its head looks at the last token.
+    Padding on the left would shift absolute positions and take the place where heads look for the first token. XLNet
+    is padded on the left: its positions are relative and its head looks at the last token.
     """
     side = "left" if getattr(hf, "summary_type", None) == "last" else "right"
     if tokenizer.padding_side != side:
@@ -216,18 +216,18 @@ def set_padding_side(tokenizer: PreTrainedTokenizerBase, hf: Any) -> None:
             f"padding: on the {side}, in the saved tokenizer too; on the {was}, its folder's side, it would move scores"
         )
         tokenizer.padding_side = side
-        tokenizer.init_kwargs["padding_side"] = side  # what is saved
+        tokenizer.init_kwargs["padding_side"] = side  # saved with the tokenizer
 
 
 @cache
 def _say(line: str) -> None:
-    """Log a line once per process: an evaluation loads each model for each set."""
+    """Log a line once per process: an evaluation loads each model for each evaluation set."""
     log.info("%s", line)
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence transformers' progress bars and its warning that a new head is untrained: it is about to be trained."""
+    """Silence transformers' progress bars and its warning that a new head is untrained: training follows."""
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()

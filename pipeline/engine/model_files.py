@@ -26,7 +26,7 @@ ACTIVATIONS = {
     Activation.sigmoid: "torch.nn.modules.activation.Sigmoid",
     Activation.tanh: "torch.nn.modules.activation.Tanh",
 }
-"""What the saved CrossEncoder applies in `predict`, by the import path sentence-transformers stores."""
+"""Activations that a saved CrossEncoder applies in `predict`, by the import path that sentence-transformers stores."""
 
 
 def load(folder: Path, config: ModelConfig, *, seed: int, attention: Attention = Attention.eager) -> Reranker:
@@ -40,9 +40,9 @@ def load(folder: Path, config: ModelConfig, *, seed: int, attention: Attention =
             else as `sdpa`, or as `eager` where transformers has no SDPA for it.
 
     Raises:
-        ModelError: when the folder holds no usable model, one with more than one label, one whose weights lack any of
-            the encoder (the pooler aside) or, where the head was saved, any at all, or one without embeddings of all
-            that its tokenizer gives; when `sdpa` is asked of a model without.
+        ModelError: when the folder holds no usable model; when the model has more than one label, lacks weights of the
+            encoder (the pooler aside) or, if its head was saved, any weights, or lacks embeddings for what its
+            tokenizer gives; when `sdpa` is asked for and the model has none.
     """
     hf, tokenizer, saved_head = planned(folder, config)
     implementation = model_config.attention_of(hf, attention)
@@ -73,14 +73,14 @@ def load(folder: Path, config: ModelConfig, *, seed: int, attention: Attention =
 
 
 def planned(folder: Path, config: ModelConfig) -> tuple[Any, PreTrainedTokenizerBase, bool]:
-    """What `load` will make, by the folder's configuration and tokenizer alone.
+    """Return what `load` will make, from the folder's configuration and tokenizer alone.
 
     Returns:
-        The model's configuration, with one label; its tokenizer; whether its head is a saved one.
+        The model's configuration, with one label; its tokenizer; whether its head is loaded from the folder.
 
     Raises:
-        ModelError: when the folder holds no model, one with more than one label, with a prompt of its own, or with too
-            few positions.
+        ModelError: when the folder holds no model, or one with more than one label, a default prompt or too few
+            positions.
     """
     saved, tokenizer = model_config.read(folder)
     hf = model_config.adapted(saved, config)
@@ -91,7 +91,7 @@ def planned(folder: Path, config: ModelConfig) -> tuple[Any, PreTrainedTokenizer
     if saved_head:
         model_kinds.check_prompt(folder, "model.path")
     hf.num_labels = 1
-    if getattr(hf, "pad_token_id", None) is None:  # GPT-2's: where its heads look for the last token
+    if getattr(hf, "pad_token_id", None) is None:  # GPT-2: its heads find the last token by this id
         hf.pad_token_id = tokenizer.pad_token_id
     limit = model_config.positions(hf)
     if limit is not None and config.max_length > limit:
@@ -103,7 +103,7 @@ def planned(folder: Path, config: ModelConfig) -> tuple[Any, PreTrainedTokenizer
 def _from_config(folder: Path, hf: Any, implementation: str) -> Any:
     try:
         return AutoModelForSequenceClassification.from_config(hf, attn_implementation=implementation)
-    except Exception as error:  # whatever a kind of model asserts of its configuration
+    except Exception as error:  # a model class may assert anything of its configuration
         raise_shortage(error)
         raise ModelError(must("model.random_init", "make a model of a configuration that transformers can build",
                               f"{folder} ({first_line(error)})",
@@ -115,7 +115,7 @@ def _from_weights(folder: Path, hf: Any, implementation: str, *, saved_head: boo
         model, found = AutoModelForSequenceClassification.from_pretrained(
             folder, config=hf, dtype=torch.float32, attn_implementation=implementation, output_loading_info=True
         )
-    except Exception as error:  # transformers and torch raise many kinds for a torn or unsafe weights file
+    except Exception as error:  # transformers and torch raise many kinds of errors for a torn or unsafe weights file
         raise_shortage(error)
         raise ModelError(must("model.path", "hold weights that load as fp32 tensors",
                               f"{folder} ({first_line(error)})",
@@ -132,13 +132,13 @@ def _from_weights(folder: Path, hf: Any, implementation: str, *, saved_head: boo
 
 
 def _check_embeddings(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path, *, drawn: bool) -> None:
-    """Refuse tokens without an embedding: looking one up would fail amid a run, on a GPU without saying why."""
+    """Refuse a model that lacks embeddings of tokens: a lookup would fail amid a run, on a GPU without saying why."""
     try:
         table = model.get_input_embeddings()
-    except NotImplementedError:  # a kind without: its own checks are left
+    except NotImplementedError:  # this kind of model has no table: only its own checks remain
         return
     pair = tokenizer("one", "two", return_token_type_ids=True)
-    # Special tokens that stand in no pair, such as an image's, may have none.
+    # Special tokens that occur in no pair, such as an image's, may have no embedding.
     unused = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
     unused -= {*pair["input_ids"], tokenizer.pad_token_id}
     ids = max(number for number in tokenizer.get_vocab().values() if number not in unused) + 1
@@ -147,7 +147,7 @@ def _check_embeddings(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Pa
         raise ModelError(must("model.path", "have an embedding for each token of its tokenizer",
                               f"{table.num_embeddings} for {ids} in {folder}",
                               f"Write vocab_size {ids} in its config.json." if drawn else resize))  # fmt: skip
-    types = int(getattr(model.config, "type_vocab_size", 0) or 0)  # 0: it takes none
+    types = int(getattr(model.config, "type_vocab_size", 0) or 0)  # 0: the model takes none
     given = max(pair["token_type_ids"]) + 1 if "token_type_ids" in tokenizer.model_input_names else 0
     if types and given > types:
         raise ModelError(must("model.path", "have an embedding for each token type of its tokenizer",
@@ -156,13 +156,13 @@ def _check_embeddings(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Pa
 
 
 def _check_scores(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Refuse a kind of model that cannot score a padded batch of pairs now, not in the middle of a run."""
+    """Refuse a kind of model that cannot score a padded batch of pairs: now, not in the middle of a run."""
     if tokenizer.pad_token is None:
-        return  # `collation` refuses it, by name
+        return  # `collation.checked_template` refuses it and says why
     try:
         with torch.no_grad():
             model(**tokenizer([["one", "two"], ["one", "two three"]], padding=True, return_tensors="pt"))
-    except Exception as error:  # whatever a kind of model asks for besides tokens, such as a decoder's first
+    except Exception as error:  # a kind of model may need more than tokens, such as a decoder's first token
         raise_shortage(error)
         raise ModelError(must("model.path", f"score pairs of texts as {type(model).__name__}",
                               f"{folder} ({named(error)})", "Choose another model.")) from None  # fmt: skip
@@ -178,9 +178,9 @@ def _align(model: nn.Module) -> None:
 
 
 def activation_of(folder: Path) -> Activation:
-    """What a saved CrossEncoder applies to its logit: sigmoid where it says nothing, as sentence-transformers does.
+    """Return what a saved CrossEncoder applies to its logit: sigmoid, sentence-transformers' default, if it names none.
 
-    `save` writes it into config.json, sentence-transformers 6 into a file of its own.
+    `save` writes the activation into config.json, sentence-transformers 6 into a separate file.
     """
     name, own = None, folder / "config_sentence_transformers.json"
     if own.is_file():

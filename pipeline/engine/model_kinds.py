@@ -1,6 +1,6 @@
-"""Whether a saved model's folder is a cross-encoder or a bi-encoder, and refusals of one where the other is needed.
+"""Tell saved cross-encoders from bi-encoders, and refuse one where the other is needed.
 
-By its configuration files alone; knows nothing of weights.
+Reads only configuration and tokenizer files; knows nothing of weights.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from pipeline.engine import model_config
 
 
 def is_cross_encoder(hf: Any) -> bool:
-    """Whether the folder's weights have a head that scores."""
+    """Return whether a saved model with this configuration has a head that scores."""
     names = getattr(hf, "architectures", None) or []
     return any(name.endswith("ForSequenceClassification") for name in names)
 
 
 def must_be_cross_encoder(folder: Path, key: str) -> None:
-    """Refuse what is no saved cross-encoder with one label and no prompt, by its configuration and tokenizer alone.
+    """Refuse a folder that is not a saved cross-encoder with one label and no default prompt.
 
     Raises:
-        ModelError: naming the configuration's `key`.
+        ModelError: naming the configuration key `key`.
     """
     saved, _ = model_config.read(folder, key)
     if not is_cross_encoder(saved) or saved.num_labels != 1:
@@ -35,12 +35,12 @@ def must_be_cross_encoder(folder: Path, key: str) -> None:
 
 
 def check_prompt(folder: Path, key: str) -> None:
-    """Refuse a cross-encoder that puts a prompt before each text unless told otherwise: pairs are scored bare here.
+    """Refuse a cross-encoder with a default prompt, which goes before each text: here pairs are scored without prompts.
 
-    sentence-transformers heeds it in a folder that it saved as a cross-encoder, with modules.json.
+    sentence-transformers applies the prompt in a folder that it saved as a cross-encoder, with modules.json.
 
     Raises:
-        ModelError: naming the configuration's `key`, also when the file that may hold the prompt cannot be read.
+        ModelError: naming the configuration key `key`, also when the file that may hold the prompt cannot be read.
     """
     path = folder / "config_sentence_transformers.json"
     if not path.is_file() or not (folder / "modules.json").is_file():
@@ -58,17 +58,17 @@ def check_prompt(folder: Path, key: str) -> None:
 
 
 def must_be_bi_encoder(folder: Path, key: str) -> None:
-    """Refuse a saved cross-encoder, whose encoder sentence-transformers would take for one of single texts.
+    """Refuse a saved cross-encoder, whose encoder sentence-transformers would use to embed single texts.
 
-    A folder whose modules.json names a pooling is a bi-encoder, whatever its config.json was copied from.
+    A folder whose modules.json names a pooling module is a bi-encoder, whatever its config.json was copied from.
 
     Raises:
-        ModelError: naming the configuration's `key`.
+        ModelError: naming the configuration key `key`.
     """
     try:
         with model_config.quiet():
             hf = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    except Exception:  # no model, or none of transformers' (static embeddings): who loads it says what is wrong
+    except Exception:  # no model, or not one of transformers' (static embeddings): its loader says what is wrong
         return
     modules = folder / "modules.json"
     pools = modules.is_file() and "Pooling" in modules.read_text(encoding="utf-8", errors="replace")
