@@ -22,6 +22,7 @@ from pipeline.core.errors import DataError
 from pipeline.core.records import LabelledPairs, PairRows, Split, fold
 from pipeline.mining import dense_search
 from pipeline.mining.exact_search import Plain, Rounded
+from pipeline.mining.judged import Corpus
 from pipeline.mining.miner import mine
 from pipeline.mining.retrieval import Bm25
 from pipeline.mining.topk import Positions, Ranking
@@ -702,3 +703,14 @@ def test_a_run_by_ids_that_stand_for_two_texts_is_refused(tmp_path: Path, clash:
         said = "must have one text each, got 'p0' with two"
     with pytest.raises(DataError, match=said):
         mine(given, config(retriever=Retriever.run, path=str(run)), tmp_path)
+
+
+@pytest.mark.parametrize("key", [fold, str])
+def test_passages_are_found_by_their_folded_text_however_the_corpus_compares_them(key: Callable[[str], str]) -> None:
+    corpus = Corpus(key)
+    for number, text in enumerate(["One  two", "three", "one TWO"]):
+        corpus.add(text, f"p{number}")
+    same = {0} if key is fold else {0, 2}
+    assert corpus.folded_among({"one two", "four"}) == same
+    assert "One  two" in corpus and ("one two" in corpus) == (key is fold)
+    assert corpus.position("one TWO") == max(same)

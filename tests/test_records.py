@@ -39,6 +39,13 @@ def test_a_folded_text_is_its_own_fold_and_that_of_every_spelling(text: str) -> 
     assert fold(unicodedata.normalize("NFD", text)) == fold(unicodedata.normalize("NFC", text)) == folded
 
 
+@pytest.mark.parametrize("space", [" ", "  ", "\t", "\n", "\r\n", "\x0b", "\x0c", "\x1c", "\x1f", " \t "])
+def test_no_white_space_of_ascii_is_told_apart(space: str) -> None:
+    assert fold(f"{space}One{space}TWO three{space}") == "one two three"
+    assert fold(space) == ""
+    assert fold(f"a{chr(127)}{space}B") == f"a{chr(127)} b"
+
+
 def test_rows_are_taken_in_the_order_asked_with_every_column() -> None:
     rows = PairRows(
         questions=["q0", "q1", "q2"], answers=["a0", "a1", "a2"], lines=[1, 2, 4], labels=[1.0, 0.0, 0.5],

@@ -6,11 +6,12 @@ import re
 import unicodedata
 from pathlib import Path
 
+import bm25s
 import numpy as np
 import pytest
 
 from pipeline.mining.retrieval import _UNSEEN as UNSEEN
-from pipeline.mining.retrieval import K1, UNSPACED, B, Bm25, ImportedRun, _words, bm25_run
+from pipeline.mining.retrieval import K1, UNSPACED, B, Bm25, ImportedRun, Stems, _words, bm25_run
 
 PASSAGES = [
     "The cat sat with other cats on the mat",
@@ -77,10 +78,57 @@ def test_a_search_in_parts_is_the_search_at_once(monkeypatch: pytest.MonkeyPatch
     draw = np.random.default_rng(1)
     texts = [" ".join(f"word{number}" for number in draw.integers(0, 60, 9)) for _ in range(300)]
     whole = Bm25(texts).search(texts[:40], 20)
-    monkeypatch.setattr("pipeline.mining.retrieval.CELLS", 2100)
+    monkeypatch.setattr("pipeline.mining.retrieval.QUERIES", 7)
     parts = Bm25(texts).search(texts[:40], 20)
     assert parts.indices.tolist() == whole.indices.tolist()
     assert parts.scores.tolist() == whole.scores.tolist()
+
+
+def drawn_texts(count: int, vocabulary: int, seed: int) -> list[str]:
+    """Texts of stems that are rarer the higher their number, as words are; none in some."""
+    draw = np.random.default_rng(seed)
+    return [
+        " ".join(f"w{int(number)}x" for number in vocabulary * draw.random(draw.integers(0, 12)) ** 3)
+        for _ in range(count)
+    ]
+
+
+@pytest.mark.parametrize("vocabulary", [3, 40, 2000])
+def test_weights_are_those_of_the_library_to_the_last_bit(vocabulary: int) -> None:
+    texts = drawn_texts(500, vocabulary, seed=3)
+    searcher = Bm25(texts)
+    vocab: dict[str, int] = {}
+    ids = [[vocab.setdefault(word, len(vocab)) for word in text.split()] for text in texts]
+    index = bm25s.BM25(k1=K1, b=B, method="lucene")
+    index.index((ids, vocab), create_empty_token=False, show_progress=False)
+    for name in ("data", "indices", "indptr"):
+        assert np.array_equal(getattr(searcher._postings, name), index.scores[name]), name
+
+
+@pytest.mark.parametrize("depth", [1, 3, 30, 400])
+@pytest.mark.parametrize("vocabulary", [3, 40, 2000])
+def test_a_search_is_a_full_sort_of_all_scores(vocabulary: int, depth: int) -> None:
+    # Few words make many passages that tie, also at the last rank.
+    texts, queries = drawn_texts(400, vocabulary, seed=4), drawn_texts(60, vocabulary, seed=5)
+    searcher = Bm25(texts)
+    scores = (searcher._counts(queries) @ searcher._postings).toarray()
+    found = searcher.search(queries, depth)
+    for row, of in enumerate(scores):
+        best = [place for place in np.argsort(-of, kind="stable") if of[place] > 0][:depth]
+        assert found.indices[row].tolist() == best + [-1] * (depth - len(best))
+        assert found.scores[row].tolist() == of[best].tolist() + [-math.inf] * (depth - len(best))
+
+
+def test_a_part_is_searched_as_if_nothing_stood_beside_it() -> None:
+    texts, queries = drawn_texts(300, 50, seed=6), [*drawn_texts(40, 80, seed=7), "of the"]
+    stems, part = Stems(texts), np.array([7, 3, *range(20, 290, 2)])
+    alone, beside = Bm25([texts[place] for place in part]), Bm25(stems, part)
+    one, other = alone.search(queries, 20), beside.search(queries, 20)
+    assert one.indices.tolist() == other.indices.tolist()
+    assert one.scores.tobytes() == other.scores.tobytes()
+    pairs = np.arange(40), np.arange(40)
+    assert alone.score(queries, *pairs).tobytes() == beside.score(queries, *pairs).tobytes()
+    assert Bm25(stems, np.empty(0, np.int64)).search(queries, 2).indices.tolist() == [[-1, -1]] * len(queries)
 
 
 def test_an_imported_run_ranks_by_score_then_passage() -> None:

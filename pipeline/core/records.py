@@ -52,7 +52,9 @@ def fold(text: str) -> str:
     A text that folds to nothing is blank.
     """
     if text.isascii():
-        return " ".join(text.split()).lower()
+        # Printable, its only white space are spaces: without two of them together there is nothing to join again.
+        is_joined = text.isprintable() and "  " not in text
+        return (text.strip() if is_joined else " ".join(text.split())).lower()
     text = unicodedata.normalize("NFC", _UNSEEN.sub("", text))
     # Case folding takes some letters apart (ǰ), which are one again afterwards.
     return unicodedata.normalize("NFC", " ".join(text.split()).casefold())

@@ -91,8 +91,9 @@ def refuse_one_text(config: DataConfig, train: PairRows) -> None:
     Raises:
         DataError: naming the source and the passage.
     """
-    passages = {fold(text) for texts in (train.answers, *(train.negatives or [])) for text in texts}
-    if len(passages) == 1:
-        got = f"one in all {len(train)} training rows, {next(iter(passages))[:60]!r}"
+    passages = (fold(text) for texts in (train.answers, *(train.negatives or [])) for text in texts)
+    first = next(passages)
+    if all(passage == first for passage in passages):  # of passages that differ the first few are read
+        got = f"one in all {len(train)} training rows, {first[:60]!r}"
         remedy = "Name the column of the passages: data.answer_column=<column>."
         raise DataError(must(name_of(config), "hold answers that differ", got, remedy))

@@ -11,9 +11,9 @@ from pipeline.core.records import PairRows, fold
 def usable_questions(rows: PairRows, threshold: float) -> dict[str, None]:
     """Folded questions with at least one positive of usable text, in first-occurrence order."""
     return {
-        fold(question): None
+        folded: None
         for row, (question, answer) in enumerate(zip(rows.questions, rows.answers, strict=True))
-        if fold(question) and fold(answer) and (rows.labels is None or rows.labels[row] >= threshold)
+        if (folded := fold(question)) and fold(answer) and (rows.labels is None or rows.labels[row] >= threshold)
     }
 
 

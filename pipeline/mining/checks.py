@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Mapping
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -74,7 +75,7 @@ def say_merged(name: str, part: Questions, config: MiningConfig) -> int:
 
 def say_one_answer(name: str, part: Questions, corpus: Corpus, threshold: float) -> None:
     """Warn of a passage that is right for many of a part's questions: a placeholder, which a model learns to prefer."""
-    answers = Counter(position for own in part.positives(threshold) for position in own)
+    answers = Counter(chain.from_iterable(part.positives(threshold)))
     (position, count), of = answers.most_common(1)[0] if answers else (-1, 0), len(part.texts)
     if count > max(of * NOTABLE_SHARE, FEWEST_ALIKE) and of * NOTABLE_SHARE > of / len(answers):
         log.warning(

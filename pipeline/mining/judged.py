@@ -25,6 +25,8 @@ class Corpus:
     ids: list[str] = field(default_factory=list)
     searched: int = 0
     _positions: dict[str, int] = field(default_factory=dict)
+    _exact: dict[str, int] = field(default_factory=dict)
+    """Texts as they were taken in: most are asked for again, and a key takes longer to make than to look up."""
     _numbers: dict[str, int] = field(default_factory=dict)
 
     @classmethod
@@ -48,11 +50,12 @@ class Corpus:
         return corpus
 
     def __contains__(self, text: str) -> bool:
-        return self.key(text) in self._positions
+        return text in self._exact or self.key(text) in self._positions
 
     def add(self, text: str, identifier: str) -> None:
         """Take in a text under `identifier`; where it is there, the identifier stands for that one."""
         position = self._positions.setdefault(self.key(text), len(self.texts))
+        self._exact[text] = position
         self._numbers.setdefault(identifier, position)
         if position == len(self.texts):
             self.texts.append(text)
@@ -68,7 +71,14 @@ class Corpus:
 
     def position(self, text: str) -> int:
         """Position of a text that was taken in."""
-        return self._positions[self.key(text)]
+        position = self._exact.get(text)
+        return self._positions[self.key(text)] if position is None else position
+
+    def folded_among(self, forms: set[str]) -> set[int]:
+        """Positions of the passages that fold to one of these."""
+        if self.key is fold:
+            return {position for form in forms if (position := self._positions.get(form)) is not None}
+        return {position for position, text in enumerate(self.texts) if fold(text) in forms}
 
 
 @dataclass(slots=True)
@@ -222,9 +232,7 @@ def train_corpus(split: Split, train: PairRows, corpus: Corpus, threshold: float
     foreign = {corpus.position(answer) for part in parts_of(split) for answer in part.answers}
     foreign |= {corpus.position(answer) for answer in _unused(split).answers if answer in corpus}
     foreign -= kept
-    held_out = positive_folds((part for part in parts_of(split) if part is not split.train), threshold)
-    if not drop_leaks:
-        held_out = set()
-    return np.array(
-        [p for p in range(corpus.searched) if p not in foreign and fold(corpus.texts[p]) not in held_out], np.int64
-    )
+    if drop_leaks:
+        held_out = (part for part in parts_of(split) if part is not split.train)
+        foreign |= corpus.folded_among(positive_folds(held_out, threshold))
+    return np.array([p for p in range(corpus.searched) if p not in foreign], np.int64)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from pipeline.mining import checks
 from pipeline.mining.dense_search import Nearest
 from pipeline.mining.embeddings import Embedder
 from pipeline.mining.judged import Corpus, Questions, elsewhere, questions_of, train_corpus, without_leaks
-from pipeline.mining.retrieval import Bm25, ImportedRun
+from pipeline.mining.retrieval import Bm25, ImportedRun, Stems
 from pipeline.mining.topk import Positions, Searcher
 from pipeline.mining.training_rows import FirstStage, training_rows
 
@@ -96,7 +97,8 @@ def _first_stage(
 ) -> FirstStage:
     searched = corpus.texts[: corpus.searched]
     if config.retriever is Retriever.bm25:
-        return lambda positions: Bm25([searched[p] for p in positions])
+        stems = functools.cache(lambda: Stems(searched))  # read once, when a search needs it
+        return lambda positions: Bm25(stems(), positions)
     if config.retriever is Retriever.embedding:
         embedder = Embedder(
             located, cache, query_prompt=config.query_prompt, passage_prompt=config.passage_prompt, device=device

@@ -6,29 +6,35 @@ threads, batches or hashing.
 
 from __future__ import annotations
 
+import math
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
+from itertools import chain
 from typing import Any
 
-import bm25s
 import numpy as np
 import numpy.typing as npt
 import snowballstemmer
-import torch
 from bm25s.stopwords import STOPWORDS_EN
 from scipy import sparse
 
 from pipeline.core.progress import bar
 from pipeline.core.records import Run
-from pipeline.mining.topk import Positions, Ranking, RunningTop, best_columns, stacked
+from pipeline.mining.topk import Positions, Ranking
 
 K1, B = 0.9, 0.4
 """Lucene's BM25 in BEIR's published baselines; chosen because published, not tuned on anything measured here."""
 
-CELLS = 1 << 24
-"""Scores held at once (64 MiB of float32)."""
+QUERIES = 256
+"""Queries searched between two marks of progress."""
+
+PROBED = 16
+"""Times as many passages as are wanted that a term must have for its best to say how good the best of all are."""
+
+ENTRIES = 1 << 20
+"""Weights computed at once."""
 
 PAIRS = 65_536
 """Pairs scored at once."""
@@ -53,6 +59,64 @@ _RUN = re.compile(f"[{UNSPACED}]+|[^{UNSPACED}]+")
 _UNSPACED = re.compile(f"[{UNSPACED}]")
 
 
+class Stems:
+    """Passages as numbers of their stems in one flat array, made once for the searches over parts of them.
+
+    English stop words are left out, and words of one letter. Stems are numbered in the order of first occurrence.
+    """
+
+    def __init__(self, passages: Sequence[str]) -> None:
+        """Read all passages."""
+        self._stem = snowballstemmer.stemmer("english")
+        self._numbers: dict[str, int] = {}
+        self._known = _Known(STOPWORDS_EN, self._new)
+        flat, lengths = [np.zeros(0, np.int32)], [np.zeros(0, np.int64)]
+        with bar("BM25 index", len(passages)) as moving:
+            for start in range(0, len(passages), PASSAGES):
+                words = [_words(passage.lower()) for passage in passages[start : start + PASSAGES]]
+                numbers = np.fromiter(map(self._known.__getitem__, chain.from_iterable(words)), np.int32)
+                kept = numbers >= 0
+                of = np.repeat(np.arange(len(words)), [len(own) for own in words])
+                flat.append(numbers[kept])
+                lengths.append(np.bincount(of[kept], minlength=len(words)))
+                moving.advance(len(words))
+        self.flat, self.lengths = np.concatenate(flat), np.concatenate(lengths)
+        self._starts = np.cumsum(self.lengths) - self.lengths
+
+    def _new(self, word: str) -> int:
+        return self._numbers.setdefault(self._stem.stemWord(word), len(self._numbers))
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def of(self, text: str) -> list[int]:
+        """Numbers of a text's stems in reading order, without those that no passage has."""
+        return [number for word in _words(text.lower()) if (number := self._number(word)) >= 0]
+
+    def _number(self, word: str) -> int:
+        if word not in self._known:
+            self._known[word] = self._numbers.get(self._stem.stemWord(word), -1)
+        return self._known[word]
+
+    def part(self, subset: Positions) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+        """What `flat` and `lengths` are of the passages at `subset` alone."""
+        lengths = self.lengths[subset]
+        shifts = self._starts[subset] - (np.cumsum(lengths) - lengths)
+        return self.flat[np.repeat(shifts, lengths) + np.arange(lengths.sum())], lengths
+
+
+class _Known(dict[str, int]):
+    """Word → number, asked for at its first lookup; -1 of a stop word."""
+
+    def __init__(self, stop_words: Iterable[str], number: Callable[[str], int]) -> None:
+        super().__init__(dict.fromkeys(stop_words, -1))
+        self._number = number
+
+    def __missing__(self, word: str) -> int:
+        self[word] = number = self._number(word)
+        return number
+
+
 class Bm25:
     """BM25 as Lucene computes it: English stop words out, Snowball English stems, words of two letters or more.
 
@@ -61,48 +125,28 @@ class Bm25:
     query is not found, so a ranking may be shorter than asked.
     """
 
-    def __init__(self, passages: Sequence[str]) -> None:
-        self._stem = snowballstemmer.stemmer("english")
-        self._terms: dict[str, int] = {}
-        self._known: dict[str, int | None] = dict.fromkeys(STOPWORDS_EN)
-        self._passages = len(passages)
-        ids = []
-        with bar("BM25 index", len(passages)) as moving:
-            for start in range(0, len(passages), PASSAGES):
-                part = passages[start : start + PASSAGES]
-                ids += [self._tokens(passage, grow=True) for passage in part]
-                moving.advance(len(part))
-        shape = (len(self._terms), self._passages)
-        if not self._terms:
-            self._postings = sparse.csr_array(shape, dtype=np.float32)
-            return
-        index = bm25s.BM25(k1=K1, b=B, method="lucene")
-        index.index((ids, self._terms), create_empty_token=False, show_progress=False)
-        weights = index.scores
-        # Columns of passages x terms are rows of terms x passages: the arrays stand as they are.
-        self._postings = sparse.csr_array((weights["data"], weights["indices"], weights["indptr"]), shape=shape)
-
-    def _tokens(self, text: str, grow: bool) -> list[int]:
-        """Term ids in reading order. Ids follow first occurrence: bm25s' own, taken from a set, move with hashing."""
-        tokens = []
-        for word in _words(text.lower()):
-            if word not in self._known:
-                stem = self._stem.stemWord(word)
-                if not grow and stem not in self._terms:
-                    continue
-                self._known[word] = self._terms.setdefault(stem, len(self._terms))
-            term = self._known[word]
-            if term is not None:
-                tokens.append(term)
-        return tokens
+    def __init__(self, passages: Sequence[str] | Stems, subset: Positions | None = None) -> None:
+        """Search `passages`, or those at `subset`, whose indices then count within it."""
+        self._stems = passages if isinstance(passages, Stems) else Stems(passages)
+        stems = self._stems
+        flat, lengths = (stems.flat, stems.lengths) if subset is None else stems.part(subset)
+        # Terms are numbered in the order of first occurrence here: what is searched decides the order of sums, and
+        # with it their last bits, not what stands beside it.
+        first = np.full(len(stems), len(flat), np.int64)
+        first[flat[::-1]] = np.arange(len(flat) - 1, -1, -1)  # of several assignments the last one stays
+        present = np.flatnonzero(first < len(flat))
+        self._terms = np.full(len(stems), -1, np.int32)
+        self._terms[present[first[present].argsort()]] = np.arange(len(present))
+        self._postings = _weights(self._terms[flat], lengths, len(present))
+        self._sums = np.zeros(len(lengths), np.float32)
 
     def _counts(self, queries: Sequence[str]) -> Any:
         """Term counts (queries, terms), sparse."""
-        tokens = [self._tokens(query, grow=False) for query in queries]
+        tokens = [[term for stem in self._stems.of(query) if (term := self._terms[stem]) >= 0] for query in queries]
         starts = np.cumsum([0, *map(len, tokens)])
         terms = np.fromiter((term for row in tokens for term in row), dtype=np.int64, count=int(starts[-1]))
         counts = sparse.csr_array(
-            (np.ones(len(terms), np.float32), terms, starts), shape=(len(tokens), len(self._terms))
+            (np.ones(len(terms), np.float32), terms, starts), shape=(len(tokens), self._postings.shape[0])
         )
         counts.sum_duplicates()
         return counts
@@ -110,18 +154,45 @@ class Bm25:
     def search(self, queries: Sequence[str], depth: int, rows: Positions | None = None) -> Ranking:
         """The best `depth` passages that share a term with each query, or with those at `rows`."""
         asked = queries if rows is None else [queries[row] for row in rows]
-        size = max(1, CELLS // max(1, self._passages))
-        parts = []
+        indices = np.full((len(asked), depth), -1, np.int32)
+        scores = np.full((len(asked), depth), -np.inf, np.float32)
         with bar("BM25 search", len(asked)) as moving:
-            for start in range(0, len(asked), size):
-                chunk = asked[start : start + size]
-                top = RunningTop(len(chunk), depth)
-                if self._passages:
-                    scores = (self._counts(chunk) @ self._postings).toarray()
-                    top.add(*best_columns(torch.from_numpy(scores), depth, above=0.0), 0)
-                parts.append(top.ranking())
-                moving.advance(len(chunk))
-        return stacked(parts, depth)
+            for start in range(0, len(asked), QUERIES):
+                counts = self._counts(asked[start : start + QUERIES])
+                for row in range(counts.shape[0]):
+                    of = slice(counts.indptr[row], counts.indptr[row + 1])
+                    score, found = self._best(counts.indices[of], counts.data[of], depth)
+                    indices[start + row, : len(found)], scores[start + row, : len(found)] = found, score
+                moving.advance(counts.shape[0])
+        return Ranking(indices, scores)
+
+    def _best(
+        self, terms: npt.NDArray[np.integer], counts: npt.NDArray[np.float32], depth: int
+    ) -> tuple[npt.NDArray[np.float32], Positions]:
+        """Scores and indices of the best `depth` passages for a query's terms, ids ascending, and their counts.
+
+        Only passages with one of the terms are touched; each sum runs in the order of ids.
+        """
+        starts, ends = self._postings.indptr[terms], self._postings.indptr[terms + 1]
+        for start, end, count in zip(starts.tolist(), ends.tolist(), counts, strict=True):
+            self._sums[self._postings.indices[start:end]] += count * self._postings.data[start:end]
+        # The best of all are at least as good as the best of those with one term: few are left to be sorted.
+        sizes = ends - starts
+        wanted = min(PROBED * depth, int(sizes.max(initial=0)))
+        found: Positions
+        if wanted >= depth:
+            term = int(np.where(sizes >= wanted, sizes, len(self._sums) + 1).argmin())
+            probe = self._sums[self._postings.indices[starts[term] : ends[term]]]
+            found = np.flatnonzero(self._sums >= np.partition(probe, -depth)[-depth])
+        else:
+            found = np.flatnonzero(self._sums)
+        scores = self._sums[found]
+        if len(found) > PROBED * depth:
+            kept = scores >= np.partition(scores, -depth)[-depth]
+            found, scores = found[kept], scores[kept]
+        self._sums.fill(0)
+        best = np.argsort(-scores, kind="stable")[:depth]
+        return scores[best], found[best]
 
     def score(self, queries: Sequence[str], query: Positions, passage: Positions) -> npt.NDArray[np.float32]:
         """Scores (pairs,); 0 without a shared term."""
@@ -131,6 +202,26 @@ class Bm25:
             part = slice(start, start + PAIRS)
             scores[part] = counts[query[part]].multiply(passages[passage[part]]).sum(axis=1)
         return scores
+
+
+def _weights(terms: npt.NDArray[np.int32], lengths: npt.NDArray[np.int64], size: int) -> Any:
+    """Weights (terms, passages), sparse, of the terms of passages one after another, of which there are `size`."""
+    kind = np.int32 if len(terms) < 2**31 else np.int64
+    starts = np.concatenate([[0], np.cumsum(lengths)]).astype(kind)
+    counts = sparse.csr_array((np.ones(len(terms), np.float32), terms, starts), shape=(len(lengths), size))
+    counts.sum_duplicates()
+    weights = counts.T.tocsr()
+    del counts
+    having = np.diff(weights.indptr)
+    passages = len(lengths)
+    idf = np.array([math.log(1 + (passages - n + 0.5) / (n + 0.5)) for n in having.tolist()], np.float32)
+    norms = K1 * ((1 - B) + B * lengths / (lengths.mean() if len(terms) else 1.0))
+    idf = np.repeat(idf, having)
+    for start in range(0, len(idf), ENTRIES):
+        part = slice(start, start + ENTRIES)
+        count = weights.data[part]
+        weights.data[part] = idf[part] * (count / (norms[weights.indices[part]] + count))
+    return weights
 
 
 @cache
