@@ -1,4 +1,4 @@
-"""A configuration as a command composes it from its words."""
+"""Compose a configuration from overrides as a command does."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ CONF = Path(__file__).resolve().parents[1] / "conf"
 
 
 def composed(*overrides: str) -> Config:
-    """`conf/config.yaml` under these overrides, every rule checked."""
+    """Return `conf/config.yaml` under these overrides, with every rule checked."""
     GlobalHydra.instance().clear()
     register()
     with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):

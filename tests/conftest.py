@@ -1,4 +1,4 @@
-"""What every test stands on: no hub, few threads, and the shared data where a checkout has it beside it."""
+"""Settings and fixtures of all tests: no hub, few threads, and the shared data where it lies beside the checkout."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-# Before any library reads them: set at collection, not in a fixture.
+# Set at collection, not in a fixture: before any library reads these variables.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
@@ -19,13 +19,13 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @pytest.fixture(scope="session")
 def root() -> Path:
-    """The repository."""
+    """Return the repository's folder."""
     return ROOT
 
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """The folder of real pairs and collections beside the checkout; the test is skipped where there is none."""
+    """Return the folder of real pairs and collections beside the checkout; skip the test where there is none."""
     folder = ROOT.parent / "shared" / "data"
     if not folder.is_dir():
         pytest.skip(f"needs the shared data in {folder.parent.name}/{folder.name} beside the checkout")
@@ -34,7 +34,7 @@ def shared_data() -> Path:
 
 @pytest.fixture()
 def batches_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let models on the CPU run on the packed batches of a GPU: where a test lets memory run out as it does there."""
+    """Give models on the CPU the packed batches of a GPU, for tests in which memory runs out as on a GPU."""
     from pipeline.engine import packed
 
     monkeypatch.setattr(packed, "runs_in_blocks", lambda model: False)

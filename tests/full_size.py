@@ -1,9 +1,10 @@
-"""Real training steps of a published architecture at its full size, as a process of its own so that its peak memory
-is its own: `python tests/full_size.py bert_tiny|modernbert_large|modernbert_large_gpu <work folder>` prints one JSON
-object. The first two take one step on the CPU; the third takes 20 of the recipe's on a GPU, in an RTX 3090's memory.
+"""Real training steps of a published architecture at its full size, as a process with a peak memory of its own.
 
-Weights are random, from the published configuration. A step is `Trainer`'s: gradient, clipping, AdamW; a checkpoint
-behind the last.
+`python tests/full_size.py bert_tiny|modernbert_large|modernbert_large_gpu <work folder>` prints one JSON object. The
+first two take one step on the CPU; the third takes 20 of the recipe's steps on a GPU, within an RTX 3090's memory.
+
+Weights are random, from the published configuration. A step is `Trainer`'s: gradient, clipping, AdamW; the last one is
+followed by a checkpoint.
 """
 
 from __future__ import annotations
@@ -60,18 +61,18 @@ BERT_TINY = {
 }
 LENGTH = {"bert_tiny": 512, "modernbert_large": 8192}
 BATCH = {"bert_tiny": 2048, "modernbert_large": 8}
-"""The recipe's own for bert-tiny; an eighth of it for ModernBERT-large: a step's cost is linear in its pairs."""
+"""The recipe's own for bert-tiny; an eighth of it for ModernBERT-large, since a step's cost is linear in its pairs."""
 
 GPU_STEPS, GPU_BATCH = 20, 64
-"""Steps taken on a GPU, and the recipe's batch."""
+"""Number of steps on a GPU, and the recipe's batch size."""
 
 RTX3090_BYTES = 24 * 2**30
 GPU_LIMIT_BYTES = 22 * 2**30
-"""What the steps may take: an RTX 3090's memory less 2 GiB for the driver, a desktop and fragmentation."""
+"""Memory for the steps: an RTX 3090's less 2 GiB for the driver, a desktop and fragmentation."""
 
 
 def base(name: str, folder: Path) -> Path:
-    """A base model folder in the published form, at full size; the tokenizer is the fixtures' small one."""
+    """Write a base model folder in the published form, at full size, with the fixtures' small tokenizer."""
     torch.manual_seed(1)
     if name == "bert_tiny":
         hub_fixtures.wordpiece(folder)
@@ -84,8 +85,10 @@ def base(name: str, folder: Path) -> Path:
 
 
 def pairs(count: int) -> list[tuple[str, str]]:
-    """(question, answer) texts of GooAQ's length (44 and 252 characters on average), one of them longer than a window
-    of local attention."""
+    """Return (question, answer) texts of GooAQ's average lengths (44 and 252 characters).
+
+    The first answer is longer than a window of local attention.
+    """
     found = []
     for number, (question, answer) in enumerate(hub_fixtures.sentences(count)):
         passage = f"{answer} {answer}"[:252] if number else " ".join([answer] * 12)
@@ -94,7 +97,7 @@ def pairs(count: int) -> list[tuple[str, str]]:
 
 
 def rows(reranker: Reranker, texts: list[tuple[str, str]]) -> TrainingRows:
-    """The pairs as training rows, every sixth a positive."""
+    """Return the pairs as training rows, every sixth a positive."""
     count = len(texts)
     everything = [question for question, _ in texts] + [answer for _, answer in texts]
     return TrainingRows(
@@ -116,7 +119,7 @@ def main(name: str, work: Path) -> dict[str, Any]:
     reranker = model_files.load(Path(config.path), config, seed=12)
     texts = pairs(BATCH[name])
     data = rows(reranker, texts)
-    # Without warm-up: its first step has rate 0, and a step that changes nothing would prove little.
+    # No warm-up: its first step has learning rate 0, and a step that changes nothing would prove little.
     training = TrainingConfig(
         batch_size=BATCH[name], learning_rate=2e-5, pos_weight=5.0, max_steps=1, eval_steps=0, warmup_ratio=0.0
     )
@@ -166,9 +169,9 @@ def main(name: str, work: Path) -> dict[str, Any]:
 def gpu_steps(
     folder: Path, work: Path, device: torch.device, *, precision: Precision, batch: int, count: int, length: int
 ) -> dict[str, Any]:
-    """`count` steps of `batch` pairs as a run on an RTX 3090 takes them, and the most memory they held.
+    """Take `count` steps of `batch` pairs as a run on an RTX 3090 does; return their figures and peak memory.
 
-    A larger GPU is limited to that memory and given that GPU's token budget, so that the figure is the 3090's.
+    A larger GPU is limited to the 3090's memory and uses its token budget, so that the peak is a 3090's.
     """
     config = ModelConfig(name="modernbert_large", path=str(folder), max_length=length)
     reranker = model_files.load(folder, config, seed=12, attention=Attention.varlen)
@@ -208,7 +211,7 @@ def gpu_steps(
 
 
 def on_gpu(work: Path) -> dict[str, Any]:
-    """The recipe's own 20 steps on the GPU that torch sees."""
+    """Take 20 steps of the recipe on the GPU that torch sees."""
     device = resolve_device(RuntimeConfig(device=Device.cuda))  # with the memory settings of a run
     return gpu_steps(
         base("modernbert_large", work / "base"), work, device, precision=Precision.bf16,

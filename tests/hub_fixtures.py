@@ -1,4 +1,4 @@
-"""Repositories for the loopback hub, built when a test runs: the shapes of the published ones, small and random."""
+"""Repositories for the loopback hub, built when a test runs: small and random, in the form of the published ones."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NANO_SETS = ("NanoMSMARCO", "NanoNFCorpus", "NanoNQ")
 
 
 def sentences(count: int, seed: int = 7) -> list[tuple[str, str]]:
-    """Distinct (question, answer) texts; answers hold the question's words, so that retrieval finds them."""
+    """Return distinct (question, answer) texts; answers hold the question's words, so that retrieval finds them."""
     chance = random.Random(seed)
     pairs = []
     for number in range(count):
@@ -35,7 +35,7 @@ def _parquet(path: Path, columns: dict[str, list[object]]) -> None:
 
 
 def gooaq(folder: Path, rows: int = 60) -> Path:
-    """Like sentence-transformers/gooaq: two text columns, one split, declared in the README's YAML."""
+    """Write a data set like sentence-transformers/gooaq: two text columns, one split, declared in the README's YAML."""
     pairs: list[tuple[str, str]] = sentences(rows)
     if rows > 3:  # a list written as text stays text
         pairs[1] = (pairs[1][0], "['copper', 'river']")
@@ -50,7 +50,7 @@ def gooaq(folder: Path, rows: int = 60) -> Path:
 
 
 def nano_beir(folder: Path, queries: int = 5, passages: int = 130) -> Path:
-    """Like sentence-transformers/NanoBEIR-en: subsets corpus, queries, qrels, bm25; a split for each set."""
+    """Write a data set like sentence-transformers/NanoBEIR-en: subsets corpus, queries, qrels, bm25, split by set."""
     readme = ["---", "configs:"]
     for subset in ("corpus", "queries", "qrels", "bm25"):
         readme += [f"- config_name: {subset}", "  data_files:"]
@@ -64,7 +64,7 @@ def nano_beir(folder: Path, queries: int = 5, passages: int = 130) -> Path:
         chance = random.Random(100 + number)
         judged: list[tuple[object, object]] = []
         for row, query in enumerate(asked):
-            # The second set has several positives a query, in no order; passage 129 is beyond every candidate list.
+            # The second set has several positives per query, in no order; passage 129 is in no candidate list.
             positives = [f"d{row}"] if number != 1 else [f"d{row + 20}", f"d{row}", "d129"]
             judged += [(query, passage) for passage in positives]
         orders = []
@@ -88,7 +88,7 @@ def _texts() -> list[str]:
 
 
 def wordpiece(folder: Path) -> list[str]:
-    """vocab.txt of a small uncased BERT; returns the vocabulary."""
+    """Write vocab.txt of a small uncased BERT and return the vocabulary."""
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer()
@@ -101,10 +101,10 @@ def wordpiece(folder: Path) -> list[str]:
 
 
 def bert_tiny(folder: Path, hidden_size: int = 32) -> Path:
-    """Like prajjwal1/bert-tiny: config.json, vocab.txt and a pickle, nothing else.
+    """Write a model like prajjwal1/bert-tiny: config.json, vocab.txt, a pickle and a README, nothing else.
 
-    As published, the configuration has no `model_type` (which transformers 5 asks for), no tokenizer file names a
-    class, and the pickle holds the pre-training heads under the names of their time.
+    As in the published model, the configuration has no `model_type` (which transformers 5 asks for), no tokenizer file
+    names a class, and the pickle holds the pre-training heads and the `position_ids` of earlier versions.
     """
     from transformers import BertConfig, BertForPreTraining
 
@@ -133,7 +133,7 @@ def bert_tiny(folder: Path, hidden_size: int = 32) -> Path:
 
 
 def modernbert(folder: Path, hidden_size: int = 32, layers: int = 4) -> Path:
-    """Like answerdotai/ModernBERT-large: safetensors beside a pickle and ONNX, mean pooling, its own tokenizer."""
+    """Write a model like answerdotai/ModernBERT-large: safetensors, pickle, ONNX, mean pooling, its own tokenizer."""
     from transformers import ModernBertConfig, ModernBertForMaskedLM, PreTrainedTokenizerFast
 
     special = ["[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]"]
@@ -182,7 +182,7 @@ def modernbert(folder: Path, hidden_size: int = 32, layers: int = 4) -> Path:
 
 
 def static_retriever(folder: Path, dimensions: int = 64) -> Path:
-    """Like sentence-transformers/static-retrieval-mrl-en-v1: one StaticEmbedding module."""
+    """Write a model like sentence-transformers/static-retrieval-mrl-en-v1: one StaticEmbedding module."""
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 
@@ -199,7 +199,7 @@ def static_retriever(folder: Path, dimensions: int = 64) -> Path:
 
 
 def all_repositories(root: Path) -> dict[tuple[str, str], Path]:
-    """Every repository the two recipes need, under its published id: (kind, id) → folder."""
+    """Write every repository that the two recipes need; return (kind, published id) → folder."""
     return {
         ("dataset", "sentence-transformers/gooaq"): gooaq(root / "gooaq"),
         ("dataset", "sentence-transformers/NanoBEIR-en"): nano_beir(root / "nano"),

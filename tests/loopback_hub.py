@@ -1,7 +1,7 @@
-"""A hub on 127.0.0.1: model and data set repositories in the hub's HTTP forms, from folders, with faults to play.
+"""A hub on 127.0.0.1 for tests: it serves folders as model and data set repositories over HTTP, and plays faults.
 
-A test helper. What it serves is read from disk when published; every publication is a commit and moves `main`.
-With `redirects` large files come from another origin, as from a CDN. Not imitated: Xet, pagination, rate-limit headers.
+Files are read from disk when published; every publication is a commit and moves its branch, `main` unless named. With
+`redirects` large files come from another origin, as from a CDN. Not imitated: Xet, pagination, rate-limit headers.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ TOKEN = "hf_loopbackLOOPBACKloopbackLOOPBACK00"
 
 @dataclass(slots=True)
 class Fault:
-    """What goes wrong: `play` for the first `times` requests (None: all) whose "METHOD path" matches `match`.
+    """A fault: `play` happens to the first `times` requests (None: all) whose "METHOD path" matches `match`.
 
     play: an HTTP status such as "503"; "gated" (403), "private" (401), "gone" (404: no such repository);
     "cut" (the body breaks off half way), "size" (a body of half the announced length, as if it were whole),
@@ -53,7 +53,7 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Say nothing: clients that hang up are part of the tests."""
+        """Print nothing: clients that hang up are part of the tests."""
 
 
 class LoopbackHub:
@@ -72,7 +72,7 @@ class LoopbackHub:
         self._server: _Server | None = None
 
     def publish(self, kind: str, name: str, folder: Path, branch: str = "main") -> str:
-        """Make the folder's present content the next commit of a repository; returns the commit."""
+        """Make the folder's present content the next commit of a repository; return the commit."""
         files = {
             path.relative_to(folder).as_posix(): path.read_bytes()
             for path in sorted(folder.rglob("*"))
@@ -129,7 +129,7 @@ class LoopbackHub:
 
 
 def git_id(data: bytes) -> str:
-    """git's name of a blob."""
+    """Return git's id of a blob."""
     return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
 
 
@@ -138,7 +138,7 @@ def is_large(path: str) -> bool:
 
 
 def entry_of(path: str, data: bytes) -> dict[str, Any]:
-    """A file in a tree listing."""
+    """Return a file's entry in a tree listing."""
     entry: dict[str, Any] = {"type": "file", "oid": git_id(data), "size": len(data), "path": path}
     if is_large(path):
         entry["lfs"] = {"oid": hashlib.sha256(data).hexdigest(), "size": len(data), "pointerSize": 134}
@@ -150,7 +150,7 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def log_message(self, format: str, *args: object) -> None:
-        """Quiet."""
+        """Log nothing."""
 
     def do_GET(self) -> None:
         self._answer()
@@ -219,7 +219,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(status, json.dumps({"error": message}).encode(), headers)
 
     def _find(self, kind: str, name: str, revision: str) -> tuple[str, dict[str, bytes]] | None:
-        """The commit and files of a revision, or None after having answered what is missing."""
+        """Return the commit and files of a revision; if something is missing, answer so and return None."""
         repository = self.hub.repositories.get((kind, name))
         if repository is None:
             # The hub hides whether a repository exists from those who may not read it.

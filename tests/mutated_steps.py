@@ -1,4 +1,4 @@
-"""Steps that are wrong on purpose: a test they pass is no test."""
+"""Training steps that are wrong on purpose: a test that they pass tests nothing."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pipeline.engine.batching import Plan
 def _mean(
     model: torch.nn.Module, step: steps.Step, *, pos_weight: float, precision: Precision, accelerator: Accelerator
 ) -> torch.Tensor:
-    """What gradient accumulation without counting does: the mean of the micro-batches' means."""
+    """Accumulate gradients without regard to micro-batch sizes: the loss is the mean of the micro-batches' means."""
     total = torch.zeros((), dtype=torch.float64)
     for batch, labels in step.batches:
         logits = modeling.logits(model, batch, precision)
@@ -46,4 +46,4 @@ MUTATIONS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
         Plan, "steps_per_epoch", property(lambda plan: plan.rows // plan.batch_size)
     ),
 }
-"""What a step may get wrong, each caught by the tests of losses and of gradients that it moves."""
+"""Name → patch that makes a step wrong; the tests of the losses and gradients it changes must fail under it."""

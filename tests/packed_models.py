@@ -1,4 +1,4 @@
-"""Small cross-encoders and pairs for the packed path, and attention over runs of rows written out plainly."""
+"""Small cross-encoders and pairs for tests of packed batches, and plain forms of attention and the fused kernels."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def template(max_length: int = 24) -> PairTemplate:
 
 
 def random_pairs(count: int = 25, longest_text: int = 30, max_length: int = 24) -> Pairs:
-    """Pairs of 3 to `max_length` tokens: empty texts and texts that are cut among them."""
+    """Return random pairs of 3 to `max_length` tokens, empty and truncated texts among them."""
     rng = np.random.default_rng(0)
     lengths = rng.integers(0, longest_text, 40)
     kept = np.minimum(lengths, max_length)
@@ -46,7 +46,7 @@ def bert(layers: int = 3, **values: Any) -> BertForSequenceClassification:
 
 
 def modernbert(layers: int = 5, pooling: str = "mean", **values: Any) -> ModernBertForSequenceClassification:
-    """Layers 0 and 3 are global, the others see 4 tokens on either side: pairs have up to 24."""
+    """Return a ModernBERT: layers 0 and 3 are global, the others see 4 tokens on either side; pairs have up to 24."""
     torch.manual_seed(0)
     return ModernBertForSequenceClassification(ModernBertConfig(**{
         "vocab_size": 200, "hidden_size": 32, "num_hidden_layers": layers, "num_attention_heads": 2,
@@ -57,7 +57,7 @@ def modernbert(layers: int = 5, pooling: str = "mean", **values: Any) -> ModernB
 
 
 def padded(model: torch.nn.Module, pairs: Pairs, max_length: int = 24) -> torch.Tensor:
-    """transformers' own logits of the pairs, as one padded batch."""
+    """Return transformers' own logits of the pairs, as one padded batch."""
     batch = collation.pad(pairs[0], template(max_length), *pairs[1:])
     if "modernbert" in type(model).__module__:
         batch.pop("token_type_ids")
@@ -67,7 +67,7 @@ def padded(model: torch.nn.Module, pairs: Pairs, max_length: int = 24) -> torch.
 
 
 def gradients(model: torch.nn.Module, logits: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Gradients of a weighted sum of the logits, every pair with a weight of its own."""
+    """Return the gradients of a weighted sum of the logits, with a weight of its own for every pair."""
     model.zero_grad(set_to_none=True)
     weights = torch.linspace(-1, 1, len(logits), dtype=logits.dtype, device=logits.device)
     (logits.flatten() * weights).sum().backward()
@@ -75,16 +75,16 @@ def gradients(model: torch.nn.Module, logits: torch.Tensor) -> dict[str, torch.T
 
 
 def apart(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> float:
-    """Norm of the difference of two gradients, all parameters together, over the norm of the expected one."""
+    """Return the norm of the difference of two gradients, over all parameters, divided by the expected one's norm."""
     assert found.keys() == expected.keys()
     difference = sum(float((found[name].double() - expected[name].double()).square().sum()) for name in expected)
     return float((difference / sum(float(g.double().square().sum()) for g in expected.values())) ** 0.5)
 
 
 class PlainFlash:
-    """`flash.Flash.apply` run by run in whole matrices, on any device; keeps what it was given.
+    """Stand-in for `flash.Flash` that computes whole matrices, run by run, on any device; it keeps its arguments.
 
-    A window counts from the end of a run that asks with fewer rows than it has keys, as the kernel's documentation
+    In a run with fewer queries than keys, the last query is aligned with the last key, as the kernel's documentation
     says of causal masks (bottom right).
     """
 
@@ -92,7 +92,7 @@ class PlainFlash:
         self.calls: list[tuple[Any, ...]] = []
 
     def apply(self, *args: Any) -> torch.Tensor:
-        # torch's own operator on tensors without data: it refuses a wrong type, such as a tensor for a length.
+        # Call torch's own operator on tensors without data: it refuses wrong types, such as a tensor for a length.
         empty = [arg.detach().to("meta") if isinstance(arg, torch.Tensor) else arg for arg in args]
         assert flash.Flash.apply(*empty).shape == args[0].shape  # type: ignore[no-untyped-call]
         self.calls.append(args)
@@ -103,7 +103,7 @@ def plain_flash(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, starts: torch.Tensor, key_starts: torch.Tensor,
     arguments: flash.FlashArguments, seed: int = 0,
 ) -> torch.Tensor:  # fmt: skip
-    """Attention over runs of rows; dropout's masks are drawn from `seed`."""
+    """Compute attention over runs of rows; the dropout masks are drawn from `seed`."""
     found = []
     generator = torch.Generator().manual_seed(seed)
     asked, kept = starts.tolist(), key_starts.tolist()
@@ -123,7 +123,7 @@ def plain_flash(
 
 
 def falling(count: int = 60) -> Pairs:
-    """Pairs of 3 to 24 tokens in order of falling length, as micro-batches are."""
+    """Return pairs of 3 to 24 tokens in order of falling length, as in micro-batches."""
     table, first, second = random_pairs(count)
     (order,) = micro_batches(table.pair_lengths(template(), first, second), 10**6)
     return table, first[order], second[order]
@@ -134,7 +134,7 @@ def batch_of(pairs: Pairs, width_step: int = TRAINING_WIDTH_STEP) -> dict[str, t
 
 
 def run_plain_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For a test, the fused kernels in operators, and bf16 rows on any device run by them."""
+    """Replace the fused kernels with plain operators for a test, and let them run bf16 rows on any device."""
     monkeypatch.setattr(fused, "available_for", lambda rows: rows.dtype is torch.bfloat16)
     for plain in (plain_apply_rotary, plain_geglu, plain_geglu_backward, plain_add_norm, plain_add_norm_backward):
         monkeypatch.setattr(kernels, plain.__name__.removeprefix("plain_"), plain)

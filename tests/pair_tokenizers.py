@@ -1,4 +1,4 @@
-"""Tokenizers of six kinds, as models bring them: BERT's, MiniLM's real one, RoBERTa's, ModernBERT's, XLNet's form."""
+"""Tokenizers of six kinds: MiniLM's real one, and small ones like BERT's, RoBERTa's, ModernBERT's (two) and XLNet's."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ ODD = [
 
 
 def roberta(folder: Path) -> Any:
-    """Byte-level BPE with RoBERTa's form of a pair: <s> a </s></s> b </s>."""
+    """Return a byte-level BPE tokenizer with RoBERTa's form of a pair: <s> a </s></s> b </s>."""
     from transformers import PreTrainedTokenizerFast
 
     backend = Tokenizer(models.BPE())
@@ -80,7 +80,7 @@ def left_padded(folder: Path) -> Any:
 
 
 def xlnet(folder: Path) -> Any:
-    """Two special tokens at the end, each with a type of its own, and padding with another."""
+    """Return a tokenizer of XLNet's form: two special tokens of different types at the end, padding of a third."""
     tokenizer = left_padded(folder)
     ids = {token: tokenizer.convert_tokens_to_ids(token) for token in ("[CLS]", "[SEP]")}
     tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
@@ -104,7 +104,7 @@ _made: dict[str, tuple[Any, PairTemplate]] = {}
 
 
 def made(kind: str, folders: pytest.TempPathFactory) -> tuple[Any, PairTemplate]:
-    """A tokenizer of a kind of `MAKERS` with its proven template, made once a process."""
+    """Return a tokenizer of a kind of `MAKERS` with its checked template, made once per process."""
     if kind not in _made:
         tokenizer = MAKERS[kind](folders.mktemp(kind))
         _made[kind] = (tokenizer, collation.checked_template(tokenizer, MAX))

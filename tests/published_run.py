@@ -1,4 +1,4 @@
-"""A run folder whose figures are the published ones (or not), with files that verify: for the tests of comparisons."""
+"""Run folders for tests of comparisons: they verify, and their figures are the published ones or changed ones."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ QUERIES = 50
 HALF_WIDTH = 0.04
 
 Change = Callable[[dict[str, Any]], float]
-"""Fact → the figure the run has in its place."""
+"""Function from a published fact to the figure that the run has instead."""
 
 
 def as_published(fact: dict[str, Any]) -> float:
@@ -28,7 +28,7 @@ def as_published(fact: dict[str, Any]) -> float:
 
 
 def ranks_with_mean(target: float) -> list[int | None]:
-    """The rank of each of 50 queries' one positive (None: not retrieved) so that the mean of 1/rank is the target."""
+    """Return the rank of each of 50 queries' one positive (None: not retrieved); the mean of 1/rank is `target`."""
     left, ranks = target * QUERIES, []
     while len(ranks) < QUERIES:
         rank = max(1, math.ceil(1 / left)) if left > 1e-9 else 10**9
@@ -64,7 +64,7 @@ def _evaluation(folder: Path, facts: list[dict[str, Any]], name: str, change: Ch
 
 
 def build(root: Path, experiment: str, change: Change = as_published) -> Path:
-    """outputs/runs/<name> in `root`, finished and verifying."""
+    """Write a finished run that verifies to outputs/runs/<name> in `root`; return its folder."""
     facts = published(experiment)["facts"]
     run = root / "outputs" / "runs" / f"{experiment}-0123456789ab"
     counts = {fact["name"]: int(change(fact)) for fact in facts if fact["kind"] == "rows"}
@@ -79,7 +79,7 @@ def build(root: Path, experiment: str, change: Change = as_published) -> Path:
             log.setdefault(fact["step"], {})[fact["set"]] = {"ndcg@10": change(fact)}
     for step, sets in log.items():
         rows.setdefault(step, []).append({"kind": "evaluation", "step": step, "evaluation": sets})
-    # The name is the card's: a run that is given another one is not trained again.
+    # A run's name is the one in its card: a run that is renamed is not trained again and keeps this older name here.
     recorded = {"artifact": "train", "provenance": {"config": {"name": "of its training"}}}
     with artifacts.publish(run / "model", recorded) as work:
         atomic.write_json(work / "training.json", {"best_step": best})
@@ -101,7 +101,7 @@ def build(root: Path, experiment: str, change: Change = as_published) -> Path:
 
 
 def settled_by_a_card(text: str, experiment: str) -> dict[str, Any]:
-    """The published facts of status `loopback test`, read from a card's text: name → what it says."""
+    """Read the published facts of status `loopback test` from a card's text: name → value."""
     data, body = ModelCard(text).data.to_dict(), text.replace("\n", " ")
     base = data["base_model"]
     common = next(fact["value"] for fact in published(experiment)["facts"] if fact.get("name") == "tags")

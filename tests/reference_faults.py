@@ -1,7 +1,7 @@
-"""What sentence-transformers' CrossEncoderTrainer makes of damaged checkpoints: reference_faults.py <record.json>.
+"""How sentence-transformers' CrossEncoderTrainer resumes from damaged checkpoints: reference_faults.py <record.json>.
 
-A tiny random model is trained with checkpoints; then each file of the newest checkpoint is missing, cut short or has
-one bit flipped, alone, and training is resumed with `resume_from_checkpoint=True`. Not a test: it writes the record
+A tiny random model is trained with checkpoints. Then each file of the newest checkpoint in turn is missing, cut short
+or has one bit flipped, and training is resumed with `resume_from_checkpoint=True`. Not a test: it writes the record
 that .github/FAULTS.md quotes.
 """
 
@@ -38,7 +38,7 @@ CRASH, OTHER, SAME = "crash", "other weights, silently", "the same weights"
 
 
 def weights_after(start: Path, out: Path, *, resume: bool) -> str:
-    """Digest of the weights the trainer ends with."""
+    """Train and return the digest of the final weights."""
     torch.manual_seed(1)
     model = CrossEncoder(str(start), device="cpu", local_files_only=True)
     columns = dict(zip(("query", "passage", "label"), map(list, zip(*labelled(ROWS), strict=True)), strict=True))
@@ -55,7 +55,7 @@ def weights_after(start: Path, out: Path, *, resume: bool) -> str:
 
 
 def outcome(start: Path, undamaged: Path, place: Path, name: str, data: bytes | None, expected: str) -> tuple[str, str]:
-    """What a resume makes of one damaged file, and the error's class where it raises."""
+    """Resume with one damaged file; return the outcome, and the error's class where it raises."""
     shutil.rmtree(place, ignore_errors=True)
     shutil.copytree(undamaged, place)
     path = place / f"checkpoint-{2 * EVERY}" / name
@@ -68,7 +68,7 @@ def outcome(start: Path, undamaged: Path, place: Path, name: str, data: bytes | 
 
 
 def measure(root: Path) -> dict[str, Any]:
-    """The record: what each fault came to, how many of each, and what it was measured with."""
+    """Return the record: the outcome of each fault, the number of each outcome, and the settings and versions."""
     start, out = root / "start", root / "undamaged"
     model_files.save(tiny(root / "base", dropout=0.1), start, model_config(root / "base", dropout=0.1))
     expected = weights_after(start, out, resume=False)
@@ -101,7 +101,7 @@ def measure(root: Path) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Write the record to the file named."""
+    """Write the record to the file named on the command line."""
     logging.disable(logging.WARNING)
     warnings.simplefilter("ignore")
     with tempfile.TemporaryDirectory() as root, contextlib.redirect_stdout(io.StringIO()):

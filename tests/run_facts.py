@@ -1,4 +1,4 @@
-"""Files of a small run in the recipe's form, measured by the real evaluation, for the tests of what renders them."""
+"""Files of a small run in the recipe's form, measured by the real evaluation, for tests of cards and reports."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from pipeline.reporting.comparison import published
 from pipeline.reporting.facts import Facts, RunFiles, collect
 
 HOSTILE = 'Is <script>alert("x")</script> | **bold**?\n# not a heading [link](http://example.org) `code` $x$'
-"""A question that would break out of every place the card puts it in."""
+"""A question that, unless escaped, would break out of every place in the card where it is shown."""
 
 QUERIES = 40
 ROOT = Path(__file__).resolve().parents[1]
@@ -88,7 +88,7 @@ PROVENANCE: dict[str, Any] = {
 
 
 def config_of(experiment: str) -> dict[str, Any]:
-    """An experiment as composed, plain, but only with keys named here: one more elsewhere changes no golden file."""
+    """Return a composed experiment as plain data, with only the keys named here: a new key changes no golden file."""
     whole: dict[str, Any] = plain(composed(f"experiment={experiment}"))
     kept = {name: set(of) for name, of in CONFIG.items() if isinstance(of, dict)}
     kept["training"] |= {"logging_steps", "logging_first_step", "eval_steps", "eval_sets", "keep_checkpoints"}
@@ -97,7 +97,7 @@ def config_of(experiment: str) -> dict[str, Any]:
 
 
 def published_log(experiment: str, steps: int) -> list[dict[str, Any]]:
-    """A published training log as our trainer would write it, with a last step (its figures are made up)."""
+    """Return a published training log as our trainer would write it, with a last step (its figures are made up)."""
     facts, rows = published(experiment)["facts"], []
     for fact in facts:
         if fact["kind"] == "loss":
@@ -116,7 +116,7 @@ def published_log(experiment: str, steps: int) -> list[dict[str, Any]]:
 
 
 def recipe_pairs(positives: int = 99_000, negatives: int = 479_402) -> LabelledPairs:
-    """As many rows as the recipe's, six of each kind of text: a positive before its negatives, question by question."""
+    """Return as many rows as the recipe's, from six texts of each kind; each positive comes before its negatives."""
     spread = np.linspace(0, positives, negatives, endpoint=False).astype(np.int64)
     question = np.concatenate([np.arange(positives), spread])
     label = np.concatenate([np.ones(positives), np.zeros(negatives)]).astype(np.float32)
@@ -133,7 +133,7 @@ def recipe_pairs(positives: int = 99_000, negatives: int = 479_402) -> LabelledP
 
 
 def energy(kwh: float, country: str | None = "DEU") -> dict[str, Any]:
-    """An emissions record at 400 g/kWh, or 475 without a country."""
+    """Return an emissions record at 400 g/kWh, or 475 without a country."""
     g_per_kwh = 475.0 if country is None else 400.0
     return {
         "energy_kwh": kwh, "emissions_kg": kwh * g_per_kwh / 1000, "duration_s": 356.4, "g_per_kwh": g_per_kwh,
@@ -146,7 +146,7 @@ def energy(kwh: float, country: str | None = "DEU") -> dict[str, Any]:
 
 
 def pairs() -> LabelledPairs:
-    """Two questions, the first (hostile) with its positive and five negatives, the second with one of each."""
+    """Return rows of two questions: the hostile one with a positive and five negatives, another with one of each."""
     return LabelledPairs(
         questions=[HOSTILE, "second question"],
         passages=[f"passage {number} of <b>text</b>" for number in range(8)],
@@ -157,10 +157,10 @@ def pairs() -> LabelledPairs:
 
 
 def evaluation(name: str, trained_rank: float, systems: tuple[str, ...] = ("untrained", "trained")) -> Evaluation:
-    """A set of 40 queries with one positive each, which the first stage ranks third on average.
+    """Evaluate a set of 40 queries with one positive each, which the first stage ranks third on average.
 
-    `trained_rank` is where the trained model puts it on average; every other system puts it fifth. Every fifth
-    query's positive was not retrieved, and is added as p10 under the other protocol.
+    `trained_rank` is the mean rank that the trained model gives the positive; for every other system it is five. Every
+    fifth query's positive was not retrieved, and is added as p10 under the protocol `POSITIVES_ADDED`.
     """
     draw = random.Random(name)
     queries = [f"q{number}" for number in range(QUERIES)]
@@ -195,7 +195,7 @@ def evaluation(name: str, trained_rank: float, systems: tuple[str, ...] = ("untr
 
 @functools.cache
 def _measures(systems: tuple[str, ...], nfcorpus: bool) -> dict[str, Any]:
-    """Every set's measures.json: a dev set, two NanoBEIR sets, or all three of the recipe, and their mean."""
+    """Return every set's measures.json: a dev set, two or all three of the recipe's NanoBEIR sets, and their mean."""
     ranks = {"NanoMSMARCO": 2.0, **({"NanoNFCorpus": 2.5} if nfcorpus else {}), "NanoNQ": 4.5}
     nano = [evaluation(name, rank) for name, rank in ranks.items()]
     measures = {"gooaq-dev": evaluation("gooaq-dev", 1.5, systems).measures_json()}
@@ -215,7 +215,7 @@ def write(
     base_id: str | None = CONFIG["model"]["path"],
     data_id: str | None = CONFIG["data"]["path"],
 ) -> Facts:
-    """Write a run's files below a folder and collect them again."""
+    """Write a run's files below a folder and return the facts collected from them."""
     run = folder / "run"
     measures = _measures(systems, "nfcorpus" in config["evaluation"]["nano_beir"])
     if emissions is None:
@@ -255,7 +255,7 @@ RECIPES: dict[str, dict[str, Any]] = {
 
 
 def write_recipe(folder: Path, experiment: str) -> Facts:
-    """A published experiment as composed, with its published log, best step and number of rows."""
+    """Write a published experiment as composed, with its published log, best step and number of rows."""
     config, training = config_of(experiment), RECIPES[experiment]
     return write(
         folder, config=config, training=training, rows=recipe_pairs(), log=published_log(experiment, training["steps"]),

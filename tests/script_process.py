@@ -1,7 +1,7 @@
-"""Scripts run one after another in one process that is not the test's, each as its command line would run it.
+"""Scripts run one after another in one process beside the test's, each as its command line would run it.
 
-What costs is loading the libraries, and the hub client reads HF_ENDPOINT, HF_HOME and HF_HUB_OFFLINE when it is
-imported: so a process for each such environment, not for each command.
+Loading the libraries takes the time, so commands share a process. The hub client reads HF_ENDPOINT, HF_HOME and
+HF_HUB_OFFLINE when it is imported, so each such environment has its own.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ for line in sys.stdin:
 
 @dataclass
 class Done:
-    """How a command ended: its exit status and what it wrote; `cpu_s` for whoever asks where the time goes."""
+    """How a command ended: its exit status and what it wrote; `cpu_s` shows where the tests' time goes."""
 
     status: int
     out: str
@@ -52,13 +52,13 @@ class Done:
 
 
 class ScriptProcess:
-    """The process, ready for the next command."""
+    """A process that runs one command after another."""
 
     def __init__(self, process: subprocess.Popen[str], log: Path) -> None:
         self._process, self._log = process, log
 
     def run(self, *argv: str, **environment: str) -> Done:
-        """Run a script, or code after "-c"; what `environment` sets stays set for the commands after it."""
+        """Run a script, or code after "-c"; the variables of `environment` stay set for later commands."""
         assert self._process.stdin is not None and self._process.stdout is not None
         print(json.dumps({"argv": argv, "env": environment}), file=self._process.stdin, flush=True)
         answer = self._process.stdout.readline()
@@ -68,7 +68,7 @@ class ScriptProcess:
 
 @contextmanager
 def script_process(root: Path, **environment: str) -> Iterator[ScriptProcess]:
-    """A process with the hub's cache in `root`/home and none of the user's own hub settings."""
+    """Start a process with the hub's cache in `root`/home and none of the user's own hub settings."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "TRANSFORMERS_"))}
     ours = {"HF_HOME": str(root / "home"), "HF_HUB_DISABLE_XET": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     log = root / f"process-{len(list(root.glob('process-*')))}.log"

@@ -1,8 +1,8 @@
-"""A GPU that is none: tensors that say they lie on `cuda:0` and are computed by the CPU, true values and gradients.
+"""A simulated GPU: tensors report `cuda:0` as their device, and the CPU computes their true values and gradients.
 
-For what no machine without a GPU would run otherwise: that everything an operator takes is on one device, that
-FlashAttention is called with what it takes, that nothing waits for the device where nothing should. It says
-nothing of a GPU's arithmetic or speed, and its autocast is the CPU's; tests marked `gpu` do, where there is one.
+On machines without a GPU, it lets tests check that all arguments of an operator are on one device, that FlashAttention
+gets arguments it accepts, and that the host never waits for the device where it should not. It shows nothing of a GPU's
+arithmetic or speed, and its autocast is the CPU's; tests marked `gpu` cover those where there is a GPU.
 """
 
 from __future__ import annotations
@@ -34,28 +34,28 @@ WAIT = {
     aten._local_scalar_dense.default, aten.equal.default, aten.nonzero.default, aten.masked_select.default,
     aten._unique2.default, aten.repeat_interleave.Tensor,
 }  # fmt: skip
-"""Operators whose result, or its size, the host has to be told."""
+"""Operators whose result, or its size, the host must read from the device."""
 
 INDEXED = {aten.index.Tensor, aten.index_put.default, aten.index_put_.default, aten._index_put_impl_.default}
-"""Operators that have to be told how many places a mask holds."""
+"""Operators for which the host must read how many elements a boolean mask selects."""
 
 
 @dataclass(slots=True)
 class Seen:
-    """What the device was asked."""
+    """What was asked of the device."""
 
     waits: Counter[str] = field(default_factory=Counter)
-    """How often the host waited for it, by the function of the pipeline that did."""
+    """Function of the pipeline → how often the host waited for the device in it."""
     kernels: Counter[str] = field(default_factory=Counter)
-    """How often each operator ran on it."""
+    """Operator → how often it ran on the device."""
     windows: list[int] = field(default_factory=list)
-    """Of each call of FlashAttention."""
+    """The window of each call of FlashAttention."""
     most_rows: float = float("inf")
-    """It runs out of memory where the feed-forward part of a layer has more."""
+    """The device runs out of memory where the feed-forward part of a layer has more rows."""
 
 
 class Simulated(torch.Tensor):
-    """A tensor of the simulated device, around the CPU's that holds its values."""
+    """A tensor of the simulated device; `held` is the CPU tensor with its values."""
 
     held: torch.Tensor
 
@@ -82,7 +82,7 @@ class Simulated(torch.Tensor):
     def to(self, *args: Any, **kwargs: Any) -> torch.Tensor:  # type: ignore[override]
         if not any(str(place) == "cpu" for place in (*args, kwargs.get("device"))):
             return super().to(*args, **kwargs)
-        # torch's optimizer groups tensors by the device it sees, the CPU, and has numbers follow without waiting.
+        # torch's optimizer groups tensors by the device it sees, the CPU, and moves numbers there without waiting.
         return self if kwargs.get("non_blocking") else self.cpu()
 
     def tolist(self) -> Any:
@@ -117,10 +117,10 @@ class _Mode(TorchDispatchMode):
         given = tree_leaves((args, kwargs))
         leaves = [leaf for leaf in given if isinstance(leaf, torch.Tensor)]
         mine = any(isinstance(leaf, Simulated) for leaf in leaves)
-        # To autograd the tensor is the CPU's: the gradient of a cast asks for that device.
+        # Autograd takes the tensor for one of the CPU: the gradient of a cast names the CPU as its device.
         there = mine or any(isinstance(leaf, torch.device) and leaf.type == "cuda" for leaf in given)
         if func is aten._to_copy.default:
-            # What lies in pinned memory is fetched by the device; everything else is waited for, if there is anything.
+            # The device fetches pinned memory by itself; for any other copy that is not empty, the host waits.
             fetched = kwargs.get("non_blocking") and getattr(args[0], "pinned", False)
             if not mine and there and not fetched and args[0].numel():
                 self.wait()
@@ -151,7 +151,7 @@ class _Mode(TorchDispatchMode):
 
 
 _MODE: list[_Mode] = []
-"""The one in force. Kept here too, for autograd and other threads call tensors' own dispatch without it."""
+"""The mode in force. Kept here because autograd and other threads call the tensors' own dispatch without it."""
 
 
 def _held(leaf: Any) -> Any:
@@ -166,12 +166,12 @@ def _simulated(leaf: Any) -> Any:
 
 def _pinned(tensor: torch.Tensor) -> torch.Tensor:
     found: Any = tensor.clone()
-    found.pinned = True  # of this one, no view of it
+    found.pinned = True  # an attribute of this tensor alone, not of its views
     return found
 
 
 def _first(place: Any) -> Any:
-    """Where `cuda` is asked for, the first of them: torch would ask a driver for the current one."""
+    """Replace `cuda` by `cuda:0`: torch would ask a driver for the current device."""
     return CUDA if str(place) == "cuda" and not isinstance(place, torch.Tensor) else place
 
 
@@ -179,7 +179,7 @@ def _computed(func: Any, args: Any, kwargs: dict[str, Any], seen: Seen) -> Any:
     if func is aten._flash_attention_forward.default:
         query, arguments = args[0], _arguments(args[5:8], kwargs)
         seen.windows.append(arguments.window)
-        seed = int(torch.randint(2**62, ())) if arguments.dropout else 0  # a GPU's comes from its own generator
+        seed = int(torch.randint(2**62, ())) if arguments.dropout else 0  # a GPU draws it from its own generator
         random = torch.tensor([seed, 0]).view(torch.uint64)
         return (
             _attended(*args[:5], arguments, seed),
@@ -197,7 +197,7 @@ def _computed(func: Any, args: Any, kwargs: dict[str, Any], seen: Seen) -> Any:
             found = plain_flash(*leaves, starts, key_starts, arguments, seed)
             return torch.autograd.grad(found, leaves, gradient.float())
 
-        with ThreadPoolExecutor(1) as elsewhere:  # below autograd there is none on this thread
+        with ThreadPoolExecutor(1) as elsewhere:  # below autograd, this thread records no gradients
             return tuple(rows.to(query.dtype) for rows in elsewhere.submit(backward).result())
     return func(*args, **kwargs)
 
@@ -212,7 +212,7 @@ def _attended(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, starts: torch.Tensor, key_starts: torch.Tensor,
     arguments: FlashArguments, seed: int,
 ) -> torch.Tensor:  # fmt: skip
-    """What FlashAttention gives of what it takes (its own checks)."""
+    """Check the arguments as FlashAttention does and return its result."""
     for rows in (query, key, value):
         assert rows.dtype == query.dtype in (torch.bfloat16, torch.float16), rows.dtype
         assert rows.stride(-1) == 1 and rows.shape[-1] % 8 == 0
@@ -223,7 +223,7 @@ def _attended(
 
 @pytest.fixture()
 def simulated_gpu(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A GPU of 24 GiB as torch shows one, for the duration of a test; `Seen` says what was asked of it."""
+    """Show torch a GPU of 24 GiB for the duration of a test; yield a `Seen`, which records what was asked of it."""
     card = SimpleNamespace(name="simulated GPU", total_memory=24 * 2**30, major=8, minor=6)
     state = torch.zeros(16, dtype=torch.uint8)
     stands_in: dict[str, Callable[..., Any]] = {
@@ -254,7 +254,7 @@ def simulated_gpu(monkeypatch: pytest.MonkeyPatch) -> Any:
     )
     packed_attention._has_kernel.cache_clear()
     monkeypatch.setattr(fused, "_work", lambda device: False)
-    # A parameter of the CPU cannot become one of the device in place, as it does on a true one.
+    # Unlike with a real GPU, a CPU parameter cannot become one of the simulated device in place.
     torch.__future__.set_overwrite_module_params_on_conversion(True)
     seen = Seen()
     with _Mode(seen) as mode:

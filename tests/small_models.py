@@ -1,4 +1,4 @@
-"""Small random cross-encoders and training rows: real tokenizers and models, milliseconds a step."""
+"""Small random cross-encoders and training rows: real tokenizers and models, milliseconds per step."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ def model_config(folder: Path, **values: Any) -> ModelConfig:
 
 
 def tiny(folder: Path, seed: int = 12, attention: Attention = Attention.varlen, **values: Any) -> Reranker:
-    """A BERT of 2 layers and 32 units with a head drawn from `seed`; `folder` is filled once."""
+    """Return a BERT of 2 layers and 32 units with a head drawn from `seed`; its base is written to `folder` once."""
     if not (folder / "config.json").exists():
         bert_tiny(folder)
     return model_files.load(folder, model_config(folder, **values), seed=seed, attention=attention)
 
 
 def lively(reranker: Reranker) -> Reranker:
-    """Larger weights, so that logits differ between pairs by tenths and not by the fifth digit."""
+    """Enlarge the weights, so that logits differ between pairs by tenths and not in the fifth digit."""
     with torch.no_grad():
         for name, parameter in reranker.model.named_parameters():
             if parameter.ndim == 2 and "embeddings" not in name:
@@ -44,16 +44,16 @@ def lively(reranker: Reranker) -> Reranker:
 
 
 PROBES = [(question, answer) for question, answer in sentences(12)] + [("", "river"), ("river " * 90, "stone " * 90)]
-"""Pairs to score: a blank question and one cut at any length among them."""
+"""Pairs to score, among them one with a blank question and one that is truncated at any maximum length."""
 
 
 def scores(reranker: Reranker, precision: Precision = Precision.fp32) -> Any:
-    """Logits of `PROBES`."""
+    """Return the logits of `PROBES`."""
     return PairScorer(reranker, device=CPU, precision=precision, token_budget=BUDGET).score(PROBES)
 
 
 def labelled(count: int) -> list[tuple[str, str, float]]:
-    """(question, passage, label) rows of uneven length: every third a positive, the others with another's answer."""
+    """Return (question, passage, label) rows of uneven length: a third positives, the rest with another's answer."""
     pairs = sentences(count, seed=3)
     return [
         (question, answer if i % 3 == 0 else pairs[(i * 7 + 1) % count][1], float(i % 3 == 0))

@@ -1,4 +1,4 @@
-"""A tiny static-embedding sentence-transformers model on disk, made in the test: random vectors, one a word."""
+"""A tiny static-embedding sentence-transformers model on disk, made in the test: random vectors, one per word."""
 
 from __future__ import annotations
 

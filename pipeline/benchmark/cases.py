@@ -1,4 +1,4 @@
-"""What the side-by-side benchmark compares: its cases, their settings, and texts of GooAQ's lengths. Pure."""
+"""Cases of the side-by-side benchmark, their settings, and synthetic texts of GooAQ's lengths. Pure."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ Case = Enum(
 
 QUESTION = (44.0, 12.0, 21, 96)
 ANSWER = (252.0, 60.0, 51, 405)
-"""Characters: mean, standard deviation, least, most. GooAQ's, but for the deviation, which its card does not give."""
+"""Lengths in characters: mean, standard deviation, minimum, maximum. GooAQ's card gives all but the deviation."""
 
 NEGATIVES = 5
-"""Negatives a question in training rows, as in the published recipe."""
+"""Negatives per question in training rows, as in the published recipe."""
 
 DEPTH = 30
-"""Candidates a query in evaluations."""
+"""Candidates per query in evaluations."""
 
 TRIED_TIMES = 3
-"""Evaluations in a row by which a setting of the reference is chosen, see `figures.reckoned`; at least 2."""
+"""Consecutive evaluations in a trial of a reference setting, see `figures.reckoned`; at least 2."""
 
 SEED = 12
 """Seed of texts, weights and row order."""
 
 FLASH = "flash_attention_2"
-"""Attention that skips pads; in sentence-transformers' cross-encoders the rest of a layer does not."""
+"""Attention that skips padding. In sentence-transformers' cross-encoders, the rest of a layer still computes it."""
 
 
 @dataclass(kw_only=True)
@@ -41,17 +41,17 @@ class Benchmark:
     """The arguments of `scripts/benchmark.py`."""
 
     case: Case
-    """What is measured; `growth` is ours alone, over numbers of rows."""
+    """The case to measure; `growth` measures this pipeline alone, over several numbers of rows."""
     pairs: int = 5
-    """Pairs of runs, ours and the reference in turn."""
+    """Counted pairs of runs: this pipeline, then the reference."""
     warmup: int = 1
-    """Further pairs before those, not counted; the last of them measures energy."""
+    """Uncounted pairs that are run first; the last of them measures energy."""
     rows: int | None = None
-    """Training rows, queries to evaluate, or questions to mine, of growth the most; null is the case's own number."""
+    """Training rows, queries to evaluate or questions to mine (growth: the most); null takes the case's own number."""
     note: str = ""
-    """Whatever a reader of the figures must know, such as that the machine was busy."""
+    """A remark for readers of the figures, for example that the machine was busy."""
     outputs_dir: str = "outputs"
-    """The result is written to benchmarks/<case>.json below it."""
+    """The folder below which the result is written, to benchmarks/<case>.json."""
 
     def __post_init__(self) -> None:
         for key, least in (("pairs", 1), ("warmup", 0), ("rows", 8)):
@@ -62,26 +62,26 @@ class Benchmark:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """One case: the work, and every setting under which the reference does it."""
+    """One case: its work, and every setting under which the reference is tried."""
 
     job: str
     """train | evaluate | mine | quickstart."""
     model: str
-    """bert_tiny | minilm | modernbert_large | static; the quickstart's own is minilm."""
+    """bert_tiny | minilm | modernbert_large | static; the quickstart uses minilm."""
     rows: int
-    """Training rows, queries or questions where the command names no number."""
+    """Training rows, queries or questions, unless the command sets `rows`."""
     reference: tuple[dict[str, object], ...]
-    """The reference's settings to try, as far as they can run here; the first is the published recipe's."""
+    """Settings to try for the reference, if they can run on this machine; the first is the published recipe's."""
     batch_size: int = 0
     dropout: float = 0.0
     times: int = 1
     """How often the same set is evaluated."""
     about: str = "synthetic texts: words of the tokenizer's vocabulary with Zipf's frequencies, GooAQ's lengths"
-    """What a reader must know of the work."""
+    """Description of the work for readers of the result."""
 
     @property
     def tried_times(self) -> int:
-        """How often it is evaluated where a setting is tried."""
+        """Number of evaluations in the trial of a setting."""
         return min(self.times, TRIED_TIMES)
 
 
@@ -115,11 +115,11 @@ CASES = {
     Case.mine: Settings("mine", "static", 100_000, ({"use_faiss": True}, {"use_faiss": False})),
     Case.quickstart: Settings("quickstart", "minilm", 23_040, _QUICKSTART, batch_size=32, about=QUICKSTART),
 }
-"""MiniLM is measured on few rows, for a step's cost is linear in them; ModernBERT-large on a number for GPUs."""
+"""MiniLM trains on few rows, since the time is linear in their number; ModernBERT-large has enough for a GPU."""
 
 
 class Writer:
-    """Texts of words drawn with Zipf's frequencies, most frequent first, from one seeded stream."""
+    """Writes texts of words drawn with Zipf's frequencies, the first word most often, from one seeded stream."""
 
     def __init__(self, words: Sequence[str], seed: int) -> None:
         self._words = words
@@ -128,7 +128,7 @@ class Writer:
         self._cumulative = np.cumsum(shares / shares.sum())
 
     def texts(self, count: int, shape: tuple[float, float, int, int]) -> list[str]:
-        """`count` texts whose lengths in characters are normal, clipped to the shape's bounds."""
+        """Return `count` texts whose lengths in characters are normally distributed, clipped to the shape's bounds."""
         mean, deviation, least, most = shape
         lengths = np.clip(self._draw.normal(mean, deviation, count), least, most).astype(int)
         return [self._text(int(length)) for length in lengths]
@@ -139,13 +139,13 @@ class Writer:
 
 
 def words_of(vocabulary: dict[str, int]) -> list[str]:
-    """Whole lower-case words of a WordPiece vocabulary by id, which is roughly by frequency."""
+    """Return the whole lower-case words of a WordPiece vocabulary by id, which is roughly by falling frequency."""
     words = [word for word in vocabulary if word.isascii() and word.isalpha() and word.islower() and len(word) > 1]
     return sorted(words, key=vocabulary.__getitem__)
 
 
 def training_texts(words: Sequence[str], rows: int) -> dict[str, list[object]]:
-    """`question`, `answer` and `label` columns: each question with its answer and five others', as mined rows are."""
+    """Return columns `question`, `answer`, `label`: each question with its answer and five others', like mined rows."""
     writer = Writer(words, SEED)
     count = -(-rows // (NEGATIVES + 1))
     questions, answers = writer.texts(count, QUESTION), writer.texts(count, ANSWER)
@@ -161,7 +161,7 @@ def training_texts(words: Sequence[str], rows: int) -> dict[str, list[object]]:
 
 
 def evaluation_texts(words: Sequence[str], queries: int) -> dict[str, list[object]]:
-    """`query`, `documents` (30, in first-stage order) and `positive` (the number of the relevant one)."""
+    """Return `query`, `documents` (30 each, in first-stage order) and `positive` (the relevant document's index)."""
     writer = Writer(words, SEED + 2)
     passages = writer.texts(queries * DEPTH, ANSWER)
     return {
@@ -172,6 +172,6 @@ def evaluation_texts(words: Sequence[str], queries: int) -> dict[str, list[objec
 
 
 def mining_texts(words: Sequence[str], rows: int) -> dict[str, list[object]]:
-    """`question` and `answer` columns of positives; the answers are the corpus."""
+    """Return columns `question` and `answer` of positive pairs; the answers are the corpus."""
     writer = Writer(words, SEED + 4)
     return {"question": list(writer.texts(rows, QUESTION)), "answer": list(writer.texts(rows, ANSWER))}

@@ -1,4 +1,4 @@
-"""Curves over powers of ten as an SVG picture. Pure: numbers in, text out."""
+"""Curves on logarithmic axes as an SVG picture. Pure: numbers in, text out."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from dataclasses import dataclass
 from html import escape
 
 COLOURS = ("#4477aa", "#ee6677", "#228833", "#aa3377")
-"""Of Paul Tol's bright scheme: told apart without full colour vision."""
+"""Colours of Paul Tol's bright scheme, which colour-blind readers can tell apart."""
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP = 380, 280, 64, 40, 44
-"""Of one panel's frame, and the room beside and above it, in pixels; half of 1,000,000 goes to its right."""
+"""Size of one panel's frame and its margins, in pixels. The right margin holds half of the label 1,000,000."""
 
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """One picture: title, and name → (x, y) points, all above 0, drawn on two logarithmic axes."""
+    """One plot on two logarithmic axes: its title, and name → (x, y) points, all above 0."""
 
     title: str
     series: Mapping[str, Sequence[tuple[float, float]]]
 
 
 def svg(title: str, along: str, panels: Sequence[Panel]) -> str:
-    """Panels side by side; `along` names what all of them are over, `title` heads them."""
+    """Draw the panels side by side; `title` is the picture's title, `along` the label of every x axis."""
     each = LEFT + WIDTH + RIGHT
     width = each * len(panels)
     height = TOP + HEIGHT + 76
@@ -39,7 +39,7 @@ def svg(title: str, along: str, panels: Sequence[Panel]) -> str:
 
 
 def decades(values: Sequence[float]) -> tuple[int, int]:
-    """The powers of ten that enclose the values, at least one apart."""
+    """Return the exponents of the two powers of ten that enclose the values, at least one apart."""
     low, high = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))
     return low, max(high, low + 1)
 

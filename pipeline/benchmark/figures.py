@@ -1,4 +1,4 @@
-"""The figures of a side-by-side result, and their table. Pure: plain records of runs in, numbers and text out."""
+"""Figures of a side-by-side result, and their table. Pure: plain records of runs in, numbers and text out."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from collections.abc import Sequence
 from typing import Any
 
 Found = dict[str, Any]
-"""What a run, a side or a whole result says, as plain JSON."""
+"""The record of a run, of a side or of a whole result, as plain JSON."""
 
 RATIOS = {
     "ratio": "the fastest reference",
     "ratio_recipe": "the recipe's setting",
     "ratio_cpu": "the fastest reference in CPU seconds, which other load on the machine hardly changes",
 }
-"""Keys of a result that hold ratios, and what they are over."""
+"""Key of each ratio in a result → what this pipeline is compared with."""
 
 PHASE_RATIOS = {"ratio_train": "train_seconds", "ratio_evaluate": "evaluate_seconds"}
-"""Further ones of a case with phases, and the figure they are of."""
+"""Key of each further ratio in a case with phases → the figure that is compared."""
 
 FIGURES = (
     "seconds", "cpu_seconds", "pairs_per_second", "tokens_per_second", "padding_share", "peak_rss_gib", "peak_gpu_gib",
@@ -25,17 +25,17 @@ FIGURES = (
     "upkeep_hash_seconds", "upkeep_sync_seconds", "upkeep_verify_seconds", "upkeep_seconds", "upkeep_share",
     "load_before", "others_cpu_share",
 )  # fmt: skip
-"""What is summed up by its median over the runs of a side; see `side.run`, and `processes.apart` for the last two."""
+"""Figures given as medians over the runs of a side; see `side.run`, and `processes.apart` for the last two."""
 
 
 def ratio(ours: Sequence[Found], other: Sequence[Found], of: str = "seconds") -> dict[str, Any]:
-    """How many times as fast ours is, pair by pair: `median`, `min`, `max`, and `pairs` in the order measured."""
+    """Return how many times as fast ours is in the figure `of`: `median`, `min`, `max`, and `pairs` in order."""
     pairs = [b[of] / a[of] for a, b in zip(ours, other, strict=True)]
     return {"median": statistics.median(pairs), "min": min(pairs), "max": max(pairs), "pairs": pairs}
 
 
 def side(runs: Sequence[Found], energy: Found | None) -> Found:
-    """Medians of a side's figures, the spread of its speed, and energy from the last warm-up run."""
+    """Return the medians of a side's figures, the range of its speed, and the energy of the last warm-up run."""
     speeds = [run["pairs_per_second"] for run in runs]
     return {
         **{key: median(runs, key) for key in FIGURES if key in runs[0]},
@@ -51,14 +51,15 @@ def side(runs: Sequence[Found], energy: Found | None) -> Found:
 
 
 def median(runs: Sequence[Found], key: str) -> float:
-    """The median of a figure over runs."""
+    """Return the median of a figure over runs."""
     return float(statistics.median(run[key] for run in runs))
 
 
 def reckoned(trial: Found, times: int) -> float:
-    """Seconds that a job of so many evaluations would take by a trial of fewer, the quickest later one for all later.
+    """Estimate the seconds of a job of `times` evaluations from a trial of fewer.
 
-    A first evaluation is no measure of the others: oneDNN compiles its kernels then. Other jobs are tried whole.
+    The trial's first evaluation counts once, because oneDNN compiles its kernels in it; its quickest later one stands
+    for all the others. Jobs without repeated evaluations are tried whole.
     """
     if "later_seconds" not in trial:
         return float(trial["seconds"])
@@ -66,7 +67,7 @@ def reckoned(trial: Found, times: int) -> float:
 
 
 def agreement(ours: Found, reference: Found) -> Found:
-    """The largest difference between what both sides computed, by name; losses and measures step by step."""
+    """Return the largest absolute difference between both sides' values, by name, over all losses or measures."""
     found: Found = {}
     for name, value in ours.items():
         other = reference[name]
@@ -79,7 +80,7 @@ def agreement(ours: Found, reference: Found) -> Found:
 
 
 def table(result: Found) -> str:
-    """A result for the console: both sides, the recipe's setting, and the ratios."""
+    """Return a result as a table for the console: both sides, the recipe's setting, and the ratios."""
     on_gpu = "peak_gpu_gib" in result["ours"]
     gpu = ["GPU GiB"] if on_gpu else []
     rows = [["side", "setting", "pairs/s", "tokens/s", "padding", "of attainable", "peak GiB", *gpu]]

@@ -1,6 +1,6 @@
-"""How time and memory grow with the rows: tokenise, train, evaluate, mine. Ours alone, each point a process of its own.
+"""How our time and memory grow with the rows: tokenise, train, evaluate, mine. Each point has a process of its own.
 
-The parent writes the texts once and reads no result of a job but its figures; see `cases` for what the texts are.
+The parent process writes the texts once and reads only each point's figures; `cases` describes the texts.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SIZES = (1_000, 10_000, 100_000, 1_000_000)
 """Training rows (tokenise, train), pairs (evaluate), passages (mine)."""
 
 DIMENSIONS = 256
-"""Of the embeddings mined with."""
+"""Dimensions of the embeddings used for mining."""
 
 WORK = {
     "tokenise": "rows/6 questions and as many answers, streamed from disk and to it",
@@ -35,14 +35,14 @@ WORK = {
     "evaluate": f"rows/{DEPTH} queries with {DEPTH} candidates, bert-tiny",
     "mine": f"up to {QUESTIONS:,} questions against that many passages, {DIMENSIONS} dimensions, embedding included",
 }
-"""Kind of point → its work, in the order measured."""
+"""Kind of point → its work, in the order of measurement."""
 
 
 def growth(asked: Benchmark) -> Path:
     """Measure every kind at every size and write `<outputs_dir>/benchmarks/growth.{json,svg}`, again after every point.
 
     Raises:
-        ResourceError: when a point fails, with the last line it said.
+        ResourceError: when a point fails, with the last line it printed.
         Interrupted: after a signal; the files hold the points that were finished.
     """
     most = asked.rows or SIZES[-1]
@@ -76,7 +76,7 @@ def growth(asked: Benchmark) -> Path:
 
 
 def prepare(most: int, work: Path) -> None:
-    """Write both models and enough texts for `most` rows, one a line: smaller sizes read the first of them."""
+    """Write both models and enough texts for `most` rows, one per line; smaller sizes read the first lines."""
     packaged, tokenizer = packaged_model(work)
     cross_encoder(CASES[Case.train_bert_tiny], packaged, tokenizer, work)
     static_model(tokenizer, work / "static", DIMENSIONS)
@@ -88,7 +88,7 @@ def prepare(most: int, work: Path) -> None:
 
 
 def point(kind: str, rows: int, work: Path) -> dict[str, Any]:
-    """One kind at one size in a fresh process."""
+    """Measure one kind at one size in a fresh process."""
     folder = work / f"{kind}-{rows}"
     folder.mkdir()
     return {"rows": rows, **apart("pipeline.benchmark.points", {"kind": kind, "rows": rows, "work": str(work),
@@ -96,7 +96,7 @@ def point(kind: str, rows: int, work: Path) -> dict[str, Any]:
 
 
 def plot(curves: dict[str, list[dict[str, Any]]]) -> str:
-    """Time and peak memory over rows."""
+    """Plot time and peak memory over rows."""
     panels = [
         Panel(
             title, {kind: [(at["rows"], max(at[key], 1e-6)) for at in found] for kind, found in curves.items() if found}
@@ -110,7 +110,7 @@ def plot(curves: dict[str, list[dict[str, Any]]]) -> str:
 
 
 def table(result: dict[str, Any]) -> str:
-    """The curves for the console, and by how much training's memory grew."""
+    """Return the curves as a table for the console, and the spread of training's peak memory."""
     lines = [f"{'':9}  {'rows':>11}  {'seconds':>10}  {'peak GiB':>8}  {'before GiB':>10}  others"]
     for kind, found in result["curves"].items():
         lines += [

@@ -1,7 +1,7 @@
-"""The benchmark's jobs as this pipeline does them. Knows nothing of the reference or of how often it is run.
+"""The benchmark's jobs as this pipeline does them. Knows nothing of the reference or of how often a job is run.
 
-Each job returns its seconds (texts in memory, model loaded → result), what it worked on, and figures by which the two
-sides are known to have done the same work.
+Each job returns its seconds (from texts in memory and a loaded model to the result), the amount of work, and values
+that show whether both sides did the same work.
 """
 
 from __future__ import annotations
@@ -39,45 +39,45 @@ WARMUP_RATIO = 0.1
 
 
 class Clock:
-    """Seconds since it was made, of the wall and of this process on all its threads."""
+    """Measures the seconds since its construction: wall time, and CPU time of all this process's threads."""
 
     def __init__(self) -> None:
         self._began = time.perf_counter(), time.process_time()
 
     def read(self) -> tuple[float, float]:
-        """(wall, CPU); the second is hardly disturbed by what else the machine does."""
+        """Return (wall, CPU) seconds; other load on the machine hardly changes the CPU seconds."""
         return time.perf_counter() - self._began[0], time.process_time() - self._began[1]
 
 
 @dataclass(slots=True)
 class Done:
-    """One job: `pairs` scored or trained on (questions when mining), `tokens` real and `padded` as computed on."""
+    """Outcome of a job: `pairs` scored or trained on (questions when mining), real `tokens`, `padded` with padding."""
 
     seconds: tuple[float, float]
-    """By the wall, and of the CPU."""
+    """Wall and CPU seconds."""
     pairs: int
     tokens: int | None
     padded: int | None
     same: dict[str, Any]
-    """What must agree with the other side."""
+    """Values that must agree with the other side's."""
     figures: dict[str, float] = field(default_factory=dict)
-    """What else was measured, by name."""
+    """Other measurements, by name."""
 
 
 def load(folder: Path, dropout: float) -> Reranker:
-    """The prepared cross-encoder, as a run loads one."""
+    """Load the prepared cross-encoder as a run does."""
     length = model_config.own_max_length(folder)
     config = ModelConfig(name="benchmark", path=str(folder), max_length=length, dropout=dropout)
     return model_files.load(folder, config, seed=SEED, attention=resolve_attention(RuntimeConfig()))
 
 
 def budget_of(reranker: Reranker, device: torch.device) -> int:
-    """Tokens of a micro-batch, as a run computes them."""
+    """Return the token budget of a micro-batch, computed as in a run."""
     return micro_batch_tokens(RuntimeConfig(device=Device.auto), device, reranker.hidden_size, reranker.layers)
 
 
 def train(settings: Settings, texts: Columns, model: Path, device: torch.device, precision: Precision) -> Done:
-    """One epoch over the rows. Tokenising is part of it, the checkpoint behind the last step is not."""
+    """Train one epoch over the rows. The time includes tokenising, but not the checkpoint after the last step."""
     reranker = load(model, settings.dropout)
     reranker.model.to(device)
     ended: list[tuple[float, float]] = []
@@ -113,7 +113,7 @@ def _rows(reranker: Reranker, texts: Columns) -> TrainingRows:
 
 
 def evaluate(settings: Settings, texts: Columns, model: Path, device: torch.device, precision: Precision) -> Done:
-    """The set reranked and measured `times` times by one scorer, which keeps tokens and micro-batches."""
+    """Rerank and measure the set `settings.times` times with one scorer, which keeps tokens and micro-batches."""
     reranker = load(model, 0.0)
     reranker.model.to(device)
     asked = reranking_set(texts)
@@ -128,7 +128,7 @@ def evaluate(settings: Settings, texts: Columns, model: Path, device: torch.devi
 
 
 def reranking_set(texts: Columns) -> RerankingSet:
-    """The evaluation's texts as a set: query q<i> with candidates p<i>-0 … p<i>-29."""
+    """Return the evaluation's texts as a set: query q<i> with candidates p<i>-0 … p<i>-29."""
     ids = [[f"p{query}-{place}" for place in range(DEPTH)] for query in range(len(texts["query"]))]
     names = [f"q{query}" for query in range(len(texts["query"]))]
     return RerankingSet(
@@ -146,7 +146,7 @@ def reranking_set(texts: Columns) -> RerankingSet:
 
 
 def _cost(reranker: Reranker, texts: Columns, budget: int, precision: Precision) -> tuple[int, int]:
-    """Real and computed tokens of one pass over the set."""
+    """Count the real and the computed tokens of one pass over the set."""
     passages = [text for documents in texts["documents"] for text in documents]
     table = TokenTable.build([*texts["query"], *passages], reranker.tokenizer, reranker.max_length)
     queries = len(texts["query"])
@@ -165,7 +165,7 @@ def _cost(reranker: Reranker, texts: Columns, budget: int, precision: Precision)
 def mining_of(
     questions: list[str], answers: list[str], corpus: list[str], model: Path, *, absolute_margin: float | None
 ) -> tuple[Split, MiningConfig]:
-    """What is mined and how; eight dev questions besides, which this pipeline always has."""
+    """Return the rows to mine and the configuration, with eight dev questions, which this pipeline always needs."""
     train_rows = PairRows(questions, answers, list(range(1, len(questions) + 1)))
     dev = PairRows([f"dev {text}" for text in questions[:8]], answers[:8], list(range(1, 9)))
     config = MiningConfig(
@@ -176,7 +176,7 @@ def mining_of(
 
 
 def mine_negatives(settings: Settings, texts: Columns, model: Path, device: torch.device, _: Precision) -> Done:
-    """Embed, search and choose."""
+    """Embed, search and choose negatives."""
     import sentence_transformers  # noqa: F401  # the miner imports it when it first embeds: seconds that are not mining
 
     questions, answers = texts["question"], texts["answer"]

@@ -1,6 +1,6 @@
-"""Ours and the reference in turn on the same work: ratios pair by pair, and the conditions they were measured under.
+"""This pipeline and the reference in turn on the same work: ratios pair by pair, and the conditions of measurement.
 
-Each run is a process of its own (`side`); this module decides their order and makes the figures.
+Each run is a process of its own (`side`); this module decides the order of the runs and computes the figures.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ SETTING_FIGURES = (
     "seconds", "pairs_per_second", "first_seconds", "later_seconds", "peak_rss_gib", "train_seconds",
     "evaluate_seconds", "load_before", "others_cpu_share",
 )  # fmt: skip
-"""What is kept of the one run that tries a setting."""
+"""Figures kept from the one trial run of a setting."""
 
 
 def benchmark(asked: Benchmark) -> Path:
     """Measure a case and write `<outputs_dir>/benchmarks/<case>.json`, again after every counted pair.
 
-    Order: every setting of the reference once (of evaluations `Settings.tried_times`), to find its fastest; then
-    warm-up pairs, of which the last measures energy; then the counted pairs: ours, the fastest, and the recipe's own
-    where that is another.
+    First, every setting of the reference runs once (`Settings.tried_times` evaluations) to find the fastest. Then come
+    the warm-up pairs, the last of which measures energy, and the counted pairs. Each pair runs ours, the fastest
+    setting, and the recipe's setting if that is another one.
 
     Raises:
-        ResourceError: when a run fails, with the last line it said.
+        ResourceError: when a run fails, with the last line it printed.
         Interrupted: after a signal; the file holds the pairs that were finished.
     """
     path = Path(asked.outputs_dir) / "benchmarks" / f"{asked.case.name}.json"
@@ -61,7 +61,7 @@ def benchmark(asked: Benchmark) -> Path:
 
 
 def runs_here(setting: Setting) -> bool:
-    """Whether the reference can run under a setting on this machine: FLASH in bf16 on a GPU with `flash-attn`."""
+    """Return whether the reference can run a setting on this machine: FLASH needs bf16, a GPU and `flash-attn`."""
     from transformers.utils.import_utils import is_flash_attn_2_available
 
     if setting.get("attention") != FLASH:
@@ -71,7 +71,7 @@ def runs_here(setting: Setting) -> bool:
 
 
 def _measured(asked: Benchmark) -> Iterator[Found]:
-    """The result after each counted pair."""
+    """Yield the result after each counted pair."""
     settings = CASES[asked.case]
     rows = asked.rows or settings.rows
     made = provenance.record(sys.argv, {"case": asked.case.name, "rows": rows, "pairs": asked.pairs})
@@ -108,14 +108,14 @@ def _measured(asked: Benchmark) -> Iterator[Found]:
 
 
 class _Runner:
-    """Starts runs of a case one after another and says each one's time."""
+    """Starts the runs of a case one after another and logs the time of each."""
 
     def __init__(self, asked: Benchmark, work: Path) -> None:
         self._asked, self._work, self._count = asked, work, 0
         self._shared = sorted(work.iterdir())
 
     def run(self, setting: Setting | None, *, energy: bool = False, trial: bool = False) -> Found:
-        """One run in a fresh process and a fresh folder for what it writes."""
+        """Run one side in a fresh process, with a fresh folder for what it writes."""
         self._count += 1
         folder = self._work / f"run-{self._count}"
         folder.mkdir()

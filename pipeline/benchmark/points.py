@@ -1,6 +1,7 @@
-"""One point of a growth curve, in a process of its own for its own peak memory: `python -m pipeline.benchmark.points`.
+"""One point of a growth curve, as a process with a peak memory of its own: `python -m pipeline.benchmark.points`.
 
-Reads the texts that `growth` wrote; knows nothing of the other points but training, which reads tokenising's table.
+Reads the texts that `growth` wrote. Points do not depend on each other, except that training reads the table that the
+tokenise point of the same size wrote.
 """
 
 from __future__ import annotations
@@ -31,14 +32,14 @@ from pipeline.evaluation import reranking
 from pipeline.mining.miner import mine
 
 QUESTIONS = 10_000
-"""Of mining."""
+"""Questions to mine."""
 
 BATCH, STEPS = 64, 15
-"""Of training: as many steps as the fewest rows have."""
+"""Batch size and steps of training: the smallest size, 1,000 rows, has 15 full batches."""
 
 
 def read_lines(path: Path, count: int) -> Iterator[list[str]]:
-    """The first `count` lines in chunks."""
+    """Yield the first `count` lines in chunks."""
     with path.open() as stream:
         left = map(str.rstrip, itertools.islice(stream, count))
         while chunk := list(itertools.islice(left, CHUNK)):
@@ -46,12 +47,12 @@ def read_lines(path: Path, count: int) -> Iterator[list[str]]:
 
 
 def texts(path: Path, count: int) -> list[str]:
-    """The first `count` lines."""
+    """Return the first `count` lines."""
     return list(itertools.chain.from_iterable(read_lines(path, count)))
 
 
 def tokenise(rows: int, work: Path, folder: Path) -> Callable[[], float]:
-    """Questions, then passages of so many rows into a table on disk, which training reads."""
+    """Return a job that tokenises the questions, then the passages, of `rows` rows into a table on disk."""
     reranker = ours.load(work / "model", 0.0)
     count = -(-rows // (NEGATIVES + 1))
 
@@ -65,7 +66,7 @@ def tokenise(rows: int, work: Path, folder: Path) -> Callable[[], float]:
 
 
 def train(rows: int, work: Path, folder: Path) -> Callable[[], float]:
-    """The table and the rows mapped, as in a run (`stages.train.rows_of`)."""
+    """Return a job that trains on the memory-mapped table and rows, as a run does (`stages.train.rows_of`)."""
     device = resolve_device(RuntimeConfig())
     precision, _ = resolve_precision(Precision.auto, device)
     reranker = ours.load(work / "model", 0.1)
@@ -97,7 +98,7 @@ def train(rows: int, work: Path, folder: Path) -> Callable[[], float]:
 
 
 def _write_rows(rows: int, count: int, folder: Path) -> None:
-    """Each question with its own passage and five others', in mined order, as `storage.write_mined` keeps them."""
+    """Write each question with its passage and five others', in mined order and the form of `storage.write_mined`."""
     question = np.repeat(np.arange(count, dtype=np.int32), NEGATIVES + 1)[:rows]
     shift = np.tile(np.arange(NEGATIVES + 1, dtype=np.int32), count)[:rows]
     np.save(folder / "question.npy", question)
@@ -106,7 +107,7 @@ def _write_rows(rows: int, count: int, folder: Path) -> None:
 
 
 def evaluate(rows: int, work: Path, folder: Path) -> Callable[[], float]:
-    """A set scored and measured once."""
+    """Return a job that scores and measures a set once."""
     device = resolve_device(RuntimeConfig())
     precision, _ = resolve_precision(Precision.auto, device)
     reranker = ours.load(work / "model", 0.0)
@@ -131,7 +132,7 @@ def evaluate(rows: int, work: Path, folder: Path) -> Callable[[], float]:
 
 
 def mine_negatives(rows: int, work: Path, folder: Path) -> Callable[[], float]:
-    """Embed, search and choose for every question."""
+    """Return a job that embeds, searches and chooses negatives for every question."""
     import sentence_transformers  # noqa: F401  # the miner imports it when it first embeds: seconds that are not mining
 
     corpus = texts(work / "passages", rows)
@@ -148,11 +149,11 @@ def mine_negatives(rows: int, work: Path, folder: Path) -> Callable[[], float]:
 
 
 KINDS = {"tokenise": tokenise, "train": train, "evaluate": evaluate, "mine": mine_negatives}
-"""Each loads what its job stands on, and returns the job, which returns its seconds."""
+"""Kind → function that loads what the job needs and returns the job; a job returns its seconds."""
 
 
 def main(job_file: str) -> None:
-    """Read a job, run it, write `result`: seconds, and memory before the job and at its highest."""
+    """Read a job, run it and write `result`: its seconds, and the memory before the job and at its peak."""
     job = atomic.read_json(Path(job_file))
     run = KINDS[job["kind"]](job["rows"], Path(job["work"]), Path(job["folder"]))
     base = psutil.Process().memory_info().rss

@@ -1,4 +1,4 @@
-"""A measured run in a process of its own, and how busy the machine was beside it. Knows nothing of what is measured."""
+"""A measured run in a process of its own, and how busy the machine was meanwhile. Knows nothing of the work."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from pipeline.core.errors import ResourceError, must
 
 
 def apart(module: str, job: dict[str, Any], folder: Path, what: str) -> dict[str, Any]:
-    """Run `python -m <module> <job file>` offline; it writes `job["result"]`, a file this adds to `job`.
+    """Run `python -m <module> <job file>` offline; it writes the file `job["result"]`, which is added to `job` here.
 
     Returns:
         The result, with `load_before` (the load average of the minute before) and `others_cpu_share` (the share of the
         machine's processor time that other processes, or a hypervisor's other machines, took meanwhile).
 
     Raises:
-        ResourceError: when it fails, with the last line it said; `what` names it.
+        ResourceError: when the process fails, with the last line it printed; `what` names the run.
     """
     result = folder / "result.json"
     atomic.write_json(folder / "job.json", {**job, "result": str(result)})
@@ -43,13 +43,13 @@ def apart(module: str, job: dict[str, Any], folder: Path, what: str) -> dict[str
 
 
 def _processors() -> tuple[float, float]:
-    """(busy, all) seconds of this machine's processors since it started; what a hypervisor gave to others is busy."""
+    """Return (busy, all) processor seconds since this machine started; time a hypervisor gave to others is busy."""
     times = psutil.cpu_times()._asdict()
-    every = sum(spent for kind, spent in times.items() if not kind.startswith("guest"))  # those are within user
+    every = sum(spent for kind, spent in times.items() if not kind.startswith("guest"))  # counted in user time
     return every - times["idle"] - times.get("iowait", 0.0), every
 
 
 def _children() -> float:
-    """Processor seconds of this process's ended children and theirs."""
+    """Return the processor seconds of this process's ended children and of their children."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime

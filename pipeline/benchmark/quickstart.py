@@ -1,6 +1,6 @@
-"""The whole quickstart: what both sides are given, and our side of it. Knows nothing of how often it is run.
+"""The whole quickstart: the input of both sides, and our side of it. Knows nothing of how often it is run.
 
-Ours goes through the real stages, so that what a run pays for verification, hashing and syncing is measured too.
+Our side runs the real stages, so that the time a run spends on verification, hashing and syncing is measured too.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ from pipeline.stages.plan import Run
 from pipeline.stages.train import train
 
 ROWS = "rows.json"
-"""What the reference is given: training rows and sets as texts. Ours mines its own."""
+"""Input of the reference: training rows and sets as texts. Our side mines its own."""
 
 SYSTEMS = (UNTRAINED, TRAINED, BI_ENCODER)
-"""What both sides evaluate on the dev set."""
+"""Systems that both sides evaluate on the dev set."""
 
 FEWEST_PAIRS = 200
-"""What little data is left whole: sets need questions to be split from."""
+"""Lower bound of `data.limit`: the dev and validation sets need enough questions to be split from."""
 
 Samples = list[dict[str, Any]]
 """A set as `CrossEncoderRerankingEvaluator` takes it: query, positive texts, documents in first-stage order."""
@@ -48,7 +48,7 @@ Samples = list[dict[str, Any]]
 def prepare(rows: int, work: Path, overrides: Sequence[str] = ()) -> None:
     """Write `cache/` (docstrings), `model/` (weights with their head), `texts.json` (our command) and `rows.json`.
 
-    `rows` are training pairs; fewer than the quickstart's shorten its data, dev and validation sets in proportion.
+    `rows` counts training pairs. Fewer than the quickstart's shorten its data, dev and validation sets in proportion.
     """
     whole = configuration(overrides, work / "prepared")
     pairs = len(extract(whole.data.packages, work / "cache", whole.runtime.workers).rows)
@@ -68,18 +68,18 @@ def prepare(rows: int, work: Path, overrides: Sequence[str] = ()) -> None:
 
 
 def configuration(overrides: Sequence[str], outputs: Path) -> Config:
-    """The quickstart without energy measurement, which the reference does not do."""
+    """Compose the quickstart without energy measurement, which the reference does not do."""
     return composed(["experiment=quickstart", "emissions=off", f"outputs_dir='{outputs}'", *overrides])
 
 
 def precision_of(work: Path) -> Precision:
-    """The precision our command trains in; the reference trains and evaluates in it."""
+    """Return the precision our command trains in; the reference trains and evaluates in it."""
     config = configuration(read_json(work / "texts.json")["command"], work / "outputs")
     return config.training.precision
 
 
 def scaled(whole: Config, rows: int, pairs: int) -> list[str]:
-    """What shortens the quickstart to `rows` training pairs, of `pairs` docstrings in all."""
+    """Return the overrides that shorten the quickstart, of `pairs` docstrings in all, to `rows` training pairs."""
     steps = -(-rows // whole.training.batch_size)
     share = min(1.0, steps / (whole.training.max_steps or steps))
     return [
@@ -92,7 +92,7 @@ def scaled(whole: Config, rows: int, pairs: int) -> list[str]:
 
 
 def _run(command: Sequence[str], outputs: Path, cache: Path) -> Run:
-    """A run with the docstrings already read, as on any machine that ran it once."""
+    """Return a run whose docstrings are already read, as on any machine that has run the quickstart before."""
     run = Run(configuration(command, outputs))
     shutil.copytree(cache, run.cache)
     return run
@@ -110,14 +110,14 @@ def _samples(found: RerankingSet) -> Samples:
 
 
 class Phases:
-    """Wall seconds by phase, each phase's parts added up."""
+    """Wall seconds by phase, summed over the phase's blocks."""
 
     def __init__(self) -> None:
         self.figures: dict[str, float] = {}
 
     @contextmanager
     def of(self, phase: str) -> Iterator[None]:
-        """Count the block towards `<phase>_seconds`."""
+        """Add the block's wall seconds to `<phase>_seconds`."""
         began = time.perf_counter()
         yield
         name = f"{phase}_seconds"
@@ -125,8 +125,8 @@ class Phases:
 
 
 def ours(settings: Settings, texts: Columns, model: Path, device: torch.device, precision: Precision) -> Done:
-    """The stages in order, from an empty outputs folder. The card is written too, and counts for the upkeep alone."""
-    import sentence_transformers  # noqa: F401  # imported by the bi-encoder in the middle: seconds that are no work
+    """Run the stages in order from an empty outputs folder. The card is written too, but counts for upkeep alone."""
+    import sentence_transformers  # noqa: F401  # the bi-encoder imports it in the middle: seconds that are no work
 
     run = _run(texts["command"], model.parent / "outputs", model.parent / "cache")
     phases, before, clock = Phases(), upkeep.seconds(), Clock()

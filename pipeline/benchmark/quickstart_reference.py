@@ -1,7 +1,7 @@
 """The whole quickstart by sentence-transformers: train and evaluate on the rows and sets that `quickstart` prepared.
 
-It has no BM25 to mine with: it is given the rows this pipeline mined, and that time is ours alone. Runs none of our
-stages.
+sentence-transformers has no BM25 to mine with: it is given the rows that this pipeline mined, and the time of mining
+counts for our side alone. None of our stages runs here.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from pipeline.evaluation.measures import mean, order, per_query
 def reference(
     settings: Settings, setting: dict[str, Any], texts: Columns, model: Path, device: torch.device, precision: Precision
 ) -> Done:
-    """The same rows, steps, fixed evaluations and checkpoints by sentence-transformers; it does not mine."""
-    import sentence_transformers  # noqa: F401  # as ours: libraries are loaded before the clock starts
+    """Train and evaluate with sentence-transformers: our rows, steps, evaluations and checkpoints, but no mining."""
+    import sentence_transformers  # noqa: F401  # as on our side: libraries are loaded before the clock starts
     from sentence_transformers.cross_encoder import CrossEncoderTrainer  # noqa: F401
 
     rows = read_json(model.parent / ROWS)
@@ -54,7 +54,7 @@ def reference(
 
 
 def _in_precision(encoder: Any, device: torch.device, precision: Precision) -> Any:
-    """The encoder scoring under the one evaluation precision and its whole length, inside its trainer too."""
+    """Make the encoder score in the evaluation precision and at its full length, also inside its trainer."""
     plain, length = autocast(device, precision)(encoder.predict), encoder.max_seq_length
 
     def predict(*arguments: Any, **options: Any) -> Any:
@@ -72,7 +72,7 @@ def _train(
     encoder: Any, rows: dict[str, Any], config: Config, setting: dict[str, Any], device: torch.device,
     precision: Precision, folder: Path,
 ) -> int:  # fmt: skip
-    """Train and save to `folder`/model; pairs trained on."""
+    """Train, save to `folder`/model, and return the number of pairs trained on."""
     from datasets import Dataset
     from sentence_transformers.cross_encoder import CrossEncoderTrainer, CrossEncoderTrainingArguments
     from sentence_transformers.cross_encoder.losses import BinaryCrossEntropyLoss
@@ -89,7 +89,7 @@ def _train(
     )  # fmt: skip
     loss = BinaryCrossEntropyLoss(encoder, pos_weight=torch.tensor(wanted.pos_weight, device=device))
     validation = evaluator_of(rows["validation"], setting)
-    validation(encoder)  # before the first step, as ours
+    validation(encoder)  # before the first step, as on our side
     length, encoder.max_seq_length = encoder.max_seq_length, config.training_length
     CrossEncoderTrainer(
         model=encoder, args=arguments, train_dataset=Dataset.from_dict(rows["train"]), loss=loss, evaluator=validation
@@ -100,7 +100,7 @@ def _train(
 
 
 def _bi_encoder(samples: Samples, folder: str, batch_size: int, device: torch.device) -> dict[str, float]:
-    """Measures of the starting weights as a bi-encoder: each distinct text embedded once, as ours."""
+    """Measure the starting weights as a bi-encoder; each distinct document is embedded once, as on our side."""
     from sentence_transformers import SentenceTransformer
 
     encoder = SentenceTransformer(folder, device=device.type, local_files_only=True)

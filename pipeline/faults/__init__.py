@@ -1,1 +1,1 @@
-"""Runs broken on purpose, and what is lost by it counted."""
+"""Runs broken on purpose, to count what is lost."""

@@ -1,7 +1,8 @@
-"""Faults on purpose, counted: runs killed at random moments, and each file of what they wrote damaged.
+"""A campaign of faults on purpose: runs are killed at random moments, and the files they wrote are damaged.
 
-Nothing may be lost: a run started again ends with the undisturbed one's results, and a damaged file is made again or
-refused, never used. `kills` and `damage` do it; here is how much of it, to which run, and the record.
+Nothing may be lost: a run that is started again ends with the undisturbed run's results, and a damaged file is made
+again or refused, never used. `kills` and `damage` cause the faults; this module decides how many and in which run, and
+writes the record.
 """
 
 from __future__ import annotations
@@ -37,17 +38,17 @@ CUTS = {
         "training.max_steps=60", "training.eval_steps=20", *ONE_THREAD,
     ),
 }  # fmt: skip
-"""Experiment → what makes it short: `smoke` seconds, `quickstart` (real weights, rivals, energy) about two minutes.
+"""Experiment → overrides that shorten it: `smoke` to seconds, `quickstart` (real weights, rivals, energy) to 2 minutes.
 
 Every stage and three checkpoints remain.
 """
 
 
 def arguments(asked: Faults) -> list[str]:
-    """The words of the run that is broken.
+    """Return the arguments of the run that is to be broken.
 
     Raises:
-        ConfigError: when an experiment is to be cut that has no cut.
+        ConfigError: when the experiment is to be cut but has no cut.
     """
     is_cut = asked.experiment == "smoke" if asked.cut is None else asked.cut
     if is_cut and asked.experiment not in CUTS:
@@ -57,13 +58,13 @@ def arguments(asked: Faults) -> list[str]:
 
 
 def run(asked: Faults) -> tuple[Record, Path]:
-    """Kills until `asked.kills`, in chains of `asked.chain`, then file faults; the record and where it was written.
+    """Kill runs `asked.kills` times, in chains of `asked.chain`, then damage files; return the record and its path.
 
     Raises:
-        ConfigError: when there is no such experiment, or one that has no cut is to be cut.
+        ConfigError: when there is no such experiment, or it is to be cut but has no cut.
     """
     draw, record, words = random.Random(asked.seed), Record(), arguments(asked)
-    composed(words)  # what is wrong with it is said here, not on the console of a run
+    composed(words)  # a wrong configuration is refused here, not on the console of a run
     folder, began = Path(asked.outputs_dir).resolve() / "faults", time.time()
     atomic.make_folder(folder)
     with (
@@ -81,7 +82,7 @@ def run(asked: Faults) -> tuple[Record, Path]:
             chain(broken, reference, draw, min(asked.chain, asked.kills - record.kills.total()), record)
             log.info("%s: %d kills, %d lost so far", broken.root.name, record.chains[-1], len(record.lost))
             shutil.rmtree(broken.root)
-            if record.lost and not record.chains[-1]:  # it fails by itself: kills would never come
+            if record.lost and not record.chains[-1]:  # the run fails by itself: no kill would ever happen
                 break
         damage_files(reference, place("damaged"), draw, asked.files, record)
     cut = "-cut" if len(words) > 1 else ""

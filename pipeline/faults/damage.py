@@ -1,4 +1,4 @@
-"""Files of a finished run damaged, each alone, where the next command must read it: made again or refused, never used.
+"""Damage to the files of a finished run, one at a time: the next command must make the file again or refuse it.
 
 Knows nothing of how many files are asked for, nor of how runs are killed.
 """
@@ -15,11 +15,11 @@ from pipeline.faults.kills import Record, Undisturbed
 from pipeline.faults.victim import Place
 
 RENDERED = ("README.md", "summary.json", "config.yaml")
-"""Files beside the artefacts that are made of them."""
+"""Files beside the artefacts that are rendered from them."""
 
 
 def damages(data: bytes, draw: random.Random) -> Iterator[tuple[str, bytes | None]]:
-    """A file missing, cut short, with one bit flipped."""
+    """Yield each fault with the file's bytes under it: missing (None), cut short, with one bit flipped."""
     yield "missing", None
     yield "truncated", data[: draw.randrange(len(data))] if data else b"x"
     at = draw.randrange(len(data)) if data else 0
@@ -27,7 +27,7 @@ def damages(data: bytes, draw: random.Random) -> Iterator[tuple[str, bytes | Non
 
 
 def files_of(outputs: Path) -> list[Path]:
-    """Every file a later command reads, of artefacts and beside them, from `outputs` on."""
+    """Return every file that a later command reads, in artefacts and beside them, relative to `outputs`."""
     named = [path.relative_to(outputs) for path in outputs.rglob("*") if path.is_file() and not path.is_symlink()]
     return sorted(path for path in named if path.parts[0] != "logs" and path.suffix != ".lock")
 
@@ -37,12 +37,12 @@ def _artefacts(reference: Undisturbed) -> list[str]:
 
 
 def damage(place: Place, reference: Undisturbed, name: Path, fault: str, data: bytes | None) -> tuple[str, list[str]]:
-    """Damage one file of a finished run where the next command must read it; what came of it, and what was wrong."""
+    """Damage one file of a finished run where the next command must read it; return the outcome and what went wrong."""
     shutil.rmtree(place.root)
     (place.root / "here").mkdir(parents=True)
     shutil.copytree(reference.place.outputs, place.outputs, symlinks=True)
     if "checkpoints" in name.parts or name.parts[0] in ("tokens", "cache"):
-        for pattern in ("runs/*/model", "runs/*/evaluations", "runs/*/card"):  # else nothing would read the file
+        for pattern in ("runs/*/model", "runs/*/evaluations", "runs/*/card"):  # otherwise nothing would read the file
             for folder in place.outputs.glob(pattern):
                 shutil.rmtree(folder)
     path = place.outputs / name
@@ -60,7 +60,7 @@ def damage(place: Place, reference: Undisturbed, name: Path, fault: str, data: b
 
 
 def damage_files(reference: Undisturbed, place: Place, draw: random.Random, count: int, record: Record) -> None:
-    """Damage `count` files, each alone: every file once before any a second time, with another fault."""
+    """Damage `count` files, one at a time: every file once before any gets a second, different fault."""
     outputs = reference.place.outputs
     planned = []
     for name in files_of(outputs):

@@ -1,6 +1,6 @@
-"""Runs killed at random moments of what they have still to do, and left to end; and the record of what was lost.
+"""Runs that are killed at random moments of their remaining work and then left to end, and the record of the losses.
 
-Knows nothing of how many kills are asked for; files are damaged in `damage`.
+Knows nothing of how many kills are asked for; `damage` damages files.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ MODEL = "model/model.safetensors"
 
 POWER = "power loss"
 KINDS = ("SIGKILL", "SIGKILL", "SIGKILL", "SIGTERM", POWER)
-"""What a kill is, drawn evenly: a power loss is a SIGKILL after which unsynced files lose their end."""
+"""Kinds of kill, drawn evenly. A power loss is a SIGKILL after which unsynced files lose half or vanish."""
 
 STAGES = {"mine": "mined/*", "train": "runs/*/model", "evaluate": "runs/*/evaluations/*", "card": "runs/*/card"}
-"""Stage → where what it makes lies, in the order they run."""
+"""Stage → pattern of the folders it makes, in the order the stages run."""
 
 POLL_SECONDS = 0.005
 
 SLACK = 0.05
-"""Share of a run's remaining time without kills at its end, for a run that takes less than the undisturbed one."""
+"""Share of a run's remaining time, at its end, without kills: the run may be quicker than the undisturbed one."""
 
 PATIENCE_SECONDS = 600.0
-"""How long a run may take to leave after SIGTERM."""
+"""Time a run may take to end after SIGTERM."""
 
 
 @dataclass(slots=True)
 class Record:
-    """What was done, what was noticed and what was lost."""
+    """What was done to runs and files, how they reacted, and what was lost."""
 
     kills: Counter[str] = field(default_factory=Counter)
     """Stage under way → processes killed in it."""
@@ -51,12 +51,12 @@ class Record:
     requeued: int = 0
     """SIGTERMs answered with the documented exit status and one sentence."""
     faults: Counter[str] = field(default_factory=Counter)
-    """What a file fault came to → how many."""
+    """Outcome of a file fault → number of faults."""
     lost: list[str] = field(default_factory=list)
     """One sentence for each thing that was lost, altered or used though damaged."""
 
     def as_json(self) -> dict[str, Any]:
-        """Plain data for a record."""
+        """Return the record as plain data."""
         return {
             "kills": self.kills.total(), "kills_by_stage": dict(sorted(self.kills.items())),
             "kills_by_kind": dict(sorted(self.kinds.items())), "kills_of_each_run": self.chains,
@@ -68,7 +68,7 @@ class Record:
 
 @dataclass(slots=True)
 class Undisturbed:
-    """A run without faults: its results, its processor seconds, and the share of its time each artefact was made at."""
+    """A run without faults: results, processor seconds, and when each artefact was made, as a share of its time."""
 
     place: Place
     results: dict[str, Any]
@@ -76,15 +76,15 @@ class Undisturbed:
     complete: dict[str, float]
 
     def remaining(self, place: Place) -> float:
-        """Processor seconds of work that another place still has before it."""
+        """Return the processor seconds of work that the run in `place` still has to do."""
         return self.seconds * (1 - max((self.complete.get(name, 0.0) for name in place.complete()), default=0.0))
 
 
 def undisturbed(place: Place) -> Undisturbed:
-    """Run to the end.
+    """Run to the end without faults.
 
     Raises:
-        ArtifactError: when it fails without any fault.
+        ArtifactError: when the run fails.
     """
     began = time.time()
     if (status := place.finish()) != 0:
@@ -96,7 +96,7 @@ def undisturbed(place: Place) -> Undisturbed:
 
 
 def stage_of(place: Place) -> str:
-    """The stage that is not complete yet."""
+    """Return the first stage that is not complete yet, or `end`."""
     for name, pattern in STAGES.items():
         if not any((path / artifacts.MANIFEST).is_file() for path in place.outputs.glob(pattern)):
             return name
@@ -104,10 +104,10 @@ def stage_of(place: Place) -> str:
 
 
 def chain(place: Place, reference: Undisturbed, draw: random.Random, kills: int, record: Record) -> None:
-    """Kill one run up to `kills` times at random moments of what it has still to do, let it end, compare."""
+    """Kill one run up to `kills` times at random moments of its remaining work, let it end, and compare its results."""
     done = 0
     for number in range(kills):
-        # What is complete is not done again: early kills come early enough for the later ones to come at all.
+        # Complete work is not repeated. The range of moments shrinks with each kill, so that later kills still happen.
         moment = draw.uniform(0, reference.remaining(place) * (1 - SLACK - number / (kills + 1)))
         kind = draw.choice(KINDS)
         pid = place.start()
@@ -140,7 +140,7 @@ def _kill(place: Place, pid: int, kind: str, record: Record) -> None:
         return
     if status == EXIT_REQUEUE and place.one_sentence("interrupted: "):
         record.requeued += 1
-    elif status not in (0, -signal.SIGTERM):  # it had ended just then, or had not read its command line yet
+    elif status not in (0, -signal.SIGTERM):  # the run had just ended, or had not read its command line yet
         record.lost.append(f"{place.root.name}: exit status {status} after SIGTERM: {place.said()[-500:]}")
     if status is None:
         kill(pid, signal.SIGKILL)

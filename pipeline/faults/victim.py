@@ -1,7 +1,7 @@
 """A run that will be broken on purpose: started in folders of its own, killed, and compared with an undisturbed one.
 
-Runs `scripts/train.py` as a user does, in processes forked from one that has imported everything: the seconds of
-importing hold nothing that could be lost. Knows nothing of how many faults there are or what they mean.
+Runs `scripts/train.py` as a user does, in processes forked from one that has imported everything: while a run imports,
+it has nothing to lose. Knows nothing of how many faults there are or what they mean.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ TRAIN = Path(__file__).resolve().parents[2] / "scripts" / "train.py"
 
 TIMES = ("pairs_per_second", "tokens_per_second", "train_seconds", "seconds", "wall_seconds")
 HISTORY = (*TIMES, "processes", "resumed_at")
-"""What of a log's rows and of training.json may differ from run to run."""
+"""Keys of a log's rows and of training.json that may differ from run to run."""
 
 VOLATILE = (artifacts.MANIFEST, "emissions.json", "README.md", "summary.json", "config.yaml", "tracking.json")
-"""Files that hold times, commands or paths; whatever else a run writes must be the same to the bit."""
+"""Files that hold times, commands or paths; every other file of a run must be the same to the bit."""
 
 
 class Server:
-    """A process that has imported the pipeline, holds no thread, and forks one run at a time."""
+    """A process that has imported the pipeline, has no other thread, and forks one run at a time."""
 
     def __init__(self, home: Path) -> None:
         home.mkdir(parents=True, exist_ok=True)
@@ -56,7 +56,7 @@ class Server:
             raise ArtifactError(must("a server of runs", "start", "no answer", "Run `make setup`; its error is above."))
 
     def start(self, request: dict[str, Any]) -> int:
-        """Fork a run; its process id, which is also its group's."""
+        """Fork a run and return its process id, which is also the id of its process group."""
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(request).encode() + b"\n")
         self._process.stdin.flush()
@@ -64,7 +64,7 @@ class Server:
         return self._running
 
     def ended(self, seconds: float | None) -> int | None:
-        """The run's exit status (negative: the signal it died of), None when it goes on after that time."""
+        """Return the run's exit status (negative: the signal that ended it), None if it still runs after `seconds`."""
         answer = self._answer(seconds)
         if not answer:
             return None
@@ -72,7 +72,7 @@ class Server:
         return int(answer.split()[0])
 
     def _answer(self, seconds: float | None) -> str:
-        """The next line, read without a buffer of the stream's: `select` would not see what waits there."""
+        """Return the next line. The stream's own buffer is not used: `select` would not see what waits in it."""
         assert self._process.stdout is not None
         while b"\n" not in self._read:
             ready, _, _ = select.select([self._process.stdout], [], [], seconds)
@@ -91,10 +91,10 @@ class Server:
 
 
 def serve() -> None:
-    """What the server process runs: a request a line on standard input, process id and status on standard output."""
+    """Run the server: read a request per line on standard input, write process id and status to standard output."""
     import pipeline.stages.run  # noqa: F401
 
-    # Those of numpy's BLAS and of pyarrow's allocator, if any, are made anew by their own fork handlers.
+    # The threads of numpy's BLAS and pyarrow's allocator are not counted: their own fork handlers start them again.
     assert threading.active_count() == 1, "a thread would be lost in the fork, with the locks it holds"
     print("ready", flush=True)
     for line in sys.stdin:
@@ -102,14 +102,14 @@ def serve() -> None:
         if pid == 0:
             _become(json.loads(line))
         with contextlib.suppress(OSError):
-            os.setpgid(pid, pid)  # here too: the run may be killed before it has come to its own
+            os.setpgid(pid, pid)  # here too: the run may be killed before it sets its group itself
         print(pid, flush=True)
         _, status, usage = os.wait4(pid, 0)
         print(os.waitstatus_to_exitcode(status), usage.ru_utime + usage.ru_stime, flush=True)
 
 
 def _become(request: dict[str, Any]) -> None:
-    """Turn a forked process into a run of scripts/train.py; leaves by SystemExit."""
+    """Turn a forked process into a run of scripts/train.py, which ends with SystemExit."""
     os.setpgid(0, 0)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # ignored where the server runs under nohup
     os.chdir(request["folder"])
@@ -124,7 +124,7 @@ def _become(request: dict[str, Any]) -> None:
 
 
 def _note_syncs(journal: Path) -> None:
-    """Append every later sync to a journal: inode and time, from when on its content so far is on the disk."""
+    """Append every later sync to a journal: the inode, and the time up to which its content is on the disk."""
     stream, real = journal.open("a"), os.fsync
 
     def fsync(descriptor: int) -> None:
@@ -137,7 +137,7 @@ def _note_syncs(journal: Path) -> None:
 
 @dataclass(slots=True)
 class Place:
-    """One run's outputs, and the empty folder it is started in."""
+    """Folders of one run: its outputs, and the empty one it is started in."""
 
     root: Path
     arguments: Sequence[str]
@@ -150,34 +150,37 @@ class Place:
 
     @property
     def outputs(self) -> Path:
-        """Where the run writes."""
+        """The folder the run writes to."""
         return self.root / "outputs"
 
     def start(self) -> int:
-        """The run in a process; its id."""
+        """Start the run in a process and return its id."""
         return self.server.start({
             "folder": str(self.root / "here"), "said": str(self.root / "said"), "synced": str(self._journal),
             "arguments": [*self.arguments, f"outputs_dir={self.outputs}"],
         })  # fmt: skip
 
     def finish(self) -> int:
-        """The run to its end; its exit status."""
+        """Run to the end and return the exit status."""
         self.start()
         status = self.server.ended(None)
         assert status is not None
         return status
 
     def said(self) -> str:
-        """What the last process wrote to its console."""
+        """Return what the last process wrote to its console."""
         return (self.root / "said").read_text(encoding="utf-8", errors="replace")
 
     def one_sentence(self, head: str) -> bool:
-        """Whether the last process ended with one line that starts with `head`, and showed no traceback."""
+        """Return whether the last process printed exactly one line that starts with `head`, and no traceback."""
         said = self.said()
         return sum(line.startswith(head) for line in said.splitlines()) == 1 and "Traceback" not in said
 
     def lose_unsynced(self) -> int:
-        """What a power loss may do: files changed since their last sync lose half, unsynced names vanish; how many."""
+        """Imitate a power loss and return the number of losses.
+
+        Files changed since their last sync lose half their content; files and folders with unsynced names vanish.
+        """
         durable: dict[int, int] = {}
         for line in self._journal.read_text().splitlines() if self._journal.exists() else ():
             inode, _, moment = line.partition(" ")
@@ -194,20 +197,20 @@ class Place:
             else:
                 continue
             lost += 1
-        with self._journal.open("a") as stream:  # what is there now was on the disk
+        with self._journal.open("a") as stream:  # what is left was on the disk
             for path in (self.outputs, *self.outputs.rglob("*")):
                 stream.write(f"{path.lstat().st_ino} {time.time_ns()}\n")
         return lost
 
     def complete(self) -> dict[str, float]:
-        """Every folder with a manifest, and when that was written (s)."""
+        """Return every folder with a manifest, and the time the manifest was written (s)."""
         return {
             str(path.parent.relative_to(self.outputs)): path.stat().st_mtime
             for path in self.outputs.rglob(artifacts.MANIFEST)
         }
 
     def results(self) -> dict[str, Any]:
-        """File → sha256 of all that must not depend on when it ran; of a log and training.json the rows themselves."""
+        """Return file → sha256 of what must not depend on when it ran; for logs and training.json, the rows instead."""
         found: dict[str, Any] = {}
         for path in sorted(path for name in ("mined", "tokens", "runs") for path in (self.outputs / name).rglob("*")):
             name = str(path.relative_to(self.outputs))
@@ -216,27 +219,27 @@ class Place:
             found[name] = file_digest(path)
             if path.name in ("metrics.jsonl", "training.json"):
                 text = path.read_text(encoding="utf-8", errors="replace")
-                with contextlib.suppress(ValueError):  # torn: by its digest it differs from any undisturbed one
+                with contextlib.suppress(ValueError):  # torn: the digest differs from any undisturbed rows
                     rows = [json.loads(line) for line in (text.splitlines() if path.suffix == ".jsonl" else [text])]
                     found[name] = [{key: row[key] for key in row if key not in HISTORY} for row in rows]
         return found
 
     def wrong(self, expected: dict[str, Any]) -> list[str]:
-        """What a finished run lacks, has otherwise, or left lying about, one sentence each."""
+        """Return a sentence for each file that a finished run lacks, has with other content, or left lying about."""
         found = self.results()
         sentences = [f"{name} differs" for name in {**expected, **found} if expected.get(name) != found.get(name)]
         sentences += [f"{path} was left" for path in self.outputs.rglob(f"*{atomic.PARTIAL}")]
         sentences += [f"{path} was written outside" for path in (self.root / "here").rglob("*")]
         for folder in self.complete():
-            # A damaged checkpoint is skipped for another; what came of that is in the results.
+            # A damaged checkpoint is skipped for another one; its effect, if any, is in the results.
             sentences += artifacts.problems(self.outputs / folder) if "checkpoints" not in folder else []
         return sentences
 
 
 def used(pid: int) -> float:
-    """Processor seconds a run has used so far, those of its finished children included; 0 once it is gone.
+    """Return the processor seconds that a run and its finished children have used so far; 0 once the run is gone.
 
-    Moments are drawn in this time: unlike the wall's, it does not depend on what else the machine does.
+    Moments are drawn in this time: unlike wall time, it does not depend on what else the machine does.
     """
     try:
         fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
@@ -246,6 +249,6 @@ def used(pid: int) -> float:
 
 
 def kill(pid: int, number: signal.Signals) -> None:
-    """Signal a run's whole group, as a scheduler or an exhausted machine does; one that has just ended is left."""
+    """Signal a run's whole group, as a scheduler or an exhausted machine does; ignore a run that has just ended."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(pid, number)

@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 Kind = Literal["model", "dataset"]
 
 DOWNLOADS_AT_ONCE = 4
-"""Files fetched side by side: the many small ones of a data set would otherwise wait for each other's round trips."""
+"""Files downloaded at a time, so that the many small files of a data set do not wait for each other's round trips."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class Repository:
 
     @contextlib.contextmanager
     def refusals(self) -> Iterator[None]:
-        """Turn what the hub client, its answers and the disk raise into one sentence."""
+        """Turn errors of the hub client, of the hub's answers and of the disk into a `HubError` of one sentence."""
         try:
             yield
         except PipelineError:
@@ -66,7 +66,7 @@ class Repository:
             raise refusal(error, key=self.key, repository=self.name, kind=self.kind, revision=self.revision) from None
 
     def commit(self, refresh: bool) -> str:
-        """The commit of `revision`: from the lock file, else from the hub (then recorded)."""
+        """Return the commit of `revision`: from the lock file, or resolved anew and recorded there."""
         label = f"{self.kind} {self.name} {self.revision or constants.DEFAULT_REVISION}"
         lock_file = LockFile(self.lock)
         known = None if refresh else lock_file.get("commits", label)
@@ -81,7 +81,7 @@ class Repository:
                 self.name, lambda: HfApi().repo_info(self.name, repo_type=self.kind, revision=self.revision)
             )
             commit = str(info.sha)
-            # As the hub client does itself: lets HF_HUB_OFFLINE=1 find the commit even without the lock file.
+            # The hub client writes this file too: HF_HUB_OFFLINE=1 then finds the commit even without the lock file.
             with contextlib.suppress(OSError):
                 write_text(self._cache / "refs" / (self.revision or constants.DEFAULT_REVISION), commit)
         lock_file.put("commits", label, commit)
@@ -99,7 +99,7 @@ class Repository:
             raise self._not_cached(self.name) from None
 
     def snapshot(self, commit: str) -> Path:
-        """The folder of the files at `commit`, each one there and as the hub announced it."""
+        """Return the folder of the files at `commit`, each of them present and as the hub announced it."""
         label = f"{self.kind} {self.name} {commit}" + (f" {' '.join(self.allow)}" if self.allow else "")
         folder = self._cache / "snapshots" / commit
         lock_file = LockFile(self.lock)
@@ -125,7 +125,7 @@ class Repository:
         return folder
 
     def _link(self, commit: str, names: list[str]) -> None:
-        """Let the hub client lay out the snapshot from the blobs; without a connection it checks it is whole."""
+        """Let the hub client link the snapshot to the blobs; offline, it checks that the snapshot is complete."""
         retrying(
             self.name,
             lambda: snapshot_download(
@@ -139,7 +139,7 @@ class Repository:
         )
 
     def wanted(self, commit: str) -> list[RepoFile]:
-        """The files of a commit that are asked for, by path."""
+        """Return the files of a commit that are asked for, sorted by path."""
         entries = self._cached_entries(commit) if constants.is_offline_mode() else self._entries(commit)
         names = [entry.path for entry in entries]
         if outside := next((name for name in names if name.startswith("/") or ".." in name.split("/")), None):
@@ -156,7 +156,7 @@ class Repository:
         return sorted((entry for entry in entries if entry.path in kept), key=lambda entry: entry.path)
 
     def missing(self, commit: str, wanted: list[RepoFile]) -> list[RepoFile]:
-        """Those of the files that are not in the cache."""
+        """Return the wanted files that are not in the cache."""
         folder = self._cache / "snapshots" / commit
         return [entry for entry in wanted if not (folder / entry.path).exists()]
 
@@ -178,7 +178,7 @@ class Repository:
         return HubError(must(self.key, "be in the cache when HF_HUB_OFFLINE=1", f"{what}, not cached", remedy))
 
     def _discard(self, folder: Path, wanted: list[RepoFile], expected: dict[str, Any], lock_file: LockFile) -> None:
-        """Remove cached files that are not what the hub lists, so that nothing trips over them again."""
+        """Remove cached files that differ from what the hub lists, so that no later run meets them."""
         for entry in wanted:
             pointer = folder / entry.path
             announced = expected.get(entry.path, {}).get("sha256") or (entry.lfs.sha256 if entry.lfs else None)
@@ -191,7 +191,7 @@ class Repository:
                 pointer.unlink(missing_ok=True)
 
     def _download(self, commit: str, missing: list[RepoFile]) -> None:
-        """Bring files into the cache's blobs, several at once."""
+        """Download files into the cache's blobs, several at a time."""
         if not missing:
             return
         needed = sum(entry.size for entry in missing)
@@ -237,7 +237,7 @@ class Repository:
 
 
 class _NoBar(tqdm):  # type: ignore[misc]
-    """No bar for linking files, which takes no time; downloads have their own."""
+    """A disabled progress bar: linking files takes no time, and downloads have their own bar."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{**kwargs, "disable": True})

@@ -1,4 +1,4 @@
-"""One remote file onto disk: tried again, resumed, checked. Knows HTTP; nothing of repositories' contents or of caches.
+"""Download of one remote file to disk, with retries, resumption and checks. Knows HTTP, not repositories or caches.
 
 Requests go through the hub client's own session, so its offline switch, proxies and headers hold here as well.
 """
@@ -31,20 +31,20 @@ WAITS_S = (1.0, 2.0, 4.0, 8.0)
 LONGEST_WAIT_S = 60.0
 RESUMABLE = ".resumable"
 PROGRESS_FROM_BYTES = 8 * 2**20
-"""Smaller files show no bar."""
+"""Smaller files show no progress bar."""
 
 
 class Stopped(Exception):
-    """Another download of the same group failed, or the user interrupted: this one ends where it is."""
+    """A download ended early because another of its group failed or the user interrupted."""
 
 
 def retrying(
     what: str, action: Callable[[], T], *, client_retries: bool = False, stop: threading.Event | None = None
 ) -> T:
-    """Run `action`, again after each of `WAITS_S` while it fails in a way that may pass.
+    """Run `action`, and again after each of `WAITS_S` while its failures are transient.
 
-    `client_retries` says that the hub client itself tries this again: one attempt then, so that the two do not
-    multiply to minutes. `stop` ends a wait.
+    `client_retries` says that the hub client itself retries this action. Then one attempt is made here, so that the
+    two kinds of retries do not multiply to minutes. `stop` ends a wait.
 
     Raises:
         Stopped: when `stop` was set during a wait.
@@ -55,7 +55,7 @@ def retrying(
             _limit_session()
             return action()
         except Exception as error:
-            # The client wraps what it could not fetch into "not in the cache"; the reason is the cause.
+            # The client reports a failed request as "not in the cache"; the reason is that error's `__cause__`.
             reason = next((e for e in (error, error.__cause__) if e is not None and is_transient(e)), None)
             if reason is None:
                 raise
@@ -66,9 +66,9 @@ def retrying(
 
 
 def _limit_session() -> None:
-    """Give every request without a time limit one: the client's API calls pass None and would hang for ever.
+    """Set a timeout on every request without one: the client's API calls pass None and would hang for ever.
 
-    Looked at before each attempt because the client replaces its session after a failed connection.
+    Called before each attempt because the client replaces its session after a failed connection.
     """
     session = get_session()
     hooks = session.event_hooks
@@ -101,17 +101,17 @@ def fetch(
     sha256: str | None,
     stop: threading.Event,
 ) -> None:
-    """Download `url` to `target`; `target` appears only complete and checked. `name` is for messages; `stop` ends it.
+    """Download `url` to `target`, which appears only complete and checked. `name` is for messages; `stop` ends it.
 
-    Bytes gather in `<target>.resumable`, which outlives a failure or a kill and is continued by the next call; so
-    `target`'s name must stand for one content. A body that ends up with another size or sha256 is removed and
-    fetched from the start.
+    The bytes are collected in `<target>.resumable`, which survives a failure or a kill and is continued by the next
+    call. Therefore the name of `target` must identify one content. A body whose size or sha256 differs from the
+    announced one is removed and downloaded from the start.
 
     Raises:
         httpx2.HTTPError: when attempts are used up, or the server refuses.
-        Mismatch: when every attempt ended in another content than announced.
+        Mismatch: when every attempt ended with content other than announced.
         Stopped: when `stop` was set.
-        OSError: when the disk cannot take it.
+        OSError: when the file cannot be written.
     """
     partial = target.with_name(target.name + RESUMABLE)
 
@@ -126,7 +126,7 @@ def fetch(
             retrying(name, attempt, stop=stop)
             break
         except httpx2.HTTPError as error:
-            # A slow line may break more often than there are attempts; as long as megabytes arrive, go on.
+            # A slow connection may break more often than there are attempts: go on as long as megabytes arrive.
             if not is_transient(error) or _size(partial) - before < 2**20:
                 raise
     partial.replace(target)
@@ -135,7 +135,7 @@ def fetch(
 def _stream(
     url: str, partial: Path, headers: Mapping[str, str], size: int | None, name: str, stop: threading.Event
 ) -> None:
-    """One GET that appends to what is there, or starts over when the server ignores the range."""
+    """Send one GET and append its body to the partial file, or start over when the server ignores the range."""
     if stop.is_set():
         raise Stopped
     start = _size(partial)
@@ -160,7 +160,7 @@ def _stream(
                 unit="B",
                 unit_scale=True,
                 desc=name,
-                disable=True if size is None or size < PROGRESS_FROM_BYTES else None,  # None: quiet off a terminal
+                disable=True if size is None or size < PROGRESS_FROM_BYTES else None,  # None: no bar off a terminal
             ) as bar,
         ):
             for chunk in response.iter_bytes():
@@ -173,7 +173,7 @@ def _stream(
 def _check(partial: Path, size: int | None, sha256: str | None) -> None:
     found = _size(partial)
     if size is not None and found != size:
-        # The body ended as its own length said, so this is not a cut to be continued but another content.
+        # The body ended at its own announced length: it was not cut off, so it is other content, not to be continued.
         partial.unlink()
         raise Mismatch(f"{found} bytes where the server announced {size}")
     if sha256 is not None and file_digest(partial) != sha256:

@@ -23,7 +23,7 @@ from huggingface_hub.errors import (
 from pipeline.core.errors import HubError, first_line, must
 
 OTHER_WAYS = "With the files in the cache, HF_HUB_OFFLINE=1 uses them; experiment=quickstart needs no hub."
-"""Ends every refusal: what works without this download."""
+"""End of every refusal: what works without this download."""
 
 LOG_IN = "log in with `hf auth login` or set HF_TOKEN"
 _TRANSIENT_STATUS = (408, 425, 429, 500, 502, 503, 504)
@@ -34,19 +34,19 @@ class Mismatch(Exception):
 
 
 def status_of(error: BaseException) -> int | None:
-    """HTTP status behind an error of the hub client, None where there was no answer."""
+    """Return the HTTP status behind an error of the hub client, None where there was no answer."""
     return error.response.status_code if isinstance(error, HfHubHTTPError) else None
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether trying again can help: busy or broken server, lost or stalled connection, damaged body."""
+    """Return whether trying again can help: a busy or broken server, a lost or stalled connection, a damaged body."""
     if isinstance(error, HfHubHTTPError):
         return status_of(error) in _TRANSIENT_STATUS
     return isinstance(error, httpx2.TimeoutException | httpx2.NetworkError | httpx2.RemoteProtocolError | Mismatch)
 
 
 def cause_of(error: BaseException) -> str:
-    """A few words on what went wrong, without addresses or headers (those may hold a token)."""
+    """Describe in a few words what went wrong, without addresses or headers, which may hold a token."""
     status = status_of(error)
     if status is not None:
         return f"HTTP {status}"
@@ -60,7 +60,7 @@ def cause_of(error: BaseException) -> str:
 
 
 def refusal(error: Exception, *, key: str, repository: str, kind: str, revision: str | None) -> HubError:
-    """The sentence for a failure of the hub client. Never holds an address, a header or a token."""
+    """Return the one-sentence error for a failure of the hub client. It never holds an address, a header or a token."""
     thing = f"{key}={repository}"
     got, rule, remedy = cause_of(error), "be had from the hub", "Try again later."
     status = status_of(error)

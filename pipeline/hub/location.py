@@ -1,4 +1,4 @@
-"""Where a model or data set lies on this disk, and what it is: package, folder or hub repository at one commit.
+"""Where a model or data set lies on this disk, and its identity: a package, a folder, or a hub repository's commit.
 
 Knows nothing of what is inside the files.
 """
@@ -21,7 +21,7 @@ PACKAGE = "package:"
 """Prefix of a path that names weights inside an installed package."""
 
 COLLECTION = r"queries\.jsonl|corpus\.jsonl|qrels/[^/]+\.tsv|qrels\.tsv|run\.trec"
-"""What a folder in the BEIR layout consists of, by name below it."""
+"""Pattern of the files of a folder in the BEIR layout, by path below the folder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,8 @@ class Located:
     """An artefact on this disk.
 
     `folder` is a folder, or the file itself for a local file. `identity` enters a stage's key: `hub` and `commit`,
-    or `package`, `version` and `sha256`, or `sha256` alone. `description` is for people. `key` asked for it.
+    or `package`, `version` and `sha256`, or `sha256` alone. `description` is for people. `key` is the configuration
+    key that asked for the artefact.
     """
 
     folder: Path
@@ -75,7 +76,9 @@ def locate(
 
 
 def refuse_changed(lock: Path, *read: Located | None) -> None:
-    """Refuse what is no longer what it was located as: it may have been read as that. A commit of the hub stays one.
+    """Refuse a local or packaged artefact that has changed since `locate`: it may have been read with other content.
+
+    A commit of the hub cannot change and is not checked.
 
     Raises:
         DataError: naming the key.
@@ -89,7 +92,7 @@ def refuse_changed(lock: Path, *read: Located | None) -> None:
 def _repository(
     path: str, revision: str | None, kind: Kind, lock: Path, allow: Sequence[str] | None, key: str
 ) -> Repository:
-    """The repository a hub id names; a name that means this disk is never asked for there."""
+    """Return the repository that a hub id names; refuse a name that means this disk before the hub is asked."""
     parent = Path(path).parent
     if looks_local(path) or (parent != Path() and parent.exists()):
         raise HubError(must(key, "name a file or folder that exists", repr(path), "Check the path, or give a hub id."))
@@ -102,7 +105,7 @@ def _repository(
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """What `locate` would bring from the hub: the commit, and bytes in all and still to fetch."""
+    """What `locate` would take from the hub: the commit, its bytes in all, and the bytes still to download."""
 
     commit: str
     total_bytes: int
@@ -128,7 +131,7 @@ def preview(
 
 
 def _packaged(module: str, lock: Path, key: str) -> Located:
-    """The model folder of an installed package, found without importing it."""
+    """Locate the model folder of an installed package, without importing the package."""
     top, *below = module.split(".")
     root = packages.folder_of(top)
     if root is None:
@@ -145,9 +148,9 @@ def _packaged(module: str, lock: Path, key: str) -> Located:
 
 
 def _local_digest(path: Path, kind: Kind, lock: Path, key: str) -> str:
-    """sha256 over names and contents: of a model its weights, configuration and tokenizer, of data everything.
+    """Return the sha256 over names and contents: a model's weights, configuration and tokenizer, or all files of data.
 
-    Of a collection that is measured its own files alone: results may be written beside them.
+    For a collection to evaluate, only the collection's own files count: results may be written beside them.
     """
     if path.is_file():
         return LockFile(lock).digest(path)

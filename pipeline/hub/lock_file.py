@@ -1,4 +1,4 @@
-"""What is remembered of the hub beside the outputs: commits of names, and digests of files. One sealed JSON file.
+"""One sealed JSON file beside the outputs, which remembers the commits of hub names and the digests of files.
 
 Knows nothing of the hub, of its client or of what the files are for.
 """
@@ -14,22 +14,22 @@ from pipeline.core.errors import ArtifactError, must
 from pipeline.core.fingerprint import file_digest, file_state
 
 LOCK = "hub.lock.json"
-"""Below `outputs_dir`: which commit each name on the hub resolved to, and the digests of files."""
+"""Name of the file below `outputs_dir`."""
 
 REMEMBER_FROM_BYTES = 32 * 2**20
-"""Larger files are hashed once and remembered by what `file_state` says; smaller ones at every start."""
+"""Larger files are hashed once and remembered with their `file_state`; smaller ones are hashed at every start."""
 
 SECTIONS = {"commits", "files", "hashed"}
 
 
 class LockFile:
-    """`commits` by artefact, `files` by artefact and commit, `hashed` large files by path; sealed."""
+    """The sealed sections: `commits` by artefact, `files` by artefact and commit, `hashed` (large files) by path."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def get(self, section: str, name: str) -> Any:
-        """What is remembered under a name, None when nothing is.
+        """Return what is remembered under a name, None when nothing is.
 
         Raises:
             ArtifactError: when the file was altered or is not JSON.
@@ -37,7 +37,7 @@ class LockFile:
         return self._read().get(section, {}).get(name)
 
     def put(self, section: str, name: str, value: Any) -> None:
-        """Remember a value, beside whatever another process has written meanwhile.
+        """Remember a value, keeping what other processes have written meanwhile.
 
         Raises:
             ArtifactError: when the file was altered or is not JSON.
@@ -48,11 +48,11 @@ class LockFile:
             write_json(self.path, sealed({part: dict(sorted(content[part].items())) for part in sorted(content)}))
 
     def _read(self) -> dict[str, Any]:
-        """The sections. A digit altered in one would silently name other weights: other keys, other results."""
+        """Return the sections. They are sealed because one altered digit would silently select other weights."""
         found = read_json(self.path) if self.path.exists() else {}
         if isinstance(found, dict):
             content = {name: part for name, part in found.items() if name != "seal"}
-            # One without a seal is of an earlier version.
+            # A file without a seal is from an earlier version.
             if content.keys() <= SECTIONS and ("seal" not in found or is_sealed(found)):
                 return content
         raise ArtifactError(
@@ -60,7 +60,7 @@ class LockFile:
         )
 
     def digest(self, path: Path) -> str:
-        """sha256 of a file; of a large one from memory while its `file_state` stands."""
+        """Return a file's sha256; a large file's is remembered while its `file_state` is unchanged."""
         real = path.resolve()
         state = file_state(real)
         if state[0] < REMEMBER_FROM_BYTES:
@@ -72,7 +72,7 @@ class LockFile:
         return str(seen[-1])
 
     def differing(self, folder: Path, expected: dict[str, dict[str, Any]]) -> list[str]:
-        """Names of files in `folder` that are not there with the size and (where known) sha256 expected."""
+        """Return the names of files that are missing in `folder` or have another size or (where known) sha256."""
         return [
             name
             for name, facts in expected.items()

@@ -1,4 +1,4 @@
-"""Which files of a model repository matter, and which names mean this disk. Pure; knows no hub and no files."""
+"""Which files of a model repository matter, and which names mean this disk. Pure: works on names alone."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ _UNUSED_FOLDERS = ("onnx", "openvino", "coreml", "tf", "flax", "original")
 _CONTENT = (".safetensors", ".bin", ".json", ".txt", ".model", ".vocab", ".codes", ".spm", ".v3")
 
 ABOUT_A_RUN = {"manifest.json", "training.json", "metrics.jsonl", "emissions.json"}
-"""Files beside a trained model's own that tell of its run, times and paths too: the model computes the same without."""
+"""Files beside a trained model that describe its run, with times and paths, and do not change what it computes."""
 
 
 def looks_local(path: str) -> bool:
-    """Whether a name is shaped like a file or folder rather than `owner/name`."""
+    """Return whether a name is shaped like a file or folder rather than `owner/name`."""
     shaped = path.startswith((".", "/", "~")) or path.endswith("/") or path.count("/") > 1
     return shaped or bool(re.search(r"\.(jsonl?|csv|tsv|parquet|trec|txt)$", path))
 
 
 def model_files(names: list[str]) -> list[str]:
-    """Weights, configuration, tokenizer and papers of a model, in the given order.
+    """Return the weights, configuration, tokenizer and documentation of a model, in the given order.
 
-    Left out: code (never run), other frameworks' weights, optimizer states, and in every folder that has safetensors
-    the pickled weights.
+    Left out: code (never run), other frameworks' weights, optimizer states, and the pickled weights in every folder
+    that has safetensors.
     """
     kept = [name for name in names if _is_of_model(name)]
     safe = {PurePosixPath(name).parent for name in kept if name.endswith(".safetensors")}
@@ -32,12 +32,12 @@ def model_files(names: list[str]) -> list[str]:
 
 
 def identity_files(names: list[str]) -> list[str]:
-    """Of `model_files`, those that decide what the model computes."""
+    """Return those of `model_files` that decide what the model computes."""
     return [name for name in model_files(names) if name.endswith(_CONTENT) and name not in ABOUT_A_RUN]
 
 
 def is_pickle(name: str) -> bool:
-    """Whether a file holds pickled weights."""
+    """Return whether a file holds pickled weights."""
     return PurePosixPath(name).name.startswith("pytorch_model") and name.endswith((".bin", ".bin.index.json"))
 
 
@@ -49,5 +49,5 @@ def _is_of_model(name: str) -> bool:
 
 
 def literal_patterns(names: list[str]) -> list[str]:
-    """File names as glob patterns that match only themselves."""
+    """Return file names as glob patterns that match only themselves."""
     return [re.sub(r"([*?[])", r"[\1]", name) for name in names]
