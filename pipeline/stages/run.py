@@ -6,7 +6,6 @@ import errno
 import logging
 from pathlib import Path
 
-from pipeline.config import recorded
 from pipeline.config.schema import Config, Stage
 from pipeline.core import atomic
 from pipeline.reporting import report
@@ -19,9 +18,6 @@ from pipeline.stages.plan import Run
 from pipeline.stages.train import train
 
 log = logging.getLogger(__name__)
-
-BESIDE = (recorded.FILE, "metrics.jsonl", "tracking.json", "README.md", "summary.json")
-"""Files in a run's folder beside those of its stages."""
 
 
 def run(config: Config, stop_after: Stage | None = None) -> Path | None:
@@ -44,9 +40,6 @@ def run(config: Config, stop_after: Stage | None = None) -> Path | None:
         check_base(this)
     if evaluates:
         check_inputs(this)
-    if not mines_only:
-        for name in BESIDE:
-            atomic.require_file(this.folder / name)
     mine(this)
     if mines_only:
         return None
