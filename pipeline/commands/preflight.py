@@ -150,9 +150,9 @@ def _artefact(config: Config, what: str, path: str, revision: str | None, kind: 
     """How an artefact stands, and the bytes still to download."""
     lock = Path(config.outputs_dir).resolve() / LOCK
     try:
-        found = location.preview(path, revision, kind=kind, lock=lock, refresh=config.hub.refresh, allow=None, key=key)
+        found = location.preview(path, revision, kind=kind, lock=lock, key=key, refresh=config.hub.refresh)
         if found is None:
-            located = location.locate(path, revision, kind=kind, lock=lock, refresh=False, allow=None, key=key)
+            located = location.locate(path, revision, kind=kind, lock=lock, key=key)
             return Finding(OK, what, located.description), 0
     except HubError as error:
         return Finding(FAIL, what, one_line(error)), 0

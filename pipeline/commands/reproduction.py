@@ -86,7 +86,7 @@ def published_weights(run: Run, path: str, revision: str | None) -> Measured:
         HubError, ModelError: when the weights cannot be had, or are no cross-encoder.
     """
     located = location.locate(
-        path, revision, kind="model", lock=run.lock, refresh=run.config.hub.refresh, allow=None, key="weights"
+        path, revision, kind="model", lock=run.lock, key="weights", refresh=run.config.hub.refresh
     )
     log.info("weights     %s", located.description)
     mine(run)

@@ -68,10 +68,7 @@ class Run:
         self.lock = self.outputs / LOCK
 
     def _locate(self, path: str, revision: str | None, kind: Kind, key: str) -> location.Located:
-        return location.locate(
-            path, revision, kind=kind, lock=self.lock,
-            refresh=self.config.hub.refresh, allow=None, key=key,
-        )  # fmt: skip
+        return location.locate(path, revision, kind=kind, lock=self.lock, key=key, refresh=self.config.hub.refresh)
 
     @cached_property
     def base(self) -> location.Located:
