@@ -33,8 +33,8 @@ from pipeline.stages.sets import evaluation_set, final_sets, nano_names
 log = logging.getLogger(__name__)
 
 
-def reproduce(asked: Reproduction, config: Config) -> str:
-    """Compare, keep the comparison as JSON, and give it as text.
+def reproduce(asked: Reproduction, config: Config) -> None:
+    """Compare, keep the comparison as JSON, and log it as text.
 
     A run's comparison lies in the run's folder and stands in its README.md; the others lie in outputs/reports.
 
@@ -63,7 +63,6 @@ def reproduce(asked: Reproduction, config: Config) -> str:
         got = f"{failed} of {len(found['rows'])} outside"
         remedy = "The rows marked FAIL above say which; a pinned revision that moved or another recipe explains most."
         raise ArtifactError(must("every figure", "lie within its band", got, remedy))
-    return comparison.as_text(found)
 
 
 def _sets(run: Run) -> dict[str, RerankingSet]:
