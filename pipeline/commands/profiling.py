@@ -12,9 +12,9 @@ from typing import Any
 from torch.profiler import DeviceType, ProfilerActivity, profile, schedule
 
 from pipeline.config.asked import Profile
-from pipeline.config.ending import shown
 from pipeline.config.schema import Config
 from pipeline.core import artifacts, atomic
+from pipeline.core.console import shown
 from pipeline.core.fingerprint import plain
 from pipeline.core.provenance import record
 from pipeline.engine.training import Hooks, Trainer

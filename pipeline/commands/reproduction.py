@@ -12,10 +12,10 @@ from typing import Any
 
 from pipeline.commands.run_folder import find_run
 from pipeline.config.asked import FIRST, Reproduction
-from pipeline.config.ending import shown
 from pipeline.config.schema import Config
 from pipeline.config.sets import NANO_MEAN
 from pipeline.core import atomic
+from pipeline.core.console import shown
 from pipeline.core.errors import ArtifactError, ConfigError, must
 from pipeline.core.fingerprint import slug
 from pipeline.core.records import TRAINED, RerankingSet

@@ -12,9 +12,9 @@ from typing import Any
 
 from pipeline.config import recorded
 from pipeline.config.asked import Rerun
-from pipeline.config.ending import shown
 from pipeline.config.paths import KEYS
 from pipeline.config.schema import Config
+from pipeline.core.console import shown
 from pipeline.core.errors import ArtifactError, must
 from pipeline.hub.lock_file import LOCK
 from pipeline.hub.repo_files import looks_local

@@ -25,11 +25,11 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from pipeline.config import console
 from pipeline.config.arguments import described, keys, parse_arguments
 from pipeline.config.ending import EXIT_BUG, ended, log, report, unusable
 from pipeline.config.refusals import refusal
 from pipeline.config.schema import OUTPUTS, Config, parse, register
+from pipeline.core import console
 from pipeline.core.credentials import masked_command
 from pipeline.core.errors import EXIT_REQUEUE, ConfigError, must
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from pipeline.config.ending import shown
 from pipeline.config.sets import NANO_MEAN
 from pipeline.core import artifacts, atomic
+from pipeline.core.console import shown
 from pipeline.core.fingerprint import fingerprint, plain
 from pipeline.data import storage
 from pipeline.reporting import comparison, model_card, report
