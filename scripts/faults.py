@@ -6,6 +6,7 @@ import logging
 
 from pipeline.config.asked import Faults
 from pipeline.config.compose import command
+from pipeline.core.errors import EXIT_STATUS
 
 
 def main(asked: Faults) -> None:
@@ -17,7 +18,7 @@ def main(asked: Faults) -> None:
     for sentence in record.lost:
         print(sentence)
     print(f"{record.kills.total()} kills, {record.faults.total()} file faults, {len(record.lost)} lost; {path}")
-    raise SystemExit(campaign.status(record))
+    raise SystemExit(EXIT_STATUS if record.lost else 0)
 
 
 if __name__ == "__main__":

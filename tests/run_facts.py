@@ -18,7 +18,7 @@ from pipeline.evaluation.evaluator import Evaluation, evaluate
 from pipeline.evaluation.figures import mean_of
 from pipeline.evaluation.reranking import SystemRankings
 from pipeline.reporting.comparison import published
-from pipeline.reporting.facts import Facts, RunFiles, collect
+from pipeline.reporting.facts import Facts, collect
 
 HOSTILE = 'Is <script>alert("x")</script> | **bold**?\n# not a heading [link](http://example.org) `code` $x$'
 """A question that, unless escaped, would break out of every place in the card where it is shown."""
@@ -215,33 +215,28 @@ def write(
     base_id: str | None = CONFIG["model"]["path"],
     data_id: str | None = CONFIG["data"]["path"],
 ) -> Facts:
-    """Write a run's files below a folder and return the facts collected from them."""
-    run = folder / "run"
+    """Write a run's files below a folder and return the facts collected from them.
+
+    The energy of all evaluations counts as one evaluation's.
+    """
+    run, mined = folder / "run", folder / "mined"
     measures = _measures(systems, "nfcorpus" in config["evaluation"]["nano_beir"])
     if emissions is None:
         emissions = {"mine": energy(0.001), "train": energy(0.019), "evaluate": energy(0.002)}
-    write_json(run / "training.json", training)
-    write_text(run / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in log))
-    write_json(run / "statistics.json", {"rows": 578402})
+    write_json(run / "model" / "training.json", training)
+    write_text(run / "model" / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in log))
+    write_json(mined / "statistics.json", {"rows": 578402})
     command = [PROVENANCE["command"][0], f"experiment={config['name']}", *PROVENANCE["command"][1:]]
-    write_json(run / "manifest.json", {"provenance": {**PROVENANCE, "command": command}, "files": {}})
+    write_json(run / "model" / "manifest.json", {"provenance": {**PROVENANCE, "command": command}, "files": {}})
+    evaluations = {name: run / "evaluations" / name for name in measures}
     for name, content in measures.items():
-        write_json(run / "evaluations" / name / "measures.json", content)
-    for stage, record in emissions.items():
-        write_json(run / stage / "emissions.json", record)
-    files = RunFiles(
-        run=run,
-        model=run / "model",
-        card=run / "README.md",
-        training=run / "training.json",
-        metrics=run / "metrics.jsonl",
-        statistics=run / "statistics.json",
-        manifest=run / "manifest.json",
-        measures={name: run / "evaluations" / name / "measures.json" for name in measures},
-        emissions={stage: run / stage / "emissions.json" for stage in emissions},
-    )
+        write_json(evaluations[name] / "measures.json", content)
+    for place in (mined, run / "model", *evaluations.values()):
+        write_json(place / "emissions.json", {"enabled": False})
     rows = pairs() if rows is None else rows
-    return collect(files, config, rows, len(rows), base_id=base_id, data_id=data_id)
+    facts = collect(run, mined, evaluations, config, rows, len(rows), base_id=base_id, data_id=data_id)
+    facts.emissions = emissions
+    return facts
 
 
 RECIPES: dict[str, dict[str, Any]] = {

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import runpy
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -13,14 +15,21 @@ import pytest
 from pipeline.config.arguments import parse_arguments
 from pipeline.config.asked import Faults
 from pipeline.core.errors import ArtifactError, ConfigError
-from pipeline.faults.campaign import CUTS, arguments, run, status
+from pipeline.faults import campaign
+from pipeline.faults.campaign import CUTS, arguments, run
 from pipeline.faults.kills import Record, undisturbed
 from pipeline.faults.victim import Place
 
 
-def test_only_a_campaign_without_loss_ends_well() -> None:
-    assert status(Record()) == 0
-    assert status(Record(lost=["run-1: x differs"])) == 2
+@pytest.mark.parametrize(("lost", "status"), [([], 0), (["run-1: x differs"], 2)])
+def test_only_a_campaign_without_loss_ends_well(
+    root: Path, monkeypatch: pytest.MonkeyPatch, lost: list[str], status: int
+) -> None:
+    monkeypatch.setattr(campaign, "run", lambda asked: (Record(lost=lost), Path("record.json")))
+    monkeypatch.setattr(sys, "argv", ["faults.py"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(root / "scripts" / "faults.py"), run_name="__main__")
+    assert (ended.value.code or 0) == status
 
 
 def test_arguments() -> None:

@@ -155,8 +155,11 @@ def test_no_credential_stands_below_logs(job: Path, words: list[str]) -> None:
 
 
 def test_a_sweep_that_is_refused_leaves_no_credential_either(job: Path) -> None:
+    (of_another := job.parent / "here" / "logs" / "x-multirun" / "multirun.yaml").parent.mkdir(parents=True)
+    of_another.write_text("seed: 1")
     done = call(job, "-m", "seed=abc,2", "note=hf_abcdefghijklmnop", "outputs_dir=here")
     assert done.returncode == 2 and "seed must be a whole number" in done.stderr
+    assert of_another.is_file() and len(list(of_another.parents[1].iterdir())) == 2
     assert call(job, "-m", "seed=7,12", "note=hf_abcdefghijklmnop", "hydra.sweep.dir=own").returncode == 0
     assert not [path for path in job.parent.rglob("*") if path.is_file() and b"hf_abc" in path.read_bytes()]
 

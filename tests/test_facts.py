@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 import run_facts
 
+from pipeline.core.atomic import write_json
 from pipeline.core.errors import ArtifactError
-from pipeline.reporting.facts import read_log
+from pipeline.reporting.facts import collect, read_log
 
 
-@pytest.mark.parametrize("name", ["training.json", "metrics.jsonl", "train/emissions.json"])
+@pytest.mark.parametrize("name", ["training.json", "metrics.jsonl", "model/emissions.json"])
 def test_a_missing_or_broken_file_is_one_sentence(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def damaged(path: Path, content: str) -> None:
         original(path, content if not str(path).endswith(name) else "{broken")
@@ -23,6 +24,19 @@ def test_a_missing_or_broken_file_is_one_sentence(name: str, tmp_path: Path, mon
     monkeypatch.setattr(run_facts, "write_text", damaged)
     with pytest.raises(ArtifactError, match=r"must be readable JSON"):
         run_facts.write(tmp_path)
+
+
+def test_energy_is_read_of_every_stage_and_set_in_the_order_run(tmp_path: Path) -> None:
+    run_facts.write(tmp_path)
+    run, mined, rows = tmp_path / "run", tmp_path / "mined", run_facts.pairs()
+    evaluations = {name: run / "evaluations" / name for name in ("NanoNQ", "gooaq-dev")}
+    for number, folder in enumerate((mined, run / "model", *evaluations.values())):
+        write_json(folder / "emissions.json", {"energy_kwh": number})
+    facts = collect(run, mined, evaluations, run_facts.CONFIG, rows, len(rows), base_id=None, data_id=None)
+    assert list(facts.measures) == list(evaluations)
+    assert [(stage, record["energy_kwh"]) for stage, record in facts.emissions.items()] == [
+        ("mine", 0), ("train", 1), ("evaluate NanoNQ", 2), ("evaluate gooaq-dev", 3),
+    ]  # fmt: skip
 
 
 def test_a_torn_log_is_refused_with_its_line(tmp_path: Path) -> None:

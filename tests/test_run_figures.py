@@ -11,7 +11,6 @@ from published_run import build, ranks_with_mean
 
 from pipeline.core.errors import ArtifactError
 from pipeline.evaluation.measures import per_query
-from pipeline.reporting import run_figures
 from pipeline.reporting.run_figures import measured_run, reference_map, require_finished
 
 
@@ -67,39 +66,23 @@ def test_a_finished_run_names_its_evaluations(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("part", "said"),
     [
-        ("model/training.json", "altered|bytes"),
         ("model/manifest.json", "never completed"),
         ("card/manifest.json", "never completed"),
         ("evaluations/NanoNQ-000000000003/manifest.json", "never completed"),
         ("evaluations/gooaq-dev-000000000000/measures.json", "is missing"),
+        ("model/training.json", "altered|bytes"),
+        ("model/metrics.jsonl", "altered|bytes"),
+        ("card/README.md", "altered|bytes"),
+        ("evaluations/NanoNQ-000000000003/qrels.trec", "altered|bytes"),
     ],
 )
 def test_an_unfinished_or_altered_run_is_refused(tmp_path: Path, part: str, said: str) -> None:
     run = build(tmp_path, "gooaq_bert_tiny")
-    if part.endswith("training.json"):
-        (run / part).write_text("{}")
+    if said == "altered|bytes":
+        (run / part).write_text("altered")
     else:
         (run / part).unlink()
     with pytest.raises(ArtifactError, match=rf"must be a finished, verified run, got: .*({said}).*Run its command"):
-        require_finished(run)
-
-
-@pytest.mark.parametrize(
-    "part", ["model/metrics.jsonl", "card/README.md", "evaluations/NanoNQ-000000000003/qrels.trec"]
-)
-def test_an_altered_run_is_refused(tmp_path: Path, part: str) -> None:
-    run = build(tmp_path, "gooaq_bert_tiny")
-    (run / part).write_text("altered")
-    with pytest.raises(ArtifactError, match=r"must be a finished, verified run, got: .*(altered|bytes)"):
-        measured_run(run)
-
-
-def test_a_torn_log_is_refused_with_its_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = build(tmp_path, "gooaq_bert_tiny")
-    with (run / "model" / "metrics.jsonl").open("a") as stream:
-        stream.write('{"kind": "tra')
-    monkeypatch.setattr(run_figures, "problems", lambda folder: [])  # saved like that, so the manifest vouches for it
-    with pytest.raises(ArtifactError, match=r"metrics\.jsonl, line \d+, must be readable JSON"):
         measured_run(run)
 
 

@@ -22,6 +22,7 @@ from safetensors.torch import load_file
 
 from pipeline.commands.verification import verify
 from pipeline.config.asked import Verification
+from pipeline.config.ending import unusable
 from pipeline.core import artifacts
 from pipeline.core.errors import ArtifactError, ConfigError, DataError, ModelError, PipelineError
 from pipeline.data import storage
@@ -124,16 +125,26 @@ def test_a_broken_record_of_the_tracker_is_made_again(
     assert json.loads(path.read_text())["id"].startswith(f"{first.name}-")
 
 
-@pytest.mark.parametrize("name", ["latest", "README.md", "config.yaml", "metrics.jsonl"])
-def test_a_folder_where_a_run_writes_a_file_or_link_is_refused_before_any_work(
-    first: Path, tmp_path: Path, name: str
-) -> None:
-    (tmp_path / name if name == "latest" else tmp_path / "runs" / first.name / name).mkdir(parents=True)
-    with pytest.raises(ArtifactError, match=rf"{name} must be a (link|file), got a folder\. (Rename it|Move it away)"):
+def test_a_folder_where_a_run_makes_a_link_is_refused_before_any_work(tmp_path: Path) -> None:
+    (tmp_path / "latest").mkdir()
+    with pytest.raises(ArtifactError, match=r"latest must be a link, got a folder\. Rename it"):
         go(tmp_path)
     assert not (tmp_path / "mined").exists()
-    if name == "latest":
-        assert go(tmp_path, "stop_after=mine") is None, "which makes no link"
+    assert go(tmp_path, "stop_after=mine") is None, "which makes no link"
+
+
+@pytest.mark.parametrize("name", ["README.md", "config.yaml", "summary.json"])
+def test_a_folder_where_a_run_writes_a_file_is_the_user_s_to_mend(outputs: Path, first: Path, name: str) -> None:
+    before, kept = snapshot(outputs), (first / name).read_bytes()
+    (first / name).unlink()
+    (first / name).mkdir()
+    with pytest.raises(IsADirectoryError) as refused:
+        go(outputs)
+    said = f"{first / name} must be a file, got a folder. Move it away and run the same command again."
+    assert str(unusable(refused.value)) == said
+    (first / name).rmdir()
+    assert ran(outputs) == first and (first / name).read_bytes() == kept
+    assert snapshot(outputs).keys() == before.keys()
 
 
 def test_a_torn_log_beside_a_finished_model_is_mended(outputs: Path, first: Path) -> None:

@@ -225,8 +225,8 @@ def test_rerun_gives_the_same_names_and_the_same_bits(
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["scripts/rerun.py", "manifest=outputs/latest/model"])
     run = (outputs / "latest").resolve()
-    again = rerunning.rerun(Rerun(manifest=str(run / "model"), outputs_dir=str(tmp_path / "again")))
-    assert again is not None
+    rerunning.rerun(Rerun(manifest=str(run / "model"), outputs_dir=str(tmp_path / "again")))
+    again = (tmp_path / "again" / "latest").resolve()
     assert again == tmp_path / "again" / "runs" / run.name
     for kind in ("mined", "tokens", f"runs/{run.name}/evaluations"):
         names = [{path.name for path in (root / kind).glob("[!.]*")} for root in (outputs, tmp_path / "again")]

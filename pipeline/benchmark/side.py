@@ -81,9 +81,7 @@ def packaged_model(work: Path) -> tuple[Path, Any]:
     """Return MiniLM's folder and its tokenizer."""
     from transformers import AutoTokenizer
 
-    folder = location.locate(
-        PACKAGED, None, kind="model", lock=work / "lock.json", refresh=False, allow=None, key="benchmark"
-    ).folder
+    folder = location.locate(PACKAGED, None, kind="model", lock=work / "lock.json", key="benchmark").folder
     return folder, AutoTokenizer.from_pretrained(folder)
 
 

@@ -55,9 +55,8 @@ def size_of(config: Config) -> Size:
     """
     lock = Path(config.outputs_dir).resolve() / LOCK
     located = location.locate(
-        config.model.path, config.model.revision, kind="model", lock=lock, refresh=False,
-        allow=["config.json"], key="model.path",
-    )  # fmt: skip
+        config.model.path, config.model.revision, kind="model", lock=lock, key="model.path", allow=["config.json"]
+    )
     seen = json.loads((located.folder / "config.json").read_text(encoding="utf-8"))
     width = config.model.hidden_size or int(seen["hidden_size"])
     inner = 4 * width if config.model.hidden_size else int(seen["intermediate_size"])

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pipeline.commands.run_folder import find_run, model_folder
 from pipeline.config.asked import Prediction
-from pipeline.config.console import say
+from pipeline.core.console import say
 from pipeline.core.errors import DataError, must
 from pipeline.core.records import encodable, titled
 from pipeline.data.tables import json_objects

@@ -76,19 +76,17 @@ def check(config: Config) -> list[Finding]:
     return findings
 
 
-def report(config: Config) -> str:
-    """The findings as lines.
+def report(config: Config) -> None:
+    """Log the findings as lines.
 
     Raises:
         ResourceError: when one of them fails, after the lines were logged.
     """
     findings = check(config)
-    text = "\n".join(str(finding) for finding in findings)
-    log.info("%s", text)
+    log.info("%s", "\n".join(map(str, findings)))
     failed = [finding.what for finding in findings if finding.status == FAIL]
     if failed:
         raise ResourceError(must("every check", "pass before a run", ", ".join(failed), "Their lines say what to do."))
-    return text
 
 
 def _artefacts(config: Config) -> Iterator[tuple[str, str, str | None, Kind, str]]:
@@ -150,9 +148,9 @@ def _artefact(config: Config, what: str, path: str, revision: str | None, kind: 
     """How an artefact stands, and the bytes still to download."""
     lock = Path(config.outputs_dir).resolve() / LOCK
     try:
-        found = location.preview(path, revision, kind=kind, lock=lock, refresh=config.hub.refresh, allow=None, key=key)
+        found = location.preview(path, revision, kind=kind, lock=lock, key=key, refresh=config.hub.refresh)
         if found is None:
-            located = location.locate(path, revision, kind=kind, lock=lock, refresh=False, allow=None, key=key)
+            located = location.locate(path, revision, kind=kind, lock=lock, key=key)
             return Finding(OK, what, located.description), 0
     except HubError as error:
         return Finding(FAIL, what, one_line(error)), 0

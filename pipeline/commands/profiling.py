@@ -12,9 +12,9 @@ from typing import Any
 from torch.profiler import DeviceType, ProfilerActivity, profile, schedule
 
 from pipeline.config.asked import Profile
-from pipeline.config.ending import shown
 from pipeline.config.schema import Config
 from pipeline.core import artifacts, atomic
+from pipeline.core.console import shown
 from pipeline.core.fingerprint import plain
 from pipeline.core.provenance import record
 from pipeline.engine.training import Hooks, Trainer
@@ -36,14 +36,12 @@ BETWEEN = "(between operators)"
 """What the profiler calls a step's own time: Python, and waiting."""
 
 
-def run_profile(asked: Profile, config: Config) -> Path:
+def run_profile(asked: Profile, config: Config) -> None:
     """Profile `asked.steps` steps of the configuration's training, after mining what is missing.
 
-    On a CPU micro-batches run one after another here, each on all threads.
-
-    Returns:
-        A folder with `trace.json` (for a trace viewer such as Perfetto), `profile.json` (every operator: calls, its
-        own seconds on CPU and GPU, share) and `table.txt`.
+    On a CPU micro-batches run one after another here, each on all threads. It writes a folder below
+    `outputs_dir/profiles` with `trace.json` (for a trace viewer such as Perfetto), `profile.json` (every operator:
+    calls, its own seconds on CPU and GPU, share) and `table.txt`.
 
     Raises:
         PipelineError: whatever the user can act on.
@@ -81,7 +79,6 @@ def run_profile(asked: Profile, config: Config) -> Path:
             atomic.write_json(work / "profile.json", found)
             atomic.write_text(work / "table.txt", table(operators) + "\n")
     log.info("%s\n\n%d steps of %d pairs, in %s", table(operators), asked.steps, training.batch_size, shown(folder))
-    return folder
 
 
 def operators_of(profiler: Any, gpu: bool) -> list[dict[str, Any]]:

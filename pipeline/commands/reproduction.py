@@ -12,10 +12,10 @@ from typing import Any
 
 from pipeline.commands.run_folder import find_run
 from pipeline.config.asked import FIRST, Reproduction
-from pipeline.config.ending import shown
 from pipeline.config.schema import Config
 from pipeline.config.sets import NANO_MEAN
 from pipeline.core import atomic
+from pipeline.core.console import shown
 from pipeline.core.errors import ArtifactError, ConfigError, must
 from pipeline.core.fingerprint import slug
 from pipeline.core.records import TRAINED, RerankingSet
@@ -33,8 +33,8 @@ from pipeline.stages.sets import evaluation_set, final_sets, nano_names
 log = logging.getLogger(__name__)
 
 
-def reproduce(asked: Reproduction, config: Config) -> str:
-    """Compare, keep the comparison as JSON, and give it as text.
+def reproduce(asked: Reproduction, config: Config) -> None:
+    """Compare, keep the comparison as JSON, and log it as text.
 
     A run's comparison lies in the run's folder and stands in its README.md; the others lie in outputs/reports.
 
@@ -63,7 +63,6 @@ def reproduce(asked: Reproduction, config: Config) -> str:
         got = f"{failed} of {len(found['rows'])} outside"
         remedy = "The rows marked FAIL above say which; a pinned revision that moved or another recipe explains most."
         raise ArtifactError(must("every figure", "lie within its band", got, remedy))
-    return comparison.as_text(found)
 
 
 def _sets(run: Run) -> dict[str, RerankingSet]:
@@ -86,7 +85,7 @@ def published_weights(run: Run, path: str, revision: str | None) -> Measured:
         HubError, ModelError: when the weights cannot be had, or are no cross-encoder.
     """
     located = location.locate(
-        path, revision, kind="model", lock=run.lock, refresh=run.config.hub.refresh, allow=None, key="weights"
+        path, revision, kind="model", lock=run.lock, key="weights", refresh=run.config.hub.refresh
     )
     log.info("weights     %s", located.description)
     mine(run)

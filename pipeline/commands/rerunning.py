@@ -12,9 +12,9 @@ from typing import Any
 
 from pipeline.config import recorded
 from pipeline.config.asked import Rerun
-from pipeline.config.ending import shown
 from pipeline.config.paths import KEYS
 from pipeline.config.schema import Config
+from pipeline.core.console import shown
 from pipeline.core.errors import ArtifactError, must
 from pipeline.hub.lock_file import LOCK
 from pipeline.hub.repo_files import looks_local
@@ -38,8 +38,8 @@ def configuration(asked: Rerun) -> tuple[Config, dict[str, Any]]:
     return config, manifest
 
 
-def rerun(asked: Rerun) -> Path | None:
-    """Run it; whatever is complete in the outputs folder already is not made again. The run's folder."""
+def rerun(asked: Rerun) -> None:
+    """Run it; whatever is complete in the outputs folder already is not made again."""
     config, manifest = configuration(asked)
     # It goes along, so that the same commits are used.
     recorded = Path(manifest["provenance"]["config"]["outputs_dir"]) / LOCK
@@ -56,7 +56,7 @@ def rerun(asked: Rerun) -> Path | None:
     if key is not None and (changed := _changed(manifest["key"], key)):
         log.warning("not the same run: %s differ from the manifest's, so its folder has another name", changed)
     log.info("runs again   %s, into %s", config.name, shown(run.folder))
-    return run_stages(config)
+    run_stages(config)
 
 
 def _find_inputs(config: Config) -> None:

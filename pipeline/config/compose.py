@@ -25,11 +25,11 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from pipeline.config import console
 from pipeline.config.arguments import described, keys, parse_arguments
 from pipeline.config.ending import EXIT_BUG, ended, log, report, unusable
 from pipeline.config.refusals import refusal
-from pipeline.config.schema import OUTPUTS, Config, parse, register
+from pipeline.config.schema import LOGS, Config, parse, register
+from pipeline.core import console
 from pipeline.core.credentials import masked_command
 from pipeline.core.errors import EXIT_REQUEUE, ConfigError, must
 
@@ -57,7 +57,7 @@ def application(job: Callable[[Config], object]) -> Callable[[], None]:
     def one_job(values: DictConfig) -> object:
         _quiet()
         here = HydraConfig.get()
-        Path(here.sweep.dir, "multirun.yaml").unlink(missing_ok=True)  # Hydra's own copy, with credentials as they are
+        _remove_copy(here.sweep.dir)
         log_path = Path(here.runtime.output_dir) / f"{here.job.name}.log"
         if here.mode is RunMode.MULTIRUN:
             sys.argv[1:] = here.overrides.task  # what is recorded as its command makes this job, not the whole sweep
@@ -90,9 +90,8 @@ def application(job: Callable[[Config], object]) -> Callable[[], None]:
                 raise unusable(error) from error
             finally:
                 with contextlib.suppress(OSError):
-                    for folder in OUTPUTS:  # the same of a sweep that was refused before its first job
-                        for copy in Path(folder, "logs").glob("*-multirun/multirun.yaml"):
-                            copy.unlink(missing_ok=True)
+                    for folder in LOGS:  # of a sweep that was refused before its first job
+                        _remove_copy(folder)
             if len(ran) > 1:
                 print("\n".join(["", *_jobs(ran)]))
                 if failures:
@@ -150,6 +149,11 @@ def composed(overrides: list[str]) -> Config:
             return parse(hydra.compose("config", [quoted(word) for word in overrides]))
     except (HydraException, OmegaConfBaseException) as error:
         raise refusal(error, overrides) from None
+
+
+def _remove_copy(folder: str) -> None:
+    """Remove Hydra's copy of a sweep's configuration: it has credentials as they are."""
+    Path(folder, "multirun.yaml").unlink(missing_ok=True)
 
 
 def _jobs(ran: list[tuple[list[str], str]]) -> list[str]:

@@ -9,11 +9,12 @@ import os
 import signal
 import tempfile
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import console
+from pipeline.core import console, signals
+from pipeline.core.console import shown
 from pipeline.core.credentials import masked
 from pipeline.core.errors import (
     EXIT_REQUEUE,
@@ -56,7 +57,7 @@ def ended() -> Iterator[None]:
     SIGTERM, and SIGHUP where it is not ignored, end it like Ctrl-C.
     """
     console.open_closed()
-    before = {number: signal.signal(number, _stop) for number in stop_signals()}
+    before = {number: signal.signal(number, _stop) for number in signals.stop_signals()}
     try:
         _require_current_folder()
         yield
@@ -67,32 +68,13 @@ def ended() -> Iterator[None]:
     except Exception as error:
         raise SystemExit(report(error)) from None
     finally:
-        restore(before, _stop)
+        signals.restore(before, _stop)
         console.drop_unwritten()
-
-
-def stop_signals() -> list[signal.Signals]:
-    """Signals beside Ctrl-C's that ask a command to stop: a closed terminal's is none where it is ignored (`nohup`)."""
-    ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
-    return [signal.SIGTERM] if ignored else [signal.SIGTERM, signal.SIGHUP]
-
-
-def restore(before: dict[signal.Signals, Any], ours: Callable[[int, Any], None]) -> None:
-    """Give signals the handlers they had `before`, but for a closed terminal's that came: see `hung_up`."""
-    for number, handler in before.items():
-        if signal.getsignal(number) is ours:
-            signal.signal(number, handler)
-
-
-def hung_up() -> None:
-    """The terminal is closed: nothing is written to it, and its shell, which sends the signal again, ends nothing."""
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    console.leave_terminal()
 
 
 def _stop(number: int, frame: Any) -> None:
     if number == signal.SIGHUP:
-        hung_up()
+        signals.hung_up()
     raise KeyboardInterrupt
 
 
@@ -209,12 +191,3 @@ def _keep_traceback(error: Exception, log_path: Path | None) -> str:
     except OSError as problem:
         console.say(text.rstrip())
         return f"the lines above (no file takes it: {problem})"
-
-
-def shown(path: Path) -> str:
-    """A path as a person would type it from here: relative where it lies below the current folder."""
-    try:
-        here = Path.cwd()
-    except FileNotFoundError:  # removed since
-        return str(path)
-    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)

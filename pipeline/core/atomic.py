@@ -160,16 +160,6 @@ def require_link(link: Path) -> None:
         raise ArtifactError(must(str(link), "be a link", "a folder" if link.is_dir() else "a file", remedy))
 
 
-def require_file(path: Path) -> None:
-    """Refuse a folder where a file is to be written.
-
-    Raises:
-        ArtifactError: with the remedy.
-    """
-    if path.is_dir():
-        raise ArtifactError(must(str(path), "be a file", "a folder", "Move it away and give the same command again."))
-
-
 def remove_abandoned(path: Path, *, ours: bool = False) -> None:
     """Remove what killed processes left of writing `path`: their work folders, temporary files and links.
 

@@ -19,7 +19,7 @@ def folder_of(package: str) -> Path | None:
 
 
 def version_of(package: str) -> str | None:
-    """A package's version, by import name; None where no distribution, or more than one, says it."""
+    """A package's version, by its own or its import name; None where no distribution, or more than one, says it."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

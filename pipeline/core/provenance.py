@@ -6,7 +6,6 @@ read into it, and values that look like credentials are masked.
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import platform
 import subprocess
@@ -17,6 +16,7 @@ from typing import Any
 import psutil
 
 from pipeline.core.credentials import masked, masked_command
+from pipeline.core.packages import version_of
 
 LIBRARIES = (
     "accelerate",
@@ -70,16 +70,9 @@ def checkout(root: Path | None = None) -> dict[str, Any]:
     return {"commit": commit, "dirty": None if status is None else bool(status)}
 
 
-def _version(name: str) -> str | None:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
 def versions() -> dict[str, str | None]:
     """Python's and the libraries' versions, from their metadata: nothing is imported."""
-    return {"python": platform.python_version(), **{name: _version(name) for name in LIBRARIES}}
+    return {"python": platform.python_version(), **{name: version_of(name) for name in LIBRARIES}}
 
 
 def _cpu_model() -> str:

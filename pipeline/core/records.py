@@ -109,15 +109,11 @@ class PairRows:
 
     def take(self, rows: list[int]) -> PairRows:
         """The given rows, in the given order."""
-        return PairRows(
-            questions=[self.questions[row] for row in rows],
-            answers=[self.answers[row] for row in rows],
-            lines=[self.lines[row] for row in rows],
-            labels=None if self.labels is None else [self.labels[row] for row in rows],
-            negatives=None if self.negatives is None else [self.negatives[row] for row in rows],
-            groups=None if self.groups is None else [self.groups[row] for row in rows],
-            question_ids=None if self.question_ids is None else [self.question_ids[row] for row in rows],
-        )
+        columns: dict[str, Any] = {}
+        for column in fields(self):
+            values = getattr(self, column.name)
+            columns[column.name] = None if values is None else [values[row] for row in rows]
+        return PairRows(**columns)
 
 
 @dataclass(slots=True)

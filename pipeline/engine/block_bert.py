@@ -7,7 +7,7 @@ gradient and dropout's slow random numbers. In the last layer only each pair's f
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -69,27 +69,23 @@ def _parameters(layer: Any) -> list[torch.nn.Parameter]:
     return [parameter for module in modules for parameter in (module.weight, module.bias)]
 
 
+@dataclass(slots=True)
 class _Work:
     """One layer's pass over one micro-batch."""
 
-    def __init__(
-        self,
-        layer: Any,
-        weights: LayerLinears,
-        blocks: list[Block],
-        dropout: Dropout | None,
-        first_tokens: torch.Tensor,
-    ) -> None:
-        self.layer, self.weights, self.blocks, self.dropout, self.first_tokens = (
-            layer,
-            weights,
-            blocks,
-            dropout,
-            first_tokens,
-        )
-        self.heads = layer.attention.self.num_attention_heads
-        self.attention_rate = layer.attention.self.dropout.p
-        self.compute_dtype = weights.out.weight.dtype
+    layer: Any
+    weights: LayerLinears
+    blocks: list[Block]
+    dropout: Dropout | None
+    first_tokens: torch.Tensor
+    heads: int = field(init=False)
+    attention_rate: float = field(init=False)
+    compute_dtype: torch.dtype = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.heads = self.layer.attention.self.num_attention_heads
+        self.attention_rate = self.layer.attention.self.dropout.p
+        self.compute_dtype = self.weights.out.weight.dtype
 
 
 @dataclass(slots=True)

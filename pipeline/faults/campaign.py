@@ -18,7 +18,7 @@ from pathlib import Path
 from pipeline.config.asked import Faults
 from pipeline.config.compose import composed
 from pipeline.core import atomic
-from pipeline.core.errors import EXIT_STATUS, ConfigError, must
+from pipeline.core.errors import ConfigError, must
 from pipeline.faults.damage import damage_files
 from pipeline.faults.kills import MODEL, Record, chain, undisturbed
 from pipeline.faults.victim import Place, Server
@@ -95,8 +95,3 @@ def run(asked: Faults) -> tuple[Record, Path]:
     }  # fmt: skip
     atomic.write_json(path, {**facts, "seconds": round(time.time() - began, 1)})
     return record, path
-
-
-def status(record: Record) -> int:
-    """0 only when nothing was lost."""
-    return EXIT_STATUS if record.lost else 0

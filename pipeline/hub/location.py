@@ -46,9 +46,9 @@ def locate(
     *,
     kind: Kind,
     lock: Path,
-    refresh: bool,
-    allow: Sequence[str] | None,
     key: str,
+    refresh: bool = False,
+    allow: Sequence[str] | None = None,
 ) -> Located:
     """Find an artefact, downloading it from the hub where it is not here yet.
 
@@ -67,7 +67,7 @@ def locate(
     if local.exists():
         identity = {"sha256": _local_digest(local, kind, lock, key)}
         return Located(local, identity, f"{path} (local, sha256 {identity['sha256'][:12]})", kind, key)
-    repository = _repository(path, revision, kind, lock, allow, key)
+    repository = _repository(path, revision, kind, lock, key, allow)
     with repository.refusals():
         commit = repository.commit(refresh)
         folder = repository.snapshot(commit)
@@ -90,7 +90,7 @@ def refuse_changed(lock: Path, *read: Located | None) -> None:
 
 
 def _repository(
-    path: str, revision: str | None, kind: Kind, lock: Path, allow: Sequence[str] | None, key: str
+    path: str, revision: str | None, kind: Kind, lock: Path, key: str, allow: Sequence[str] | None = None
 ) -> Repository:
     """Return the repository that a hub id names; refuse a name that means this disk before the hub is asked."""
     parent = Path(path).parent
@@ -112,9 +112,7 @@ class Preview:
     missing_bytes: int
 
 
-def preview(
-    path: str, revision: str | None, *, kind: Kind, lock: Path, refresh: bool, allow: Sequence[str] | None, key: str
-) -> Preview | None:
+def preview(path: str, revision: str | None, *, kind: Kind, lock: Path, key: str, refresh: bool) -> Preview | None:
     """Resolve and list a hub artefact without downloading it; None where `path` is a package, file or folder.
 
     Raises:
@@ -122,7 +120,7 @@ def preview(
     """
     if path.startswith(PACKAGE) or Path(path).exists():
         return None
-    repository = _repository(path, revision, kind, lock, allow, key)
+    repository = _repository(path, revision, kind, lock, key)
     with repository.refusals():
         commit = repository.commit(refresh)
         wanted = repository.wanted(commit)

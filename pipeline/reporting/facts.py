@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.core.artifacts import MANIFEST
 from pipeline.core.atomic import read_json
 from pipeline.core.credentials import masked
 from pipeline.core.errors import ArtifactError, must
@@ -25,30 +26,6 @@ Json = dict[str, Any]
 
 
 @dataclass(kw_only=True, slots=True)
-class RunFiles:
-    """Where a run's facts lie; the stage that knows the folders fills this."""
-
-    run: Path
-    """The run's folder, named in the summary."""
-    model: Path
-    """The saved model's folder, named in the summary."""
-    card: Path
-    """The card's file, named in the summary."""
-    training: Path
-    """training.json: what `Trainer.run` returned."""
-    metrics: Path
-    """metrics.jsonl: every logged row, kinds `train` and `evaluation`."""
-    statistics: Path
-    """The mined data's statistics.json."""
-    manifest: Path
-    """The manifest of the training stage; its key `provenance` is `provenance.record`'s."""
-    measures: dict[str, Path]
-    """Set → measures.json, in the order shown: `evaluator.write`'s, and `figures.mean_of`'s for means."""
-    emissions: dict[str, Path]
-    """Stage → emissions.json, in the order run; the training stage is named `train`."""
-
-
-@dataclass(kw_only=True, slots=True)
 class Facts:
     """One run as plain data; everything in it is JSON."""
 
@@ -57,11 +34,17 @@ class Facts:
     paths: dict[str, str]
     """run, model, card. Shown on the console, never in the card: they are this machine's."""
     training: Json
+    """What `Trainer.run` returned."""
     log: list[Json]
+    """Every logged row, kinds `train` and `evaluation`."""
     statistics: Json
+    """The mined data's."""
     provenance: Json
+    """The training stage's, by `provenance.record`."""
     measures: dict[str, Json]
+    """Set → what `evaluator.write` wrote, and for means `figures.mean_of`."""
     emissions: dict[str, Json]
+    """Stage → its energy, in the order run."""
     rows: Json
     """The first training rows described: see `samples.describe_rows`."""
     example: Json
@@ -126,12 +109,22 @@ def read_log(path: Path) -> list[Json]:
 
 
 def collect(
-    files: RunFiles, config: Json, pairs: LabelledPairs, size: int, *, base_id: str | None, data_id: str | None
+    run: Path,
+    mined: Path,
+    evaluations: dict[str, Path],
+    config: Json,
+    pairs: LabelledPairs,
+    size: int,
+    *,
+    base_id: str | None,
+    data_id: str | None,
 ) -> Facts:
     """Read a run's files.
 
     Args:
-        files: where they lie; every one of them must be there.
+        run: its folder, with the trained model's in it.
+        mined: the mined data's folder.
+        evaluations: set → folder of its evaluation, in the order shown; means too.
         config: the parsed configuration as plain data (`fingerprint.plain`).
         pairs: the first mined training rows, which are described; `samples.EXAMPLE_ROWS` of them are enough.
         size: training rows in all.
@@ -141,15 +134,17 @@ def collect(
     Raises:
         ArtifactError: when a file is missing or broken.
     """
+    model = run / "model"
+    stages = {"mine": mined, TRAIN: model, **{f"evaluate {name}": folder for name, folder in evaluations.items()}}
     return Facts(
         config=masked(config),
-        paths={"run": str(files.run), "model": str(files.model), "card": str(files.card)},
-        training=read_json(files.training),
-        log=read_log(files.metrics),
-        statistics=read_json(files.statistics),
-        provenance=read_json(files.manifest).get("provenance", {}),
-        measures={name: read_json(path) for name, path in files.measures.items()},
-        emissions={stage: read_json(path) for stage, path in files.emissions.items()},
+        paths={"run": str(run), "model": str(model), "card": str(run / "README.md")},
+        training=read_json(model / "training.json"),
+        log=read_log(model / "metrics.jsonl"),
+        statistics=read_json(mined / "statistics.json"),
+        provenance=read_json(model / MANIFEST).get("provenance", {}),
+        measures={name: read_json(folder / "measures.json") for name, folder in evaluations.items()},
+        emissions={stage: read_json(folder / "emissions.json") for stage, folder in stages.items()},
         rows=describe_rows(pairs, size),
         example=example_pairs(pairs),
         base_id=base_id,

@@ -7,7 +7,7 @@ import logging
 import torch
 
 from pipeline.config.data import Source
-from pipeline.config.ending import shown
+from pipeline.core.console import shown
 from pipeline.stages.plan import Run
 
 log = logging.getLogger(__name__)

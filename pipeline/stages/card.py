@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from pipeline.config.ending import shown
 from pipeline.config.sets import NANO_MEAN
 from pipeline.core import artifacts, atomic
+from pipeline.core.console import shown
 from pipeline.core.fingerprint import fingerprint, plain
 from pipeline.data import storage
 from pipeline.reporting import comparison, model_card, report
-from pipeline.reporting.facts import RunFiles, collect
+from pipeline.reporting.facts import collect
 from pipeline.reporting.samples import EXAMPLE_ROWS
 from pipeline.stages.evaluate import evaluation_folder
 from pipeline.stages.plan import OF_THE_CARD, VERSIONS, Run, is_done, stage
@@ -36,28 +36,14 @@ def card(run: Run) -> Path:
         "train": fingerprint(run.train_key),
         "evaluations": {name: path.name for name, path in evaluations.items()},
     }
-    files = RunFiles(
-        run=run.folder,
-        model=run.folder / "model",
-        card=run.folder / "README.md",
-        training=run.folder / "model" / "training.json",
-        metrics=run.folder / "model" / "metrics.jsonl",
-        statistics=run.mined_folder / "statistics.json",
-        manifest=run.folder / "model" / artifacts.MANIFEST,
-        measures={name: path / "measures.json" for name, path in evaluations.items()},
-        emissions={
-            "mine": run.mined_folder / "emissions.json",
-            "train": run.folder / "model" / "emissions.json",
-            **{f"evaluate {name}": path / "emissions.json" for name, path in evaluations.items()},
-        },
-    )
     with atomic.locked(folder):
         there = (artifacts.manifest_of(folder) or {}).get("fingerprint") if artifacts.is_complete(folder) else None
         if there not in (None, fingerprint(key)) or not is_done(folder, "card"):
             with stage(run, folder, key) as (work, pieces):
-                head = storage.read_head(run.mined_folder, EXAMPLE_ROWS)
+                mined = run.mined_folder
+                head, size = storage.read_head(mined, EXAMPLE_ROWS), len(storage.read_indices(mined))
                 facts = collect(
-                    files, plain(run.config), head, len(storage.read_indices(run.mined_folder)),
+                    run.folder, mined, evaluations, plain(run.config), head, size,
                     base_id=run.base.identity.get("hub"),
                     data_id=None if run.source is None else run.source.identity.get("hub"),
                 )  # fmt: skip

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pipeline.config.ending import shown
 from pipeline.config.learning import ModelConfig
 from pipeline.config.sets import NANO_MEAN
 from pipeline.core import artifacts, atomic
+from pipeline.core.console import shown
 from pipeline.core.fingerprint import fingerprint, slug
 from pipeline.core.records import BI_ENCODER, FUSION, TRAINED, UNTRAINED, RerankingSet, fold
 from pipeline.data import storage

@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.config.ending import shown
 from pipeline.core import atomic
+from pipeline.core.console import shown
 from pipeline.core.errors import ArtifactError
 from pipeline.core.fingerprint import plain
 from pipeline.stages.plan import Run

@@ -6,8 +6,8 @@ import logging
 from pathlib import Path
 
 from pipeline.config.data import Retriever, Source
-from pipeline.config.ending import shown
 from pipeline.core import atomic
+from pipeline.core.console import shown
 from pipeline.core.fingerprint import fingerprint
 from pipeline.data import content, source, storage
 from pipeline.engine import model_kinds

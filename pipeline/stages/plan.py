@@ -17,12 +17,12 @@ from typing import Any
 import torch
 
 from pipeline.config.data import Retriever, Source
-from pipeline.config.ending import shown
 from pipeline.config.learning import Precision
 from pipeline.config.machine import Attention
 from pipeline.config.schema import Config
 from pipeline.config.sets import NANO, is_reserved
 from pipeline.core import artifacts, atomic, upkeep
+from pipeline.core.console import shown
 from pipeline.core.errors import ConfigError, must
 from pipeline.core.fingerprint import fingerprint, plain, slug
 from pipeline.core.provenance import record
@@ -68,10 +68,7 @@ class Run:
         self.lock = self.outputs / LOCK
 
     def _locate(self, path: str, revision: str | None, kind: Kind, key: str) -> location.Located:
-        return location.locate(
-            path, revision, kind=kind, lock=self.lock,
-            refresh=self.config.hub.refresh, allow=None, key=key,
-        )  # fmt: skip
+        return location.locate(path, revision, kind=kind, lock=self.lock, key=key, refresh=self.config.hub.refresh)
 
     @cached_property
     def base(self) -> location.Located:

@@ -6,7 +6,6 @@ import errno
 import logging
 from pathlib import Path
 
-from pipeline.config import recorded
 from pipeline.config.schema import Config, Stage
 from pipeline.core import atomic
 from pipeline.reporting import report
@@ -20,11 +19,6 @@ from pipeline.stages.train import train
 
 log = logging.getLogger(__name__)
 
-ORDER = (Stage.mine, Stage.train, Stage.evaluate, Stage.card)
-
-BESIDE = (recorded.FILE, "metrics.jsonl", "tracking.json", "README.md", "summary.json")
-"""Files in a run's folder beside those of its stages."""
-
 
 def run(config: Config, stop_after: Stage | None = None) -> Path | None:
     """Run whatever is missing of a configuration, up to `stop_after` (by default the configuration's own).
@@ -35,26 +29,24 @@ def run(config: Config, stop_after: Stage | None = None) -> Path | None:
     Raises:
         PipelineError: whatever the user can act on.
     """
-    last = ORDER.index(stop_after or config.stop_after)
+    last = stop_after or config.stop_after
+    mines_only, evaluates = last is Stage.mine, last in (Stage.evaluate, Stage.card)
     this = Run(config)
-    if last >= ORDER.index(Stage.train):
+    if not mines_only:
         atomic.require_link(this.outputs / "latest")
     check_data(this)
-    announce(this, mines_only=last < ORDER.index(Stage.train))
-    if last >= ORDER.index(Stage.train):
+    announce(this, mines_only=mines_only)
+    if not mines_only:
         check_base(this)
-    if last >= ORDER.index(Stage.evaluate):
+    if evaluates:
         check_inputs(this)
-    if last >= ORDER.index(Stage.train):
-        for name in BESIDE:
-            atomic.require_file(this.folder / name)
     mine(this)
-    if last < ORDER.index(Stage.train):
+    if mines_only:
         return None
     train(this)
-    if last >= ORDER.index(Stage.evaluate):
+    if evaluates:
         evaluate(this)
-    if last >= ORDER.index(Stage.card):
+    if last is Stage.card:
         card(this)
     _point_latest(this)
     return this.folder

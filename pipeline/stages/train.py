@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 
 from pipeline.config import recorded
-from pipeline.config.ending import hung_up, restore, shown, stop_signals
 from pipeline.config.sets import DEV, NANO_MEAN
 from pipeline.core import artifacts, atomic, upkeep
+from pipeline.core.console import shown
 from pipeline.core.credentials import masked
 from pipeline.core.errors import ArtifactError, Interrupted, must
 from pipeline.core.fingerprint import fingerprint, plain, slug
 from pipeline.core.records import AS_RETRIEVED
+from pipeline.core.signals import hung_up, restore, stop_signals
 from pipeline.data import storage
 from pipeline.engine import collation, model_files
 from pipeline.engine.modeling import Reranker

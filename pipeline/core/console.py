@@ -1,4 +1,4 @@
-"""Standard output and error as a command finds them: closed, full, unread, or of a terminal that is gone. No words."""
+"""Standard output and error as a command finds them: closed, full, unread, or of a terminal that is gone."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import os
 import select
 import sys
+from pathlib import Path
 from typing import TextIO
 
 STREAMS = {1: "stdout", 2: "stderr"}
@@ -56,6 +57,15 @@ def drop_unwritten() -> None:
         _to_nowhere(sys.stdout.fileno())
     if _is_stuck(sys.stderr):
         _to_nowhere(sys.stderr.fileno())
+
+
+def shown(path: Path) -> str:
+    """A path as a person would type it from here: relative where it lies below the current folder."""
+    try:
+        here = Path.cwd()
+    except FileNotFoundError:  # removed since
+        return str(path)
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
 
 
 def _is_stuck(stream: TextIO) -> bool:
