@@ -1,4 +1,4 @@
-"""Where a training step's time goes: a trace and a table of a few steps. Takes the keys of train.py, and steps=5."""
+"""Show where a training step's time goes: a trace and a table of a few steps. Takes train.py's keys, and steps=5."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pipeline.config.schema import Config
 
 
 def main(asked: Profile, config: Config) -> None:
-    """One composed configuration."""
-    from pipeline.commands.profiling import run_profile  # late: a mistyped key is answered without loading torch
+    """Profile one composed configuration."""
+    from pipeline.commands.profiling import run_profile  # late: a mistyped key is refused without loading torch
 
     run_profile(asked, config)
 

@@ -1,4 +1,4 @@
-"""Lay figures beside the published ones: reproduce.py run=<folder> | stage=first | weights=<hub id or folder>."""
+"""Compare figures with the published ones: reproduce.py run=<folder> | stage=first | weights=<hub id or folder>."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pipeline.config.schema import Config
 
 
 def main(asked: Reproduction, config: Config) -> None:
-    """One comparison."""
-    from pipeline.commands.reproduction import reproduce  # late: a mistyped key is answered without loading torch
+    """Make one comparison."""
+    from pipeline.commands.reproduction import reproduce  # late: a mistyped key is refused without loading torch
 
     reproduce(asked, config)
 
