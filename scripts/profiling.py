@@ -1,4 +1,4 @@
-"""Show where a training step's time goes: a trace and a table of a few steps. Takes train.py's keys, and steps=5."""
+"""Where a training step's time goes: a trace and a table of a few steps. Takes the keys of train.py, and steps=5."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Compare figures with the published ones: reproduce.py run=<folder> | stage=first | weights=<hub id or folder>."""
+"""Lay figures beside the published ones: reproduce.py run=<folder> | stage=first | weights=<hub id or folder>."""
 
 from __future__ import annotations
 
