@@ -6,27 +6,27 @@
 PYTHON ?= python3
 EXPERIMENT ?= quickstart
 ARGS ?=
-# Of `make reproduce`; only from the command line, for an environment may have a MODEL of its own.
+# For `make reproduce`; only from the command line, since the environment may have a MODEL of its own.
 STAGE :=
 MODEL :=
 # Address of an index that serves torch's CPU build, such as the one torch's own installation page names.
 TORCH_INDEX ?=
 
 VARIABLES := ARGS EXPERIMENT PYTHON TORCH_INDEX STAGE MODEL Q P
-# `make train data=local` would set a variable that nobody reads. What an outer make hands down is let be.
+# `make train data=local` would set a make variable that nothing reads. What an outer make passes down is left alone.
 UNKNOWN := $(if $(filter 0,$(MAKELEVEL)),$(firstword $(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(name)))),$(filter-out $(VARIABLES) SHELL MAKEFLAGS,$(name))))))
 $(if $(UNKNOWN),$(error $(UNKNOWN) is no variable of this Makefile ($(VARIABLES)). Keys go into ARGS: ARGS="$(UNKNOWN)='$(value $(UNKNOWN))'"))
 
 VENV := .venv
 RUN := $(VENV)/bin/python
 EXTRAS := quickstart,dev
-# Named after the content of what it vouches for (and the folder: the installation is editable), and written last:
-# an interrupted set-up has none and is taken up again.
+# Named after the contents it vouches for (and the folder, since the installation is editable), and written last: an
+# interrupted set-up has no stamp and is run again.
 STAMP := $(VENV)/.complete-$(shell { pwd; cat pyproject.toml conf/constraints.txt; } | cksum | cut -d ' ' -f 1)
-# `make smoke` is the smoke experiment; with an EXPERIMENT it is that recipe, cut by conf/size/tiny.yaml.
+# `make smoke` runs the smoke experiment; with an EXPERIMENT it runs that recipe, cut by conf/size/tiny.yaml.
 SMOKE := $(if $(filter file,$(origin EXPERIMENT)),experiment=smoke,experiment=$(EXPERIMENT) size=tiny)
 
-# No file-name patterns in recipes: ARGS="training.eval_sets=[validation]" must arrive as it was typed.
+# No file-name expansion in recipes: ARGS="training.eval_sets=[validation]" must arrive as it was typed.
 .SHELLFLAGS := -fc
 .DEFAULT_GOAL := help
 .PHONY: help setup train quickstart bert-tiny modernbert-large mine evaluate card predict sweep smoke \
@@ -40,7 +40,7 @@ setup: $(STAMP) ## Create .venv with every pinned version (TORCH_INDEX=<address>
 train: $(STAMP) ## Everything: mine, train, evaluate, card (EXPERIMENT=quickstart, ARGS="key=value …")
 	@$(RUN) scripts/train.py experiment=$(EXPERIMENT) $(ARGS)
 
-quickstart: $(STAMP) ## The embedded demonstration: docstrings, MiniLM, no hub
+quickstart: $(STAMP) ## The built-in demonstration: docstrings, MiniLM, no hub
 	@$(RUN) scripts/train.py experiment=quickstart $(ARGS)
 
 bert-tiny: $(STAMP) ## The published bert-tiny recipe (hub, GPU)
@@ -52,28 +52,28 @@ modernbert-large: $(STAMP) ## The published ModernBERT-large recipe (hub, GPU)
 mine: $(STAMP) ## Mine negatives and candidates only
 	@$(RUN) scripts/mine.py experiment=$(EXPERIMENT) $(ARGS)
 
-evaluate: $(STAMP) ## Up to the evaluation
+evaluate: $(STAMP) ## Everything up to the evaluation
 	@$(RUN) scripts/evaluate.py experiment=$(EXPERIMENT) $(ARGS)
 
-card: $(STAMP) ## Up to the model card
+card: $(STAMP) ## Everything up to the model card
 	@$(RUN) scripts/card.py experiment=$(EXPERIMENT) $(ARGS)
 
 sweep: $(STAMP) ## Several runs: ARGS="seed=1,2,3"
 	@$(RUN) scripts/train.py -m experiment=$(EXPERIMENT) $(ARGS)
 
-check: $(STAMP) ## Before spending hours: hub, device, disk, memory, expected time (EXPERIMENT=…)
+check: $(STAMP) ## Hub, device, disk, memory and expected time, before spending hours (EXPERIMENT=…)
 	@$(RUN) scripts/check.py experiment=$(EXPERIMENT) $(ARGS)
 
-reproduce: $(STAMP) ## Beside the published figures: ARGS="run=<folder>", STAGE=first or MODEL=<hub id or folder>
+reproduce: $(STAMP) ## Compare with the published figures: ARGS="run=<folder>", STAGE=first or MODEL=<hub id or folder>
 	@$(RUN) scripts/reproduce.py experiment=$(EXPERIMENT) $(if $(STAGE),stage=$(STAGE)) $(if $(MODEL),weights=$(MODEL)) $(ARGS)
 
-verify: $(STAMP) ## A finished run's files, figures and last stretch of training: ARGS="run=<folder>" (default: the newest)
+verify: $(STAMP) ## Check a run's files, figures and last stretch of training: ARGS="run=<folder>" (default: the newest)
 	@$(RUN) scripts/verify.py $(ARGS)
 
-rerun: $(STAMP) ## Exactly the run of a manifest again: ARGS="manifest=outputs/runs/<run>/model"
+rerun: $(STAMP) ## Repeat exactly the run of a manifest: ARGS="manifest=outputs/runs/<run>/model"
 	@$(RUN) scripts/rerun.py $(ARGS)
 
-benchmark: $(STAMP) ## Beside sentence-transformers on the same work: ARGS="case=train_bert_tiny"
+benchmark: $(STAMP) ## Compare with sentence-transformers on the same work: ARGS="case=train_bert_tiny"
 	@$(RUN) scripts/benchmark.py $(ARGS)
 
 profile: $(STAMP) ## Where a training step's time goes: a trace and a table (EXPERIMENT=…, ARGS="steps=5")
@@ -88,14 +88,14 @@ push: $(STAMP) ## Upload a finished run: ARGS="repo=<owner/name> run=<folder>"
 smoke: $(STAMP) ## A whole run in a minute; EXPERIMENT=<recipe> runs that recipe on a tiny subset
 	@$(RUN) scripts/train.py $(SMOKE) $(ARGS)
 
-# Q and P are passed through the environment with their unexpanded value, so that $, quotes and spaces are text.
+# Q and P are passed through the environment with their values unexpanded, so that $, quotes and spaces stay text.
 unexport Q P
 predict: export QUESTION := $(value Q)
 predict: export PASSAGE := $(value P)
 predict: $(STAMP) ## Score a passage: Q='question' P='passage' (ARGS="run=<folder>", by default the newest run)
 	@$(RUN) scripts/predict.py "q=$$QUESTION" "p=$$PASSAGE" $(ARGS)
 
-# A process a core, each with one thread: torch processes that share cores wait for each other.
+# One process per core, each with one thread: torch processes that share cores wait for each other.
 test: $(STAMP) ## The fast tests: no network, no GPU
 	@OMP_NUM_THREADS=1 $(RUN) -m pytest -n auto --dist loadfile $(ARGS)
 
@@ -115,8 +115,8 @@ clean: ## Remove caches; never outputs/, never .venv
 	@rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis build reranker_pipeline.egg-info
 	@find conf pipeline scripts tests -name __pycache__ -prune -exec rm -rf {} +
 
-# pip compiles modules one after another, which takes as long as the rest; compileall takes every processor. Libraries
-# bring a few files that do not compile (templates): no error.
+# pip compiles modules one after another, which takes as long as the rest; compileall uses every processor. Libraries
+# contain a few files that do not compile (templates), which is no error.
 $(STAMP):
 	@$(RUN) -c 'import sys, pip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 	  $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \

@@ -1,4 +1,4 @@
-"""Ours beside sentence-transformers: benchmark.py case=train_bert_tiny|…|quickstart|growth [pairs=5] [rows=…]."""
+"""Compare with sentence-transformers: benchmark.py case=train_bert_tiny|…|quickstart|growth [pairs=5] [rows=…]."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pipeline.config.compose import command
 
 
 def main(asked: Benchmark) -> None:
-    """One case; `growth` is ours alone, over numbers of rows."""
-    # Late: a mistyped argument is answered without loading torch.
+    """Run one case; `growth` measures this pipeline alone, over growing numbers of rows."""
+    # Imported late: a mistyped argument is refused without loading torch.
     from pipeline.benchmark import figures, growth, paired
     from pipeline.core.atomic import read_json
 

@@ -1,4 +1,4 @@
-"""Write a run's card, with whatever that needs."""
+"""Write a run's card, after the stages it needs."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pipeline.config.schema import Config, Stage
 
 
 def main(config: Config) -> None:
-    """One composed run."""
-    from pipeline.stages.run import run  # late: a mistyped key is answered without loading torch
+    """Run the composed configuration up to its card."""
+    from pipeline.stages.run import run  # late: a mistyped key is refused without loading torch
 
     run(config, stop_after=Stage.card)
 

@@ -1,4 +1,4 @@
-"""Look at hub, device, disk, memory and expected time of an experiment, in a minute, before spending hours."""
+"""Check the hub, device, disk, memory and expected time of an experiment in a minute, before spending hours."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pipeline.config.schema import Config
 
 
 def main(config: Config) -> None:
-    """One composed configuration."""
-    from pipeline.commands.preflight import report  # late: a mistyped key is answered without loading torch
+    """Check one composed configuration."""
+    from pipeline.commands.preflight import report  # late: a mistyped key is refused without loading torch
 
     report(config)
 

@@ -1,4 +1,4 @@
-"""Evaluate a trained model, with whatever that needs, and stop."""
+"""Evaluate a trained model, after the stages that needs, and stop."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pipeline.config.schema import Config, Stage
 
 
 def main(config: Config) -> None:
-    """One composed run."""
-    from pipeline.stages.run import run  # late: a mistyped key is answered without loading torch
+    """Run the composed configuration up to its evaluation."""
+    from pipeline.stages.run import run  # late: a mistyped key is refused without loading torch
 
     run(config, stop_after=Stage.evaluate)
 

@@ -1,4 +1,4 @@
-"""Break runs on purpose, count what is lost: faults.py [kills=20] [chain=5] [files=40] [seed=1] [experiment=smoke]."""
+"""Break runs on purpose and count losses: faults.py [kills=20] [chain=5] [files=40] [seed=1] [experiment=smoke]."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pipeline.core.errors import EXIT_STATUS
 
 
 def main(asked: Faults) -> None:
-    """One campaign; exit status 0 only when nothing was lost."""
-    from pipeline.faults import campaign  # late: a mistyped argument is answered without loading torch
+    """Run one campaign; exit with status 0 only when nothing was lost."""
+    from pipeline.faults import campaign  # late: a mistyped argument is refused without loading torch
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     record, path = campaign.run(asked)

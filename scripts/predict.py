@@ -8,7 +8,7 @@ from pipeline.config.compose import command
 
 
 def main(asked: Prediction) -> None:
-    """One question."""
+    """Score the passages of one question."""
     print(predict(asked))
 
 

@@ -8,8 +8,8 @@ from pipeline.config.schema import Config
 
 
 def main(asked: Profile, config: Config) -> None:
-    """One composed configuration."""
-    from pipeline.commands.profiling import run_profile  # late: a mistyped key is answered without loading torch
+    """Profile one composed configuration."""
+    from pipeline.commands.profiling import run_profile  # late: a mistyped key is refused without loading torch
 
     run_profile(asked, config)
 

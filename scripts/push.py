@@ -7,8 +7,8 @@ from pipeline.config.compose import command
 
 
 def main(asked: Publication) -> None:
-    """One upload."""
-    from pipeline.commands.publish import push  # late: a mistyped argument is answered without loading the hub's client
+    """Upload one run."""
+    from pipeline.commands.publish import push  # late: a mistyped argument is refused without loading the hub's client
 
     print(push(asked))
 

@@ -8,8 +8,8 @@ from pipeline.config.schema import Config
 
 
 def main(asked: Reproduction, config: Config) -> None:
-    """One comparison."""
-    from pipeline.commands.reproduction import reproduce  # late: a mistyped key is answered without loading torch
+    """Make one comparison."""
+    from pipeline.commands.reproduction import reproduce  # late: a mistyped key is refused without loading torch
 
     reproduce(asked, config)
 

@@ -1,4 +1,4 @@
-"""Run exactly what a manifest records again: rerun.py manifest=<file or folder> [outputs_dir=<folder>]."""
+"""Repeat exactly the run that a manifest records: rerun.py manifest=<file or folder> [outputs_dir=<folder>]."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pipeline.config.compose import command, keep_log
 
 
 def main(asked: Rerun) -> None:
-    """One run."""
-    from pipeline.commands.rerunning import configuration, rerun  # late: a mistyped argument is answered without torch
+    """Repeat one run."""
+    from pipeline.commands.rerunning import configuration, rerun  # late: a mistyped argument is refused without torch
 
     keep_log(configuration(asked)[0].outputs_dir, "rerun")
     rerun(asked)

@@ -1,4 +1,4 @@
-"""Run the whole pipeline, or what is missing of it: mine, train, evaluate, card."""
+"""Run the whole pipeline, or the stages still missing: mine, train, evaluate, card."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pipeline.config.schema import Config
 
 
 def main(config: Config) -> str | None:
-    """One composed run, and its figures in a line."""
-    from pipeline.stages.run import headline, run  # late: a mistyped key is answered without loading torch
+    """Run the composed configuration; return its figures in a line."""
+    from pipeline.stages.run import headline, run  # late: a mistyped key is refused without loading torch
 
     folder = run(config)
     return None if folder is None else headline(folder)

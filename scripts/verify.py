@@ -1,4 +1,4 @@
-"""Verify a finished run, files, figures and training: verify.py [run=<folder>] [outputs_dir=outputs]."""
+"""Verify a finished run's files, figures and training: verify.py [run=<folder>] [outputs_dir=outputs]."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pipeline.core.errors import EXIT_STATUS
 
 
 def main(asked: Verification) -> None:
-    """One verification; what differs is an exit status of its own."""
-    from pipeline.commands.verification import verify  # late: a mistyped argument is answered without loading torch
+    """Verify one run; exit with an error status when something differs."""
+    from pipeline.commands.verification import verify  # late: a mistyped argument is refused without loading torch
 
     verdict = verify(asked)
     print(verdict)
