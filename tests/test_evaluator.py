@@ -44,7 +44,6 @@ def made(groups: dict[str, str] | None = None, name: str = "dev") -> RerankingSe
         queries={query: query for query in QUERIES},
         passages={passage: passage for passage in ("a", "b", "c", "lost one")},
         candidates={query: ["a", "b", "c"] for query in QUERIES},
-        scores={query: [3.0, 2.0, 1.0] for query in QUERIES},
         qrels={query: {passage: 1, "d": 0} for query, passage in positives.items()},
         groups=groups,
     )
@@ -191,7 +190,7 @@ def test_queries_that_were_trained_on_are_counted() -> None:
 def test_what_was_written_is_read_back_to_the_bit(identifier: str, tmp_path: Path) -> None:
     passages = {"a": "a", "b": "b", "c": "c"}
     of = RerankingSet("one", {identifier: "q", "r": "r"}, passages, {identifier: ["a", "b", "c"], "r": ["b"]},
-                      {identifier: [2, 1, 0], "r": [2]}, {identifier: {"c": 1}, "r": {"a": 1}})  # fmt: skip
+                      {identifier: {"c": 1}, "r": {"a": 1}})  # fmt: skip
     rankings = {protocol: {identifier: ["b", "c", "a"], "r": ["b"]} for protocol in PROTOCOLS}
     done = evaluate(of, {"a rival": rankings, TRAINED: rankings})
     write(done, tmp_path)
@@ -203,7 +202,7 @@ def test_the_mean_over_sets_weighs_each_alike() -> None:
     first = evaluation(name="one")
     second = evaluate(
         RerankingSet("two", {"q": "q", "r": "r"}, {"a": "a", "b": "b"}, {"q": ["a", "b"], "r": ["b", "a"]},
-                     {"q": [2, 1], "r": [2, 1]}, {"q": {"b": 1}, "r": {"b": 1}}),
+                     {"q": {"b": 1}, "r": {"b": 1}}),
         {TRAINED: {protocol: {"q": ["b", "a"], "r": ["b", "a"]} for protocol in PROTOCOLS}},
     )  # fmt: skip
     figures = mean_of([first.scored(), second.scored()], "NanoBEIR_R100_mean")

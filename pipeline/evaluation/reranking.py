@@ -42,10 +42,8 @@ class Scorer(Protocol):
         ...
 
 
-def run_candidates(
-    run: Run, depth: int, own_passages: Container[str] = ()
-) -> tuple[dict[str, list[str]], dict[str, list[float]]]:
-    """The best `depth` passages a query of a run (score descending, id ascending), and their scores beside.
+def run_candidates(run: Run, depth: int, own_passages: Container[str] = ()) -> dict[str, list[str]]:
+    """The best `depth` passages a query of a run: score descending, id ascending.
 
     Ids in `own_passages` are passages that are no candidates of the query of that id, see `queries_among_passages`.
     """
@@ -53,8 +51,7 @@ def run_candidates(
         query: {passage: score for passage, score in scores.items() if passage != query or query not in own_passages}
         for query, scores in run.items()
     }
-    candidates = {query: order(list(scores), list(scores.values()))[:depth] for query, scores in ranked.items()}
-    return candidates, {query: [run[query][passage] for passage in ranked] for query, ranked in candidates.items()}
+    return {query: order(list(scores), list(scores.values()))[:depth] for query, scores in ranked.items()}
 
 
 def queries_among_passages(collection: Collection) -> set[str]:
@@ -72,12 +69,7 @@ def queries_among_passages(collection: Collection) -> set[str]:
     }
 
 
-def collection_set(
-    collection: Collection,
-    candidates: Mapping[str, Sequence[str]],
-    scores: Mapping[str, Sequence[float]],
-    name: str,
-) -> RerankingSet:
+def collection_set(collection: Collection, candidates: Mapping[str, Sequence[str]], name: str) -> RerankingSet:
     """The set that reranks a collection: its queries with a positive, their candidates, the passages these need.
 
     Queries without a positive have no measure: they are left out, counted in the log. A query without candidates
@@ -109,7 +101,6 @@ def collection_set(
         queries={query: collection.queries[query] for query in queries},
         passages={passage: collection.passages[passage] for passage in needed},
         candidates={query: list(candidates.get(query, ())) for query in queries},
-        scores={query: [float(score) for score in scores.get(query, ())] for query in queries},
         qrels=qrels,
         remarks=remarks,
     )

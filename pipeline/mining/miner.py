@@ -165,14 +165,12 @@ def _reranking_set(
     asked = [q for q, own in enumerate(positives) if own]
     ranking = searcher.search([part.texts[q] for q in asked], min(depth + 1, corpus.searched))
     ids = [part.ids[q] for q in asked]
-    candidates, scores, qrels = {}, {}, {}
+    candidates, qrels = {}, {}
     passages: dict[str, str] = {}
     for row, (q, identifier) in enumerate(zip(asked, ids, strict=True)):
         hidden = part.hidden(q, positives[q])
-        kept = [place for place, p in enumerate(ranking.indices[row]) if p >= 0 and p != hidden][:depth]
-        found = [int(ranking.indices[row][place]) for place in kept]
+        found = [int(p) for p in ranking.indices[row] if p >= 0 and p != hidden][:depth]
         candidates[identifier] = [corpus.ids[p] for p in found]
-        scores[identifier] = [float(ranking.scores[row][place]) for place in kept]
         qrels[identifier] = {
             corpus.ids[p]: max(1, int(label)) if label >= threshold else 0 for p, label in part.judged[q].items()
         }
@@ -181,7 +179,7 @@ def _reranking_set(
     groups = {identifier: part.groups[q] for identifier, q in zip(ids, asked, strict=True)} if part.groups else None
     if len(asked) < len(part.texts):
         log.warning("%s: %d questions without a positive are left out", name, len(part.texts) - len(asked))
-    return RerankingSet(name, queries, passages, candidates, scores, qrels, groups)
+    return RerankingSet(name, queries, passages, candidates, qrels, groups)
 
 
 def coverage(reranking: RerankingSet) -> dict[str, Any]:
