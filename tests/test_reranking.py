@@ -42,12 +42,12 @@ class ByText:
 
 
 def small_set() -> RerankingSet:
-    """q1 finds one of two positives; q2 finds none; q3 has no positive; a passage id is a candidate twice."""
+    """q1 finds one of two positives; q2 finds none; q3 has no positive."""
     return RerankingSet(
         name="small",
         queries={"q1": "first", "q2": "second", "q3": "third"},
         passages={"a": "5 a", "b": "1 b", "c": "5 c", "lost": "9 lost", "z": "0 z"},
-        candidates={"q1": ["b", "c", "a", "b"], "q2": ["a"], "q3": ["a", "b"]},
+        candidates={"q1": ["b", "c", "a"], "q2": ["a"], "q3": ["a", "b"]},
         qrels={"q1": {"c": 1, "lost": 2, "b": 0}, "q2": {"z": 1}, "q3": {"a": 0}},
     )
 

@@ -769,6 +769,20 @@ def test_beir_folder(tmp_path: Path) -> None:
     assert len(cut.train) + len(cut.dev) == 212
 
 
+def test_a_dev_folders_passage_gets_an_id_that_no_other_has(tmp_path: Path) -> None:
+    for name, passages in (("train", {"a": "one", "a@1": "two"}), ("dev", {"a": "three"})):
+        folder = tmp_path / name
+        (folder / "qrels").mkdir(parents=True)
+        write_jsonl(folder / "queries.jsonl", [{"_id": f"{name}{i}", "text": f"{name} {i}"} for i in range(110)])
+        texts = {**passages, **{f"{name}{i}": f"text {name} {i}" for i in range(110)}}
+        write_jsonl(folder / "corpus.jsonl", [{"_id": i, "text": text} for i, text in texts.items()])
+        (folder / "qrels" / "test.tsv").write_text("".join(f"{name}{i}\t{name}{i}\t1\n" for i in range(110)))
+    split = loaded(tmp_path / "train", format=Format.beir, dev_path=str(tmp_path / "dev"))
+    ids = dict(zip(split.corpus, split.corpus_ids or [], strict=True))
+    assert [ids[text] for text in ("one", "two", "three")] == ["a", "a@1", "a@1@1"]
+    assert split.renamed == ["a"]
+
+
 def test_a_beir_folder_is_trained_on_its_train_judgements_and_its_test_ones_are_a_dev_file(tmp_path: Path) -> None:
     (tmp_path / "qrels").mkdir()
     write_jsonl(tmp_path / "queries.jsonl", [{"_id": f"q{i}", "text": f"query {i}"} for i in range(150)])

@@ -122,9 +122,9 @@ class PairRows:
 class RerankingSet:
     """Queries with judged passages and first-stage candidates: what one evaluation reranks.
 
-    `candidates` lists passage ids best first, as the first stage ranked them: that order counts. `passages` holds every
-    candidate and every judged positive that the collection has. `groups` clusters queries for resampling, or is None
-    when they are independent.
+    `candidates` lists distinct passage ids best first, as the first stage ranked them: that order counts. `passages`
+    holds every candidate and every judged positive that the collection has. `groups` clusters queries for resampling,
+    or is None when they are independent.
     """
 
     name: str

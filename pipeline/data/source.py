@@ -198,8 +198,9 @@ def _corpus(sources: Sequence[Loaded], parts: Sequence[PairRows]) -> tuple[list[
         for text, identifier in zip(source.corpus or [], source.corpus_ids or [], strict=True):
             if text not in given:
                 own = identifier
-                if identifier in taken:
-                    own = f"{identifier}@{number}"
+                while own in taken:
+                    own = f"{own}@{number}"
+                if own != identifier:
                     renamed.append(identifier)
                 given[text] = own
                 taken.add(own)

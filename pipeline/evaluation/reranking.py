@@ -112,7 +112,7 @@ def pool_pairs(reranking_set: RerankingSet, protocol: str) -> tuple[dict[str, li
     Only queries with a positive are in it; the others have no measure. The same set gives the same pairs each time.
     """
     pools = {
-        query: list(dict.fromkeys(reranking_set.pool(query, protocol)))
+        query: reranking_set.pool(query, protocol)
         for query in judged(reranking_set.qrels)
         if query in reranking_set.queries
     }
@@ -147,7 +147,7 @@ def rerank(reranking_set: RerankingSet, scorer: Scorer) -> SystemRankings:
     scored = _scored(reranking_set, scorer, POSITIVES_ADDED)
     rankings: SystemRankings = {}
     for protocol in PROTOCOLS:
-        pools = {query: list(dict.fromkeys(reranking_set.pool(query, protocol))) for query in scored}
+        pools = {query: reranking_set.pool(query, protocol) for query in scored}
         rankings[protocol] = {query: order(pool, [scored[query][p] for p in pool]) for query, pool in pools.items()}
     return rankings
 
@@ -162,8 +162,7 @@ def mean_measures(reranking_set: RerankingSet, scorer: Scorer, protocol: str = A
 
 def first_stage(reranking_set: RerankingSet) -> SystemRankings:
     """The candidates as they came; the same under both protocols, for the first stage never saw what is added."""
-    rankings = {query: list(dict.fromkeys(candidates)) for query, candidates in reranking_set.candidates.items()}
-    return {protocol: rankings for protocol in PROTOCOLS}
+    return {protocol: reranking_set.candidates for protocol in PROTOCOLS}
 
 
 def fuse(*systems: SystemRankings) -> SystemRankings:
