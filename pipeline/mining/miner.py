@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -83,11 +82,12 @@ def mine(
         for name, part in reranked.items()
     }
     checks.check_rows(questions, pairs, statistics, config)
-    for name, reranking in sets.items():
-        checks.check_candidates(name, reranking, config)
+    covered = {name: checks.coverage(reranking) for name, reranking in sets.items()}
+    for name in covered:
+        checks.check_candidates(name, covered[name], config)
     statistics |= {"contradicted_pairs": len(questions.contradicted), "merged_rows": merged, "leaks": leaks}
     statistics |= {"corpus_passages": corpus.searched, "train_corpus_passages": len(minable)}
-    statistics["first_stage"] = {name: coverage(reranking) for name, reranking in sets.items()}
+    statistics["first_stage"] = covered
     return Mined(pairs, sets[dev_name], sets.get("validation"), statistics)
 
 
@@ -180,17 +180,3 @@ def _reranking_set(
     if len(asked) < len(part.texts):
         log.warning("%s: %d questions without a positive are left out", name, len(part.texts) - len(asked))
     return RerankingSet(name, queries, passages, candidates, qrels, groups)
-
-
-def coverage(reranking: RerankingSet) -> dict[str, Any]:
-    """What the first stage found of a set: `recall` is the mean share of a query's positives among its candidates."""
-    shares = []
-    for query, judged in reranking.qrels.items():
-        positives = {passage for passage, grade in judged.items() if grade > 0}
-        shares.append(len(positives & set(reranking.candidates[query])) / len(positives))
-    return {
-        "queries": len(shares),
-        "candidates": sum(map(len, reranking.candidates.values())),
-        "queries_with_a_positive_found": sum(share > 0 for share in shares),
-        "recall": sum(shares) / len(shares) if shares else None,
-    }

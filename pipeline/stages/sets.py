@@ -11,7 +11,7 @@ from pipeline.data import storage
 from pipeline.data.beir import read_beir
 from pipeline.data.nano_beir import read as read_nano_beir
 from pipeline.evaluation import reranking
-from pipeline.mining.checks import NOTABLE_SHARE
+from pipeline.mining.checks import NOTABLE_SHARE, coverage
 from pipeline.mining.retrieval import bm25_run
 from pipeline.stages.plan import Run
 
@@ -55,9 +55,10 @@ def evaluation_set(run: Run, name: str) -> RerankingSet:
         ranked = bm25_run(asked, collection.passages, depth + bool(itself))
     made = reranking.collection_set(collection, reranking.run_candidates(ranked, depth, itself), name)
     made.first_stage = "BM25" if collection.run is None else "the run.trec beside it"
-    without = sum(not made.candidates[query] for query in made.queries)
-    if without > NOTABLE_SHARE * len(made.queries):
-        of = f"{without} of {len(made.queries)} queries"
+    covered = coverage(made)
+    without, queries = covered["queries_without_candidates"], covered["queries"]
+    if without > NOTABLE_SHARE * queries:
+        of = f"{without} of {queries} queries"
         made.remarks.append(f"the first stage finds no passage for {of}, which count 0 for it and for every reranker")
         log.warning("%s: %s", name, made.remarks[-1])
     return made
