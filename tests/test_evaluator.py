@@ -87,18 +87,17 @@ def test_differences_pair_the_queries() -> None:
     figures = done.measures_json()
     values = done.values[POSITIVES_ADDED]
     expected = difference(values[TRAINED]["map"], values[FIRST_STAGE]["map"], resamples=500).as_json()
-    assert figures[POSITIVES_ADDED]["difference"]["map"] == expected
+    assert figures[POSITIVES_ADDED]["differences"][TRAINED]["map"] == expected
     assert expected["mean"] == pytest.approx(1 / 8)
     assert expected["low"] < 0 < expected["high"]
     # By query, rival minus trained: 1 - 1/2, 1/2 - 1, 0, 0.
     assert values["my/rival"]["map"] == pytest.approx({"q 1": 1, "q\t2": 1 / 2, "../../q3": 1 / 3, "q4": 1 / 2})
     assert values[TRAINED]["map"] == pytest.approx({"q 1": 1 / 2, "q\t2": 1, "../../q3": 1 / 3, "q4": 1 / 2})
     assert set(figures[AS_RETRIEVED]["differences"]) == {UNTRAINED, "my/rival", TRAINED}
-    assert figures[AS_RETRIEVED]["differences"][TRAINED] == figures[AS_RETRIEVED]["difference"]
     assert figures[AS_RETRIEVED]["differences"]["my/rival"]["map"] == {"mean": 0, "low": 0, "high": 0, "p": 1}
     assert set(figures[AS_RETRIEVED]["trained_minus"]) == {UNTRAINED, "my/rival"}
-    assert list(figures[AS_RETRIEVED]["difference"]) == list(MEASURES)
-    assert list(figures[AS_RETRIEVED]["difference"]["map"]) == ["mean", "low", "high", "p"]
+    assert list(figures[AS_RETRIEVED]["differences"][TRAINED]) == list(MEASURES)
+    assert list(figures[AS_RETRIEVED]["differences"][TRAINED]["map"]) == ["mean", "low", "high", "p"]
 
 
 def test_trained_minus_a_worse_rival_is_positive() -> None:
@@ -117,9 +116,10 @@ def test_groups_are_resampled_and_said() -> None:
     )
     values = evaluation().values[POSITIVES_ADDED]
     expected = difference(values[TRAINED]["ndcg@10"], values[FIRST_STAGE]["ndcg@10"], groups, resamples=500)
-    assert figures[POSITIVES_ADDED]["difference"]["ndcg@10"] == expected.as_json()
+    found = figures[POSITIVES_ADDED]["differences"][TRAINED]["ndcg@10"]
+    assert found == expected.as_json()
     plain = evaluation().measures_json()
-    assert figures[POSITIVES_ADDED]["difference"]["ndcg@10"] != plain[POSITIVES_ADDED]["difference"]["ndcg@10"]
+    assert found != plain[POSITIVES_ADDED]["differences"][TRAINED]["ndcg@10"]
 
 
 def test_the_files_written_give_the_same_figures_again(tmp_path: Path) -> None:
@@ -214,7 +214,7 @@ def test_the_mean_over_sets_weighs_each_alike() -> None:
     assert retrieved[FIRST_STAGE]["map"] == pytest.approx(((1 + 1 / 2 + 1 / 3) / 4 + 3 / 4) / 2)
     assert retrieved[TRAINED]["map"] == pytest.approx(((1 + 1 / 2 + 1 / 3) / 4 + 1) / 2)
     # Set one: differences -1/2, 1/2, 0, 0; set two: 1/2, 0.
-    found = retrieved["difference"]["map"]
+    found = retrieved["differences"][TRAINED]["map"]
     assert found["mean"] == pytest.approx((0 + 1 / 4) / 2)
     assert found["low"] < 0 < found["high"] < 1
     assert "stratified" in figures["interval"]

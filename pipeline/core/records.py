@@ -42,7 +42,7 @@ _UNSEEN = re.compile("[\u00ad\u200b-\u200f\u2060\ufeff]")
 _HALVES = re.compile("[\ud800-\udfff]")
 
 COMPARISONS = ("difference", "differences", "trained_minus")
-"""What stands beside the systems in a protocol's figures."""
+"""What stands beside the systems in a protocol's figures; older records have `difference` too, of trained."""
 
 
 def fold(text: str) -> str:
