@@ -64,10 +64,8 @@ def mine(
     if split.validation is not None:
         reranked["validation"] = questions_of(split.validation, corpus, "v", by_id=True)
     located = retriever or Path(config.path or "")
-    if config.retriever is Retriever.run and split.renamed:
-        got = f"{split.renamed[0]!r} with two (of {len(split.renamed)} such)"
-        remedy = "Rename the passages of one: a run cannot tell them apart."
-        raise DataError(must(f"ids of {split.dev_file} and of the training data", "have one text each", got, remedy))
+    if config.retriever is Retriever.run:
+        _refuse_renamed(split)
     stage = _first_stage(config, corpus, [questions, *reranked.values()], located, cache, device)
     minable = train_corpus(split, train, corpus, positive_threshold, drop_leaks=config.drop_leaks)
     parts = {"train": questions, **reranked}
@@ -76,11 +74,7 @@ def mine(
         checks.say_one_answer(name, part, corpus, positive_threshold)
     others = elsewhere(questions, split, corpus, positive_threshold)
     pairs, statistics = training_rows(questions, others, corpus, minable, stage, config, positive_threshold)
-    whole = stage(np.arange(corpus.searched))
-    sets = {
-        name: _reranking_set(name, part, corpus, whole, config.dev_depth, positive_threshold)
-        for name, part in reranked.items()
-    }
+    sets = _sets(reranked, corpus, stage, config.dev_depth, positive_threshold)
     checks.check_rows(questions, pairs, statistics, config)
     covered = {name: checks.coverage(reranking) for name, reranking in sets.items()}
     for name in covered:
@@ -89,6 +83,13 @@ def mine(
     statistics |= {"corpus_passages": corpus.searched, "train_corpus_passages": len(minable)}
     statistics["first_stage"] = covered
     return Mined(pairs, sets[dev_name], sets.get("validation"), statistics)
+
+
+def _refuse_renamed(split: Split) -> None:
+    if split.renamed:
+        got = f"{split.renamed[0]!r} with two (of {len(split.renamed)} such)"
+        remedy = "Rename the passages of one: a run cannot tell them apart."
+        raise DataError(must(f"ids of {split.dev_file} and of the training data", "have one text each", got, remedy))
 
 
 def _first_stage(
@@ -155,6 +156,14 @@ def _imported(path: Path, corpus: Corpus, parts: list[Questions]) -> FirstStage:
         )
 
     return over
+
+
+def _sets(
+    parts: dict[str, Questions], corpus: Corpus, stage: FirstStage, depth: int, threshold: float
+) -> dict[str, RerankingSet]:
+    """The sets of the held-out parts, by name; the first stage searches the whole corpus."""
+    whole = stage(np.arange(corpus.searched))
+    return {name: _reranking_set(name, part, corpus, whole, depth, threshold) for name, part in parts.items()}
 
 
 def _reranking_set(
