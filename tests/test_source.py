@@ -662,6 +662,22 @@ def test_own_dev_file_and_corpus(jsonl: Path) -> None:
     assert (split.corpus, split.corpus_ids) == (["T x", "y"], ["d1", "d3"])
 
 
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ({"txt": "x"}, "key text must be there, got only the keys ['txt']. Write {\"text\": …} on each line."),
+        ({"text": 5}, "key text must be text, got 5. Put it in quotes."),
+        ({"text": "x", "title": 0}, "key title must be text, got 0. Put it in quotes."),
+        ({"answer": ["x"]}, "key answer must be text, got ['x']. Put it in quotes."),
+        ({"_id": None, "id": "d1", "text": "x"}, "have an id of its own, got 'd1'. Rename it."),
+    ],
+)
+def test_a_broken_line_of_an_own_corpus_is_refused(jsonl: Path, line: dict[str, object], said: str) -> None:
+    corpus = write_jsonl(jsonl.parent / "corpus.jsonl", [{"_id": "d1", "answer": "y", "title": 7}, line])
+    assert refusal(jsonl, corpus_path=str(corpus)).startswith(f"{corpus}, line 2")
+    assert refusal(jsonl, corpus_path=str(corpus)).endswith(said)
+
+
 def test_what_is_left_out_of_an_own_corpus_is_counted(jsonl: Path, caplog: pytest.LogCaptureFixture) -> None:
     texts = ["x", " \t", "y", "x", "", "x", "nul\0"]
     corpus = write_jsonl(jsonl.parent / "corpus.jsonl", [{"text": text} for text in [*texts, None]])
