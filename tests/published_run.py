@@ -48,7 +48,8 @@ def _evaluation(folder: Path, facts: list[dict[str, Any]], name: str, change: Ch
         } or dict(first)
         by = {m: {"mean": trained[m] - first[m], "low": trained[m] - first[m] - HALF_WIDTH,
                   "high": trained[m] - first[m] + HALF_WIDTH, "p": 0.5} for m in first}  # fmt: skip
-        protocols[protocol] = {"first_stage": first, "untrained": first, "trained": trained, "difference": by}
+        systems = {"first_stage": first, "untrained": first, "trained": trained}
+        protocols[protocol] = {**systems, "differences": {"trained": by}}
     with artifacts.publish(folder, {"artifact": "evaluate"}) as work:
         atomic.write_json(
             work / "measures.json", {"queries": QUERIES, **protocols, **({"sets": members} if members else {})}

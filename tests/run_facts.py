@@ -185,7 +185,6 @@ def evaluation(name: str, trained_rank: float, systems: tuple[str, ...] = ("untr
         queries={query: f"text of {query}" for query in queries},
         passages={f"p{number}": f"text {number}" for number in range(11)},
         candidates=candidates,
-        scores={query: [float(-rank) for rank in range(len(ids))] for query, ids in candidates.items()},
         qrels={query: {"p0" if found[query] else "p10": 1} for query in queries},
         first_stage="BM25, by the lists that come with NanoBEIR" if name.startswith("Nano") else "",
     )

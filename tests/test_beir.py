@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.core.errors import DataError
-from pipeline.data.beir import read_beir
+from pipeline.data.beir import read_beir, read_passage
 
 COLLECTIONS = Path(__file__).resolve().parents[2] / "shared" / "data" / "collections"
 
@@ -91,6 +91,19 @@ def test_judgements_fall_back_and_the_file_read_is_said(tmp_path: Path, caplog: 
     assert warned == [f"{folder} has no qrels/test.tsv: it is measured on dev.tsv"]
     read_beir(folder, is_measured=False)
     assert len([record for record in caplog.records if record.levelno == logging.WARNING]) == 1, "of what is trained on"
+
+
+@pytest.mark.parametrize(
+    ("record", "found"),
+    [
+        ({"_id": 7, "title": "T", "text": "x"}, ("7", "T", "x")),
+        ({"_id": None, "id": "b\ud800", "title": None, "text": None}, ("b\ufffd", "", "")),
+        ({"_id": "", "id": "b", "text": "x"}, ("", "", "x")),
+        ({"id": None, "text": " x "}, (None, "", " x ")),
+    ],
+)
+def test_a_passages_record_is_read_with_null_as_none(record: dict[str, object], found: tuple[object, ...]) -> None:
+    assert read_passage(record, "a file, line 1") == found
 
 
 @pytest.mark.parametrize(

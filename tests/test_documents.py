@@ -182,7 +182,7 @@ def test_the_closing_block_is_what_a_run_prints() -> None:
 def test_the_quickstarts_figures_are_the_records() -> None:
     found = record("quickstart.json")
     of = found["measures"]["dev"]["as_retrieved"]
-    gain, rival = of["difference"]["ndcg@10"], of["trained_minus"]["bi_encoder"]["ndcg@10"]
+    gain, rival = of["differences"]["trained"]["ndcg@10"], of["trained_minus"]["bi_encoder"]["ndcg@10"]
     arrow = f"{of['first_stage']['ndcg@10']:.4f} → {of['trained']['ndcg@10']:.4f}"
     assert f"{arrow} ({gain['low']:+.3f} to {gain['high']:+.3f})" in text_of(README).replace("\n", " ")
     assert f"({rival['mean']:+.4f})" in text_of(README)
@@ -190,7 +190,7 @@ def test_the_quickstarts_figures_are_the_records() -> None:
                  "quickstart_avx2"):  # fmt: skip
         found = record(f"{name}.json")
         of = found["measures"]["dev"]["as_retrieved"]
-        gain = of["difference"]["ndcg@10"]
+        gain = of["differences"]["trained"]["ndcg@10"]
         arrow = f"{of['first_stage']['ndcg@10']:.4f} → {of['trained']['ndcg@10']:.4f}"
         said = f"{arrow}, difference {gain['mean']:+.4f} ({gain['low']:+.4f} to {gain['high']:+.4f})"
         assert said in section_naming(f"{name}.json"), name
@@ -211,7 +211,7 @@ def test_roundings_of_one_seed_are_the_records() -> None:
     for name in names:
         found = record(f"{name}.json")
         of = found["measures"]["dev"]["as_retrieved"]
-        gain = of["difference"]["ndcg@10"]
+        gain = of["differences"]["trained"]["ndcg@10"]
         figures.append(f"{of['trained']['ndcg@10']:.4f}")
         row = rows.pop(found["git"]["commit"][:7])
         assert row[2:] == [figures[-1], f"{gain['low']:+.4f} to {gain['high']:+.4f}"]
@@ -224,7 +224,7 @@ def test_figures_on_own_data_are_the_records() -> None:
     rows = rows_under(text_of(README), "trained minus BM25, 95 %")
     for row, (name, word) in zip(rows, (("dev", "QED"), ("scifact", "SciFact")), strict=True):
         found = measures[name]["as_retrieved"]
-        gain = found["difference"]["ndcg@10"]
+        gain = found["differences"]["trained"]["ndcg@10"]
         assert row[0].startswith(f"{word}, {measures[name]['queries']} ")
         assert row[1:4] == [f"{found[system]['ndcg@10']:.4f}" for system in ("first_stage", "bi_encoder", "trained")]
         interval = f"{gain['low']:+.3f} to {gain['high']:+.3f}"

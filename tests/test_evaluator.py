@@ -44,7 +44,6 @@ def made(groups: dict[str, str] | None = None, name: str = "dev") -> RerankingSe
         queries={query: query for query in QUERIES},
         passages={passage: passage for passage in ("a", "b", "c", "lost one")},
         candidates={query: ["a", "b", "c"] for query in QUERIES},
-        scores={query: [3.0, 2.0, 1.0] for query in QUERIES},
         qrels={query: {passage: 1, "d": 0} for query, passage in positives.items()},
         groups=groups,
     )
@@ -88,18 +87,17 @@ def test_differences_pair_the_queries() -> None:
     figures = done.measures_json()
     values = done.values[POSITIVES_ADDED]
     expected = difference(values[TRAINED]["map"], values[FIRST_STAGE]["map"], resamples=500).as_json()
-    assert figures[POSITIVES_ADDED]["difference"]["map"] == expected
+    assert figures[POSITIVES_ADDED]["differences"][TRAINED]["map"] == expected
     assert expected["mean"] == pytest.approx(1 / 8)
     assert expected["low"] < 0 < expected["high"]
     # By query, rival minus trained: 1 - 1/2, 1/2 - 1, 0, 0.
     assert values["my/rival"]["map"] == pytest.approx({"q 1": 1, "q\t2": 1 / 2, "../../q3": 1 / 3, "q4": 1 / 2})
     assert values[TRAINED]["map"] == pytest.approx({"q 1": 1 / 2, "q\t2": 1, "../../q3": 1 / 3, "q4": 1 / 2})
     assert set(figures[AS_RETRIEVED]["differences"]) == {UNTRAINED, "my/rival", TRAINED}
-    assert figures[AS_RETRIEVED]["differences"][TRAINED] == figures[AS_RETRIEVED]["difference"]
     assert figures[AS_RETRIEVED]["differences"]["my/rival"]["map"] == {"mean": 0, "low": 0, "high": 0, "p": 1}
     assert set(figures[AS_RETRIEVED]["trained_minus"]) == {UNTRAINED, "my/rival"}
-    assert list(figures[AS_RETRIEVED]["difference"]) == list(MEASURES)
-    assert list(figures[AS_RETRIEVED]["difference"]["map"]) == ["mean", "low", "high", "p"]
+    assert list(figures[AS_RETRIEVED]["differences"][TRAINED]) == list(MEASURES)
+    assert list(figures[AS_RETRIEVED]["differences"][TRAINED]["map"]) == ["mean", "low", "high", "p"]
 
 
 def test_trained_minus_a_worse_rival_is_positive() -> None:
@@ -118,9 +116,10 @@ def test_groups_are_resampled_and_said() -> None:
     )
     values = evaluation().values[POSITIVES_ADDED]
     expected = difference(values[TRAINED]["ndcg@10"], values[FIRST_STAGE]["ndcg@10"], groups, resamples=500)
-    assert figures[POSITIVES_ADDED]["difference"]["ndcg@10"] == expected.as_json()
+    found = figures[POSITIVES_ADDED]["differences"][TRAINED]["ndcg@10"]
+    assert found == expected.as_json()
     plain = evaluation().measures_json()
-    assert figures[POSITIVES_ADDED]["difference"]["ndcg@10"] != plain[POSITIVES_ADDED]["difference"]["ndcg@10"]
+    assert found != plain[POSITIVES_ADDED]["differences"][TRAINED]["ndcg@10"]
 
 
 def test_the_files_written_give_the_same_figures_again(tmp_path: Path) -> None:
@@ -191,7 +190,7 @@ def test_queries_that_were_trained_on_are_counted() -> None:
 def test_what_was_written_is_read_back_to_the_bit(identifier: str, tmp_path: Path) -> None:
     passages = {"a": "a", "b": "b", "c": "c"}
     of = RerankingSet("one", {identifier: "q", "r": "r"}, passages, {identifier: ["a", "b", "c"], "r": ["b"]},
-                      {identifier: [2, 1, 0], "r": [2]}, {identifier: {"c": 1}, "r": {"a": 1}})  # fmt: skip
+                      {identifier: {"c": 1}, "r": {"a": 1}})  # fmt: skip
     rankings = {protocol: {identifier: ["b", "c", "a"], "r": ["b"]} for protocol in PROTOCOLS}
     done = evaluate(of, {"a rival": rankings, TRAINED: rankings})
     write(done, tmp_path)
@@ -203,7 +202,7 @@ def test_the_mean_over_sets_weighs_each_alike() -> None:
     first = evaluation(name="one")
     second = evaluate(
         RerankingSet("two", {"q": "q", "r": "r"}, {"a": "a", "b": "b"}, {"q": ["a", "b"], "r": ["b", "a"]},
-                     {"q": [2, 1], "r": [2, 1]}, {"q": {"b": 1}, "r": {"b": 1}}),
+                     {"q": {"b": 1}, "r": {"b": 1}}),
         {TRAINED: {protocol: {"q": ["b", "a"], "r": ["b", "a"]} for protocol in PROTOCOLS}},
     )  # fmt: skip
     figures = mean_of([first.scored(), second.scored()], "NanoBEIR_R100_mean")
@@ -215,7 +214,7 @@ def test_the_mean_over_sets_weighs_each_alike() -> None:
     assert retrieved[FIRST_STAGE]["map"] == pytest.approx(((1 + 1 / 2 + 1 / 3) / 4 + 3 / 4) / 2)
     assert retrieved[TRAINED]["map"] == pytest.approx(((1 + 1 / 2 + 1 / 3) / 4 + 1) / 2)
     # Set one: differences -1/2, 1/2, 0, 0; set two: 1/2, 0.
-    found = retrieved["difference"]["map"]
+    found = retrieved["differences"][TRAINED]["map"]
     assert found["mean"] == pytest.approx((0 + 1 / 4) / 2)
     assert found["low"] < 0 < found["high"] < 1
     assert "stratified" in figures["interval"]

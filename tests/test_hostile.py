@@ -264,7 +264,6 @@ def test_nasty_ids_survive_trec_files_and_stay_inside(tmp_path: Path) -> None:
     identity = {i: i for i in NASTY_IDS}
     nasty = RerankingSet(
         name="../../set", queries=identity, passages=identity, candidates={i: NASTY_IDS for i in NASTY_IDS},
-        scores={i: [float(-n) for n in range(len(NASTY_IDS))] for i in NASTY_IDS},
         qrels={i: {i: 1} for i in NASTY_IDS},
     )  # fmt: skip
     rankings = {protocol: {i: NASTY_IDS for i in NASTY_IDS} for protocol in PROTOCOLS}

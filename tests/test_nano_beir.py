@@ -7,13 +7,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hub_fixtures import NANO_SETS, nano_beir
 
 from pipeline.config.sets import NANO_CANDIDATES
 from pipeline.core.errors import DataError
+from pipeline.core.records import AS_RETRIEVED, POSITIVES_ADDED
 from pipeline.data.nano_beir import read
+from pipeline.evaluation.reranking import collection_set, first_stage, pool_pairs
 
 
 @pytest.fixture
@@ -53,6 +56,20 @@ def test_queries_positives_and_candidates_are_the_reference_evaluators(
             assert [collection.passages[passage] for passage in listed] == sample["documents"]
             positives = [collection.passages[passage] for passage in collection.qrels[query]]
             assert sorted(positives) == sorted(sample["positive"])
+
+
+def test_a_passage_listed_twice_counts_once_at_its_better_rank(snapshot: Path, tmp_path: Path) -> None:
+    path = snapshot / "bm25" / "NanoNQ-00000-of-00001.parquet"
+    table = pq.read_table(path)
+    lists = table["corpus-ids"].to_pylist()
+    lists[0] = ["d3", "d1", "d3", *[f"d{number}" for number in range(4, 129)]]
+    pq.write_table(table.set_column(1, "corpus-ids", pa.array(lists)), path)
+    collection, candidates = read(snapshot, "NanoNQ", tmp_path / "cache")
+    listed = ["d3", "d1", *[f"d{number}" for number in range(4, 101)]]
+    assert candidates["q0"] == listed, "one of the 100 that are taken"
+    made = collection_set(collection, candidates, "NanoNQ")
+    assert first_stage(made)[AS_RETRIEVED]["q0"] == listed
+    assert pool_pairs(made, POSITIVES_ADDED)[0]["q0"] == [*listed, "d0"]
 
 
 def test_positives_stand_in_the_order_of_their_ids(snapshot: Path, tmp_path: Path) -> None:

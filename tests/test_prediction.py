@@ -104,8 +104,8 @@ def test_ids_stand_beside_the_scores_and_the_run_is_named(
     [
         ('{"text": "a"}\n{"text": \n', ", line 2 must be one JSON object, got .* Repair the line."),
         ('["a"]\n', ", line 1 must be one JSON object, got "),
-        ('{"txt": "a"}\n', r", line 1, key text must be text, got only the keys \['txt'\]\. Correct"),
-        ('{"text": 3}\n', ", line 1, key text must be text, got 3. Correct the line."),
+        ('{"txt": "a"}\n', r", line 1, key text must be there, got only the keys \['txt'\]\. Write \{"),
+        ('{"text": 3}\n', ", line 1, key text must be text, got 3. Put it in quotes."),
         ("\n\n", " must hold at least one passage, got none."),
     ],
 )

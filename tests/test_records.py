@@ -64,7 +64,7 @@ def test_rows_are_taken_in_the_order_asked_with_every_column() -> None:
 def test_the_pool_holds_the_candidates_and_only_when_asked_the_missing_positives() -> None:
     found = RerankingSet(
         name="dev", queries={"q": "?", "r": "?"}, passages=dict.fromkeys("abcdz", "text"),
-        candidates={"q": ["c", "a"]}, scores={"q": [2.0, 1.0]},
+        candidates={"q": ["c", "a"]},
         qrels={"q": {"z": 1, "b": 2, "a": 1, "d": 0}, "r": {"b": 1}},
     )  # fmt: skip
     assert found.pool("q", AS_RETRIEVED) == ["c", "a"]

@@ -26,9 +26,9 @@ def test_the_summary_is_json_with_the_fixed_keys(run: dict[str, object]) -> None
         dev = read["measures"]["gooaq-dev"][protocol]
         for system in ("first_stage", *RIVALS):
             assert set(dev[system]) == {"map", "mrr@10", "ndcg@10"}
-        assert set(dev["difference"]["ndcg@10"]) == {"mean", "low", "high", "p"}
+        assert set(dev["differences"]["trained"]["ndcg@10"]) == {"mean", "low", "high", "p"}
         gain = dev["trained"]["ndcg@10"] - dev["first_stage"]["ndcg@10"]
-        assert dev["difference"]["ndcg@10"]["mean"] == pytest.approx(gain)
+        assert dev["differences"]["trained"]["ndcg@10"]["mean"] == pytest.approx(gain)
     assert read["pairs_per_second"] == 2345.67
     assert read["energy_kwh"] == 0.019
     assert read["emissions_kg"] == pytest.approx(0.0076)
@@ -55,7 +55,7 @@ def test_every_set_protocol_and_system_has_its_row(run: dict[str, object]) -> No
         assert line.split()[len(system.split()) :][:3] == [
             f"{of[measure]:.4f}" for measure in ("ndcg@10", "mrr@10", "map")
         ]
-    gain = dev["difference"]["ndcg@10"]
+    gain = dev["differences"]["trained"]["ndcg@10"]
     assert f"{gain['mean']:+.4f} [{gain['low']:+.4f}, {gain['high']:+.4f}]" in rows["trained"]
     assert rows["first stage"].split()[-1] == f"{dev['first_stage']['map']:.4f}"
     assert len([line for line in lines if ", positives added (no claim against the first stage)" in line]) == 4

@@ -42,13 +42,12 @@ class ByText:
 
 
 def small_set() -> RerankingSet:
-    """q1 finds one of two positives; q2 finds none; q3 has no positive; a passage id is a candidate twice."""
+    """q1 finds one of two positives; q2 finds none; q3 has no positive."""
     return RerankingSet(
         name="small",
         queries={"q1": "first", "q2": "second", "q3": "third"},
         passages={"a": "5 a", "b": "1 b", "c": "5 c", "lost": "9 lost", "z": "0 z"},
-        candidates={"q1": ["b", "c", "a", "b"], "q2": ["a"], "q3": ["a", "b"]},
-        scores={"q1": [3, 2, 1, 0], "q2": [1], "q3": [2, 1]},
+        candidates={"q1": ["b", "c", "a"], "q2": ["a"], "q3": ["a", "b"]},
         qrels={"q1": {"c": 1, "lost": 2, "b": 0}, "q2": {"z": 1}, "q3": {"a": 0}},
     )
 
@@ -127,25 +126,24 @@ def test_a_set_of_a_collection_keeps_what_counts(caplog: pytest.LogCaptureFixtur
         qrels={"q1": {"a": 1, "f": 0}, "q2": {"b": 2}, "gone": {"a": 1}},
     )
     run = {"q1": {"c": 1.0, "d": 2.0, "e": 1.0}, "q3": {"f": 1.0}}
-    made = collection_set(collection, *run_candidates(run, depth=2), name="mine")
+    made = collection_set(collection, run_candidates(run, depth=2), "mine")
     assert made == RerankingSet(
         name="mine",
         queries={"q1": "one", "q2": "two"},
         passages={"d": "D", "c": "C", "a": "A", "b": "B"},
         candidates={"q1": ["d", "c"], "q2": []},
-        scores={"q1": [2.0, 1.0], "q2": []},
         qrels={"q1": {"a": 1, "f": 0}, "q2": {"b": 2}},
     )
     assert "2 of 3 queries have a positive" in caplog.text
     with pytest.raises(DataError, match=r"^collection mine must hold each candidate, got 1 others, first"):
-        collection_set(collection, {"q1": ["x"]}, {"q1": [1.0]}, "mine")
+        collection_set(collection, {"q1": ["x"]}, "mine")
     with pytest.raises(DataError, match="judge a passage relevant"):
-        collection_set(Collection("c", collection.queries, {"a": "A"}, {"q1": {"a": 0}}), {}, {}, "mine")
+        collection_set(Collection("c", collection.queries, {"a": "A"}, {"q1": {"a": 0}}), {}, "mine")
 
 
 def test_positives_that_the_collection_lacks_count_as_not_found(caplog: pytest.LogCaptureFixture) -> None:
     collection = Collection("c", {"q1": "one"}, {"a": "A", "b": "B"}, {"q1": {"a": 1, "lost": 1}})
-    made = collection_set(collection, {"q1": ["b", "a"]}, {"q1": [2.0, 1.0]}, "mine")
+    made = collection_set(collection, {"q1": ["b", "a"]}, "mine")
     assert "mine: 1 of 2 relevant passages are not in it: they count as not found" in caplog.text
     assert made.passages == {"b": "B", "a": "A"} and made.pool("q1", POSITIVES_ADDED) == ["b", "a"]
     found = per_query({"q1": ["a", "b"]}, made.qrels)
@@ -160,7 +158,7 @@ def test_a_public_collection_becomes_a_set() -> None:
     collection = read_beir(folder)
     # Its judged passages, best grade first: a ranking without flaw.
     run = {q: {p: float(g) for p, g in grades.items() if g > 0} for q, grades in collection.qrels.items()}
-    made = collection_set(collection, *run_candidates(run, 1000), name="nfcorpus")
+    made = collection_set(collection, run_candidates(run, 1000), "nfcorpus")
 
     pools, expected = pool_pairs(made, AS_RETRIEVED)
 
@@ -183,6 +181,5 @@ def test_a_query_that_is_a_passage_is_no_candidate_of_its_own() -> None:
     # 2 and 6 have a passage's id by chance, 3 is judged relevant to itself, 4 is no passage.
     assert queries_among_passages(collection) == {"1"}
     run = {"1": {"1": 9.0, "5": 1.0, "2": 2.0}, "2": {"2": 3.0, "1": 4.0}}
-    candidates, scores = run_candidates(run, 2, queries_among_passages(collection))
+    candidates = run_candidates(run, 2, queries_among_passages(collection))
     assert candidates == {"1": ["2", "5"], "2": ["1", "2"]}
-    assert scores == {"1": [2.0, 1.0], "2": [4.0, 3.0]}

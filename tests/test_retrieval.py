@@ -150,7 +150,7 @@ def test_ndcg_is_the_published_one(name: str, expected: float) -> None:
     if not folder.is_dir():
         pytest.skip("the shared collections are not beside this checkout")
     collection = read_beir(folder)
-    candidates, _ = run_candidates(bm25_run(collection.queries, collection.passages, 100), 100)
+    candidates = run_candidates(bm25_run(collection.queries, collection.passages, 100), 100)
     run = {query: {p: -float(rank) for rank, p in enumerate(ranked)} for query, ranked in candidates.items()}
     measured = ir_measures.calc_aggregate([ir_measures.nDCG @ 10], collection.qrels, run)
     assert measured[ir_measures.nDCG @ 10] == pytest.approx(expected, abs=0.0006)

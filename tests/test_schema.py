@@ -294,7 +294,7 @@ def test_what_means_something_is_left_as_it_was_typed(word: str) -> None:
 
 def test_a_comma_is_no_list() -> None:
     with pytest.raises(
-        ConfigError, match=r"^data\.path must have one value, got 'a,b\.jsonl'\. It names one file: conc"
+        ConfigError, match=r"^data\.path must have one value, got 'a,b\.jsonl'\. data\.path names one file: conc"
     ):
         composed("data=local", "data.path=a,b.jsonl")
     with pytest.raises(

@@ -662,6 +662,22 @@ def test_own_dev_file_and_corpus(jsonl: Path) -> None:
     assert (split.corpus, split.corpus_ids) == (["T x", "y"], ["d1", "d3"])
 
 
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ({"txt": "x"}, "key text must be there, got only the keys ['txt']. Write {\"text\": …} on each line."),
+        ({"text": 5}, "key text must be text, got 5. Put it in quotes."),
+        ({"text": "x", "title": 0}, "key title must be text, got 0. Put it in quotes."),
+        ({"answer": ["x"]}, "key answer must be text, got ['x']. Put it in quotes."),
+        ({"_id": None, "id": "d1", "text": "x"}, "have an id of its own, got 'd1'. Rename it."),
+    ],
+)
+def test_a_broken_line_of_an_own_corpus_is_refused(jsonl: Path, line: dict[str, object], said: str) -> None:
+    corpus = write_jsonl(jsonl.parent / "corpus.jsonl", [{"_id": "d1", "answer": "y", "title": 7}, line])
+    assert refusal(jsonl, corpus_path=str(corpus)).startswith(f"{corpus}, line 2")
+    assert refusal(jsonl, corpus_path=str(corpus)).endswith(said)
+
+
 def test_what_is_left_out_of_an_own_corpus_is_counted(jsonl: Path, caplog: pytest.LogCaptureFixture) -> None:
     texts = ["x", " \t", "y", "x", "", "x", "nul\0"]
     corpus = write_jsonl(jsonl.parent / "corpus.jsonl", [{"text": text} for text in [*texts, None]])
@@ -767,6 +783,20 @@ def test_beir_folder(tmp_path: Path) -> None:
     assert len(loaded(tmp_path, format=Format.beir).train) == 2 * 88
     cut = loaded(tmp_path, format=Format.beir, rows=213)  # the last question's second row would be left behind
     assert len(cut.train) + len(cut.dev) == 212
+
+
+def test_a_dev_folders_passage_gets_an_id_that_no_other_has(tmp_path: Path) -> None:
+    for name, passages in (("train", {"a": "one", "a@1": "two"}), ("dev", {"a": "three"})):
+        folder = tmp_path / name
+        (folder / "qrels").mkdir(parents=True)
+        write_jsonl(folder / "queries.jsonl", [{"_id": f"{name}{i}", "text": f"{name} {i}"} for i in range(110)])
+        texts = {**passages, **{f"{name}{i}": f"text {name} {i}" for i in range(110)}}
+        write_jsonl(folder / "corpus.jsonl", [{"_id": i, "text": text} for i, text in texts.items()])
+        (folder / "qrels" / "test.tsv").write_text("".join(f"{name}{i}\t{name}{i}\t1\n" for i in range(110)))
+    split = loaded(tmp_path / "train", format=Format.beir, dev_path=str(tmp_path / "dev"))
+    ids = dict(zip(split.corpus, split.corpus_ids or [], strict=True))
+    assert [ids[text] for text in ("one", "two", "three")] == ["a", "a@1", "a@1@1"]
+    assert split.renamed == ["a"]
 
 
 def test_a_beir_folder_is_trained_on_its_train_judgements_and_its_test_ones_are_a_dev_file(tmp_path: Path) -> None:

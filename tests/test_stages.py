@@ -99,7 +99,7 @@ def test_a_run_leaves_what_the_design_says(outputs: Path, first: Path) -> None:
     assert checkpoints.steps(first / "checkpoints") == [3, 6]
     dev = summary(first)["measures"]["dev"]
     assert {"as_retrieved", "positives_added"} <= set(dev)
-    assert {"first_stage", "untrained", "trained", "difference"} <= set(dev["as_retrieved"])
+    assert {"first_stage", "untrained", "trained", "differences"} <= set(dev["as_retrieved"])
 
 
 def test_a_second_run_runs_nothing_and_says_so(outputs: Path, first: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -27,7 +27,6 @@ def reranking_set(groups: dict[str, str] | None) -> RerankingSet:
         name="gooaq-dev", queries={"q2": TEXTS[2], "q1": TEXTS[4], "q3": "found nothing"},
         passages={"p9": TEXTS[5], "p1": TEXTS[1], "p5": TEXTS[0]},
         candidates={"q2": ["p9", "p1"], "q1": ["p5"], "q3": []},
-        scores={"q2": [1 / 3, -0.0], "q1": [1e-300], "q3": []},
         qrels={"q2": {"p9": 2, "p1": 0}, "q1": {"p5": 1}}, groups=groups,
     )  # fmt: skip
 
@@ -38,12 +37,12 @@ def test_a_set_comes_back_as_it_was(tmp_path: Path, groups: dict[str, str] | Non
     storage.write_set(tmp_path, written)
     read = storage.read_set(tmp_path)
     assert read == written
-    for name in ("queries", "passages", "candidates", "scores", "qrels"):
+    for name in ("queries", "passages", "candidates", "qrels"):
         assert list(getattr(read, name)) == list(getattr(written, name)), f"the order of {name}"
 
 
 def test_a_set_with_no_candidates_at_all_comes_back(tmp_path: Path) -> None:
-    written = RerankingSet("empty", {"q": "?"}, {"p": "text"}, {"q": []}, {"q": []}, {"q": {"p": 1}})
+    written = RerankingSet("empty", {"q": "?"}, {"p": "text"}, {"q": []}, {"q": {"p": 1}})
     storage.write_set(tmp_path, written)
     assert storage.read_set(tmp_path) == written
 

@@ -17,7 +17,6 @@ def _set(low: float, mean: float, high: float, *, rival: float | None = None, qu
         "first_stage": {"ndcg@10": 0.4},
         "untrained": {"ndcg@10": 0.1},
         "trained": {"ndcg@10": 0.4 + mean},
-        "difference": difference,
         "differences": {"trained": difference},
         "trained_minus": {},
     }

@@ -140,7 +140,6 @@ def reranking_set(texts: Columns) -> RerankingSet:
             for passage, text in zip(row, documents, strict=True)
         },
         candidates=dict(zip(names, ids, strict=True)),
-        scores={name: [float(DEPTH - place) for place in range(DEPTH)] for name in names},
         qrels={name: {row[positive]: 1} for name, row, positive in zip(names, ids, texts["positive"], strict=True)},
     )
 

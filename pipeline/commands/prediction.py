@@ -9,6 +9,7 @@ from pipeline.config.asked import Prediction
 from pipeline.core.console import say
 from pipeline.core.errors import DataError, must
 from pipeline.core.records import encodable, titled
+from pipeline.data.beir import read_passage
 from pipeline.data.tables import json_objects
 
 
@@ -23,15 +24,9 @@ def read_passages(path: Path) -> tuple[list[str], list[str] | None]:
     """
     passages, ids = list[str](), list[str]()
     for number, row in json_objects(path):
-        text = row.get("text")
-        if not isinstance(text, str):
-            got = repr(text) if "text" in row else f"only the keys {sorted(row)}"
-            raise DataError(must(f"{path}, line {number}, key text", "be text", got, "Correct the line."))
-        title = row.get("title") or ""
-        if not isinstance(title, str):
-            raise DataError(must(f"{path}, line {number}, key title", "be text", repr(title), "Put it in quotes."))
+        identifier, title, text = read_passage(row, f"{path}, line {number}")
         passages.append(encodable(titled(title, text)))
-        ids += [encodable(str(row[key])) for key in ("_id", "id") if row.get(key) is not None][:1]
+        ids += [] if identifier is None else [identifier]
     if not passages:
         raise DataError(must(str(path), "hold at least one passage", "none", "Write one JSON object a line."))
     return passages, ids if len(ids) == len(passages) else None

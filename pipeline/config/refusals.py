@@ -15,7 +15,7 @@ from omegaconf.errors import (
 
 from pipeline.config.arguments import keys, near, rule
 from pipeline.config.schema import Config, unknown_key
-from pipeline.core.errors import ConfigError, first_line, must
+from pipeline.core.errors import ConfigError, first_line, must, one_file
 
 ONE_FILE = ("data.path", "data.dev_path", "data.corpus_path")
 """Keys that a user may give several files, or a pattern, where one is read."""
@@ -47,7 +47,7 @@ def refusal(error: Exception, overrides: list[str]) -> ConfigError:
         got = first_line(cause) if value is None else repr(value)
         remedy = f"Pass {key}=<value>{_source(error)}."
         if key in ONE_FILE and str(value).startswith("["):
-            remedy = f"{key} names one file: concatenate several into one."
+            remedy = one_file(key)
         return ConfigError(must(key, f"be {rule(known[key])}", got, remedy))
     if key and key not in known and isinstance(cause, ConfigKeyError | ConfigAttributeError):
         return unknown_key(key, _source(error))
@@ -56,7 +56,7 @@ def refusal(error: Exception, overrides: list[str]) -> ConfigError:
         key, _, value = ambiguous.group(1).partition("=")
         remedy = f"`make sweep` runs one after another; one with a comma needs quotes of its own: '{key}=\"{value}\"'."
         if key in ONE_FILE:
-            remedy = f"It names one file: concatenate several into one. {remedy}"
+            remedy = f"{one_file(key)} {remedy}"
         return ConfigError(must(key, "have one value", repr(value), remedy))
     if isinstance(cause, InterpolationResolutionError):
         return ConfigError(must("a value with ${…}", "name a key", reason, "Write \\${ for the characters themselves."))

@@ -76,6 +76,11 @@ def changed(thing: str) -> DataError:
     )
 
 
+def one_file(key: str) -> str:
+    """The remedy where a key that names one file is given several, or a pattern."""
+    return f"{key} names one file: concatenate several into one."
+
+
 def out_of_gpu_memory(error: Exception) -> bool:
     """Whether a GPU had no memory left, for a tensor or for what its libraries take beside torch's allocator."""
     by_torch = type(error).__name__ == "OutOfMemoryError"  # no torch here: a mistyped key is answered without it

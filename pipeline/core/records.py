@@ -42,7 +42,7 @@ _UNSEEN = re.compile("[\u00ad\u200b-\u200f\u2060\ufeff]")
 _HALVES = re.compile("[\ud800-\udfff]")
 
 COMPARISONS = ("difference", "differences", "trained_minus")
-"""What stands beside the systems in a protocol's figures."""
+"""What stands beside the systems in a protocol's figures; older records have `difference` too, of trained."""
 
 
 def fold(text: str) -> str:
@@ -120,17 +120,15 @@ class PairRows:
 class RerankingSet:
     """Queries with judged passages and first-stage candidates: what one evaluation reranks.
 
-    `candidates` lists passage ids best first, as the first stage ranked them: that order counts. `scores`, beside it,
-    are the first stage's own (1 / rank where a set came without), kept in candidates.parquet for whoever looks at it:
-    nothing here reads them, run files say the rank. `passages` holds every candidate and every judged
-    positive that the collection has. `groups` clusters queries for resampling, or is None when they are independent.
+    `candidates` lists distinct passage ids best first, as the first stage ranked them: that order counts. `passages`
+    holds every candidate and every judged positive that the collection has. `groups` clusters queries for resampling,
+    or is None when they are independent.
     """
 
     name: str
     queries: dict[str, str]
     passages: dict[str, str]
     candidates: dict[str, list[str]]
-    scores: dict[str, list[float]]
     qrels: Qrels
     groups: dict[str, str] | None = None
     first_stage: str = ""

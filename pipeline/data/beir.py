@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from pipeline.core.errors import DataError, must
 from pipeline.core.records import Collection, Qrels, encodable, titled
-from pipeline.data.tables import json_objects, text_lines
+from pipeline.data.tables import Record, json_objects, text_lines
 from pipeline.data.trec import judge, read_run
 
 log = logging.getLogger(__name__)
@@ -84,27 +84,47 @@ def read_beir(
     return Collection(name or folder.resolve().name, queries, passages, qrels, run)
 
 
+def read_passage(
+    record: Record, place: str, key: str = "text", *, with_title: bool = True
+) -> tuple[str | None, str, str]:
+    """A record's id (the first of `_id` and `id` that is not null, None without), title and text; null is blank.
+
+    Args:
+        record: The object of one line.
+        place: The file and line, for refusals.
+        key: What holds the text.
+        with_title: Whether a title is read.
+
+    Raises:
+        DataError: where the record has no text, or a text or title that is none.
+    """
+    if key not in record:
+        remedy = 'Write {"text": …} on each line.'
+        raise DataError(must(f"{place}, key {key}", "be there", f"only the keys {sorted(record)}", remedy))
+    title, text = record.get("title") if with_title else None, record[key]
+    for name, part in (("title", title), (key, text)):
+        if not isinstance(part, str | None):
+            raise DataError(must(f"{place}, key {name}", "be text", repr(part), "Put it in quotes."))
+    identifier = next((record[name] for name in ("_id", "id") if record.get(name) is not None), None)
+    return None if identifier is None else encodable(str(identifier)), title or "", text or ""
+
+
 def _read_texts(path: Path, *, with_title: bool) -> dict[str, str]:
     """Id → text of a `queries.jsonl` or `corpus.jsonl`, in the file's order; a null text counts as blank."""
     texts: dict[str, str] = {}
     lines: dict[str, int] = {}
     for number, row in json_objects(path):
-        thing = f"{path}, line {number}, key"
+        place = f"{path}, line {number}"
         identifier = row.get("_id")
         if isinstance(identifier, bool) or not isinstance(identifier, str | int):
             got = repr(identifier) if "_id" in row else f"only the keys {sorted(row)}"
-            raise DataError(must(f"{thing} _id", "be text or a whole number", got, "Give every line its id."))
-        if "text" not in row:
-            raise DataError(must(f"{thing} text", "be there", f"only the keys {sorted(row)}", "Add it."))
-        parts = {"title": (row.get("title") or "") if with_title else "", "text": row["text"] or ""}
-        for key, part in parts.items():
-            if not isinstance(part, str):
-                raise DataError(must(f"{thing} {key}", "be text", repr(part), "Put it in quotes."))
+            raise DataError(must(f"{place}, key _id", "be text or a whole number", got, "Give every line its id."))
+        _, title, text = read_passage(row, place, with_title=with_title)
         identifier = encodable(str(identifier))
         if identifier in texts:
             got = f"{identifier!r} again (first on line {lines[identifier]})"
-            raise DataError(must(f"{thing} _id", "be distinct", got, "Rename or delete one of the two."))
-        texts[identifier], lines[identifier] = encodable(titled(**parts)), number
+            raise DataError(must(f"{place}, key _id", "be distinct", got, "Rename or delete one of the two."))
+        texts[identifier], lines[identifier] = encodable(titled(title, text)), number
     if not texts:
         raise DataError(must(str(path), "hold at least one line", "an empty file", "Check the collection."))
     return texts

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from pipeline.config.data import DataConfig, Format, Source
-from pipeline.core.errors import DataError, changed, must
+from pipeline.core.errors import DataError, changed, must, one_file
 from pipeline.core.fingerprint import file_digest
 from pipeline.data.beir import QRELS_FILES, TRAIN_QRELS_FILES, judgements_file
 from pipeline.data.packaged_docs import extract
@@ -71,7 +71,7 @@ def _file_digest(given: Path, key: str, name: str | None = None) -> str:
         return file_digest(path)
     except FileNotFoundError:
         if name is None and _names_several(given):
-            remedy = f"data.{key} names one file: concatenate several into one."
+            remedy = one_file(f"data.{key}")
         if packed := [path.name + suffix for suffix in PACKED_SUFFIXES if Path(f"{path}{suffix}").is_file()]:
             remedy = f"Unpack {packed[0]} first."
         raise DataError(must(thing, "exist", "nothing there", remedy)) from None

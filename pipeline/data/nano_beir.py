@@ -23,6 +23,7 @@ _COLUMNS = {
 def read(folder: Path, split: str, cache: Path) -> tuple[Collection, dict[str, list[str]]]:
     """One set: its collection, and for each query of the BM25 subset the ids of its candidates, best first.
 
+    A passage that is listed twice counts once, at its better rank.
     Only queries that have candidates are in it, in the order of the queries subset, as in the published evaluation.
     A query's positives stand in the order of their ids: the reference keeps them in a Python set, so that with tied
     scores its figures change with the hash seed. What `datasets` makes of the files is kept below `cache`.
@@ -37,7 +38,7 @@ def read(folder: Path, split: str, cache: Path) -> tuple[Collection, dict[str, l
     for query, judged in zip(tables["qrels"]["query-id"], tables["qrels"]["corpus-id"], strict=True):
         positives.setdefault(query, set()).update(judged if isinstance(judged, list) else [judged])
     ranked = dict(zip(tables["bm25"]["query-id"], tables["bm25"]["corpus-ids"], strict=True))
-    candidates = {query: list(ranked[query][:NANO_CANDIDATES]) for query in texts if query in ranked}
+    candidates = {query: list(dict.fromkeys(ranked[query][:NANO_CANDIDATES])) for query in texts if query in ranked}
     _must_lead_somewhere(split, passages, texts, positives, ranked, candidates)
     collection = Collection(
         name=split,

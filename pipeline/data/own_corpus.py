@@ -10,8 +10,9 @@ from pathlib import Path
 
 from pipeline.config.data import DataConfig
 from pipeline.core.errors import DataError, must
-from pipeline.core.records import PairRows, encodable, fold, titled
-from pipeline.data.row_builder import RowBuilder
+from pipeline.core.records import PairRows, fold, titled
+from pipeline.data.beir import read_passage
+from pipeline.data.row_builder import mended
 from pipeline.data.tables import json_objects
 
 log = logging.getLogger(__name__)
@@ -60,16 +61,13 @@ def read_corpus(path: Path, config: DataConfig, parts: Iterable[PairRows] = ()) 
     seen: set[str] = set()
     wanted = {fold(text) for part in parts for texts in (part.answers, *(part.negatives or [])) for text in texts}
     whole, untitled = dict[str, str](), dict[str, list[str]]()
-    builder = RowBuilder(config, str(path), from_text=False)
-    counts = builder.counts
+    counts = Counter[str]()
     for line, record in json_objects(path):
-        column = "text" if "text" in record or config.answer_column not in record else config.answer_column
-        own = builder.text(line, record, "corpus_path", column)
-        title = builder.text(line, record, "corpus_path", "title") if column == "text" and "title" in record else ""
+        key = "text" if "text" in record or config.answer_column not in record else config.answer_column
+        identifier, title, own = read_passage(record, f"{path}, line {line}", key, with_title=key == "text")
+        title, own = mended(title, counts), mended(own, counts)
         text = titled(title, own)
-        identifier = record.get("_id", record.get("id"))
         if identifier is not None:
-            identifier = encodable(str(identifier))
             if identifier in seen:
                 got = repr(identifier)
                 raise DataError(must(f"{path}, line {line}", "have an id of its own", got, "Rename it."))

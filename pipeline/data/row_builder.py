@@ -64,6 +64,14 @@ def _are_rows(values: list[Any]) -> bool:
     return bool(values) and all(isinstance(value, dict) for value in values)
 
 
+def mended(text: str, counts: Counter[str]) -> str:
+    """The text as UTF-8 can write it; what is put right is added to `counts`."""
+    counts["texts_with_nul"] += "\0" in text
+    found = encodable(text)
+    counts["texts_with_lone_surrogate"] += found != text.replace("\0", " ")
+    return found
+
+
 class RowBuilder:
     """Takes rows in, in order; `rows` are the columns so far, `counts` what was put right.
 
@@ -92,8 +100,8 @@ class RowBuilder:
                 raise unread(self._source, column, self._unread)
         if not len(rows):
             self.say_telling(record)
-        rows.questions.append(self.text(line, record, "question_column", config.question_column))
-        rows.answers.append(self.text(line, record, "answer_column", config.answer_column))
+        rows.questions.append(self._text(line, record, "question_column", config.question_column))
+        rows.answers.append(self._text(line, record, "answer_column", config.answer_column))
         rows.lines.append(line)
         if rows.labels is not None:
             rows.labels.append(self._label(line, record))
@@ -120,28 +128,20 @@ class RowBuilder:
                     "data.%s_column=%s", self._source, ", ".join(map(repr, told)), name, holds, told[0],
                 )  # fmt: skip
 
-    def text(self, line: int, record: Record, key: str, column: str) -> str:
-        """The text in a row's `column`, which the configuration's `key` names; null counts as blank.
-
-        Raises:
-            DataError: for a missing key or a value that is no text.
-        """
+    def _text(self, line: int, record: Record, key: str, column: str) -> str:
+        """The text in a row's `column`, which the configuration's `key` names; null counts as blank."""
         value = self._value(line, record, key, column)
         if value is None:
             return ""
         if not isinstance(value, str):
-            remedy = "Write it as a string."
-            if key != "corpus_path":
-                remedy = f"Write it as a string, or name another key: data.{key}."
+            remedy = f"Write it as a string, or name another key: data.{key}."
             raise self._wrong(line, column, "be text", value, remedy)
-        return self._encodable(value)
+        return mended(value, self.counts)
 
     def _value(self, line: int, record: Record, key: str, column: str) -> Any:
         if column not in record:
             got = ", ".join(map(repr, record)) or "no key"
-            if key == "corpus_path":
-                remedy = 'Write {"text": …} on each line of data.corpus_path.'
-            elif self.rows.lines[:1] not in ([], [line]):
+            if self.rows.lines[:1] not in ([], [line]):
                 remedy = f"Earlier lines have it: repair this one (data.{key} names the key)."
             elif nested := [name for name, value in record.items() if isinstance(value, list) and _are_rows(value)]:
                 remedy = f"Write one object a line: jq -c '.{nested[0]}[]' <file> > lines.jsonl"
@@ -153,13 +153,6 @@ class RowBuilder:
     def _wrong(self, line: int, column: str, rule: str, value: object, remedy: str) -> DataError:
         shown = f"{type(value).__name__} {json.dumps(value, default=str)[:80]}"
         return DataError(must(f"{self._source}, line {line}, key {column!r}", rule, shown, remedy))
-
-    def _encodable(self, text: str) -> str:
-        """The text as UTF-8 can write it; what is put right is counted."""
-        self.counts["texts_with_nul"] += "\0" in text
-        mended = encodable(text)
-        self.counts["texts_with_lone_surrogate"] += mended != text.replace("\0", " ")
-        return mended
 
     def _listed(self, line: int, column: str, value: str, remedy: str) -> object:
         """A text that is a JSON list as that list; any other as the one text of a list, as in triples.
@@ -204,6 +197,6 @@ class RowBuilder:
             raise self._wrong(line, column, "be a text or a list of texts", value, remedy)
         if strange := [text for text in value if not isinstance(text, str | None)]:
             raise self._wrong(line, column, "hold texts alone", strange[0], remedy)
-        kept = [self._encodable(text) for text in value if text is not None and fold(text)]
+        kept = [mended(text, self.counts) for text in value if text is not None and fold(text)]
         self.counts["blank_negatives_dropped"] += len(value) - len(kept)
         return kept

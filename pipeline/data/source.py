@@ -49,30 +49,13 @@ def load(config: DataConfig, *, source: Path | None, cache: Path, workers: int |
         if path is not None and not Path(path).exists():
             raise DataError(must(f"{key}={path}", "exist", "nothing there", "Correct the path."))
     loaded = _read(config, source, cache, workers)
-    rows = loaded.rows
-    statistics: dict[str, object] = {"rows_read": len(rows)}
-    if config.limit is not None and config.limit < len(rows):
-        rows = rows.take(subset(rows, config.limit, config.split_seed))
+    statistics: dict[str, object] = {"rows_read": len(loaded.rows)}
+    rows = _limited(config, loaded.rows)
+    if len(rows) < len(loaded.rows):
         statistics["rows_after_limit"] = len(rows)
-    if config.format is Format.labelled and rows.labels is not None:
-        checks.say_labels(rows.labels, config.positive_threshold)
-    usable = usable_questions(rows, config.positive_threshold)
-    if len(usable) < FEWEST_QUESTIONS:
-        remedy = "Give more rows, raise data.rows or data.limit, or check the columns and data.positive_threshold."
-        raise DataError(
-            must(checks.name_of(config), f"hold at least {FEWEST_QUESTIONS} usable questions", len(usable), remedy)
-        )
-    split = _split(config, rows, usable)
+    split = _split(config, rows, _usable(config, rows))
     whole = {name: len(part) + sum(split.dropped[name].values()) for name, part in split.parts.items()}
-    cleaned = {name: clean(part, config, split.dropped[name]) for name, part in split.parts.items()}
-    if split.dev_file is not None:
-        checks.refuse_the_same(config, cleaned["train"], cleaned["dev"])
-    for name, part in cleaned.items():
-        if not len(part):
-            remedy = "Use fewer data.dev_queries and data.validation_queries, or more or smaller groups."
-            if split.dev_file is not None:
-                remedy = "Use fewer data.validation_queries, or more or smaller groups."
-            raise DataError(must(f"the {name} part of {checks.name_of(config)}", "hold usable rows", "none", remedy))
+    cleaned = _cleaned(config, split)
     if config.corpus_path is None and loaded.corpus is None:
         checks.refuse_one_text(config, cleaned["train"])
     checks.warn_of_a_wide_interval(cleaned["dev"])
@@ -113,6 +96,26 @@ def _read(config: DataConfig, source: Path | None, cache: Path, workers: int | N
     if config.source is Source.hub:
         return read_hub(path, config, cache)
     return read(path, config)
+
+
+def _limited(config: DataConfig, rows: PairRows) -> PairRows:
+    """The rows, or `data.limit` of them drawn where they are more."""
+    if config.limit is None or config.limit >= len(rows):
+        return rows
+    return rows.take(subset(rows, config.limit, config.split_seed))
+
+
+def _usable(config: DataConfig, rows: PairRows) -> dict[str, None]:
+    """The usable questions, which must be enough to train on."""
+    if config.format is Format.labelled and rows.labels is not None:
+        checks.say_labels(rows.labels, config.positive_threshold)
+    usable = usable_questions(rows, config.positive_threshold)
+    if len(usable) < FEWEST_QUESTIONS:
+        remedy = "Give more rows, raise data.rows or data.limit, or check the columns and data.positive_threshold."
+        raise DataError(
+            must(checks.name_of(config), f"hold at least {FEWEST_QUESTIONS} usable questions", len(usable), remedy)
+        )
+    return usable
 
 
 @dataclass(slots=True)
@@ -165,6 +168,20 @@ def _split(config: DataConfig, rows: PairRows, usable: dict[str, None]) -> _Spli
     return _SplitRows(parts, dropped, dev_file, surplus)
 
 
+def _cleaned(config: DataConfig, split: _SplitRows) -> dict[str, PairRows]:
+    """The parts without what cannot be used, of which each must keep some; what is dropped is counted in `split`."""
+    cleaned = {name: clean(part, config, split.dropped[name]) for name, part in split.parts.items()}
+    if split.dev_file is not None:
+        checks.refuse_the_same(config, cleaned["train"], cleaned["dev"])
+    for name, part in cleaned.items():
+        if not len(part):
+            remedy = "Use fewer data.dev_queries and data.validation_queries, or more or smaller groups."
+            if split.dev_file is not None:
+                remedy = "Use fewer data.validation_queries, or more or smaller groups."
+            raise DataError(must(f"the {name} part of {checks.name_of(config)}", "hold usable rows", "none", remedy))
+    return cleaned
+
+
 def _surplus(held: Held) -> dict[str, int]:
     return {checks.SURPLUS: len(held.surplus)} if held.surplus else {}
 
@@ -198,8 +215,9 @@ def _corpus(sources: Sequence[Loaded], parts: Sequence[PairRows]) -> tuple[list[
         for text, identifier in zip(source.corpus or [], source.corpus_ids or [], strict=True):
             if text not in given:
                 own = identifier
-                if identifier in taken:
-                    own = f"{identifier}@{number}"
+                while own in taken:
+                    own = f"{own}@{number}"
+                if own != identifier:
                     renamed.append(identifier)
                 given[text] = own
                 taken.add(own)

@@ -132,12 +132,8 @@ def write_set(folder: Path, reranking: RerankingSet) -> None:
     _table(folder / "queries.parquet", columns)
     passages = list(reranking.passages)
     _table(folder / "passages.parquet", {"id": passages, "text": [reranking.passages[i] for i in passages]})
-    rows = [
-        (query, passage, float(score))
-        for query, ranked in reranking.candidates.items()
-        for passage, score in zip(ranked, reranking.scores[query], strict=True)
-    ]
-    _table(folder / "candidates.parquet", dict(zip(("query", "passage", "score"), _transposed(rows, 3), strict=True)))
+    found = [(query, passage) for query, ranked in reranking.candidates.items() for passage in ranked]
+    _table(folder / "candidates.parquet", dict(zip(("query", "passage"), _transposed(found, 2), strict=True)))
     judged = [(q, p, grade) for q, grades in reranking.qrels.items() for p, grade in grades.items()]
     _table(folder / "qrels.parquet", dict(zip(("query", "passage", "relevance"), _transposed(judged, 3), strict=True)))
     atomic.write_json(folder / "set.json", {"name": reranking.name})
@@ -156,10 +152,9 @@ def read_set(folder: Path) -> RerankingSet:
     queries = _columns(folder / "queries.parquet")
     passages = _columns(folder / "passages.parquet")
     candidates: dict[str, list[str]] = {query: [] for query in queries["id"]}
-    scores: dict[str, list[float]] = {query: [] for query in queries["id"]}
-    for query, passage, score in zip(*_columns(folder / "candidates.parquet").values(), strict=True):
+    found = _columns(folder / "candidates.parquet")
+    for query, passage in zip(found["query"], found["passage"], strict=True):
         candidates[query].append(passage)
-        scores[query].append(score)
     qrels: Qrels = {}
     for query, passage, relevance in zip(*_columns(folder / "qrels.parquet").values(), strict=True):
         qrels.setdefault(query, {})[passage] = relevance
@@ -168,7 +163,6 @@ def read_set(folder: Path) -> RerankingSet:
         queries=dict(zip(queries["id"], queries["text"], strict=True)),
         passages=dict(zip(passages["id"], passages["text"], strict=True)),
         candidates=candidates,
-        scores=scores,
         qrels=qrels,
         groups=dict(zip(queries["id"], queries["group"], strict=True)) if "group" in queries else None,
     )

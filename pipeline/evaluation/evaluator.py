@@ -89,9 +89,9 @@ class Evaluation:
 
         `queries`, `groups` (None where queries are independent), `positives_found`, `queries_trained_on` (how many
         are training questions too), `interval` (in words), `notes` (protocol → sentence), `first_stage` and
-        `remarks` (as in `RerankingSet`), then for each protocol: system → measure → mean; `difference` (trained
-        minus first stage) → measure → {mean, low, high, p}; `differences` → system → the same, that system minus
-        the first stage; `trained_minus` → system → the same, trained minus that system, the first stage left out.
+        `remarks` (as in `RerankingSet`), then for each protocol: system → measure → mean; `differences` → system →
+        measure → {mean, low, high, p}, that system minus the first stage; `trained_minus` → system → the same, trained
+        minus that system, the first stage left out.
         """
         groups = self.set.groups
         clusters = None if groups is None else len({groups.get(query, f"\0{query}") for query in self.queries})

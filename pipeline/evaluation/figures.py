@@ -53,7 +53,6 @@ def protocol_json(
     result: dict[str, Any] = {system: dict(figures) for system, figures in means.items()}
     result["differences"] = {system: compared(system, FIRST_STAGE) for system in means if system != FIRST_STAGE}
     if TRAINED in means:
-        result["difference"] = result["differences"][TRAINED]
         result["trained_minus"] = {
             system: compared(TRAINED, system) for system in means if system not in (FIRST_STAGE, TRAINED)
         }

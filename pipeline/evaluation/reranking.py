@@ -42,10 +42,8 @@ class Scorer(Protocol):
         ...
 
 
-def run_candidates(
-    run: Run, depth: int, own_passages: Container[str] = ()
-) -> tuple[dict[str, list[str]], dict[str, list[float]]]:
-    """The best `depth` passages a query of a run (score descending, id ascending), and their scores beside.
+def run_candidates(run: Run, depth: int, own_passages: Container[str] = ()) -> dict[str, list[str]]:
+    """The best `depth` passages a query of a run: score descending, id ascending.
 
     Ids in `own_passages` are passages that are no candidates of the query of that id, see `queries_among_passages`.
     """
@@ -53,8 +51,7 @@ def run_candidates(
         query: {passage: score for passage, score in scores.items() if passage != query or query not in own_passages}
         for query, scores in run.items()
     }
-    candidates = {query: order(list(scores), list(scores.values()))[:depth] for query, scores in ranked.items()}
-    return candidates, {query: [run[query][passage] for passage in ranked] for query, ranked in candidates.items()}
+    return {query: order(list(scores), list(scores.values()))[:depth] for query, scores in ranked.items()}
 
 
 def queries_among_passages(collection: Collection) -> set[str]:
@@ -72,12 +69,7 @@ def queries_among_passages(collection: Collection) -> set[str]:
     }
 
 
-def collection_set(
-    collection: Collection,
-    candidates: Mapping[str, Sequence[str]],
-    scores: Mapping[str, Sequence[float]],
-    name: str,
-) -> RerankingSet:
+def collection_set(collection: Collection, candidates: Mapping[str, Sequence[str]], name: str) -> RerankingSet:
     """The set that reranks a collection: its queries with a positive, their candidates, the passages these need.
 
     Queries without a positive have no measure: they are left out, counted in the log. A query without candidates
@@ -109,7 +101,6 @@ def collection_set(
         queries={query: collection.queries[query] for query in queries},
         passages={passage: collection.passages[passage] for passage in needed},
         candidates={query: list(candidates.get(query, ())) for query in queries},
-        scores={query: [float(score) for score in scores.get(query, ())] for query in queries},
         qrels=qrels,
         remarks=remarks,
     )
@@ -121,7 +112,7 @@ def pool_pairs(reranking_set: RerankingSet, protocol: str) -> tuple[dict[str, li
     Only queries with a positive are in it; the others have no measure. The same set gives the same pairs each time.
     """
     pools = {
-        query: list(dict.fromkeys(reranking_set.pool(query, protocol)))
+        query: reranking_set.pool(query, protocol)
         for query in judged(reranking_set.qrels)
         if query in reranking_set.queries
     }
@@ -156,7 +147,7 @@ def rerank(reranking_set: RerankingSet, scorer: Scorer) -> SystemRankings:
     scored = _scored(reranking_set, scorer, POSITIVES_ADDED)
     rankings: SystemRankings = {}
     for protocol in PROTOCOLS:
-        pools = {query: list(dict.fromkeys(reranking_set.pool(query, protocol))) for query in scored}
+        pools = {query: reranking_set.pool(query, protocol) for query in scored}
         rankings[protocol] = {query: order(pool, [scored[query][p] for p in pool]) for query, pool in pools.items()}
     return rankings
 
@@ -171,8 +162,7 @@ def mean_measures(reranking_set: RerankingSet, scorer: Scorer, protocol: str = A
 
 def first_stage(reranking_set: RerankingSet) -> SystemRankings:
     """The candidates as they came; the same under both protocols, for the first stage never saw what is added."""
-    rankings = {query: list(dict.fromkeys(candidates)) for query, candidates in reranking_set.candidates.items()}
-    return {protocol: rankings for protocol in PROTOCOLS}
+    return {protocol: reranking_set.candidates for protocol in PROTOCOLS}
 
 
 def fuse(*systems: SystemRankings) -> SystemRankings:

@@ -125,26 +125,40 @@ def _remedy(config: MiningConfig) -> str:
     return more if config.random_negatives else f"Pass mining.random_negatives=2. {more}"
 
 
-def check_candidates(name: str, reranking: RerankingSet, config: MiningConfig) -> None:
-    """Refuse a set for none of whose questions the first stage finds a passage, and warn where that is often so."""
-    without = sum(not reranking.candidates[query] for query in reranking.queries)
-    of = f"{without} of {len(reranking.queries)} questions"
+def coverage(reranking: RerankingSet) -> dict[str, Any]:
+    """What the first stage found of a set: `recall` is the mean share of a query's positives among its candidates."""
+    shares = []
+    for query, judged in reranking.qrels.items():
+        positives = {passage for passage, grade in judged.items() if grade > 0}
+        shares.append(len(positives & set(reranking.candidates[query])) / len(positives))
+    return {
+        "queries": len(shares),
+        "candidates": sum(map(len, reranking.candidates.values())),
+        "queries_without_candidates": sum(not found for found in reranking.candidates.values()),
+        "queries_with_a_positive_found": sum(share > 0 for share in shares),
+        "recall": sum(shares) / len(shares) if shares else None,
+    }
+
+
+def check_candidates(name: str, covered: Mapping[str, Any], config: MiningConfig) -> None:
+    """Refuse a set for none of whose questions the first stage finds a passage, and warn where that is often so.
+
+    `covered` is the set's `coverage`.
+    """
+    without, queries = covered["queries_without_candidates"], covered["queries"]
+    of = f"{without} of {queries} questions"
     remedy = "Give it passages for these questions."
     if config.retriever is Retriever.bm25:
         remedy = "BM25 finds what shares a word: pass mining=embedding mining.path=<a model for your language>."
-    if without and without == len(reranking.queries):
+    if without and without == queries:
         raise DataError(must("the first stage", f"find a passage for a question of {name}", f"none for {of}", remedy))
-    if without > len(reranking.queries) * NOTABLE_SHARE:
+    if without > queries * NOTABLE_SHARE:
         log.warning("%s: the first stage finds no passage for %s. %s", name, of, remedy)
         return
-    found = sum(
-        any(grades.get(passage, 0) > 0 for passage in reranking.candidates[query])
-        for query, grades in reranking.qrels.items()
-    )
-    if found < len(reranking.queries) * NOTABLE_SHARE:
+    if (found := covered["queries_with_a_positive_found"]) < queries * NOTABLE_SHARE:
         if config.retriever is Retriever.embedding:
             remedy = f"Check that mining.path={config.path} is an embedding model for your language."
         log.warning(
             "%s: the first stage finds a right passage for %d of %d questions; what it misses counts as 0. %s",
-            name, found, len(reranking.queries), remedy,
+            name, found, queries, remedy,
         )  # fmt: skip

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import logging
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -66,10 +65,8 @@ def mine(
     if split.validation is not None:
         reranked["validation"] = questions_of(split.validation, corpus, "v", by_id=True)
     located = retriever or Path(config.path or "")
-    if config.retriever is Retriever.run and split.renamed:
-        got = f"{split.renamed[0]!r} with two (of {len(split.renamed)} such)"
-        remedy = "Rename the passages of one: a run cannot tell them apart."
-        raise DataError(must(f"ids of {split.dev_file} and of the training data", "have one text each", got, remedy))
+    if config.retriever is Retriever.run:
+        _refuse_renamed(split)
     stage = _first_stage(config, corpus, [questions, *reranked.values()], located, cache, device)
     minable = train_corpus(split, train, corpus, positive_threshold, drop_leaks=config.drop_leaks)
     parts = {"train": questions, **reranked}
@@ -78,18 +75,22 @@ def mine(
         checks.say_one_answer(name, part, corpus, positive_threshold)
     others = elsewhere(questions, split, corpus, positive_threshold)
     pairs, statistics = training_rows(questions, others, corpus, minable, stage, config, positive_threshold)
-    whole = stage(np.arange(corpus.searched))
-    sets = {
-        name: _reranking_set(name, part, corpus, whole, config.dev_depth, positive_threshold)
-        for name, part in reranked.items()
-    }
+    sets = _sets(reranked, corpus, stage, config.dev_depth, positive_threshold)
     checks.check_rows(questions, pairs, statistics, config)
-    for name, reranking in sets.items():
-        checks.check_candidates(name, reranking, config)
+    covered = {name: checks.coverage(reranking) for name, reranking in sets.items()}
+    for name in covered:
+        checks.check_candidates(name, covered[name], config)
     statistics |= {"contradicted_pairs": len(questions.contradicted), "merged_rows": merged, "leaks": leaks}
     statistics |= {"corpus_passages": corpus.searched, "train_corpus_passages": len(minable)}
-    statistics["first_stage"] = {name: coverage(reranking) for name, reranking in sets.items()}
+    statistics["first_stage"] = covered
     return Mined(pairs, sets[dev_name], sets.get("validation"), statistics)
+
+
+def _refuse_renamed(split: Split) -> None:
+    if split.renamed:
+        got = f"{split.renamed[0]!r} with two (of {len(split.renamed)} such)"
+        remedy = "Rename the passages of one: a run cannot tell them apart."
+        raise DataError(must(f"ids of {split.dev_file} and of the training data", "have one text each", got, remedy))
 
 
 def _first_stage(
@@ -159,6 +160,14 @@ def _imported(path: Path, corpus: Corpus, parts: list[Questions]) -> FirstStage:
     return over
 
 
+def _sets(
+    parts: dict[str, Questions], corpus: Corpus, stage: FirstStage, depth: int, threshold: float
+) -> dict[str, RerankingSet]:
+    """The sets of the held-out parts, by name; the first stage searches the whole corpus."""
+    whole = stage(np.arange(corpus.searched))
+    return {name: _reranking_set(name, part, corpus, whole, depth, threshold) for name, part in parts.items()}
+
+
 def _reranking_set(
     name: str, part: Questions, corpus: Corpus, searcher: Searcher, depth: int, threshold: float
 ) -> RerankingSet:
@@ -167,14 +176,12 @@ def _reranking_set(
     asked = [q for q, own in enumerate(positives) if own]
     ranking = searcher.search([part.texts[q] for q in asked], min(depth + 1, corpus.searched))
     ids = [part.ids[q] for q in asked]
-    candidates, scores, qrels = {}, {}, {}
+    candidates, qrels = {}, {}
     passages: dict[str, str] = {}
     for row, (q, identifier) in enumerate(zip(asked, ids, strict=True)):
         hidden = part.hidden(q, positives[q])
-        kept = [place for place, p in enumerate(ranking.indices[row]) if p >= 0 and p != hidden][:depth]
-        found = [int(ranking.indices[row][place]) for place in kept]
+        found = [int(p) for p in ranking.indices[row] if p >= 0 and p != hidden][:depth]
         candidates[identifier] = [corpus.ids[p] for p in found]
-        scores[identifier] = [float(ranking.scores[row][place]) for place in kept]
         qrels[identifier] = {
             corpus.ids[p]: max(1, int(label)) if label >= threshold else 0 for p, label in part.judged[q].items()
         }
@@ -183,18 +190,4 @@ def _reranking_set(
     groups = {identifier: part.groups[q] for identifier, q in zip(ids, asked, strict=True)} if part.groups else None
     if len(asked) < len(part.texts):
         log.warning("%s: %d questions without a positive are left out", name, len(part.texts) - len(asked))
-    return RerankingSet(name, queries, passages, candidates, scores, qrels, groups)
-
-
-def coverage(reranking: RerankingSet) -> dict[str, Any]:
-    """What the first stage found of a set: `recall` is the mean share of a query's positives among its candidates."""
-    shares = []
-    for query, judged in reranking.qrels.items():
-        positives = {passage for passage, grade in judged.items() if grade > 0}
-        shares.append(len(positives & set(reranking.candidates[query])) / len(positives))
-    return {
-        "queries": len(shares),
-        "candidates": sum(map(len, reranking.candidates.values())),
-        "queries_with_a_positive_found": sum(share > 0 for share in shares),
-        "recall": sum(shares) / len(shares) if shares else None,
-    }
+    return RerankingSet(name, queries, passages, candidates, qrels, groups)

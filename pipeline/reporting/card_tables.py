@@ -56,7 +56,7 @@ def evaluations(facts: Facts) -> list[Json]:
             shown = systems(of)
             rows = []
             for measure in MEASURES:
-                gain = of["difference"][measure]
+                gain = of["differences"][TRAINED][measure]
                 figures = [f"{of[system][measure]:.4f}" for system in shown[:-1]]
                 trained = f"**{of[TRAINED][measure]:.4f} ({_signed(gain['mean'])})**"
                 rows.append([measure, *figures, trained, f"{_signed(gain['low'])} to {_signed(gain['high'])}"])

@@ -35,10 +35,10 @@ def summary(facts: Facts) -> Json:
     """The content of summary.json.
 
     `measures.<set>.<protocol>.{first_stage,untrained,trained,<rival>}.<measure>` and
-    `measures.<set>.<protocol>.difference.<measure>.{mean,low,high,p}` (trained minus first stage) are each set's
-    measures.json. `pairs_per_second`, `energy_kwh` (kWh) and `emissions_kg` (kg CO2eq) are those of training alone,
-    the last two None where they were not measured; `emissions` has every stage and their sum. `run`, `model` and
-    `card` are paths.
+    `measures.<set>.<protocol>.differences.<system>.<measure>.{mean,low,high,p}` (a system minus first stage) are each
+    set's measures.json. `pairs_per_second`, `energy_kwh` (kWh) and `emissions_kg` (kg CO2eq) are those of training
+    alone, the last two None where they were not measured; `emissions` has every stage and their sum. `run`, `model`
+    and `card` are paths.
     """
     training, provenance = facts.training, facts.provenance
     own = facts.training_emissions

@@ -115,5 +115,5 @@ def add_set(measured: Measured, name: str, measures: Json) -> None:
     for protocol in (key for key in measures if isinstance(measures[key], dict) and TRAINED in measures[key]):
         measured.final.setdefault(name, {})[protocol] = measures[protocol][TRAINED]
         measured.half_width.setdefault(name, {})[protocol] = {
-            measure: (of["high"] - of["low"]) / 2 for measure, of in measures[protocol]["difference"].items()
+            measure: (of["high"] - of["low"]) / 2 for measure, of in measures[protocol]["differences"][TRAINED].items()
         }

@@ -38,7 +38,7 @@ def verdict(name: str, measures: Mapping[str, Any]) -> list[str]:
     known = (
         [f"{name}: {seen} of its {queries} queries are training questions too, which flatters trained."] if seen else []
     )
-    found, label = protocol["difference"][HEADLINE], MEASURES[HEADLINE]
+    found, label = protocol["differences"][TRAINED][HEADLINE], MEASURES[HEADLINE]
     by, interval = abs(found["mean"]), _interval(found, queries)
     if found["low"] > 0:
         said = f"trained beats the first stage by +{by:.3f} {label} ({interval})"
@@ -52,7 +52,9 @@ def verdict(name: str, measures: Mapping[str, Any]) -> list[str]:
     best = max(systems(protocol), key=lambda system: (protocol[system][HEADLINE], system == TRAINED))
     if best != TRAINED:
         behind = protocol[best][HEADLINE] - protocol[TRAINED][HEADLINE]
-        against = protocol["difference"] if best == FIRST_STAGE else protocol.get("trained_minus", {}).get(best, {})
+        against = protocol.get("trained_minus", {}).get(best, {})
+        if best == FIRST_STAGE:
+            against = protocol["differences"][TRAINED]
         interval = f"; trained minus it: {_interval(against[HEADLINE], queries)}" if HEADLINE in against else ""
         sentences.append(
             f"{name}: the best ranking is {best.replace('_', ' ')}, {protocol[best][HEADLINE]:.3f} {label}, "
@@ -81,7 +83,7 @@ def below_first_stage(measures: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return [
         name
         for name, of in measures.items()
-        if TRAINED in of[AS_RETRIEVED] and of[AS_RETRIEVED]["difference"][HEADLINE]["high"] < 0
+        if TRAINED in of[AS_RETRIEVED] and of[AS_RETRIEVED]["differences"][TRAINED][HEADLINE]["high"] < 0
     ]
 
 

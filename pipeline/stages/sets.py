@@ -11,7 +11,7 @@ from pipeline.data import storage
 from pipeline.data.beir import read_beir
 from pipeline.data.nano_beir import read as read_nano_beir
 from pipeline.evaluation import reranking
-from pipeline.mining.checks import NOTABLE_SHARE
+from pipeline.mining.checks import NOTABLE_SHARE, coverage
 from pipeline.mining.retrieval import bm25_run
 from pipeline.stages.plan import Run
 
@@ -42,8 +42,7 @@ def evaluation_set(run: Run, name: str) -> RerankingSet:
         return storage.read_set(run.mined_folder / VALIDATION)
     if name in nano_names(run.config):
         collection, found = read_nano_beir(run.nano_beir.folder, name, run.cache)
-        scores = {query: [1.0 / (rank + 1) for rank in range(len(ids))] for query, ids in found.items()}
-        made = reranking.collection_set(collection, found, scores, name)
+        made = reranking.collection_set(collection, found, name)
         made.first_stage = "BM25, by the lists that come with NanoBEIR"
         return made
     collection = read_beir(run.collections[name].folder, name)
@@ -54,12 +53,12 @@ def evaluation_set(run: Run, name: str) -> RerankingSet:
     if ranked is None:
         asked = {query: text for query, text in collection.queries.items() if query in collection.qrels}
         ranked = bm25_run(asked, collection.passages, depth + bool(itself))
-    found, scores = reranking.run_candidates(ranked, depth, itself)
-    made = reranking.collection_set(collection, found, scores, name)
+    made = reranking.collection_set(collection, reranking.run_candidates(ranked, depth, itself), name)
     made.first_stage = "BM25" if collection.run is None else "the run.trec beside it"
-    without = sum(not made.candidates[query] for query in made.queries)
-    if without > NOTABLE_SHARE * len(made.queries):
-        of = f"{without} of {len(made.queries)} queries"
+    covered = coverage(made)
+    without, queries = covered["queries_without_candidates"], covered["queries"]
+    if without > NOTABLE_SHARE * queries:
+        of = f"{without} of {queries} queries"
         made.remarks.append(f"the first stage finds no passage for {of}, which count 0 for it and for every reranker")
         log.warning("%s: %s", name, made.remarks[-1])
     return made
