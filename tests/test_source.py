@@ -156,6 +156,15 @@ def test_labelled_rows_and_questions_without_a_positive(tmp_path: Path) -> None:
     assert split.statistics["parts"]["train"]["dropped"] == {"question_without_positive": 30}  # type: ignore[index]
 
 
+def test_a_pair_with_another_label_or_other_negatives_is_no_duplicate(tmp_path: Path) -> None:
+    labelled = [{**row, "label": label} for label in (0, 1, 1) for row in rows_of(120)]
+    split = loaded(write_jsonl(tmp_path / "a.jsonl", labelled), format=Format.labelled)
+    assert Counter([*(split.train.labels or []), *(split.dev.labels or [])]) == {0.0: 120, 1.0: 120}
+    listed = [{**row, "negatives": [name]} for name in ("n", "m", "m") for row in rows_of(120)]
+    split = loaded(write_jsonl(tmp_path / "b.jsonl", listed), format=Format.negatives)
+    assert len(split.train) + len(split.dev) == 240
+
+
 def test_given_negatives_from_json_parquet_and_csv(tmp_path: Path) -> None:
     rows = [{"question": "q", "answer": "a", "negatives": ["n", " ", "m"]}, {"question": "r", "answer": "b"}]
     rows[1]["negatives"] = None  # type: ignore[assignment]
@@ -674,6 +683,22 @@ def test_what_is_left_out_of_an_own_corpus_is_counted(jsonl: Path, caplog: pytes
         "texts_with_nul": 1,
     }
     assert f"{corpus}: 3 passages to search; left out: 3 without text, 2 with an earlier text" in caplog.text
+
+
+def test_a_listed_negative_is_a_passage_too_and_one_that_is_an_answer_itself_stays(tmp_path: Path) -> None:
+    rows = [{**row, "negatives": ["Wrong."]} for row in rows_of(148)]
+    rows += [{"question": q, "answer": a, "negatives": []} for q, a in (("who", "Body."), ("what", "Other Body."))]
+    titled = [("First", "Body."), ("Other", "Body."), ("T", "Wrong.")]
+    passages = [{"_id": title, "title": title, "text": text} for title, text in titled]
+    corpus = write_jsonl(tmp_path / "corpus.jsonl", [*passages, {"text": "more"}])
+    path = write_jsonl(tmp_path / "a.jsonl", rows)
+    split = loaded(path, format=Format.negatives, corpus_path=str(corpus))
+    assert split.corpus == ["First Body.", "Other Body.", "T Wrong.", "more"]
+    assert split.corpus_ids is None, "one passage has none"
+    given = {q: a for part in (split.train, split.dev) for q, a in pairs(part)}
+    assert (given["who"], given["what"]) == ("First Body.", "Other Body.")
+    listed = [text for part in (split.train, split.dev) for own in part.negatives or [] for text in own]
+    assert listed == ["T Wrong."] * 148
 
 
 def test_an_answer_is_the_passage_whose_text_it_is_under_whatever_title(
