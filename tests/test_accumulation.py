@@ -60,6 +60,7 @@ def test_the_buffer_is_kept_between_steps_and_goes_with_its_parameter() -> None:
     parameter.grad = None
     accumulate(parameter, rows(drawn(2, 1)))
     assert parameter.grad is buffer and buffer is not None
+    assert len(accumulation._TABLES[parameter].touched) == 1, "of this step alone"
     kept = weakref.ref(accumulation._TABLES[parameter].gradient)
     del parameter, buffer
     gc.collect()

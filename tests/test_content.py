@@ -107,6 +107,9 @@ def test_files_that_are_no_longer_those_that_were_named_are_refused(tmp_path: Pa
             f"{thing} must stay as it was while a run reads it, got another content. Run the same command again."
         )
         file.write_text("a")
+    (folder / "qrels" / "train.tsv").rename(folder / "qrels" / "dev.tsv")  # of the same content, and other judgements
+    with pytest.raises(DataError, match=r"file qrels/dev\.tsv must stay as it was"):
+        refuse_changed(section, before, source=None)
 
 
 @pytest.mark.parametrize("given", ["*.jsonl", "pairs.jsonl,b.jsonl", "pairs.jsonl b.jsonl"])

@@ -14,7 +14,7 @@ from typing import NoReturn
 
 import pytest
 
-from pipeline.telemetry.emissions import WORLD_AVERAGE, _methods, measured
+from pipeline.telemetry.emissions import WORLD_AVERAGE, _methods, _overall, measured
 from pipeline.telemetry.energy_records import ESTIMATED, MEASURED, PARTLY
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -101,6 +101,31 @@ def test_snapshots_grow_and_the_block_goes_on() -> None:
         _work(0.2)
         second = meter.snapshot()
     assert 0 < first["energy_kwh"] < second["energy_kwh"] <= meter.record["energy_kwh"]
+
+
+def test_figures_of_a_snapshot_are_not_those_of_the_whole_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    from codecarbon.emissions_tracker import BaseEmissionsTracker
+
+    monkeypatch.setattr(BaseEmissionsTracker, "stop", lambda tracker: None)
+    with measured(True, None, "train") as meter:
+        _work(0.1)
+        assert meter.snapshot()["energy_kwh"] > 0
+    assert meter.record["error"] == "RuntimeError: codecarbon gave no figures"
+
+
+@pytest.mark.parametrize(
+    ("cpu", "gpu", "how"),
+    [
+        (MEASURED, MEASURED, MEASURED),
+        (MEASURED, None, MEASURED),
+        (ESTIMATED, MEASURED, PARTLY),
+        (ESTIMATED, None, ESTIMATED),
+        (None, None, ESTIMATED),
+    ],
+)
+def test_energy_is_measured_where_that_of_all_processors_is(cpu: str | None, gpu: str | None, how: str) -> None:
+    known = {name: of for name, of in (("cpu", cpu), ("gpu", gpu)) if of is not None}
+    assert _overall({**known, "ram": ESTIMATED}) == how
 
 
 def test_disabled_imports_no_codecarbon() -> None:

@@ -122,6 +122,17 @@ def test_groups_are_resampled_and_said() -> None:
     assert found != plain[POSITIVES_ADDED]["differences"][TRAINED]["ndcg@10"]
 
 
+def test_only_queries_with_a_positive_are_counted_and_written(tmp_path: Path) -> None:
+    of = made({"q 1": "one", "q\t2": "one"})
+    of.queries["q5"], of.candidates["q5"], of.qrels["q5"] = "Asked in training", ["a"], {"a": 0}
+    done = evaluate(of, {TRAINED: system("bac")}, questions={"asked in training", "q4"})
+    figures = done.measures_json()
+    # A query that no group has is one of its own.
+    assert (figures["queries"], figures["queries_trained_on"], figures["groups"]) == (4, 1, 3)
+    write(done, tmp_path)
+    assert list(read_qrels(tmp_path / "qrels.trec")) == list(QUERIES)
+
+
 def test_the_files_written_give_the_same_figures_again(tmp_path: Path) -> None:
     done = evaluation()
     write(done, tmp_path)

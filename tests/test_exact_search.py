@@ -81,7 +81,7 @@ def test_no_part_of_the_bound_can_be_left_out(case: str, rows: int, monkeypatch:
     monkeypatch.setattr(exact_search, "ROWS", rows)
     query, *passages = (np.array([values], np.float32) for values in ALMOST_LOST[case])
     nothing = np.zeros((2, query.shape[1]), np.float32)
-    corpus = np.concatenate([nothing, *passages, *(-one for one in passages)])
+    corpus = np.concatenate([nothing, *passages, *(-one for one in passages), nothing])
     assert not corpus.mean(axis=0).any(), "the mean is taken off, and these are to stand as they are written"
     assert ranked(Rounded(corpus), query, 1)[0] == sorted_in_full(query @ corpus.T, 1)[0] == [[3]]
 

@@ -279,6 +279,40 @@ def test_the_cluster_bootstrap_repeats_and_its_seed_matters(monkeypatch: pytest.
     assert difference(a, b, groups) != found
 
 
+def test_a_cluster_interval_is_that_of_its_draws() -> None:
+    """By hand: the quantile is the 191st of 200 values of t*, as many as 95 % of 201, rounded up."""
+    a = {f"q{i:02}": i * 37 % 101 / 101 for i in range(36)}
+    b = {query: value * 0.8 + i * 53 % 97 / 970 for i, (query, value) in enumerate(a.items())}
+    found = difference(a, b, {query: str(int(query[1:]) % 12) for query in a}, resamples=200)
+    sums = np.zeros(12)
+    for i, query in enumerate(a):
+        sums[i % 12] += a[query] - b[query]
+    draws = np.random.default_rng(measures.SEED).multinomial(12, np.full(12, 1 / 12), size=200)
+    means = [float(weights @ sums) / 36 for weights in draws]
+    errors = [math.sqrt(weights @ (sums - 3 * at) ** 2) / 36 for weights, at in zip(draws, means, strict=True)]
+    middle = sums.sum() / 36
+    t = sorted(abs(at - middle) / error for at, error in zip(means, errors, strict=True))
+    half = t[190] * math.sqrt(((sums - 3 * middle) ** 2).sum()) / 36
+    assert (found.low, found.high) == pytest.approx((middle - half, middle + half), rel=1e-9)
+    assert t[189] < t[190] * 0.999
+
+
+def test_clusters_that_all_cancel_do_not_differ() -> None:
+    """Two systems that win and lose alike within every cluster: what summing leaves of 0.1 - 0.1 is no difference."""
+    a, b = {"q1": 0.1, "q2": 0.7, "q3": 0.3, "q4": 0.6}, {"q1": 0.2, "q2": 0.6, "q3": 0.4, "q4": 0.5}
+    assert math.fsum(a[query] - b[query] for query in a) != 0
+    found = difference(a, b, {"q1": "x", "q2": "x", "q3": "y", "q4": "y"})
+    assert found.as_json() == {"mean": 0, "low": 0, "high": 0, "p": 1}
+
+
+def test_sets_whose_queries_all_differ_by_the_same_have_that_as_both_ends() -> None:
+    up = ({"a": 0.5, "b": 0.75}, {"a": 0.25, "b": 0.5})
+    more = ({"c": 1.0, "d": 0.75}, {"c": 0.25, "d": 0.0})
+    down = ({"a": 0.25, "b": 0.5}, {"a": 0.5, "b": 0.75})
+    assert stratified_difference([up, more]).as_json() == {"mean": 0.5, "low": 0.5, "high": 0.5, "p": 0}
+    assert stratified_difference([up, down]).as_json() == {"mean": 0, "low": 0, "high": 0, "p": 1}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [8, 40])
 def test_the_cluster_interval_covers_the_truth(size: int) -> None:

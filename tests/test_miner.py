@@ -213,6 +213,12 @@ def test_leaks_are_dropped_or_only_counted(caplog: pytest.LogCaptureFixture) -> 
         mine(split(rows(train[4:5]), rows(DEV)), config(), Path("unused"))
 
 
+def test_a_row_that_leaks_by_question_and_by_answer_is_counted_once() -> None:
+    leaks = mine(split(rows([*CATS, *DEV]), rows(DEV)), config(), Path("unused")).statistics["leaks"]
+    assert leaks["train_rows_with_a_held_out_question"] == 1  # type: ignore[index]
+    assert leaks["train_rows_with_a_held_out_positive"] == 0  # type: ignore[index]
+
+
 def test_a_passage_that_is_the_question_is_no_negative_of_it_and_no_candidate() -> None:
     twins = [("how do cats purr", "why cats purr"), ("Why  cats purr", "how do cats purr"), ("cats sleep", "cats nap")]
     dev = [("do birds sing", "when birds sing"), ("when birds  sing", "Do birds sing"), ("fish", "fish")]
@@ -270,6 +276,28 @@ def test_validation_is_held_out_like_dev() -> None:
     assert CATS[0][1] not in mined.train.passages
 
 
+def test_what_answers_a_validation_question_is_searched_and_no_negative() -> None:
+    validation = rows([("what do fish eat", "fish eat plants and mice")])
+    whole = split(rows(CATS), rows(DEV), validation)
+    whole.corpus.remove(validation.answers[0])  # as a corpus of the user's own may lack it
+    mined = mine(whole, config(negatives=3, random_negatives=9, absolute_margin=None), Path("unused"))
+    assert (mined.statistics["corpus_passages"], mined.statistics["train_corpus_passages"]) == (6, 4)
+    assert mined.validation is not None and validation.answers[0] not in mined.train.passages
+    assert validation.answers[0] in {mined.validation.passages[p] for p in mined.validation.candidates["v000001"]}
+
+
+def test_a_question_is_trained_on_by_its_text_and_measured_by_its_id() -> None:
+    train = rows([*CATS, ("what do cats eat", "cats eat birds")], question_ids=["a", "b", "c", "d", "f"])
+    validation = rows([("who sings", "birds sing"), ("who sings", "choirs sing")], question_ids=["v", "w"])
+    whole = split(train, rows(DEV, question_ids=["e"]), validation)
+    mined = mine(whole, config(negatives=4, random_negatives=9, absolute_margin=None), Path("unused"))
+    own = [row[1:] for row in triples(mined.train) if row[0] == "what do cats eat"]
+    assert own[:2] == [(CATS[0][1], 1.0), ("cats eat birds", 1.0)]
+    assert {passage for passage, _ in own[2:]} == {answer for _, answer in CATS[1:]}
+    assert mined.validation is not None
+    assert mined.validation.qrels == {"v": {"p000006": 1}, "w": {"p000007": 1}}
+
+
 def test_texts_that_match_when_folded_are_one_passage() -> None:
     pairs = [*CATS, ("what do cats eat", "Cats eat  FISH and mice"), ("food of cats", "cats EAT fish and mice")]
     dev = rows([("what do birds eat", "cats sleep on warm mats"), *DEV], question_ids=["b", "b"])
@@ -312,6 +340,9 @@ def test_grades_beyond_one_become_positive_or_not_for_training() -> None:
     train = rows([("q one", "a b"), ("q one", "c d"), ("q one", "e f")], labels=[3.0, 1.0, 2.0])
     mined = mine(split(train, rows(DEV)), config(), Path("unused"), positive_threshold=2.0)
     assert triples(mined.train) == [("q one", "a b", 1.0), ("q one", "e f", 1.0), ("q one", "c d", 0.0)]
+    train.labels = [1.0, -1.0, 0.0]
+    mined = mine(split(train, rows(DEV)), config(), Path("unused"))
+    assert triples(mined.train) == [("q one", "a b", 1.0), ("q one", "c d", 0.0), ("q one", "e f", 0.0)]
 
 
 def test_nothing_to_train_on_is_refused() -> None:
@@ -508,6 +539,25 @@ def test_an_imported_run_may_name_a_passage_by_any_id_of_its_text(
     assert "skipped" not in caplog.text
 
 
+def test_an_id_that_is_a_passage_s_own_is_no_other_s(tmp_path: Path) -> None:
+    whole = split(rows(CATS, question_ids=["a", "b", "c", "d"]), rows(DEV, question_ids=["e"]))
+    whole.corpus_ids, whole.aliases = ["A", "B", "C", "D", "E"], {"B": "E"}
+    run = tmp_path / "run.trec"
+    run.write_text("a Q0 C 1 3 x\ne Q0 B 1 2 x\n")
+    mined = mine(whole, config(retriever=Retriever.run, path=str(run), negatives=1), tmp_path)
+    assert mined.dev.candidates == {"e": ["B"]} and mined.dev.passages["B"] == CATS[1][1]
+
+
+def test_an_answer_beside_a_corpus_has_an_id_that_no_passage_has() -> None:
+    whole = split(rows(CATS), rows(DEV))
+    whole.corpus, whole.corpus_ids = ["cats and birds", "dogs and birds"], ["p000004", "p000003"]
+    mined = mine(whole, config(dev_depth=9), Path("unused"))
+    assert mined.statistics["corpus_passages"] == 7 and len(mined.dev.candidates["q000001"]) > 2
+    texts = {mined.dev.passages[passage] for passage in mined.dev.candidates["q000001"]}
+    assert len(texts) == len(mined.dev.candidates["q000001"]) and texts > {*whole.corpus, DEV[0][1]}
+    assert mined.dev.passages["p000004"] == "cats and birds"
+
+
 def test_random_sampling_draws_from_the_range_and_moves_with_the_seed_only() -> None:
     train, dev = rows(random_pairs(5, 80)), rows(random_pairs(6, 4))
     settings = {"negatives": 2, "random_negatives": 2, "range_min": 1, "range_max": 20, "sampling": Sampling.random}
@@ -575,6 +625,24 @@ def test_a_question_of_many_positives_deepens_no_other_search_and_changes_no_row
         (np.arange(len(beside)), min(wanted + int(beside.max()), most))
     ])  # fmt: skip
     assert triples(mine(whole, keyed, tmp_path / "cache").train) == triples(apart.train)
+
+
+@pytest.mark.parametrize("margin", [None, 0.0], ids=["free", "margin"])
+def test_what_is_no_negative_takes_no_place_of_the_range(margin: float | None) -> None:
+    """Positives, the question itself and what answers it elsewhere rank first: five others are left all the same."""
+    others = [f"{' '.join(WORDS[i : i + 5])} {name}" for name in ("ant", "cow", "elk") for i in range(9)]
+    asked = {
+        "ant bee": rows([("ant bee", f"ant bee {WORDS[i]}") for i in range(4)] + [("elk", f"elk {others[20]}")]),
+        "cow dog": rows([("cow dog", "cow dog c"), ("elk", "cow dog f")]),
+        "elk fox": rows([("elk fox", "elk fox i")]),
+    }
+    for question, train in asked.items():
+        given = split(train, rows([("w298", "w298 w299")]), extra=["elk fox", *others])
+        given.unused = rows([("cow dog", "cow dog f")])
+        keys = {"negatives": 5, "range_max": 5, "random_negatives": 0, "absolute_margin": margin}
+        found = triples(mine(given, config(**keys), Path("unused")).train)
+        negatives = {p for q, p, label in found if q == question and not label}
+        assert len(negatives) == 5 and negatives <= set(others)
 
 
 @pytest.mark.parametrize("sampling", Sampling)
@@ -684,6 +752,19 @@ def test_a_positive_in_a_row_of_no_part_is_no_negative_of_its_question(margin: f
     assert "w0 x0 common" in negatives()
     given.unused = rows([("W0  x0", "W0 x0 common"), ("nobody asks", "w0 y0 common"), ("w0 x0", "searched nowhere")])
     assert "w0 x0 common" not in negatives() and len(negatives()) == 39
+    given.unused.labels = [0.0, 1.0, 1.0]
+    assert "w0 x0 common" in negatives() and len(negatives()) == 40
+
+
+@pytest.mark.parametrize("drop", [True, False])
+def test_another_spelling_of_a_held_out_answer_is_taught_only_where_leaks_are_kept(drop: bool) -> None:
+    pairs = [(f"w{i} x{i}", f"w{i} y{i}") for i in range(20)]
+    given = split(rows(pairs), rows([("w200 w201", "w200 w202")]), extra=["W200  w202"])
+    keys = {"random_negatives": 30, "positive_match": Match.exact, "drop_leaks": drop}
+    mined = mine(given, config(**keys), Path("unused"))
+    taught = {mined.train.passages[passage] for passage in mined.train.passage}
+    assert ("W200  w202" in taught) is not drop and "w200 w202" not in taught
+    assert mined.statistics["train_corpus_passages"] == 20 + (not drop)
 
 
 @pytest.mark.parametrize("clash", ["question", "passage"])

@@ -45,8 +45,29 @@ def chosen(positives: list[tuple[int, int]], scores: list[float] | None, **keys:
         # A positive that was not ranked, with its own score; and one an imported run does not know.
         ([(0, 50), (1, 51)], [0.45, -np.inf], {"absolute_margin": 0.0}, [[6, 7], []]),
         ([(0, 50), (1, 51)], [0.45, -np.inf], {"relative_margin": 0.1}, [[6, 7], []]),
+        # 10 % of the magnitude below -0.38 lies below -0.4.
+        ([(0, 4), (1, 51)], [0.6, -0.38], {"relative_margin": 0.1}, [[5, 6], []]),
+        # Of two margins the wider one decides.
+        ([(0, 4), (1, 6)], [0.6, 0.5], {"absolute_margin": 0.3, "relative_margin": 0.1}, [[7], [4, 3]]),
+        ([(0, 4), (1, 6)], [0.6, 0.5], {"absolute_margin": 0.0, "relative_margin": 0.3}, [[6, 7], [4, 3]]),
+        # The last passage of the corpus is not what a later question's empty ranks hold.
+        ([(0, 99), (1, 6)], [0.45, 0.5], {"absolute_margin": 0.0}, [[6, 7], [7, 5]]),
     ],
-    ids=["top", "range", "range-of-the-rest", "lowest", "absolute", "relative", "relative-0", "unranked", "unranked-2"],
+    ids=[
+        "top",
+        "range",
+        "range-of-the-rest",
+        "lowest",
+        "absolute",
+        "relative",
+        "relative-0",
+        "unranked",
+        "unranked-2",
+        "below-zero",
+        "absolute-of-both",
+        "relative-of-both",
+        "last-passage",
+    ],
 )
 def test_the_rule(
     positives: list[tuple[int, int]], scores: list[float] | None, keys: dict[str, object], expected: list[list[int]]
@@ -110,6 +131,15 @@ def test_random_negatives_are_distinct_never_excluded_and_all_there_are_when_few
     assert question.tolist() == sorted(question)
     assert random_negatives(corpus, excluded, 0, seeds)[0].size == 0
     assert random_negatives(corpus[:0], excluded, 2, seeds)[0].size == 0
+
+
+def test_random_negatives_are_the_first_passages_that_are_drawn_and_not_excluded() -> None:
+    corpus, seeds = np.arange(0, 60, 2), question_seeds(["a", "b", "c"], 12, "random")
+    question, passage = random_negatives(corpus, pairs([(1, p) for p in range(30)]), 2, seeds)
+    for row in range(3):
+        drawn = corpus[(draws(seeds[row : row + 1], 12)[0] % np.uint64(30)).astype(np.int64)].tolist()
+        fresh = [p for p in dict.fromkeys(drawn) if row != 1 or p >= 30]
+        assert len(fresh) > 2 and passage[question == row].tolist() == fresh[:2]
 
 
 def test_random_negatives_are_even_over_the_corpus() -> None:

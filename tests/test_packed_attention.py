@@ -57,6 +57,24 @@ def test_places_are_those_of_the_tokens_present_in_order() -> None:
     assert torch.equal(found.slots.flatten()[found.places], torch.arange(len(found.places)))
 
 
+@pytest.mark.parametrize(
+    ("size", "dtype", "kernel", "unpadded"),
+    [
+        (64, torch.bfloat16, True, True),
+        (192, torch.float16, True, True),
+        (200, torch.bfloat16, True, False),
+        (60, torch.bfloat16, True, False),
+        (64, torch.float32, True, False),
+        (64, torch.bfloat16, False, False),
+    ],
+)
+def test_padding_is_left_out_where_the_kernel_takes_the_heads(
+    monkeypatch: pytest.MonkeyPatch, size: int, dtype: torch.dtype, kernel: bool, unpadded: bool
+) -> None:
+    monkeypatch.setattr(packed_attention, "_has_kernel", lambda device: kernel)
+    assert packed_attention.has_unpadded(torch.device("cuda"), dtype, size) is unpadded
+
+
 def test_a_window_hides_what_is_farther_and_nothing_within() -> None:
     mask = layout().mask(2)
     assert mask.shape == (3, 1, 12, 12)

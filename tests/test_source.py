@@ -26,7 +26,7 @@ from pipeline.core.records import PairRows, Split, fold
 from pipeline.data.content import content_digest
 from pipeline.data.readers import read
 from pipeline.data.source import load
-from pipeline.data.splitting import hold_out, subset
+from pipeline.data.splitting import Held, hold_out, subset, whole_questions
 from pipeline.mining.miner import mine
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -154,6 +154,15 @@ def test_labelled_rows_and_questions_without_a_positive(tmp_path: Path) -> None:
     assert Counter(split.train.labels or []) == {2.0: 96, 0.0: 96}
     assert Counter(split.dev.labels or []) == {2.0: 24, 0.0: 24}
     assert split.statistics["parts"]["train"]["dropped"] == {"question_without_positive": 30}  # type: ignore[index]
+
+
+def test_a_pair_with_another_label_or_other_negatives_is_no_duplicate(tmp_path: Path) -> None:
+    labelled = [{**row, "label": label} for label in (0, 1, 1) for row in rows_of(120)]
+    split = loaded(write_jsonl(tmp_path / "a.jsonl", labelled), format=Format.labelled)
+    assert Counter([*(split.train.labels or []), *(split.dev.labels or [])]) == {0.0: 120, 1.0: 120}
+    listed = [{**row, "negatives": [name]} for name in ("n", "m", "m") for row in rows_of(120)]
+    split = loaded(write_jsonl(tmp_path / "b.jsonl", listed), format=Format.negatives)
+    assert len(split.train) + len(split.dev) == 240
 
 
 def test_given_negatives_from_json_parquet_and_csv(tmp_path: Path) -> None:
@@ -692,6 +701,22 @@ def test_what_is_left_out_of_an_own_corpus_is_counted(jsonl: Path, caplog: pytes
     assert f"{corpus}: 3 passages to search; left out: 3 without text, 2 with an earlier text" in caplog.text
 
 
+def test_a_listed_negative_is_a_passage_too_and_one_that_is_an_answer_itself_stays(tmp_path: Path) -> None:
+    rows = [{**row, "negatives": ["Wrong."]} for row in rows_of(148)]
+    rows += [{"question": q, "answer": a, "negatives": []} for q, a in (("who", "Body."), ("what", "Other Body."))]
+    titled = [("First", "Body."), ("Other", "Body."), ("T", "Wrong.")]
+    passages = [{"_id": title, "title": title, "text": text} for title, text in titled]
+    corpus = write_jsonl(tmp_path / "corpus.jsonl", [*passages, {"text": "more"}])
+    path = write_jsonl(tmp_path / "a.jsonl", rows)
+    split = loaded(path, format=Format.negatives, corpus_path=str(corpus))
+    assert split.corpus == ["First Body.", "Other Body.", "T Wrong.", "more"]
+    assert split.corpus_ids is None, "one passage has none"
+    given = {q: a for part in (split.train, split.dev) for q, a in pairs(part)}
+    assert (given["who"], given["what"]) == ("First Body.", "Other Body.")
+    listed = [text for part in (split.train, split.dev) for own in part.negatives or [] for text in own]
+    assert listed == ["T Wrong."] * 148
+
+
 def test_an_answer_is_the_passage_whose_text_it_is_under_whatever_title(
     jsonl: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -814,6 +839,39 @@ def test_a_beir_folder_is_trained_on_its_train_judgements_and_its_test_ones_are_
     assert split.dev.labels == [1.0 + (i % 3 == 0) for i in range(120, 150)]  # grades are kept
 
 
+def beir_folder(folder: Path, queries: int, passages: dict[str, str]) -> Path:
+    """A collection whose first queries are answered by its first passages."""
+    (folder / "qrels").mkdir(parents=True)
+    write_jsonl(
+        folder / "queries.jsonl", [{"_id": f"{folder.name}{i}", "text": f"{folder.name} {i}"} for i in range(queries)]
+    )
+    write_jsonl(folder / "corpus.jsonl", [{"_id": name, "text": text} for name, text in passages.items()])
+    judged = "".join(f"{folder.name}{i}\t{name}\t1\n" for i, name in zip(range(queries), passages, strict=False))
+    (folder / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\n" + judged)
+    return folder
+
+
+def test_an_id_of_two_collections_is_one_passage_or_known_to_be_two(tmp_path: Path) -> None:
+    train = beir_folder(tmp_path / "a", 120, {f"t{i}": f"text {i}" for i in range(120)} | {"t120": "text 5"})
+    fresh = {f"d{i}": f"other {i}" for i in range(30)}
+    keys = {"format": Format.beir}
+
+    def read(name: str, passages: dict[str, str]) -> Split:
+        return loaded(train, **keys, dev_path=str(beir_folder(tmp_path / name, 30, fresh | passages)))
+
+    shared = read("b", {"t7": "text 7", "x": "text 8", "y": "text 8", "z": "other 1"})
+    assert shared.corpus == [f"text {i}" for i in range(120)] + [f"other {i}" for i in range(30)]
+    assert shared.corpus_ids == [f"t{i}" for i in range(120)] + [f"d{i}" for i in range(30)]
+    assert shared.aliases == {"t120": "t5", "x": "t8", "y": "t8", "z": "d1"} and shared.renamed == []
+    # A text that is new, one that the source has under another id, and one that the dev collection has twice.
+    two = read("c", {"t1": "new", "t2": "text 3", "t4": "other 0", "t120": "text 5"})
+    assert two.renamed == ["t1", "t2", "t4"]
+    assert dict(zip(two.corpus_ids or [], two.corpus, strict=True))["t1@1"] == "new" and two.corpus[1] == "text 1"
+    # Neither collection is searched beside a corpus of the user's own, and neither's ids are known.
+    own = write_jsonl(tmp_path / "own.jsonl", [{"_id": f"t{i}", "text": f"own {i}"} for i in range(9)])
+    assert loaded(train, **keys, corpus_path=str(own)).aliases == {}
+
+
 # The split's promises
 
 QUESTIONS = st.lists(st.sampled_from(["a", "A ", " a  b", "a b", "c", "C", "d", "e f", "E  F", "g"]), max_size=40)
@@ -855,8 +913,10 @@ def test_groups_stay_whole(tmp_path: Path) -> None:
     sides = [set(part.groups or []) for part in (split.train, split.validation, split.dev)]
     assert not (sides[0] & sides[1] or sides[0] & sides[2] or sides[1] & sides[2])
     surplus = len(rows) - len(split.train) - 80
-    assert split.statistics["parts"]["train"]["dropped"] == {"surplus_of_a_held_out_group": surplus}  # type: ignore[index]
+    parts: Any = split.statistics["parts"]
+    assert parts["train"]["dropped"] == {"surplus_of_a_held_out_group": surplus}
     assert 0 < surplus < 26
+    assert [parts[name]["groups"] for name in ("train", "validation", "dev")] == list(map(len, sides))
 
 
 def test_no_group_gives_more_held_out_questions_than_it_may(tmp_path: Path) -> None:
@@ -872,6 +932,18 @@ def test_no_group_gives_more_held_out_questions_than_it_may(tmp_path: Path) -> N
     assert split.unused is not None
     assert len(split.unused) == len(rows) - len(split.train) - 80 > 0
     assert not answers & set(split.unused.answers) and set(split.corpus) == answers | set(split.unused.answers)
+
+
+def test_what_a_group_gives_is_drawn_and_new() -> None:
+    names = [f"g{row // 5}" for row in range(200)]
+    rows = PairRows([f"q{row}" for row in range(200)], ["a"] * 200, list(range(200)), groups=names)
+    usable = dict.fromkeys(rows.questions)
+    held = hold_out(rows, 40, usable=usable, seed=12, per_group=2).held
+    assert {row % 5 for row in held} == set(range(5)), "not the first rows of each group"
+    # A question that an earlier group gave is not given again.
+    shared = PairRows(["a", "b", "a", "b", "c"], ["x"] * 5, list(range(5)), groups=["one"] * 2 + ["two"] * 3)
+    for seed in range(8):
+        assert len({shared.questions[row] for row in hold_out(shared, 3, usable={"a", "b", "c"}, seed=seed).held}) == 3
 
 
 def test_a_held_out_question_takes_its_rows_of_other_groups_along(tmp_path: Path) -> None:
@@ -935,6 +1007,12 @@ def test_one_answer_beside_wrong_ones_is_trained_on(tmp_path: Path) -> None:
     corpus = write_jsonl(tmp_path / "corpus.jsonl", [{"text": f"Thing {i}."} for i in range(9)])
     alone = write_jsonl(tmp_path / "b.jsonl", rows)
     assert len(loaded(alone, corpus_path=str(corpus)).train) == 160
+
+
+def test_a_draw_of_rows_becomes_one_of_whole_usable_questions() -> None:
+    rows = PairRows(["a", "b", "A ", "c", "d"], ["1", "2", "3", "4", " "], [1, 2, 3, 4, 5])
+    whole = whole_questions(Held(held=[4, 2], rest=[3, 1, 0]), rows, {"a": None, "b": None, "c": None})
+    assert (whole.held, whole.rest) == ([2, 0], [3, 1, 4])
 
 
 # The hub

@@ -47,8 +47,13 @@ def _set(low: float, mean: float, high: float, *, rival: float | None = None, qu
             "dev: trained does not beat the first stage: it is 0.002 nDCG@10 below, within chance "
             "(95 % -0.020 to 0.010, 800 queries).",
         ),
+        (
+            (0.0, 0.0, 0.0),
+            "dev: trained does not beat the first stage: it is 0.000 nDCG@10 above, within chance "
+            "(95 % 0.000 to 0.000, 800 queries).",
+        ),
     ],
-    ids=["beats", "below", "above within chance", "below within chance"],
+    ids=["beats", "below", "above within chance", "below within chance", "equal"],
 )
 def test_the_verdict_follows_the_interval(figures: tuple[float, float, float], sentence: str) -> None:
     assert verdict("dev", _set(*figures))[0] == sentence
@@ -81,7 +86,7 @@ def test_sets_below_their_first_stage_are_listed(tmp_path: Path) -> None:
 
 
 def test_below_within_chance_is_not_called_worse() -> None:
-    found = {"chance": _set(-0.02, -0.001, 0.018), "worse": _set(-0.02, -0.01, -0.001)}
+    found = {"chance": _set(-0.02, -0.001, 0.018), "equal": _set(0.0, 0.0, 0.0), "worse": _set(-0.02, -0.01, -0.001)}
     assert below_first_stage(found) == ["worse"]
 
 
@@ -99,6 +104,13 @@ def test_a_reported_selection_set_is_said_with_the_last_step_s_figure(tmp_path: 
         "gooaq-dev: selected on this set (the checkpoint of step 20 had the best nDCG@10 of the fixed-step "
         "evaluations, 0.5100), so its figure is favoured; the last step's (283) is 0.5000."
     )
+
+
+def test_a_selection_set_within_a_reported_mean_is_a_reported_one(tmp_path: Path) -> None:
+    facts = run_facts.write(tmp_path, training={**run_facts.TRAINING, "best_step": 20, "selection_set": "NanoNQ"})
+    facts.measures = {"NanoBEIR_R100_mean": facts.measures["NanoBEIR_R100_mean"]}
+    chosen = selection(facts)
+    assert chosen is not None and chosen["is_reported"]
 
 
 def test_a_separate_selection_set_favours_no_figure(tmp_path: Path) -> None:

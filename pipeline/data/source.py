@@ -60,6 +60,7 @@ def load(config: DataConfig, *, source: Path | None, cache: Path, workers: int |
         checks.refuse_one_text(config, cleaned["train"])
     checks.warn_of_a_wide_interval(cleaned["dev"])
     unused = [clean(part, config, Counter()) for part in split.surplus]
+    aliases: dict[str, str] = {}
     renamed: list[str] = []
     sources = [loaded, *([split.dev_file] if split.dev_file else [])]
     counts = sum((source.counts for source in sources), Counter[str]())
@@ -71,13 +72,12 @@ def load(config: DataConfig, *, source: Path | None, cache: Path, workers: int |
         corpus, ids = own.texts, own.ids
         counts += own.counts
     else:
-        corpus, ids, renamed = _corpus(sources, [*cleaned.values(), *unused])
+        corpus, ids, aliases, renamed = _corpus(sources, [*cleaned.values(), *unused])
     statistics["reading"] = dict(sorted(counts.items()))
     statistics["parts"] = {
         name: describe(split.parts[name], part, split.dropped[name]) for name, part in cleaned.items()
     }
     checks.say_cleaned(counts, cleaned, whole, split.dropped)
-    aliases = {dropped: kept for source in reversed(sources) for dropped, kept in source.aliases.items()}
     return Split(
         cleaned["train"], cleaned["dev"], cleaned.get("validation"), corpus, ids, statistics,
         dev_file=config.dev_path or "", unused=PairRows.joined(unused), aliases=aliases, renamed=renamed,
@@ -203,30 +203,37 @@ def _hold_out(config: DataConfig, rows: PairRows, size: int, usable: dict[str, N
     return hold_out(rows, size, usable=usable, seed=seed, per_group=config.queries_per_group)
 
 
-def _corpus(sources: Sequence[Loaded], parts: Sequence[PairRows]) -> tuple[list[str], list[str] | None, list[str]]:
+def _corpus(
+    sources: Sequence[Loaded], parts: Sequence[PairRows]
+) -> tuple[list[str], list[str] | None, dict[str, str], list[str]]:
     """What is searched: the collection's passages, or every passage of `parts`; distinct by text, with ids if any.
 
-    Last come the ids that a later collection has for other texts: there they get a name of their own.
+    Behind them every other id of a text → its id here, and last the ids that a later collection has for other texts: a
+    text that is new there gets a name of its own.
     """
     given: dict[str, str] = {}
+    known: dict[str, str] = {}
     taken: set[str] = set()
     renamed: list[str] = []
     for number, source in enumerate(sources):
+        here: dict[str, str] = {}
         for text, identifier in zip(source.corpus or [], source.corpus_ids or [], strict=True):
             if text not in given:
                 own = identifier
-                while own in taken:
+                while own in known or own in taken:
                     own = f"{own}@{number}"
-                if own != identifier:
-                    renamed.append(identifier)
                 given[text] = own
                 taken.add(own)
+            here[identifier] = given[text]
+        here |= {dropped: here[kept] for dropped, kept in source.aliases.items()}
+        renamed += [identifier for identifier, name in here.items() if known.setdefault(identifier, name) != name]
     if given:
-        return list(given), list(given.values()), renamed
+        aliases = {identifier: name for identifier, name in known.items() if identifier != name}
+        return list(given), list(given.values()), aliases, renamed
     passages: dict[str, None] = {}
     for part in parts:
         for row, answer in enumerate(part.answers):
             passages[answer] = None
             if part.negatives is not None:
                 passages.update(dict.fromkeys(part.negatives[row]))
-    return list(passages), None, renamed
+    return list(passages), None, {}, renamed

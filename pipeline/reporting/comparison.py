@@ -184,7 +184,9 @@ def compare(measured: Measured, kinds: Sequence[str] = EVERYTHING, path: Path | 
     return {
         "experiment": measured.experiment,
         "published": source["hub_id"],
-        "below_first_stage": [fact["set"] for fact in models if fact["measure"] == HEADLINE and fact.get("gain", 0.0) < 0],
+        "below_first_stage": [
+            fact["set"] for fact in models if fact["measure"] == HEADLINE and fact.get("gain", 0.0) < 0
+        ],
         "verdicts": {verdict: counted[verdict] for verdict in (OK, OKISH, FAIL)},
         "rows": [asdict(row) for row in rows],
     }
