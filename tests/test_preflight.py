@@ -73,7 +73,7 @@ def test_what_shares_a_disk_must_fit_on_it_together(
 
 def test_a_time_of_days_warns(config: Config) -> None:
     config = replace(config, training=replace(config.training, precision=Precision.fp32))  # fast on every CPU
-    assert "for 600,000 pairs" in _expected_time(config, TINY, CPU).said
+    assert "for 600,000 pairs (within a factor of two; no mining)" in _expected_time(config, TINY, CPU).said
     assert _expected_time(config, TINY, CPU).status == OK and "less where" not in _expected_time(config, TINY, CPU).said
     own = composed("model=bert_tiny", "data=local", "data.path=pairs.jsonl", "training=small")
     assert _expected_time(own, TINY, CPU).said.endswith("; less where the data, which is not read here, make fewer")

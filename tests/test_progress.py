@@ -66,6 +66,24 @@ def test_off_a_terminal_a_line_a_minute_says_how_far_a_step_is(
     ]
 
 
+def test_a_long_loop_says_every_minute_how_far_it_is_and_counts_all_at_its_end(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    clock, seen = Clock(monkeypatch), list[int]()
+    for item in progress.counted(iter(range(2_500)), "reading rows"):
+        seen.append(item)
+        clock.now += 0.07
+    assert seen == list(range(2_500))
+    said = [record.getMessage() for record in caplog.records]
+    assert said == [
+        "reading rows: 1,000 in 1 min 10 s",
+        "reading rows: 2,000 in 2 min 20 s",
+        "reading rows: 2,500 in 2 min 55 s",
+    ]
+    assert list(progress.counted([], "nothing")) == [] and len(caplog.records) == 3
+
+
 def test_an_error_inside_passes_through() -> None:
     with pytest.raises(KeyError), progress.bar("failing", total=1):
         raise KeyError("x")

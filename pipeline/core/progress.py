@@ -6,18 +6,22 @@ import contextlib
 import logging
 import sys
 import time
-from collections.abc import Iterator
-from typing import TextIO
+from collections.abc import Iterable, Iterator
+from typing import TextIO, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 log = logging.getLogger(__name__)
 
+Item = TypeVar("Item")
+
 LONG_SECONDS = 10.0
 """A step that took longer leaves one line in the log."""
 LINE_SECONDS = 60.0
 """Off a terminal, a step says this often how far it is: a log that stands still looks like a run that hangs."""
+COUNTED = 1_000
+"""Items of `counted` between two advances: a bar drawn at every row would slow the loop."""
 
 
 class Bar:
@@ -69,6 +73,17 @@ def bar(what: str, total: int | None = None, done: int = 0) -> Iterator[Bar]:
         yield moving
     if moving.seconds() > LONG_SECONDS:
         log.info("%s: %s in %s", what, f"{moving.done:,}", duration(moving.seconds()))
+
+
+def counted(items: Iterable[Item], what: str, total: int | None = None) -> Iterator[Item]:
+    """Yield the items of a long loop while a `bar` advances, `COUNTED` items at a time."""
+    number = 0
+    with bar(what, total) as moving:
+        for number, item in enumerate(items, 1):
+            yield item
+            if number % COUNTED == 0:
+                moving.advance(COUNTED)
+        moving.advance(number % COUNTED)
 
 
 def duration(seconds: float) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from pipeline.core.errors import DataError, must
+from pipeline.core.progress import counted
 from pipeline.core.records import Collection, Qrels, encodable, titled
 from pipeline.data.tables import Record, json_objects, text_lines
 from pipeline.data.trec import judge, read_run
@@ -113,7 +114,7 @@ def _read_texts(path: Path, *, with_title: bool) -> dict[str, str]:
     """Id → text of a `queries.jsonl` or `corpus.jsonl`, in the file's order; a null text counts as blank."""
     texts: dict[str, str] = {}
     lines: dict[str, int] = {}
-    for number, row in json_objects(path):
+    for number, row in counted(json_objects(path), f"reading {path.name}"):
         place = f"{path}, line {number}"
         identifier = row.get("_id")
         if isinstance(identifier, bool) or not isinstance(identifier, str | int):

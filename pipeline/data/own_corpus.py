@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pipeline.config.data import DataConfig
 from pipeline.core.errors import DataError, must
+from pipeline.core.progress import counted
 from pipeline.core.records import PairRows, fold, titled
 from pipeline.data.beir import read_passage
 from pipeline.data.row_builder import mended
@@ -62,7 +63,7 @@ def read_corpus(path: Path, config: DataConfig, parts: Iterable[PairRows] = ()) 
     wanted = {fold(text) for part in parts for texts in (part.answers, *(part.negatives or [])) for text in texts}
     whole, untitled = dict[str, str](), dict[str, list[str]]()
     counts = Counter[str]()
-    for line, record in json_objects(path):
+    for line, record in counted(json_objects(path), "reading passages"):
         key = "text" if "text" in record or config.answer_column not in record else config.answer_column
         identifier, title, own = read_passage(record, f"{path}, line {line}", key, with_title=key == "text")
         title, own = mended(title, counts), mended(own, counts)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from pipeline.config.data import DataConfig, Format
 from pipeline.core.errors import DataError, must
+from pipeline.core.progress import counted
 from pipeline.core.records import PairRows
 from pipeline.data.beir import TRAIN_QRELS_FILES, read_beir
 from pipeline.data.own_corpus import REPEATED
@@ -76,7 +77,7 @@ def read(path: Path, config: DataConfig, qrels_files: Sequence[str] = TRAIN_QREL
 
 
 def _gather(records: Iterator[tuple[int, Record]], builder: RowBuilder, source: str, config: DataConfig) -> Loaded:
-    for line, record in records:
+    for line, record in counted(records, "reading rows"):
         builder.add(line, record)
         if len(builder.rows) == config.rows:
             break

@@ -106,6 +106,11 @@ def count_questions(folder: Path) -> int:
     return int(pq.read_metadata(folder / "train" / "questions.parquet").num_rows)
 
 
+def count_texts(folder: Path) -> int:
+    """Texts that `texts` gives: distinct training questions and passages."""
+    return count_questions(folder) + int(pq.read_metadata(folder / "train" / "passages.parquet").num_rows)
+
+
 def questions(folder: Path) -> Iterator[list[str]]:
     """The training questions in chunks."""
     return _in_chunks(folder / "train" / "questions.parquet")

@@ -56,12 +56,16 @@ class TokenTable:
 
     @staticmethod
     def write(
-        texts: Iterable[Sequence[str]], tokenizer: PreTrainedTokenizerBase, max_length: int, folder: Path
+        texts: Iterable[Sequence[str]],
+        tokenizer: PreTrainedTokenizerBase,
+        max_length: int,
+        folder: Path,
+        total: int | None = None,
     ) -> None:
         """Tokenise chunks of texts into files of `folder`, holding one chunk in memory."""
         dtype = np.dtype(np.uint16 if len(tokenizer) <= 2**16 else np.int32)
         counts: list[npt.NDArray[np.int64]] = [np.zeros(0, np.int64)]
-        with (folder / f"ids.{dtype.name}").open("wb") as stream, bar("tokenising texts") as moving:
+        with (folder / f"ids.{dtype.name}").open("wb") as stream, bar("tokenising texts", total) as moving:
             for chunk in texts:
                 for ids, lengths in _encode(chunk, tokenizer, max_length):
                     stream.write(ids.astype(dtype).tobytes())

@@ -59,6 +59,7 @@ def mine(
     checks.say_leaks(split, leaks)
     corpus = Corpus.of(split, key)
     questions = questions_of(train, corpus, "t", by_id=False)
+    log.info("train: %d distinct questions; %d distinct passages to search", len(questions.texts), corpus.searched)
     if not any(questions.positives(positive_threshold)):
         raise checks.without_positive(split, train, leaks, positive_threshold)
     reranked = {dev_name: questions_of(split.dev, corpus, "q", by_id=True)}

@@ -104,8 +104,8 @@ def training_rows(run: Run, reranker: Reranker) -> TrainingRows:
     with atomic.locked(folder):
         if not artifacts.is_complete(folder):
             with artifacts.publish(folder, {"artifact": "tokens", "fingerprint": fingerprint(key), "key": key}) as work:
-                texts = storage.texts(run.mined_folder)
-                TokenTable.write(texts, reranker.tokenizer, run.config.training_length, work)
+                texts, total = storage.texts(run.mined_folder), storage.count_texts(run.mined_folder)
+                TokenTable.write(texts, reranker.tokenizer, run.config.training_length, work, total)
     return rows_of(run.mined_folder, folder, reranker, run.config.training_length)
 
 
