@@ -235,7 +235,8 @@ def _memory(size: Size, device: torch.device) -> Finding:
 
 def _expected_time(config: Config, size: Size, device: torch.device) -> Finding:
     hours, (pairs, _) = estimates.hours(config, size, device), estimates.pairs_of(config)
-    said = f"about {duration(3600 * hours)} of training and scoring for {pairs:,} pairs (within a factor of two; no mining)"
+    expected = duration(3600 * hours)
+    said = f"about {expected} of training and scoring for {pairs:,} pairs (within a factor of two; no mining)"
     if config.data.source is Source.local and config.data.rows is None and config.data.limit is None:
         said += "; less where the data, which is not read here, make fewer"
     if hours > LONG_HOURS:
