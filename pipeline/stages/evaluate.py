@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 
 def evaluation_key(run: Run, name: str) -> dict[str, Any]:
-    """Return everything that decides what EVALUATE writes for one set; the sets evaluated beside it do not."""
+    """Return everything that decides what EVALUATE writes for one set; no set evaluated beside it is included."""
     config = run.config.evaluation
     if name in run.collections:
         source: Any = {**run.collections[name].identity, "depth": config.depth}
