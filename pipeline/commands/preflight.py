@@ -201,7 +201,7 @@ def _room(what: str, said: str, folder: Path, needed: int, otherwise: str) -> Fi
 
 
 def _disk(config: Config, downloads: int, size: Size | None) -> list[Finding]:
-    """Check that the cache has room for the downloads and outputs for what the run writes; a shared disk, for both."""
+    """Check the disk space for downloads (cache) and for what the run writes (outputs); a shared disk needs both."""
     found = []
     cache, outputs = Path(constants.HF_HUB_CACHE).absolute(), Path(config.outputs_dir).resolve()
     if downloads:
