@@ -1,1 +1,1 @@
-"""What a user asks for besides the stages."""
+"""The commands besides the stages."""

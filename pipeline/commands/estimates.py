@@ -1,7 +1,7 @@
-"""What a run will take, reckoned from its configuration and a measured product: parameters, memory, disk, time.
+"""Estimates of what a run will take: parameters, memory, disk, and time from the measured rate of a matrix product.
 
-Nothing is loaded but the model's configuration file of a few kilobytes; times are right to a factor of two. Knows
-nothing of how a check is worded or what is enough.
+Loads only the model's configuration file of a few kilobytes; times are right to a factor of two. Knows nothing of how
+a check is worded or what is enough.
 """
 
 from __future__ import annotations
@@ -22,36 +22,37 @@ from pipeline.hub import location
 from pipeline.hub.lock_file import LOCK
 
 PAIR_TOKENS = 75
-"""Tokens of a pair: GooAQ's question and answer hold 44 and 252 characters on average, special tokens included."""
+"""Tokens of a pair, special tokens included: GooAQ's questions and answers average 44 and 252 characters."""
 
 GPU_SHARE, AMX_SHARE, CPU_SHARE = 0.4, 0.2, 0.7
-"""Share of a large matrix product's rate that training and scoring reach: on a GPU as expected, on CPUs as MiniLM was
-measured (`.github/records`), where AMX multiplies faster than the rest keeps up with. Right to a factor of two, but on
-GPUs so fast that the host is the limit: an H200 reached 0.13 and less by the wall clock."""
+"""Share of a large matrix product's rate that training and scoring reach. For GPUs it is an expectation; for CPUs it
+was measured with MiniLM (`.github/records`), and is lower with AMX because other operations do not speed up as much.
+Right to a factor of two, except on GPUs so fast that the host limits them: an H200 reached at most 0.13, by wall
+clock."""
 
 PRODUCT = {"cpu": 512, "cuda": 8192}
-"""Rows and columns of the matrices whose product is measured."""
+"""Device type → rows and columns of the square matrices whose product is measured."""
 
 
 @dataclass(slots=True)
 class Size:
-    """The base model: parameters in all, and those of the encoder's layers, which decide the time."""
+    """The base model's parameters: in all, and in the encoder's layers alone, which decide the time."""
 
     parameters: int
     encoder: int
 
 
 def encoder_parameters(width: int, inner: int, layers: int, *, gated: bool) -> int:
-    """Weights of the layers' matrices: attention 4·h², the feed-forward part 2·h·i, 3·h·i where it is gated."""
+    """Return the weights in all layers' matrices: attention 4·h²; feed-forward part 2·h·i, or 3·h·i if gated."""
     return layers * (4 * width * width + (3 if gated else 2) * width * inner)
 
 
 def size_of(config: Config) -> Size:
-    """The base model's size from its configuration file alone: word embeddings and encoder.
+    """Return the base model's size, word embeddings and encoder, from its configuration file alone.
 
     Raises:
-        HubError: when the file cannot be had.
-        OSError, ValueError, KeyError, TypeError: when it does not say its size as BERT's and ModernBERT's do.
+        HubError: when the file is unavailable.
+        OSError, ValueError, KeyError, TypeError: when the file does not give sizes under BERT's and ModernBERT's names.
     """
     lock = Path(config.outputs_dir).resolve() / LOCK
     located = location.locate(
@@ -66,18 +67,21 @@ def size_of(config: Config) -> Size:
 
 
 def memory_bytes(size: Size) -> int:
-    """Weights, gradients and two moments in fp32 are 16 bytes a parameter; activations take what the budget allows."""
+    """Return the bytes of weights, gradients and two moments in fp32 (16 per parameter), and 2 GiB of activations.
+
+    What activations really take depends on the token budget.
+    """
     return 16 * size.parameters + 2 * 2**30
 
 
 def disk_bytes(config: Config, size: Size) -> int:
-    """What outputs take: checkpoints (weights and two moments), the model and mined data."""
+    """Return the bytes that outputs take: checkpoints (weights and two moments), the model, 2 GB of mined data."""
     kept = config.training.keep_checkpoints + (2 if config.training.keep_best else 1)
     return size.parameters * (12 * kept + 4) + 2 * 10**9
 
 
 def share(device: torch.device, precision: Precision) -> float:
-    """Share of a large matrix product's rate that training and scoring reach."""
+    """Return the share of a large matrix product's rate that training and scoring reach."""
     if device.type == "cuda":
         return GPU_SHARE
     with_amx = precision is Precision.bf16 and processor.bf16_unit() == "AMX"
@@ -85,7 +89,7 @@ def share(device: torch.device, precision: Precision) -> float:
 
 
 def pairs_of(config: Config) -> tuple[int, int]:
-    """Pairs trained on and pairs scored: rows, steps and sets as configured."""
+    """Return the number of pairs trained on and of pairs scored, from the configured rows, steps and sets."""
     training, mining, data = config.training, config.mining, config.data
     questions = min(limit for limit in (data.rows, data.limit, 100_000) if limit is not None)
     pairs = questions * (1 + mining.negatives + mining.random_negatives) * training.epochs
@@ -95,14 +99,14 @@ def pairs_of(config: Config) -> tuple[int, int]:
     a_round = {DEV: dev, VALIDATION: data.validation_queries * (mining.dev_depth + 1), NANO: nano}
     steps = -(-pairs // training.batch_size)
     rounds = 1 + (-(-steps // training.eval_steps) if training.eval_steps else 1)
-    # Before the first step, at the fixed ones and at the last; then every cross-encoder on every reported set but the
-    # collections, whose queries nobody has counted.
+    # Scored before the first step, at the fixed steps and after the last; then by every cross-encoder on every
+    # reported set but the collections, whose queries have not been counted.
     scored = sum(a_round[name] for name in training.eval_sets) * rounds
     return pairs, scored + (dev + nano) * (2 + len(config.evaluation.rivals))
 
 
 def hours(config: Config, size: Size, device: torch.device) -> float:
-    """Hours of training and scoring: 6 operations a token and encoder parameter for the first, 2 for the second."""
+    """Return the hours of training and scoring, at 6 and 2 operations per token and encoder parameter."""
     pairs, scored = pairs_of(config)
     precision, _ = machine.resolve_precision(config.training.precision, device)
     trained, seen = (min(PAIR_TOKENS, length) for length in (config.training_length, config.model.max_length))

@@ -1,7 +1,7 @@
-"""What would stop a run after hours, looked at in a minute: hub, device, disk, memory, expected time.
+"""Check in a minute what could stop a run after hours: hub, device, disk, memory, expected time.
 
-Trains, mines and downloads nothing but configurations of a few kilobytes. One line a finding, with its remedy; how much
-a run takes is reckoned in `estimates`.
+Trains and mines nothing; downloads only configurations of a few kilobytes. Each finding is one line, with its remedy;
+`estimates` computes how much a run takes.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ log = logging.getLogger(__name__)
 OK, WARN, FAIL = "OK", "WARN", "FAIL"
 
 LONG_HOURS = 24.0
-"""From here on a run's time is worth a warning."""
+"""Expected hours above which a run's time is a warning."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One line: what was looked at, how it stands, and what to do about it."""
+    """One line: what was checked, its status, and what to do about it."""
 
     status: str
     what: str
@@ -53,7 +53,7 @@ class Finding:
 
 
 def check(config: Config) -> list[Finding]:
-    """Every finding, in the order a run would meet them."""
+    """Return every finding, in the order a run would meet them."""
     findings, needed, size = _local(config), 0, None
     online = _needs_hub(config)
     if online:
@@ -77,10 +77,10 @@ def check(config: Config) -> list[Finding]:
 
 
 def report(config: Config) -> None:
-    """Log the findings as lines.
+    """Log every finding as a line.
 
     Raises:
-        ResourceError: when one of them fails, after the lines were logged.
+        ResourceError: when a check fails, after all lines are logged.
     """
     findings = check(config)
     log.info("%s", "\n".join(map(str, findings)))
@@ -90,7 +90,7 @@ def report(config: Config) -> None:
 
 
 def _artefacts(config: Config) -> Iterator[tuple[str, str, str | None, Kind, str]]:
-    """(name, path, revision, kind, configuration key) of everything a run reads."""
+    """Yield (name, path, revision, kind, configuration key) of everything a run reads except the files of `_local`."""
     yield "model", config.model.path, config.model.revision, "model", "model.path"
     if config.data.source is Source.hub:
         yield "data", str(config.data.path), config.data.revision, "dataset", "data.path"
@@ -109,7 +109,7 @@ def _artefacts(config: Config) -> Iterator[tuple[str, str, str | None, Kind, str
 
 
 def _local(config: Config) -> list[Finding]:
-    """Files of the user's own that pairs are read from."""
+    """Check that the configured local data files exist."""
     data = config.data
     paths = {"data.path": data.path} if data.source is Source.local else {}
     paths |= {"data.dev_path": data.dev_path, "data.corpus_path": data.corpus_path}
@@ -145,7 +145,7 @@ def _login() -> Finding:
 
 
 def _artefact(config: Config, what: str, path: str, revision: str | None, kind: Kind, key: str) -> tuple[Finding, int]:
-    """How an artefact stands, and the bytes still to download."""
+    """Return the finding on an artefact, and the bytes still to download."""
     lock = Path(config.outputs_dir).resolve() / LOCK
     try:
         found = location.preview(path, revision, kind=kind, lock=lock, key=key, refresh=config.hub.refresh)
@@ -174,7 +174,7 @@ def _device(config: Config) -> tuple[torch.device, Finding]:
 
 
 def _precision(config: Config, device: torch.device) -> Finding:
-    """The precisions of training and of scoring, which are two keys."""
+    """Check the precisions of training and of evaluation, which have a key each."""
     asked = {"training.precision": config.training.precision, "evaluation.precision": config.evaluation.precision}
     found = {key: machine.resolve_precision(precision, device) for key, precision in asked.items()}
     fast, _ = machine.resolve_precision(Precision.auto, device)
@@ -190,7 +190,7 @@ def _precision(config: Config, device: torch.device) -> Finding:
 
 
 def _nearest(folder: Path) -> Path:
-    """The folder itself or the one it will be made in: what exists, so that its disk can be asked."""
+    """Return the folder or its nearest existing parent, whose disk can be queried."""
     return next(path for path in (folder, *folder.parents) if path.exists())
 
 
@@ -201,7 +201,7 @@ def _room(what: str, said: str, folder: Path, needed: int, otherwise: str) -> Fi
 
 
 def _disk(config: Config, downloads: int, size: Size | None) -> list[Finding]:
-    """The cache takes the downloads; outputs take what the run writes, and both at once where they share a disk."""
+    """Check the disk space for downloads (cache) and for what the run writes (outputs); a shared disk needs both."""
     found = []
     cache, outputs = Path(constants.HF_HUB_CACHE).absolute(), Path(config.outputs_dir).resolve()
     if downloads:

@@ -1,4 +1,4 @@
-"""Where a training step's time goes: a few steps of a run under torch's profiler. Nothing of them is kept."""
+"""Show where a training step's time goes: run a few steps under torch's profiler. No trained weights are kept."""
 
 from __future__ import annotations
 
@@ -30,21 +30,21 @@ WARM_STEPS = 2
 """Steps before the profiled ones: the first allocate memory and choose kernels."""
 
 ROWS = 15
-"""Lines of the table."""
+"""Number of operators in the table."""
 
 BETWEEN = "(between operators)"
-"""What the profiler calls a step's own time: Python, and waiting."""
+"""Name in the results for a step's time outside operators, spent in Python or waiting."""
 
 
 def run_profile(asked: Profile, config: Config) -> None:
     """Profile `asked.steps` steps of the configuration's training, after mining what is missing.
 
-    On a CPU micro-batches run one after another here, each on all threads. It writes a folder below
-    `outputs_dir/profiles` with `trace.json` (for a trace viewer such as Perfetto), `profile.json` (every operator:
+    Here micro-batches run one after another on a CPU, each on all threads. The results are in a folder below
+    `outputs_dir/profiles`, with `trace.json` (for a trace viewer such as Perfetto), `profile.json` (every operator:
     calls, its own seconds on CPU and GPU, share) and `table.txt`.
 
     Raises:
-        PipelineError: whatever the user can act on.
+        PipelineError: for every error that the user can act on.
     """
     run = Run(config)
     announce(run)
@@ -67,7 +67,7 @@ def run_profile(asked: Profile, config: Config) -> None:
                 token_budget=run.token_budget(reranker.hidden_size, reranker.layers), folder=Path(scratch),
                 identity={}, hooks=Hooks(on_row=lambda logged: profiler.step()),
             )  # fmt: skip
-            trainer.updater.lanes = 1  # the profiler sees the thread it was started on
+            trainer.updater.lanes = 1  # the profiler records only the thread that started it
             facts = trainer.run()
         with artifacts.publish(folder, {"artifact": "profile", "provenance": made_by}) as work:
             operators = operators_of(profiler, gpu)
@@ -82,11 +82,15 @@ def run_profile(asked: Profile, config: Config) -> None:
 
 
 def operators_of(profiler: Any, gpu: bool) -> list[dict[str, Any]]:
-    """Every operator with time of its own, most first: seconds without those it calls, on the device that counts."""
+    """Return the operators with time of their own, the most costly first.
+
+    An operator's own time leaves out the operators that it calls. Order and share count GPU time with `gpu`, else CPU
+    time.
+    """
     found = []
     for event in profiler.key_averages():
         if event.device_type != DeviceType.CPU:
-            continue  # a GPU's kernels, whose time is that of the operators that started them too
+            continue  # GPU kernels, whose time is also counted for the operators that launched them
         cpu, device = event.self_cpu_time_total / 1e6, event.self_device_time_total / 1e6
         counted = device if gpu else cpu
         if counted > 0:
@@ -99,7 +103,7 @@ def operators_of(profiler: Any, gpu: bool) -> list[dict[str, Any]]:
 
 
 def table(operators: list[dict[str, Any]]) -> str:
-    """The heaviest operators, one a line."""
+    """Return the `ROWS` most costly operators as a table, one per line."""
     lines = [f"{'operator':<52} {'calls':>7} {'CPU s':>8} {'GPU s':>8} {'share':>6}"]
     for row in operators[:ROWS]:
         lines.append(

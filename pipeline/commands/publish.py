@@ -1,6 +1,6 @@
-"""Put a finished run on the hub: model and card, nothing else, and only when every file of them verifies.
+"""Upload a finished run to the hub: its model and card, nothing else, and only if all their files verify.
 
-Wraps huggingface_hub. The token stays with its client: it is neither read nor written here.
+Wraps huggingface_hub, which alone handles the token: it is neither read nor written here.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ log = logging.getLogger(__name__)
 
 
 def push(asked: Publication) -> str:
-    """Upload a run and give the model's address.
+    """Upload a run and return the model's address.
 
     Raises:
-        ConfigError: when `repo` is no hub id.
-        ArtifactError: when the run is incomplete, altered, or not verified by an evaluation.
+        ConfigError: when `repo` is not a hub id.
+        ArtifactError: when the run is incomplete, altered or was not evaluated.
         HubError: when the hub refuses or cannot be reached.
     """
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", asked.repo):
@@ -55,7 +55,7 @@ def push(asked: Publication) -> str:
 
 
 def stage_files(run: Path, repo: str, place: Path) -> Path:
-    """A folder of what is uploaded: links to the model's own files, and the card, whose usage names `repo`."""
+    """Make the folder to upload: links to the model's own files, and the card with `repo` in its usage example."""
     folder = place / "upload"
     folder.mkdir()
     for path in sorted((run / "model").iterdir()):

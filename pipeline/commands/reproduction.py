@@ -1,6 +1,6 @@
-"""Reproduce the published figures: of a finished run, of the first stage alone, of published weights.
+"""Reproduce the published figures with a finished run, with the first stage alone, or with published weights.
 
-Brings what was measured to `comparison`. The stages mine; nothing here trains.
+Passes what was measured to `comparison`. May mine, by the stage; never trains.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ log = logging.getLogger(__name__)
 
 
 def reproduce(asked: Reproduction, config: Config) -> None:
-    """Compare, keep the comparison as JSON, and log it as text.
+    """Compare with the published figures, write the comparison as JSON, and log it as text.
 
-    A run's comparison lies in the run's folder and stands in its README.md; the others lie in outputs/reports.
+    A run's comparison goes to the run's folder and into its README.md; the others go to outputs/reports.
 
     Raises:
-        ArtifactError: when a figure fails, after the table was logged; and for an unfinished run.
+        ArtifactError: when a figure fails, after the table is logged; or when the run is not finished.
     """
     facts = None if asked.facts is None else Path(asked.facts)
     if asked.run is not None:
@@ -49,7 +49,7 @@ def reproduce(asked: Reproduction, config: Config) -> None:
         atomic.write_text(folder / "README.md", comparison.card_of(folder))
     else:
         run = Run(config)
-        comparison.published(config.name, facts)  # refused before any work
+        comparison.published(config.name, facts)  # refuse an unknown experiment before any work
         if asked.stage is not None:
             found, name = compare(first_stage(run), ("rows", "first_stage"), facts), FIRST
         else:
@@ -70,7 +70,7 @@ def _sets(run: Run) -> dict[str, RerankingSet]:
 
 
 def first_stage(run: Run) -> Measured:
-    """Row count and first-stage figures of a configuration, mined now where they are not yet."""
+    """Return a configuration's row counts and first-stage figures, mining first if that is not done."""
     mine(run)
     statistics = atomic.read_json(run.mined_folder / "statistics.json")
     measured = _evaluated(run, {name: {} for name in final_sets(run)}, _sets(run))
@@ -79,10 +79,11 @@ def first_stage(run: Run) -> Measured:
 
 
 def published_weights(run: Run, path: str, revision: str | None) -> Measured:
-    """Figures of somebody's weights on the sets of a configuration; the first stage is mined, nothing is trained.
+    """Return the figures of given weights on a configuration's sets; mine the first stage, train nothing.
 
     Raises:
-        HubError, ModelError: when the weights cannot be had, or are no cross-encoder.
+        HubError, ModelError: when the weights are unavailable or cannot be loaded.
+        ConfigError: when they are not a trained cross-encoder.
     """
     located = location.locate(
         path, revision, kind="model", lock=run.lock, key="weights", refresh=run.config.hub.refresh
@@ -103,7 +104,7 @@ def published_weights(run: Run, path: str, revision: str | None) -> Measured:
 
 
 def _evaluated(run: Run, systems: dict[str, dict[str, Any]], sets: dict[str, RerankingSet]) -> Measured:
-    """Every set's figures and the NanoBEIR mean's."""
+    """Return the figures of every set and of the NanoBEIR mean."""
     measured, resamples = Measured(run.config.name), run.config.evaluation.resamples
     done = {name: evaluator.evaluate(of, systems[name], resamples=resamples) for name, of in sets.items()}
     for name, found in done.items():

@@ -1,4 +1,4 @@
-"""Compose exactly the run of a manifest again, and say beforehand where its inputs have changed since."""
+"""Repeat exactly the run of a manifest, and report beforehand which inputs have changed since."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ log = logging.getLogger(__name__)
 
 
 def configuration(asked: Rerun) -> tuple[Config, dict[str, Any]]:
-    """The configuration of a manifest, written where it was or into `outputs_dir`, and the manifest.
+    """Return the manifest's configuration, with `outputs_dir` replaced if one is given, and the manifest.
 
     Raises:
         ArtifactError: when there is no such manifest, it was altered, or it records no configuration.
     """
     config, manifest = recorded.of_manifest(Path(asked.manifest))
-    # A run that asked the hub anew is repeated with what it was told then.
+    # A run with hub.refresh is repeated with the commits it resolved then.
     config = dataclasses.replace(config, hub=dataclasses.replace(config.hub, refresh=False))
     if asked.outputs_dir is not None:
         config = dataclasses.replace(config, outputs_dir=asked.outputs_dir)
@@ -39,15 +39,15 @@ def configuration(asked: Rerun) -> tuple[Config, dict[str, Any]]:
 
 
 def rerun(asked: Rerun) -> None:
-    """Run it; whatever is complete in the outputs folder already is not made again."""
+    """Run the manifest's configuration; whatever is already complete in the outputs folder is not made again."""
     config, manifest = configuration(asked)
-    # It goes along, so that the same commits are used.
+    # Copy the lock file too, so that the same commits are used.
     recorded = Path(manifest["provenance"]["config"]["outputs_dir"]) / LOCK
     lock = Path(config.outputs_dir) / LOCK
     if recorded.is_file() and not lock.exists():
         lock.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(recorded, lock)
-    # What is recorded as the command is the run's own: `outputs/latest` in this one will mean another run tomorrow.
+    # Record the original command instead of this one, whose `outputs/latest` may mean another run tomorrow.
     elsewhere = [] if asked.outputs_dir is None else [f"outputs_dir={asked.outputs_dir}"]
     sys.argv[:] = [*manifest["provenance"]["command"], *elsewhere]
     run = Run(config)
@@ -60,10 +60,10 @@ def rerun(asked: Rerun) -> None:
 
 
 def _find_inputs(config: Config) -> None:
-    """Refuse a run whose files have moved: only its own command can be told where they are now.
+    """Refuse a run whose local files have moved: only the run's own command accepts their new paths.
 
     Raises:
-        ArtifactError: naming the first key whose path is gone.
+        ArtifactError: naming the first key whose path does not exist.
     """
     for key in KEYS:
         group, _, name = key.partition(".")
@@ -75,7 +75,7 @@ def _find_inputs(config: Config) -> None:
 
 
 def _changed(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> str:
-    """Dotted names of the parts of a key that differ."""
+    """Return the dotted names of the parts of a key that differ."""
     found = []
     for name in {**before, **now}:
         a, b = before.get(name), now.get(name)

@@ -1,6 +1,6 @@
-"""A finished run's files against what vouches for them: manifests, and for the copies beside them their originals.
+"""Compare a finished run's files with their manifests, and the copies in its folder with their originals.
 
-Reads files only; no model, no figure.
+Reads files only; loads no model and computes no figure.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pipeline.reporting.comparison import FILE, card_of, kept
 
 
 def check(run: Path) -> tuple[list[str], str]:
-    """What differs, one sentence each, and what was compared."""
+    """Return what differs, one sentence each, and a sentence on what was compared."""
     differs, whole, counted, bytes_ = list[str](), set[Path](), 0, 0
     for folder in folders_of(run):
         if found := artifacts.problems(folder):
@@ -48,7 +48,7 @@ def _mined(run: Path) -> Iterator[str]:
 
 
 def _copies(run: Path, whole: set[Path]) -> Iterator[str]:
-    """Of the copies for people, those that are not what a whole folder of the run says."""
+    """Yield a sentence for each of the run's copies for people that differs from its original in an intact folder."""
     model, card = run / "model", run / "card"
     same: dict[str, bool] = {}
     if model in whole:

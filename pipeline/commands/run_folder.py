@@ -1,6 +1,6 @@
-"""Runs on this disk: where a command finds one, its model, and every folder it stands on or made.
+"""Runs on this disk: find a run, its model, and every folder that it depends on or made.
 
-Computes nothing; knows nothing of what is done with a run.
+Computes nothing; knows nothing of what commands do with a run.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from pipeline.core.errors import ArtifactError, must
 
 
 def find_run(run: str | None, outputs_dir: str) -> Path:
-    """A run's folder: `outputs/latest` for None, else a path (also of the model in it), or a name below `outputs/runs`.
+    """Return a run's folder: `outputs/latest` for None, else a path (of the run or its model/) or a name in `runs`.
 
     Raises:
-        ArtifactError: when there is none, naming the runs there are, or `latest` is a folder of its own.
+        ArtifactError: when there is no such run, naming those that exist; or when `latest` is not a link.
     """
     root = Path(outputs_dir)
     if run is None:
@@ -24,7 +24,7 @@ def find_run(run: str | None, outputs_dir: str) -> Path:
     for folder in [root / "latest"] if run is None else [Path(run), root / "runs" / run]:
         if folder.is_dir():
             found = folder.resolve()
-            # Its model's own folder stands for a run too: other commands take that one.
+            # A run's model/ stands for the run too, because other commands take that path.
             return found.parent if found.name == "model" and not (found / "model").exists() else found
     runs = sorted(folder.parent.name for folder in (root / "runs").glob("*/model"))
     remedy = f"Choose among {', '.join(runs)}." if runs else "Run `make train` first."
@@ -34,7 +34,7 @@ def find_run(run: str | None, outputs_dir: str) -> Path:
 
 
 def model_folder(run: Path) -> Path:
-    """The run's saved model, every file verified against its manifest.
+    """Return the folder of the run's saved model, after verifying every file against its manifest.
 
     Raises:
         ArtifactError: when the model is missing, incomplete or altered.
@@ -46,11 +46,11 @@ def model_folder(run: Path) -> Path:
 
 
 def folders_of(run: Path) -> list[Path]:
-    """Every folder with a manifest that a run stands on or made, in the order they were made.
+    """Return every folder with a manifest that a run depends on or made, in the order they were made.
 
-    Those that its card names and that are gone are among them, as are those whose own manifest was altered.
+    Includes missing evaluations that the card names, and folders whose manifest was altered.
     """
-    from pipeline.engine import checkpoints  # late: a run is found, and a model scored with, without loading torch
+    from pipeline.engine import checkpoints  # late: it loads torch, which the other functions here do without
 
     found = [*(checkpoints.folder_of(run / "checkpoints", step) for step in checkpoints.steps(run / "checkpoints"))]
     found += [run / "model", *sorted(path for path in (run / "evaluations").glob("[!.]*") if path.is_dir())]
@@ -62,23 +62,23 @@ def folders_of(run: Path) -> list[Path]:
             found += [path for name in card["key"]["evaluations"].values()
                       if not (path := run / "evaluations" / name).is_dir()]  # fmt: skip
     except ArtifactError:
-        pass  # an altered manifest is named by `artifacts.problems`
+        pass  # `artifacts.problems` reports an altered manifest
     return [*found, run / "card"]
 
 
 def mined_of(run: Path, model: dict[str, Any]) -> Path | None:
-    """The mined set a model was trained on, by the fingerprint in its key; None where it is not beside the run."""
+    """Return the mined set a model was trained on, found by the fingerprint in its key; None if it is missing."""
     return next(iter(sorted((run.parent.parent / "mined").glob(f"*-{model['key']['mine']}"))), None)
 
 
 def _tokens(run: Path, model: dict[str, Any]) -> list[Path]:
-    """Token tables of the mined set; they may have been deleted, for they are made again at need."""
+    """Return the token tables of the mined set; they may have been deleted, since they are rebuilt when needed."""
     found = []
     for folder in sorted((run.parent.parent / "tokens").glob("[!.]*")):
         try:
             manifest = artifacts.manifest_of(folder) if folder.is_dir() else None
         except ArtifactError:
-            found.append(folder)  # nobody knows whose it is: named among what differs
+            found.append(folder)  # its mined set is unknown; included, so that it is reported as altered
             continue
         if manifest is not None and manifest.get("key", {}).get("mine") == model["key"]["mine"]:
             found.append(folder)

@@ -1,6 +1,6 @@
 """Verify a finished run: its files, its figures, its last stretch of training. Reads the run; writes nothing into it.
 
-Nothing here needs the hub or the source of the data: what the run's folders hold is enough.
+Needs neither the hub nor the source of the data: the run's folders are enough.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from pipeline.stages.train import rows_of
 log = logging.getLogger(__name__)
 
 TOLERANCE = 1e-5
-"""How far weights and means may lie apart when this machine is outside the run's exactness scope."""
+"""Largest difference allowed in weights and means when this machine is outside the run's exactness scope."""
 
 
 @dataclass(slots=True)
@@ -65,7 +65,7 @@ def verify(asked: Verification) -> Verdict:
     """Check a run in three ways: files against manifests, the model's figures, and its last stretch of training.
 
     Raises:
-        ArtifactError: when there is no such run, or its configuration is of another version.
+        ArtifactError: when there is no such run, or another version of this project recorded its configuration.
     """
     folder = find_run(asked.run, asked.outputs_dir)
     verdict = Verdict(folder)
@@ -75,7 +75,7 @@ def verify(asked: Verification) -> Verdict:
         verdict.checked.append("nothing was computed: the files must be right first")
         return verdict
     outputs = folder.parent.parent
-    config, manifest = recorded.of_manifest(folder / "model", masked_too=True)  # its inputs are not read again
+    config, manifest = recorded.of_manifest(folder / "model", masked_too=True)  # no input is read again
     run = Run(dataclasses.replace(config, outputs_dir=str(outputs)))
     _circumstances(verdict, manifest)
     mined = mined_of(folder, manifest)
@@ -90,7 +90,7 @@ def verify(asked: Verification) -> Verdict:
 
 
 def _circumstances(verdict: Verdict, manifest: dict[str, Any]) -> None:
-    """Note libraries, hardware and code other than the run's: the first suspects when figures differ."""
+    """Compare libraries, hardware and code with the run's: the first suspects when figures differ."""
     then = manifest["provenance"]
     now = {"libraries": provenance.versions(), "hardware": provenance.hardware(), "code": provenance.checkout()}
     before = {"libraries": then["versions"], "hardware": then["hardware"], "code": then["git"]}
@@ -109,7 +109,7 @@ def _scope(run: Run, reranker: Reranker) -> dict[str, Any]:
 
 
 def _figures(verdict: Verdict, run: Run, mined: Path) -> None:
-    """Score the dev set with the reloaded model and lay measures and ranking beside the recorded ones."""
+    """Score the dev set with the reloaded model, and compare measures and rankings with the recorded ones."""
     dev = storage.read_set(mined / "dev")
     evaluations = (artifacts.manifest_of(verdict.run / "card") or {})["key"]["evaluations"]
     name = evaluations.get(run.config.data.dev_name)
@@ -136,7 +136,10 @@ def _figures(verdict: Verdict, run: Run, mined: Path) -> None:
 
 
 def _cause(before: dict[str, Any] | None, now: dict[str, Any]) -> tuple[bool, str]:
-    """Whether this machine is outside the run's scope, which alone allows a tolerance, and the cause in words."""
+    """Return whether this machine is outside the run's scope, and the cause of a difference in words.
+
+    Only outside the scope is a tolerance allowed.
+    """
     if before is None:
         return False, "the run's scope is not recorded, for its training.json does not say it"
     if changed := differences(before, now):
@@ -155,7 +158,7 @@ def _recorded_scope(run: Path) -> dict[str, Any] | None:
 
 
 def _stretch(verdict: Verdict, run: Run, mined: Path, place: Path) -> None:
-    """Train the steps between the last two checkpoints again, and compare the weights with the later one's."""
+    """Repeat the steps between the last two checkpoints, and compare the weights with the later checkpoint's."""
     root, config = verdict.run / "checkpoints", run.config.training
     steps = checkpoints.steps(root)
     _saved_is_a_checkpoint(verdict, root)
@@ -167,7 +170,7 @@ def _stretch(verdict: Verdict, run: Run, mined: Path, place: Path) -> None:
     start, end = steps[-2:]
     try:
         shutil.copytree(checkpoints.folder_of(root, start), checkpoints.folder_of(place / "checkpoints", start))
-    except shutil.Error as error:  # what each file's copy failed with, in the system's words
+    except shutil.Error as error:  # its first argument lists (source, copy, the system's message) per failed file
         got, remedy = error.args[0][0][2], "Free space there, or set TMPDIR=<another folder>."
         raise ResourceError(must(f"{place.parent} (TMPDIR)", "take a copy of a checkpoint", got, remedy)) from error
     reranker = load_saved(run, verdict.run / "model")
@@ -182,7 +185,7 @@ def _stretch(verdict: Verdict, run: Run, mined: Path, place: Path) -> None:
         folder=place / "checkpoints", identity=identity,
         hooks=Hooks(interrupted=lambda: trainer.state.step >= end),
     )  # fmt: skip
-    with contextlib.suppress(Interrupted):  # asked to stop where the later checkpoint was written
+    with contextlib.suppress(Interrupted):  # `interrupted` stops it at the step of the later checkpoint
         trainer.run()
     _compare(verdict, checkpoints.folder_of(root, end), checkpoints.folder_of(place / "checkpoints", end), start, end)
 
@@ -202,14 +205,14 @@ def _compare(verdict: Verdict, before: Path, now: Path, start: int, end: int) ->
 
 
 def _apart(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
-    """The largest difference of two sets of weights; infinite when names or shapes differ."""
+    """Return the largest difference between two sets of weights; infinity if names or shapes differ."""
     if a.keys() != b.keys() or any(a[name].shape != b[name].shape for name in a):
         return float("inf")
     return float(np.max([float((a[name].double() - b[name].double()).abs().max()) for name in a if a[name].numel()]))
 
 
 def _saved_is_a_checkpoint(verdict: Verdict, root: Path) -> None:
-    """The published weights are those of the checkpoint they were saved from, where that is still kept."""
+    """Compare the saved weights with the checkpoint they were saved from, if it is still kept."""
     step = atomic.read_json(verdict.run / "model" / "training.json")["saved_step"]
     folder = checkpoints.folder_of(root, step)
     if not folder.is_dir():

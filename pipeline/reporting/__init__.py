@@ -1,1 +1,1 @@
-"""A run's files as facts, and facts as summary, card and comparison."""
+"""Read a run's files as facts; render the facts as summary, model card and comparison."""

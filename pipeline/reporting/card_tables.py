@@ -1,6 +1,6 @@
 """The card's tables of figures: a set's evaluation under each protocol, and the training log.
 
-Cells are text ready to stand in a table. Knows nothing of the card's prose, its head or its template.
+Cells are formatted text. Knows nothing of the card's prose, front matter or template.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def _signed(value: float) -> str:
 
 
 def _parameters(facts: Facts, name: str, measures: Mapping[str, Any], protocol: str) -> Json:
-    """The evaluator's parameters under the names the reference evaluator has."""
+    """Return the evaluator's parameters under the reference evaluator's names."""
     short = {split: key for key, split in NANO_BEIR.items()}
     depth = facts.config["evaluation"]["depth"]
     if name == facts.config["data"]["dev_name"]:
@@ -39,7 +39,7 @@ def _parameters(facts: Facts, name: str, measures: Mapping[str, Any], protocol: 
 
 
 def _first_stage(facts: Facts, name: str, measures: Mapping[str, Any]) -> str:
-    """What retrieved a set's candidates."""
+    """Return what retrieved a set's candidates."""
     if name != facts.config["data"]["dev_name"]:
         return str(measures.get("first_stage", "")) or "each set's own"
     mining = facts.config["mining"]
@@ -48,7 +48,7 @@ def _first_stage(facts: Facts, name: str, measures: Mapping[str, Any]) -> str:
 
 
 def evaluations(facts: Facts) -> list[Json]:
-    """One entry a set and protocol: names, parameters, a row a measure, the note on what the protocol means."""
+    """Return an entry per set and protocol: names, parameters, a row per measure, a note on the protocol's meaning."""
     found = []
     for name, measures in facts.measures.items():
         for protocol in (protocol for protocol in PROTOCOLS if TRAINED in measures.get(protocol, {})):
@@ -81,7 +81,7 @@ def evaluations(facts: Facts) -> list[Json]:
 
 
 def log_table(facts: Facts) -> Json:
-    """The training log: columns `<set>_ndcg@10`, a row a logged step, the saved weights' figures last."""
+    """Return the training log: columns `<set>_ndcg@10`, a row per logged step, the saved weights' figures last."""
     names = list(dict.fromkeys(name for row in facts.log if row["kind"] == "evaluation" for name in row["evaluation"]))
     steps: dict[int, Json] = {}
     for row in facts.log:

@@ -1,8 +1,8 @@
-"""A run's figures laid beside the published ones: which agree, within which band, and why others need not.
+"""Compare a run's figures with the published ones: which agree, within which band, and why others may differ.
 
-The published figures are the facts of `published.json`. Measures nothing; `reproduction` brings what was
+The published figures are the facts of `published.json`. Measures nothing; `reproduction` passes in what was
 measured. Bands: a loss ±3 %; gooaq-dev ±0.006; a set of 50 queries its own interval; the first stage exactly, up to
-the rounding of the published figures. OKish is twice the band, or a difference whose reason the row names.
+the rounding of the published figures. OKish means within twice the band, or a difference whose reason the row names.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ FACTS = Path(__file__).with_name("published.json")
 OK, OKISH, FAIL = "OK", "OKish", "FAIL"
 
 FILE = "reproduction.json"
-"""Name of a comparison in its run's folder."""
+"""Name of the comparison's file in its run's folder."""
 
 LOSS_BAND, DEV_BAND, EXACT, NEAR_TIES, NEAR_COUNT, ENERGY_BAND = 0.03, 0.006, 0.00015, 0.002, 0.001, 0.25
 
 LIMITATIONS = "## Limitations\n"
-"""The heading of the card before which the comparison stands."""
+"""The heading in the card before which the comparison is inserted."""
 
 
 @dataclass(slots=True)
@@ -53,10 +53,10 @@ class Row:
 
 
 def published(experiment: str, path: Path | None = None) -> Json:
-    """The facts of an experiment.
+    """Return an experiment's published facts.
 
     Raises:
-        ConfigError: when the file has none of that experiment.
+        ConfigError: when the file does not have that experiment.
     """
     book = read_json(path or FACTS)
     if experiment not in book:
@@ -75,7 +75,7 @@ def _row(fact: Json, ours: float | None, band: str, verdict: str, note: str = ""
 
 
 def _figure(fact: Json, ours: float, half_widths: Mapping[str, Any]) -> tuple[str, str, str]:
-    """Band, verdict and note of a set's figure: a fixed band on a thousand queries, the interval on fifty."""
+    """Return band, verdict and note for a set's figure: the interval for NanoBEIR sets, else a fixed band."""
     difference = abs(ours - fact["value"])
     if not is_nano_beir(fact["set"]):
         return f"±{DEV_BAND}", _within(difference, DEV_BAND), ""
@@ -164,18 +164,18 @@ JUDGES: dict[str, Callable[[Json, Measured], Row]] = {
     "final": _final,
     "energy": _energy,
 }
-"""Kind of a fact → how it is compared; facts of other kinds are settled by tests or only reported."""
+"""Kind of a fact → the function that compares it. Facts of other kinds are checked by tests or only reported."""
 
 EVERYTHING = tuple(JUDGES)
 
 
 def compare(measured: Measured, kinds: Sequence[str] = EVERYTHING, path: Path | None = None) -> Json:
-    """Every published figure of these kinds beside ours.
+    """Compare every published figure of the given kinds with ours.
 
     Returns:
-        `experiment`, `published` (hub id), `below_first_stage` (sets on which the published model is below it in
-        nDCG@10; none where no model's figures are compared), `verdicts` (verdict → count) and `rows` (see `Row`), in
-        the order of the facts. A figure that was not measured is a row that fails and says so.
+        `experiment`, `published` (hub id), `below_first_stage` (sets on which the published model's nDCG@10 is below
+        the first stage's; empty unless `kinds` has "final"), `verdicts` (verdict → count) and `rows` (see `Row`), in
+        the order of the facts. The row of a figure that was not measured says so, and is not OK.
     """
     source = published(measured.experiment, path)
     models = [fact for fact in source["facts"] if fact["kind"] == "final" and "final" in kinds]
@@ -205,7 +205,7 @@ def _headline(comparison: Json) -> str:
 
 
 def as_text(comparison: Json) -> str:
-    """The comparison as a table of fixed-width columns, its counts last."""
+    """Return the comparison as a table of fixed-width columns, with the verdict counts last."""
     lines = [f"{'verdict':8}{'figure':46}{'published':>11}{'ours':>11}  {'band':17}note"]
     for row in comparison["rows"]:
         figures = f"{_number(row['published']):>11}{_number(row['ours']):>11}"
@@ -214,7 +214,7 @@ def as_text(comparison: Json) -> str:
 
 
 def as_section(comparison: Json) -> str:
-    """The comparison as a section of the card: counts, what is not OK, and every row folded away."""
+    """Return the comparison as a section of the card: counts, rows that are not OK, and every row folded away."""
 
     def table(rows: Sequence[Json]) -> list[str]:
         head = ["| Verdict | Figure | Published | Here | Band | Note |", "|:---|:---|---:|---:|:---|:---|"]
@@ -232,18 +232,18 @@ def as_section(comparison: Json) -> str:
 
 
 def keep(run: Path, comparison: Json) -> Path:
-    """Write a run's comparison beside its card, sealed and with the evaluations it speaks of; the file."""
+    """Write a run's comparison to its folder, sealed and with the evaluations that it covers; return the file."""
     atomic.write_json(run / FILE, artifacts.sealed({**comparison, "evaluations": _evaluations(run)}))
     return run / FILE
 
 
 def _evaluations(run: Path) -> Any:
-    """The evaluations that a run's card shows."""
+    """Return the evaluations that a run's card shows."""
     return (artifacts.manifest_of(run / "card") or {}).get("key", {}).get("evaluations")
 
 
 def kept(run: Path) -> Json | None:
-    """The comparison beside a card, if it is as `keep` wrote it and of the figures that the card shows."""
+    """Return a run's comparison if it is as `keep` wrote it and covers the card's evaluations, else None."""
     try:
         found: Json = read_json(run / FILE)
     except ArtifactError:
@@ -252,9 +252,9 @@ def kept(run: Path) -> Json | None:
 
 
 def card_of(run: Path) -> str:
-    """A finished run's card, with the comparison before its limitations where one was made of what the card shows.
+    """Return a finished run's card, with the run's comparison, if there is one, inserted before the limitations.
 
-    One that was altered, or made of earlier figures, is left out.
+    A comparison that was altered or made from earlier figures is left out.
     """
     card = (run / "card" / "README.md").read_text(encoding="utf-8")
     if (comparison := kept(run)) is None:

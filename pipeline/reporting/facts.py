@@ -1,7 +1,7 @@
 """What a run's files say, read once.
 
-`report` and `model_card` render this and what `verdicts` says of it, nothing else, so that summary, table and card
-cannot disagree. Nothing here measures anything; nothing here knows what a figure means or how it will look.
+`report` and `model_card` render only these facts and what `verdicts` derives from them, so that summary, table and card
+cannot disagree. Measures nothing; does not know what a figure means or how it is shown.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pipeline.reporting.samples import describe_rows, example_pairs
 from pipeline.telemetry.energy_records import add
 
 TRAIN = "train"
-"""Name of the stage whose energy is the model's own; the others are mining and measuring."""
+"""Name of the stage whose energy counts as the model's own; the others mine and evaluate."""
 
 Json = dict[str, Any]
 
@@ -32,46 +32,46 @@ class Facts:
     config: Json
     """The parsed configuration, enums by name, credentials masked."""
     paths: dict[str, str]
-    """run, model, card. Shown on the console, never in the card: they are this machine's."""
+    """Paths of `run`, `model` and `card`. Shown on the console, never in the card: they are this machine's."""
     training: Json
     """What `Trainer.run` returned."""
     log: list[Json]
     """Every logged row, kinds `train` and `evaluation`."""
     statistics: Json
-    """The mined data's."""
+    """The mined data's statistics.json."""
     provenance: Json
-    """The training stage's, by `provenance.record`."""
+    """The training stage's provenance, see `provenance.record`."""
     measures: dict[str, Json]
-    """Set → what `evaluator.write` wrote, and for means `figures.mean_of`."""
+    """Set → its measures.json, made by `evaluator.write`, or by `figures.mean_of` for means."""
     emissions: dict[str, Json]
-    """Stage → its energy, in the order run."""
+    """Stage → its energy, in the order in which the stages ran."""
     rows: Json
-    """The first training rows described: see `samples.describe_rows`."""
+    """A description of the first training rows, see `samples.describe_rows`."""
     example: Json
-    """Five real pairs of one question: see `samples.example_pairs`."""
+    """One question with up to five real passages, see `samples.example_pairs`."""
     base_id: str | None
-    """The base model's name on the hub, None for a folder or packaged weights."""
+    """The base model's hub id; None for a folder or packaged weights."""
     data_id: str | None
-    """The training data's name on the hub, None for other sources."""
+    """The training data's hub id; None for other sources."""
 
     @property
     def base(self) -> str:
-        """The base model's name as a person writes it."""
+        """The base model's title, or its short name if it has none."""
         return str(self.config["model"]["title"] or self.config["model"]["name"])
 
     @property
     def data(self) -> str:
-        """The data's name as a person writes it."""
+        """The data's title, or its short name if it has none."""
         return str(self.config["data"]["title"] or self.config["data"]["name"])
 
     @property
     def is_trained(self) -> bool:
-        """Whether a step was taken; without one (training.max_steps=0) the model is the base model, see `has_head`."""
+        """Whether a step was taken. If not (training.max_steps=0), the model is the base model, see `has_head`."""
         return int(self.training["steps"]) > 0
 
     @property
     def has_head(self) -> bool:
-        """Whether the base model came with a scoring head; so it is taken to where training.json does not say."""
+        """Whether the base model came with a scoring head; True if training.json does not say."""
         return bool(self.training.get("head_was_saved", True))
 
     @property
@@ -81,7 +81,7 @@ class Facts:
 
     @property
     def training_emissions(self) -> Json:
-        """Energy of the training stage alone: the figure that cards and summaries head."""
+        """Energy of the training stage alone: the headline figure of cards and summaries."""
         return self.emissions.get(TRAIN, {"enabled": False})
 
     @property
@@ -91,10 +91,10 @@ class Facts:
 
 
 def read_log(path: Path) -> list[Json]:
-    """The rows of a metrics.jsonl.
+    """Return the rows of a metrics.jsonl.
 
     Raises:
-        ArtifactError: when it is missing, or naming the line that is not JSON.
+        ArtifactError: when the file is missing or a line, which is named, is not JSON.
     """
     place, rows = str(path), []
     try:
@@ -122,14 +122,14 @@ def collect(
     """Read a run's files.
 
     Args:
-        run: its folder, with the trained model's in it.
+        run: the run's folder, which contains the trained model's.
         mined: the mined data's folder.
-        evaluations: set → folder of its evaluation, in the order shown; means too.
+        evaluations: set → folder of its evaluation, in display order, including means.
         config: the parsed configuration as plain data (`fingerprint.plain`).
-        pairs: the first mined training rows, which are described; `samples.EXAMPLE_ROWS` of them are enough.
-        size: training rows in all.
-        base_id: the base model's name on the hub, None where it did not come from there.
-        data_id: the training data's, likewise.
+        pairs: the first mined training rows, to be described; `samples.EXAMPLE_ROWS` of them are enough.
+        size: the number of all training rows.
+        base_id: the base model's hub id, None if it is not from the hub.
+        data_id: the training data's hub id, None if it is not from the hub.
 
     Raises:
         ArtifactError: when a file is missing or broken.

@@ -1,7 +1,7 @@
-"""The model card: a run's facts in, Markdown with a YAML head out. Measures nothing, opens no file of the run.
+"""Render a run's facts as a model card: Markdown with YAML front matter. Measures nothing, opens no file of the run.
 
-Text from data or configuration is written so that neither Markdown nor HTML in it takes effect: as character
-references in prose and tables, as escaped Python literals in code. Paths of this machine are cut to their last part.
+Text from data or configuration is escaped so that neither Markdown nor HTML in it takes effect: as character
+references in prose and tables, as Python literals in code. Paths of this machine are cut to their last part.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Json = dict[str, Any]
 TEMPLATE = "card_template.md.j2"
 
 _OWN_MODEL = re.compile(r"'outputs/(?:latest|runs/[\w.-]+)/model'")
-"""Where a card's usage loads the model from; cards of earlier versions name the latest run."""
+"""The path from which a card's usage example loads the model; in cards of earlier versions, that of the latest run."""
 
 REFERENCE_DEFAULTS: Json = {
     "batch_size": 8,
@@ -61,7 +61,7 @@ REFERENCE_DEFAULTS: Json = {
     "keep_checkpoints": None,
     "seed": 42,
 }
-"""Defaults of the sentence-transformers trainer under this project's names: what readers of cards take as default."""
+"""Defaults of the sentence-transformers trainer under this project's names: the defaults that card readers assume."""
 
 
 def _number(value: float) -> float | int:
@@ -69,7 +69,7 @@ def _number(value: float) -> float | int:
 
 
 def metadata(facts: Facts) -> ModelCardData:
-    """The YAML head. Emissions are in grams, as the hub defines the field; the body gives kg."""
+    """Return the front matter. Emissions are in grams, as the hub defines the field; the body gives kg."""
     model, energy = facts.config["model"], facts.training_emissions
     hardware = facts.provenance.get("hardware", {})
     of_training = ["generated_from_trainer", f"dataset_size:{facts.rows['size']}", "loss:BinaryCrossEntropyLoss"]
@@ -106,7 +106,7 @@ def metadata(facts: Facts) -> ModelCardData:
 
 
 def _results(facts: Facts) -> list[EvalResult]:
-    """Each set's trained figures; a protocol is a configuration of its set, so that the two never mix."""
+    """Return the trained model's figures on each set, each protocol as its own dataset_config so that none mix."""
     return [
         EvalResult(
             task_type="cross-encoder-nano-beir" if "sets" in measures else "cross-encoder-reranking",
@@ -126,7 +126,7 @@ def _results(facts: Facts) -> list[EvalResult]:
 
 
 def _hyperparameters(facts: Facts) -> tuple[Json, Json]:
-    """Those that differ from the reference trainer's defaults, and all of them with their group's name."""
+    """Return the hyperparameters that differ from the reference trainer's defaults, and all, prefixed by group."""
     training = {**facts.config["training"], "precision": facts.training["precision"], "seed": facts.config["seed"]}
     changed = {
         key: without_places(value)
@@ -142,7 +142,7 @@ def _hyperparameters(facts: Facts) -> tuple[Json, Json]:
 
 
 def _energy(record: Mapping[str, Any]) -> Json:
-    """One line of the impact table, or why there is none."""
+    """Return the cells of one line in the impact table, or the reason why there is none."""
     if "energy_kwh" not in record:
         return {"missing": f"codecarbon failed: {record['error']}" if "error" in record else "not measured"}
     return {
@@ -159,16 +159,16 @@ def _energy(record: Mapping[str, Any]) -> Json:
 
 
 def _left_out(leaks: Mapping[str, Any]) -> int:
-    """Source rows that mining dropped because they leak."""
+    """Return the number of source rows that mining dropped because they leak."""
     counts = ("train_rows_with_a_held_out_question", "train_rows_with_a_held_out_positive")
     return sum(int(leaks[name]) for name in counts) if leaks.get("dropped") else 0
 
 
 def render(facts: Facts) -> str:
-    """The card's text, YAML head included: the same text for the same facts.
+    """Return the card's text with its front matter. The same facts give the same text.
 
     Args:
-        facts: the run, with a trained model in every set's figures.
+        facts: those of a run that evaluated its trained model on every set.
     """
     changed, everything = _hyperparameters(facts)
     chosen, command = selection(facts), list(facts.provenance.get("command", []))
@@ -179,7 +179,7 @@ def render(facts: Facts) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
-        autoescape=False,  # HTML escaping alone would leave Markdown alive: the filters below do both
+        autoescape=False,  # it escapes only HTML; the filters below escape Markdown too
     )
     environment.filters |= {"md": escape, "sample": sample, "py": literal}
     stages = {name: _energy(record) for name, record in facts.emissions.items()}
@@ -219,5 +219,5 @@ def render(facts: Facts) -> str:
 
 
 def of_repository(card: str, repo: str) -> str:
-    """A run's card whose usage loads the model from the hub's `repo`."""
+    """Return a run's card with a usage example that loads the model from `repo` on the hub."""
     return _OWN_MODEL.sub(repr(repo), card)

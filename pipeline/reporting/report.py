@@ -1,4 +1,4 @@
-"""The closing facts of a run as one JSON object, and that object as a table. Measures nothing and prints nothing."""
+"""Summarise a finished run as one JSON object, and render that object as text. Measures nothing and prints nothing."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ _PROTOCOL_WORDS = {
 
 
 def summary(facts: Facts) -> Json:
-    """The content of summary.json.
+    """Return the content of summary.json.
 
     `measures.<set>.<protocol>.{first_stage,untrained,trained,<rival>}.<measure>` and
-    `measures.<set>.<protocol>.differences.<system>.<measure>.{mean,low,high,p}` (a system minus first stage) are each
-    set's measures.json. `pairs_per_second`, `energy_kwh` (kWh) and `emissions_kg` (kg CO2eq) are those of training
-    alone, the last two None where they were not measured; `emissions` has every stage and their sum. `run`, `model`
+    `measures.<set>.<protocol>.differences.<system>.<measure>.{mean,low,high,p}` (a system minus the first stage) are
+    each set's measures.json. `pairs_per_second`, `energy_kwh` (kWh) and `emissions_kg` (kg CO2eq) are those of training
+    alone; the last two are None if they were not measured. `emissions` has every stage and their sum. `run`, `model`
     and `card` are paths.
     """
     training, provenance = facts.training, facts.provenance
@@ -78,9 +78,9 @@ def _difference(protocol: Mapping[str, Any], system: str) -> str:
 
 
 def _block(protocol: Mapping[str, Any]) -> Table:
-    """One set under one protocol, a row a system."""
+    """Return the table of one set under one protocol, one row per system."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    # A long name takes several lines: where it may not, rich cuts figures to make room for it.
+    # Long names fold over several lines: otherwise rich cuts figures to make room for them.
     table.add_column("ranking", overflow="fold", min_width=len(FIRST_STAGE))
     for label in reversed(MEASURES.values()):
         table.add_column(label, justify="right", no_wrap=True)
@@ -107,7 +107,7 @@ def _energy(record: Mapping[str, Any]) -> str:
 
 
 def _lines(summary: Json) -> Iterable[str]:
-    """Everything under the tables, in order."""
+    """Yield the lines below the tables, in order."""
     is_trained = summary["training"].get("steps") != 0
     if not is_trained:
         yield not_trained(summary["training"])
@@ -133,7 +133,7 @@ def _lines(summary: Json) -> Iterable[str]:
 
 
 def headline(summary: Json) -> str:
-    """Each set's figure of the trained model as retrieved, and the first stage's, in a line."""
+    """Return one line with the trained model's and the first stage's figure on each set, as retrieved."""
     found = ((name, of[AS_RETRIEVED]) for name, of in summary["measures"].items())
     return "; ".join(
         f"{name} {MEASURES[HEADLINE]} {of[TRAINED][HEADLINE]:.4f} (first stage {of[FIRST_STAGE][HEADLINE]:.4f})"
@@ -142,11 +142,11 @@ def headline(summary: Json) -> str:
 
 
 def closing_table(summary: Json, width: int = 100) -> str:
-    """A summary as the text that ends a run: a block a set and protocol, verdicts, speed, energy, paths.
+    """Return a summary as the text that ends a run: a block per set and protocol, verdicts, speed, energy, paths.
 
     Args:
         summary: what `summary` returned, or summary.json read back.
-        width: columns; lines of prose are wrapped, figures and paths never cut.
+        width: columns, at least 80; lines of prose are wrapped, figures and paths never cut.
     """
     out = io.StringIO()
     console = Console(

@@ -1,4 +1,4 @@
-"""The figures of a finished run, read from its files, in the form `comparison` lays beside published ones."""
+"""The figures of a finished run, read from its files in the form that `comparison` compares with published ones."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from pipeline.reporting.facts import read_log
 Json = dict[str, Any]
 
 FIRST_STAGE_RUN = f"runs/{FIRST_STAGE}.{AS_RETRIEVED}.trec"
-"""The first stage's ranking within an evaluation's folder."""
+"""File of the first stage's rankings, relative to an evaluation's folder."""
 
 
 @dataclass(slots=True)
 class Measured:
-    """What there is to compare; an empty part is one that was not measured.
+    """The figures to compare; an empty field was not measured.
 
-    `log` is step → set → nDCG@10 (step 0 the untrained model); `final` and `half_width` are set → protocol → measure →
-    figure, the second half the 95 % interval of trained minus first stage; `base_map` is the first stage's MAP as the
-    reference evaluator counts it, see `reference_map`.
+    `log` is step → set → nDCG@10, where step 0 is the untrained model. `final` and `half_width` are set → protocol →
+    measure → figure; a half-width is half the 95 % interval of trained minus first stage. `base_map` is the first
+    stage's MAP as the reference evaluator computes it, see `reference_map`.
     """
 
     experiment: str
@@ -43,10 +43,10 @@ class Measured:
 
 
 def reference_map(candidates: Mapping[str, Sequence[str]], qrels: Qrels) -> float:
-    """The first stage's MAP as the reference evaluator counts its base.
+    """Return the first stage's MAP as the reference evaluator computes it for its base ranking.
 
-    It appends a query's missing positives below the candidates, unless none was found. nDCG@10 and MRR@10 are the same
-    under both definitions as long as the lists are longer than 10.
+    That evaluator appends a query's missing positives below the candidates, unless no positive was found. nDCG@10 and
+    MRR@10 are the same under both definitions if there are at least 10 candidates.
     """
     ranked = {}
     for query, grades in qrels.items():
@@ -59,10 +59,10 @@ def reference_map(candidates: Mapping[str, Sequence[str]], qrels: Qrels) -> floa
 
 
 def require_finished(run: Path) -> dict[str, str]:
-    """Refuse a run that is not finished or was altered; set → name of its evaluation's folder, as the card has them.
+    """Refuse an unfinished or altered run; return set → name of its evaluation's folder, as recorded with the card.
 
     Raises:
-        ArtifactError: naming the first thing wrong.
+        ArtifactError: naming the first problem.
     """
     evaluations: dict[str, str] = {}
     found = problems(run / "model") + problems(run / "card")
@@ -77,7 +77,7 @@ def require_finished(run: Path) -> dict[str, str]:
 
 
 def measured_run(run: Path) -> Measured:
-    """What a finished run's files say.
+    """Return the figures in a finished run's files.
 
     Raises:
         ArtifactError: when the run is incomplete or a file of it was altered.
@@ -110,7 +110,7 @@ def measured_run(run: Path) -> Measured:
 
 
 def add_set(measured: Measured, name: str, measures: Json) -> None:
-    """Enter a measures.json: first stage, and where a model was trained its figures and their intervals."""
+    """Add a measures.json: the first stage's figures and, if present, the trained model's with their half-widths."""
     measured.first_stage[name] = measures[AS_RETRIEVED][FIRST_STAGE]
     for protocol in (key for key in measures if isinstance(measures[key], dict) and TRAINED in measures[key]):
         measured.final.setdefault(name, {})[protocol] = measures[protocol][TRAINED]

@@ -1,4 +1,4 @@
-"""Training rows described for people: lengths, label shares, samples, an example. Pure; knows no files and no card."""
+"""Describe training rows for people: lengths, label shares, samples, an example. Pure; knows no files and no card."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from pipeline.core.records import LabelledPairs
 Json = dict[str, Any]
 
 HEAD_ROWS = 1000
-"""Rows that the training data's statistics are taken over, as in published cards."""
+"""First rows over which the training data's statistics are computed, as in published cards."""
 
 EXAMPLE_ROWS = 10_000
-"""Rows that the example is looked for in: enough for hundreds of questions, and few enough to be read at once."""
+"""First rows in which the example is searched: enough for hundreds of questions, few enough to read at once."""
 
 EXAMPLE_NEGATIVES = 4
 """Negatives beside the one positive of the example."""
 
 
 def describe_rows(pairs: LabelledPairs, size: int) -> Json:
-    """Size, and over the first `HEAD_ROWS` rows: lengths in characters, labels and their shares, three samples.
+    """Describe the first `HEAD_ROWS` rows: lengths in characters, labels and their shares, three samples.
 
     Args:
-        pairs: the first rows, at least `HEAD_ROWS` where there are so many.
-        size: rows in all.
+        pairs: the first rows, at least `HEAD_ROWS` if the data has that many.
+        size: the number of all rows.
 
     Returns:
-        `size`; `head` (rows looked at); `question` and `answer` with `min`, `mean`, `max`; `label` with `type`
-        (int where every label is whole) and `shares` (label as text → share) or, for graded labels, `min`, `mean`
-        and `max`; `samples` of (question, answer, label).
+        `size`; `head` (rows described); `question` and `answer` with `min`, `mean`, `max`; `label` with `type` (int
+        if every label is whole) and `shares` (label as text → share) or, if not, `min`, `mean` and `max`; `samples`
+        of (question, answer, label).
     """
     head = min(HEAD_ROWS, len(pairs))
     questions = [pairs.questions[int(index)] for index in pairs.question[:head]]
@@ -64,13 +64,12 @@ def _lengths(texts: list[str]) -> Json:
 
 
 def example_pairs(pairs: LabelledPairs) -> Json:
-    """One question's positive and its first negatives, from the first question of the rows that has enough of them.
+    """Return a positive and the first negatives of the first question that has `EXAMPLE_NEGATIVES` negatives.
 
-    Where no question has `EXAMPLE_NEGATIVES` of its own, the one with the most is taken and passages of the following
-    rows fill up: they are real passages of other questions.
+    If no question has that many, take the one with the most and fill up with passages of other questions.
 
     Returns:
-        `question`, and `passages`, the positive first.
+        `question`, and `passages` with the positive first; both empty if no question has a positive.
     """
     best: tuple[int, int, list[int]] = (-1, 0, [])
     start = 0

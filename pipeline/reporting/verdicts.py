@@ -1,6 +1,6 @@
-"""What follows from a run's figures, in plain sentences: who beats whom, what was selected, what it took.
+"""Plain sentences derived from a run's figures: which system wins, which checkpoint was selected, what training took.
 
-Summary, table and card all say it in these words. Pure: opens no file, and knows nothing of Markdown or columns.
+Summary, table and card all use these sentences. Pure: opens no file, and knows nothing of Markdown or columns.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ Json = dict[str, Any]
 
 
 def systems(protocol: Mapping[str, Any]) -> list[str]:
-    """The systems of one protocol of a measures.json, in its order: first stage, untrained, rivals, trained."""
+    """Return the systems of one protocol of a measures.json, in its order: the first stage first, trained last."""
     return [name for name in protocol if name not in COMPARISONS]
 
 
@@ -25,11 +25,11 @@ def _interval(difference: Mapping[str, float], queries: int) -> str:
 
 
 def verdict(name: str, measures: Mapping[str, Any]) -> list[str]:
-    """What a set's figures say, as retrieved, in plain sentences.
+    """Return plain sentences about a set's figures as retrieved; none if there is no trained model.
 
-    Only that protocol can speak of the first stage: where positives are added, the first stage did not have them.
-    The first sentence compares the trained model to the first stage, another counts queries that were trained on, the
-    last names the best ranking if it is another one than the trained model's. Empty where no model was trained.
+    Only that protocol allows a comparison with the first stage, which did not retrieve the positives that the other
+    protocol adds. The first sentence makes the comparison. The second counts the queries that were trained on, if any.
+    The last names the best ranking, unless it is the trained model's.
     """
     protocol, queries = measures[AS_RETRIEVED], int(measures["queries"])
     if TRAINED not in protocol:
@@ -64,9 +64,9 @@ def verdict(name: str, measures: Mapping[str, Any]) -> list[str]:
 
 
 def not_trained(training: Mapping[str, Any]) -> str:
-    """The sentence that stands wherever figures of a model are shown that took no step, of training.json.
+    """Return the sentence that accompanies the figures of a model that took no step.
 
-    A training.json of before `head_was_saved` was in it says nothing of the head.
+    A training.json from before `head_was_saved` was recorded does not mention the head: it is taken as saved.
     """
     if training.get("head_was_saved", True):
         model = "the model is the base model as it is"
@@ -79,7 +79,7 @@ def not_trained(training: Mapping[str, Any]) -> str:
 
 
 def below_first_stage(measures: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """The sets on which the trained model, as retrieved, is below its first stage by more than chance, in order."""
+    """Return the sets, in order, where the trained model as retrieved is below its first stage by more than chance."""
     return [
         name
         for name, of in measures.items()
@@ -88,13 +88,13 @@ def below_first_stage(measures: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 
 def pairs_seen(training: Mapping[str, Any]) -> int:
-    """Training pairs of all steps, of training.json."""
+    """Return the number of training pairs in all steps, from training.json."""
     plan = Plan(training["rows"], training["batch_size"], training["epochs"], seed=0)
     return plan.pairs(0, training["steps"])
 
 
 def time_over_processes(training: Mapping[str, Any]) -> str | None:
-    """The time of a training that was interrupted, what was lost and repeated included; None where it was not."""
+    """Return the total time of an interrupted training, lost and repeated work included; None if uninterrupted."""
     processes = training.get("processes", 1)
     if processes == 1:
         return None
@@ -103,7 +103,7 @@ def time_over_processes(training: Mapping[str, Any]) -> str | None:
 
 
 def logged_figure(log: list[Json], step: int, name: str, measure: str) -> float | None:
-    """A set's figure at a fixed evaluation, None where that step did not evaluate it."""
+    """Return a set's figure at a fixed step, or None if the set was not evaluated at that step."""
     for row in log:
         if row["kind"] == "evaluation" and row["step"] == step and name in row["evaluation"]:
             return float(row["evaluation"][name][measure])
@@ -111,11 +111,11 @@ def logged_figure(log: list[Json], step: int, name: str, measure: str) -> float 
 
 
 def selection(facts: Facts) -> Json | None:
-    """How the kept checkpoint was chosen, None where the last step's weights were kept by rule.
+    """Return how the kept checkpoint was chosen, or None if the last step's weights were kept by rule.
 
     Returns:
         `set`, `measure`, `best_step`, `best_figure`, `last_step`, `last_figure`, and `is_reported`: whether the set
-        is also among the reported ones, whose figure then favours the kept checkpoint.
+        is also a reported one, whose figure then favours the kept checkpoint.
     """
     name, best = facts.training.get("selection_set"), facts.training.get("best_step")
     if name is None or best is None:
@@ -134,7 +134,7 @@ def selection(facts: Facts) -> Json | None:
 
 
 def selection_sentence(chosen: Json) -> str:
-    """The sentence that stands wherever a figure of a set that chose the checkpoint is shown."""
+    """Return the sentence that accompanies the figures of the set that selected the checkpoint."""
     label = MEASURES[chosen["measure"]]
     best, last = (
         "not evaluated" if figure is None else f"{figure:.4f}"

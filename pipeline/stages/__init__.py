@@ -1,1 +1,1 @@
-"""MINE, TRAIN, EVALUATE, CARD, and the plan that names their folders."""
+"""The stages MINE, TRAIN, EVALUATE and CARD, and the plan that names their folders."""

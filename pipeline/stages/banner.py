@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 def announce(run: Run, *, mines_only: bool = False) -> None:
     """Log experiment, base model, data, device, precision and needs, before any work.
 
-    A command that only mines needs no base model, which is then named and not looked for.
+    With `mines_only`, the base model is not needed: it is named but not located.
     """
     config = run.config
     local = config.model.path if mines_only else run.base.description
@@ -32,7 +32,7 @@ def announce(run: Run, *, mines_only: bool = False) -> None:
     log.info("device      %s, %d threads", device, torch.get_num_threads())
     log.info("precision   %s (%s)", config.training.precision.name, run.precision_reason)
     log.info("outputs     %s", shown(run.outputs))
-    # What an experiment says of itself speaks of its own data and sets: with others it would mislead.
+    # An experiment's `needs` and `note` describe its own data and sets: with other ones they would mislead.
     packaged = config.data.source is Source.packaged_docs
     note_applies = config.data.source is Source.hub or (packaged and not needs_hub)
     log.info("needs       %s", config.needs if config.needs and note_applies else _needs(run, needs_hub, mines_only))
@@ -41,7 +41,7 @@ def announce(run: Run, *, mines_only: bool = False) -> None:
 
 
 def _needs(run: Run, needs_hub: bool, mines_only: bool) -> str:
-    """What can be said of a configuration no experiment speaks for."""
+    """Return what a configuration needs when the experiment's own text does not apply."""
     trains_from_hub = not mines_only and "hub" in run.base.identity
     gpu = "a GPU is advised" if run.device.type == "cpu" and trains_from_hub else "no GPU asked for"
     hub = "a hub" if needs_hub else "no hub"

@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 def card(run: Run) -> Path:
-    """The run's card/ with README.md and summary.json, and their copies beside it; prints the closing table."""
+    """Write card/ with README.md and summary.json, and copies of both in the run's folder; log the closing table."""
     evaluations = {name: evaluation_folder(run, name) for name in final_sets(run)}
     if run.config.evaluation.nano_beir:
         evaluations[NANO_MEAN] = evaluation_folder(run, NANO_MEAN)
@@ -47,12 +47,12 @@ def card(run: Run) -> Path:
                     base_id=run.base.identity.get("hub"),
                     data_id=None if run.source is None else run.source.identity.get("hub"),
                 )  # fmt: skip
-                if pieces.before:  # what this process uses is known when the card is written
+                if pieces.before:  # earlier processes' energy; this one's is known only once the card is written
                     facts.emissions["card"] = {**add(pieces.before), **pieces.facts()}
                 atomic.write_text(work / "README.md", model_card.render(facts))
                 atomic.write_json(work / "summary.json", report.summary(facts))
             log.info("%-9s %s", "card", shown(run.folder / "README.md"))
-        # Copies for people to find, with no manifest of their own: compared with what has one, and mended.
+        # Copies for people to find. No manifest names them, so they are rewritten if they differ from their originals.
         atomic.write_if_changed(
             run.folder / "README.md", comparison.card_of(run.folder).encode("utf-8", "backslashreplace")
         )

@@ -1,4 +1,4 @@
-"""EVALUATE: every system on every reported set, each scored once."""
+"""EVALUATE: score every system once on every reported set."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 
 def evaluation_key(run: Run, name: str) -> dict[str, Any]:
-    """Everything that decides what EVALUATE writes for one set; other sets are not among it."""
+    """Return everything that decides what EVALUATE writes for one set; no set evaluated beside it is included."""
     config = run.config.evaluation
     if name in run.collections:
         source: Any = {**run.collections[name].identity, "depth": config.depth}
@@ -51,15 +51,15 @@ def evaluation_key(run: Run, name: str) -> dict[str, Any]:
 
 
 def evaluation_folder(run: Run, name: str) -> Path:
-    """Where a set's evaluation is kept."""
+    """Return the folder of a set's evaluation."""
     return run.folder / "evaluations" / f"{slug(name)}-{fingerprint(evaluation_key(run, name))}"
 
 
 def evaluate(run: Run) -> dict[str, Path]:
-    """Set → folder of its evaluation: every system scored once, from models loaded from disk.
+    """Evaluate every system on every set, with models loaded from disk; return set → folder of its evaluation.
 
-    Models are loaded for each set again, so that one at a time is in memory, a set that is done stays done when the
-    next one fails, and a set's time and energy are its own. The bi-encoder's files are hashed once.
+    Models are loaded anew for each set, so that only one is in memory at a time, a finished set stays finished when
+    the next one fails, and each set's time and energy are its own. The bi-encoder's files are hashed once.
     """
     folders = {name: evaluation_folder(run, name) for name in final_sets(run)}
     questions: set[str] | None = None
@@ -82,10 +82,10 @@ def evaluate(run: Run) -> dict[str, Path]:
 
 
 def check_inputs(run: Run) -> None:
-    """Read what EVALUATE will read and nothing before it does: a mistake in it must not wait until training is over.
+    """Check the collections, rivals and NanoBEIR sets, so that a mistake in them is reported before training.
 
     Raises:
-        HubError, DataError, ModelError: naming what cannot be had or is broken.
+        HubError, DataError, ModelError: naming what is unavailable or broken.
     """
     for name, collection in run.collections.items():
         if not artifacts.is_complete(evaluation_folder(run, name)):
@@ -116,7 +116,7 @@ def _evaluate_one(run: Run, name: str, folder: Path, questions: set[str], bi_enc
 
 
 def _trained_on(run: Run) -> set[str]:
-    """Training questions, folded; none where no step was taken."""
+    """Return the training questions, folded; an empty set if no training step was taken."""
     questions: set[str] = set()
     if atomic.read_json(run.folder / "model" / "training.json")["steps"]:
         for chunk in storage.questions(run.mined_folder):
@@ -127,7 +127,7 @@ def _trained_on(run: Run) -> set[str]:
 def _systems(
     run: Run, reranking_set: RerankingSet, bi_encoder: BiEncoderScorer | None
 ) -> Iterator[tuple[str, reranking.SystemRankings]]:
-    """Every system but the first stage, one model in memory at a time."""
+    """Yield the name and rankings of every system but the first stage, with one model in memory at a time."""
     config = run.config
     untrained = load(run, run.base.folder, config.model)
     yield UNTRAINED, reranking.rerank(reranking_set, scorer_of(run, untrained))

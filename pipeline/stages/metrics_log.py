@@ -1,4 +1,4 @@
-"""What a training run writes beside its weights while it goes: its metrics. Knows no model."""
+"""The metrics that a training run writes as it goes. Knows no model."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 class MetricsLog:
-    """metrics.jsonl of a run, and its mirror in W&B: every row once, also across resumes."""
+    """A run's metrics.jsonl and its mirror in W&B. Both hold each row once, also across resumes."""
 
     def __init__(self, run: Run) -> None:
         self.path = run.folder / "metrics.jsonl"
@@ -28,7 +28,7 @@ class MetricsLog:
         self._tracker: Tracker = start(run.config.tracking, _tracked_as(run.folder), run.folder, plain(run.config))
 
     def update(self, rows: Sequence[dict[str, Any]]) -> None:
-        """Bring the file to these rows: rewritten whole the first time (a resume may have fewer), then appended."""
+        """Make the file hold `rows`: rewrite it the first time (a resume may have fewer rows), then append."""
         lines = [json.dumps(row, allow_nan=False) + "\n" for row in rows[self._written or 0 :]]
         if self._written is None:
             atomic.write_text(self.path, "".join(lines))
@@ -40,14 +40,14 @@ class MetricsLog:
         self._written = len(rows)
 
     def finish(self) -> str | None:
-        """Close the tracker; what went wrong with it, if anything. A run without a row has an empty file."""
+        """Close the tracker; return what went wrong with it, if anything. A run without rows gets an empty file."""
         if self._written is None:
             self.update([])
         return self._tracker.finish()
 
 
 def _tracked_as(folder: Path) -> str:
-    """The W&B id of a run, the same after every resume; a broken record of it is no reason not to train."""
+    """Return a run's W&B id, the same after every resume. If its record is broken, warn and make a new id."""
     path = folder / "tracking.json"
     if path.exists():
         try:
@@ -63,7 +63,7 @@ def _tracked_as(folder: Path) -> str:
 
 
 def _flat(row: dict[str, Any]) -> Iterator[tuple[str, float]]:
-    """A row's numbers under the names W&B users know: `train/loss`, `eval/gooaq-dev_ndcg@10`."""
+    """Yield a row's numbers under names that W&B users know: `train/loss`, `eval/gooaq-dev_ndcg@10`."""
     if row["kind"] == "evaluation":
         for name, measures in row["evaluation"].items():
             for measure, value in measures.items():

@@ -1,4 +1,4 @@
-"""MINE: training rows, dev and validation sets of a configuration's data."""
+"""MINE: training rows, dev set and validation set from a configuration's data."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ log = logging.getLogger(__name__)
 
 
 def check_data(run: Run) -> None:
-    """Find the pairs, where they lie on this disk, before a hub is asked for anything.
+    """Read and hash the pairs if they are local files, before any request to the hub.
 
     Raises:
-        DataError: naming the key and the file that is missing.
+        DataError: naming the key and the missing file.
     """
     if run.config.data.source is Source.local:
         fingerprint(run.mine_key)
 
 
 def mine(run: Run) -> Path:
-    """Training rows, dev and validation sets of the configuration's data.
+    """Mine training rows, dev set and validation set unless they are complete; return their folder.
 
     Raises:
-        PipelineError: whatever is wrong with the data or the first stage, a cross-encoder as an embedding model too.
+        PipelineError: for any fault in the data or the first stage, such as a cross-encoder as embedding model.
     """
     folder, config = run.mined_folder, run.config
     if config.mining.retriever is Retriever.embedding and run.retriever is not None:

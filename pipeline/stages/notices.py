@@ -1,4 +1,4 @@
-"""What is said of a training before its first step, where its settings do not do what one might think they do."""
+"""Messages, before the first training step, about settings whose effect may surprise the user."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from pipeline.engine.tokens import NOTABLE_UNKNOWN
 log = logging.getLogger(__name__)
 
 NOTABLE_CUT = 0.05
-"""Share of rows cut in training from which a run says so."""
+"""Share of rows cut to the training length from which a run logs it."""
 
 
 def say_cut(config: Config, rows: TrainingRows) -> float:
-    """The share of rows longer than training takes."""
+    """Return the share of rows longer than the training length; log it if it is notable."""
     share = rows.table.cut_share(rows.template, rows.first, rows.second)
     if share >= NOTABLE_CUT and config.training.max_steps != 0:
         log.info(
@@ -30,7 +30,7 @@ def say_cut(config: Config, rows: TrainingRows) -> float:
 
 
 def say_unknown(reranker: Reranker, rows: TrainingRows) -> float:
-    """The share of the texts' tokens that are the unknown one: of those a model learns nothing."""
+    """Return the share of unknown tokens in the texts, from which a model learns nothing; warn if it is notable."""
     share = rows.table.share_of(reranker.tokenizer.unk_token_id)
     if share >= NOTABLE_UNKNOWN:
         log.warning(
@@ -41,7 +41,7 @@ def say_unknown(reranker: Reranker, rows: TrainingRows) -> float:
 
 
 def say_steps(config: TrainingConfig, plan: Plan) -> None:
-    """Say which rows no step sees, and which settings come to nothing in so few steps."""
+    """Log how many rows the steps see, and which settings have no effect in so few steps."""
     if 0 < plan.steps < plan.steps_per_epoch:
         log.info(
             "%-9s %s of %s rows are seen, for training.max_steps=%d (null: all)", "train",

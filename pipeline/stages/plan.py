@@ -1,6 +1,6 @@
-"""One configuration on one machine: what its stages are named after, where they are kept, how they are published.
+"""One configuration on one machine: the keys that name its stages, their folders, and how these are published.
 
-The folders of runs and of what they share are named here. It runs nothing: the other stages do.
+Names the folders of runs and of what runs share. Runs no stage: the other modules do.
 """
 
 from __future__ import annotations
@@ -39,17 +39,17 @@ from pipeline.telemetry.pieces import Pieces, counted
 log = logging.getLogger(__name__)
 
 VERSIONS = {"mine": 6, "search": 5, "tokens": 1, "train": 12, "evaluate": 15, "card": 6}
-"""Raised when the code would write something else for the same configuration."""
+"""Version of what each stage writes: increased when the code writes something else for the same configuration."""
 
 
 OF_THE_CARD = ("title", "language", "license")
-"""Keys of `model` that only its card shows."""
+"""Keys of `model` that affect only the model card."""
 
 
 class Run:
     """One configuration on this machine: resolved choices, located inputs, names of its folders.
 
-    `auto` is settled first, because a precision is part of a result's name.
+    `auto` precisions are resolved first, because the precision is part of the fingerprints that name folders.
     """
 
     def __init__(self, config: Config) -> None:
@@ -116,7 +116,7 @@ class Run:
         found: dict[str, location.Located] = {}
         for path in self.config.evaluation.collections:
             located = self._locate(path, None, "dataset", "evaluation.collections")
-            # A hub folder's own name is its commit.
+            # The folder of a hub snapshot is named by its commit, so the name comes from the hub id.
             name = slug(located.identity.get("hub", located.folder.resolve().name).rpartition("/")[2])
             _check_name(name, found, self.config.data.dev_name)
             found[name] = located
@@ -124,7 +124,7 @@ class Run:
 
     @cached_property
     def data_path(self) -> Path | None:
-        """Where the pairs are read from."""
+        """The file or folder the pairs are read from; None for packaged documentation."""
         return None if self.source is None else self.source.folder
 
     @cached_property
@@ -148,7 +148,7 @@ class Run:
 
     @cached_property
     def train_key(self) -> dict[str, Any]:
-        """Everything that decides what TRAIN writes; the evaluation's sets are not among it."""
+        """Everything that decides what TRAIN writes; the sets that only EVALUATE reads are not part of it."""
         config = self.config
         nano = NANO in config.training.eval_sets and bool(config.evaluation.nano_beir)
         return {
@@ -167,20 +167,20 @@ class Run:
 
     @cached_property
     def mined_folder(self) -> Path:
-        """Where MINE is kept; shared by runs and sweeps."""
+        """The folder that MINE writes; runs and sweeps share it."""
         return self.outputs / "mined" / f"{slug(self.config.data.name)}-{fingerprint(self.mine_key)}"
 
     @cached_property
     def folder(self) -> Path:
-        """The run's folder, named by its training."""
+        """The run's folder, named by the fingerprint of its training."""
         return self.outputs / "runs" / f"{slug(self.config.model.name)}-{fingerprint(self.train_key)}"
 
     def token_budget(self, hidden_size: int, layers: int) -> int:
-        """Tokens of a micro-batch on this machine."""
+        """Return the tokens of a micro-batch on this machine."""
         return machine.micro_batch_tokens(self.config.runtime, self.device, hidden_size, layers)
 
     def scope(self, precision: Precision, budget: int) -> dict[str, Any]:
-        """What must be equal on another machine for equal bits."""
+        """Return what must be equal on another machine for results to be equal bit for bit."""
         code = f"train {VERSIONS['train']}, evaluate {VERSIONS['evaluate']}"
         return {
             **machine.scope(self.device, precision, budget),
@@ -190,18 +190,18 @@ class Run:
         }
 
     def attention(self) -> Attention:
-        """The attention backend of the loaded model."""
+        """Return the attention backend of the loaded model."""
         return machine.resolve_attention(self.config.runtime)
 
 
 def _unplaced(section: Any, located: location.Located | None) -> dict[str, Any]:
-    """A section without where its `path` lies on this disk: what is there enters a key by its content."""
+    """Return a section with a local `path` set to None: a key holds the content found there, not its place."""
     found: dict[str, Any] = plain(section)
     return found if located is None or "hub" in located.identity else {**found, "path": None}
 
 
 def _suffix(path: str | None) -> str | None:
-    """Of a path, all that can matter besides what is there: a file is read by its name's end."""
+    """Return what a key needs of a path besides the content: a file's suffix, which decides how it is read."""
     return None if path is None else "" if Path(path).is_dir() else Path(path).suffix.lower()
 
 
@@ -214,10 +214,10 @@ def _check_name(name: str, others: Mapping[str, object], dev_name: str) -> None:
 
 @contextmanager
 def stage(run: Run, folder: Path, key: Mapping[str, Any]) -> Iterator[tuple[Path, Pieces]]:
-    """A work folder that becomes `folder` with manifest, provenance and emissions when the block ends well.
+    """Yield a work folder that becomes `folder`, with manifest, provenance and emissions, if the block succeeds.
 
-    emissions.json is the sum over all the processes that worked on it, those that were killed too. The manifest's
-    `upkeep_seconds` are this process's, within the stage.
+    emissions.json is the sum over all processes that worked on the stage, including killed ones. The manifest's
+    `upkeep_seconds` count this process alone, within the stage.
     """
     name = str(key["stage"])
     emissions = run.config.emissions
@@ -234,14 +234,14 @@ def stage(run: Run, folder: Path, key: Mapping[str, Any]) -> Iterator[tuple[Path
 
 
 def _pieces(folder: Path) -> Path:
-    """Where the processes that have worked on a stage's folder are counted until it is complete."""
+    """Return the file that records the processes that have worked on a stage's folder, until it is complete."""
     return folder.parent / f".{folder.name}.pieces.json"
 
 
 def is_done(folder: Path, name: str) -> bool:
-    """Whether a stage's folder is complete and verifies; says so, or why it is made again."""
+    """Return whether a stage's folder is complete and verifies; log that it does, or why it is made again."""
     if artifacts.is_complete(folder):
-        _pieces(folder).unlink(missing_ok=True)  # its last process was killed just before it did this itself
+        _pieces(folder).unlink(missing_ok=True)  # left if the last process was killed just before deleting it
         log.info("%-9s nothing to do: %s is complete", name, shown(folder))
         return True
     if (folder / artifacts.MANIFEST).exists():

@@ -1,4 +1,4 @@
-"""What rivals are called in tables."""
+"""Names of rivals in tables."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from pipeline.core.fingerprint import slug
 from pipeline.core.records import BI_ENCODER, COMPARISONS, FIRST_STAGE, FUSION, TRAINED, UNTRAINED
 
 NOT_RIVALS = {FIRST_STAGE, UNTRAINED, TRAINED, BI_ENCODER, FUSION, *COMPARISONS}
-"""Names that a rival may not have beside those systems' figures."""
+"""Names that a rival may not have: the other systems' and comparisons' in the same tables."""
 
 
 def rival_names(paths: Sequence[str]) -> list[str]:
-    """Rivals' names in tables: the last part of each one's path (the run's folder for `<run>/model`), where that is
-    another's or a system's of ours with the part before it, as `owner-name`.
+    """Return the rivals' names in tables: the last part of each path (for `<run>/model`, the run's folder).
+
+    If another rival or one of our systems has that name, the part before it is added, as in `owner-name`.
 
     Raises:
-        ConfigError: when two are called the same even so.
+        ConfigError: when a name is still taken.
     """
     short, names = [_last_parts(path, 1) for path in paths], list[str]()
     for path, name in zip(paths, short, strict=True):
@@ -34,7 +35,7 @@ def rival_names(paths: Sequence[str]) -> list[str]:
 def _last_parts(path: str, count: int) -> str:
     if path and Path(path).is_dir():
         parts = list(Path(path).resolve().parts)
-    else:  # of a hub id, whose revision may hold slashes too
+    else:  # a hub id, whose revision may contain slashes too
         name, at, revision = path.partition("@")
         parts = [*name.split("/")]
         parts[-1] += at + revision

@@ -1,4 +1,4 @@
-"""MINE, TRAIN, EVALUATE and CARD: run whatever is missing of a configuration, in order."""
+"""Run MINE, TRAIN, EVALUATE and CARD in order, as far as their results are missing."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ log = logging.getLogger(__name__)
 
 
 def run(config: Config, stop_after: Stage | None = None) -> Path | None:
-    """Run whatever is missing of a configuration, up to `stop_after` (by default the configuration's own).
+    """Run a configuration's stages whose results are missing, up to `stop_after` (default: the configuration's own).
 
     Returns:
         The run's folder, or None when it stopped after mining.
 
     Raises:
-        PipelineError: whatever the user can act on.
+        PipelineError: for every error that the user can act on.
     """
     last = stop_after or config.stop_after
     mines_only, evaluates = last is Stage.mine, last in (Stage.evaluate, Stage.card)
@@ -64,6 +64,6 @@ def _point_latest(run: Run) -> None:
 
 
 def headline(folder: Path) -> str | None:
-    """A finished run's figures in a line, None before there is a summary."""
+    """Return a finished run's figures in one line, or None if the run has no summary yet."""
     path = folder / "summary.json"
     return report.headline(atomic.read_json(path)) if path.is_file() else None

@@ -19,18 +19,18 @@ log = logging.getLogger(__name__)
 
 
 def nano_names(config: Config) -> list[str]:
-    """Split names of the configured NanoBEIR sets."""
+    """Return the split names of the configured NanoBEIR sets."""
     return [nano_beir_name(short) for short in config.evaluation.nano_beir]
 
 
 def fixed_sets(config: Config) -> list[str]:
-    """Names of the sets `training.eval_sets` asks for, in its order."""
+    """Return the names of the sets that `training.eval_sets` asks for, in its order."""
     meant = {DEV: [config.data.dev_name], VALIDATION: [VALIDATION], NANO: nano_names(config)}
     return [name for asked in config.training.eval_sets for name in meant[asked]]
 
 
 def final_sets(run: Run) -> list[str]:
-    """Names of the reported sets, in the order shown; the NanoBEIR mean is made of its members."""
+    """Return the names of the reported sets in display order, without the NanoBEIR mean, which follows from them."""
     return [run.config.data.dev_name, *run.collections, *nano_names(run.config)]
 
 

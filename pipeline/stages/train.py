@@ -1,4 +1,4 @@
-"""TRAIN: a run's model folder, from its mined rows."""
+"""TRAIN: train a run's model on its mined rows and save it."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ PROBE_PAIRS = 64
 
 
 def train(run: Run) -> Path:
-    """The run's model/: weights, tokenizer, training.json, metrics.jsonl, emissions.json."""
+    """Train unless it is done; return model/ with weights, tokenizer, training.json, metrics.jsonl, emissions.json."""
     folder, config = run.folder / "model", run.config
     with atomic.locked(folder):
         if is_done(folder, "train"):
-            # Copies for people: of the log, written while training went without a sync a row, and of what it ran with.
+            # Copies for people: the log, to which training appended without syncing each row, and the configuration.
             atomic.write_if_changed(run.folder / "metrics.jsonl", (folder / "metrics.jsonl").read_bytes())
             atomic.write_if_changed(run.folder / recorded.FILE, recorded.as_yaml(recorded.values_of(folder)))
             return folder
@@ -73,11 +73,11 @@ def train(run: Run) -> Path:
                         selection_set=config.data.dev_name if config.training.selection_set == DEV else None,
                     ),
                 )  # fmt: skip
-                # All that is read from elsewhere has been; later would be too late for the checkpoints.
+                # All outside inputs are read by now; a check any later could come after the first checkpoint.
                 location.refuse_changed(run.lock, run.base, run.nano_beir if run.train_key["nano_beir"] else None)
                 say_steps(config.training, trainer.plan)
                 facts = trainer.run()
-            if asked.is_set():  # too late for the loop to see: its last checkpoint is written all the same
+            if asked.is_set():  # the signal came too late for the loop; the last checkpoint is written all the same
                 raise Interrupted("training was asked to stop at its end. Run the same command again to go on.")
             pieces.recover(trainer.energy_before)
             facts |= {"head_was_saved": reranker.head_was_saved}
@@ -92,7 +92,7 @@ def train(run: Run) -> Path:
 
 
 def training_rows(run: Run, reranker: Reranker) -> TrainingRows:
-    """The mined rows over a token table that is built once for a tokenizer, data and length, then mapped."""
+    """Return the mined rows with their token table: built once per tokenizer, data and length, then memory-mapped."""
     key = {
         "stage": "tokens",
         "version": VERSIONS["tokens"],
@@ -110,7 +110,7 @@ def training_rows(run: Run, reranker: Reranker) -> TrainingRows:
 
 
 def rows_of(mined: Path, tokens: Path, reranker: Reranker, max_length: int) -> TrainingRows:
-    """Mined rows beside their token table; pairs of at most so many tokens."""
+    """Return mined rows with their token table; their pairs are cut to `max_length` tokens."""
     pairs = storage.read_indices(mined)
     return TrainingRows(
         table=TokenTable.open(tokens),
@@ -122,7 +122,10 @@ def rows_of(mined: Path, tokens: Path, reranker: Reranker, max_length: int) -> T
 
 
 def _fixed_evaluation(run: Run, reranker: Reranker) -> Any:
-    """What the trainer calls at its fixed steps: set → measure → mean. One scorer keeps tokens and micro-batches."""
+    """Return the function that evaluates at fixed steps, giving set → measure → mean.
+
+    All its calls share one scorer, which keeps tokens and micro-batches.
+    """
     nano = nano_names(run.config)
     sets = {name: evaluation_set(run, name) for name in fixed_sets(run.config)}
     scorer = scorer_of(run, reranker)
@@ -150,7 +153,7 @@ def _must_reload_equal(run: Run, reranker: Reranker, saved: Path) -> None:
     probe = pairs[:PROBE_PAIRS]
     scorer, again = scorer_of(run, reranker), scorer_of(run, load_saved(run, saved))
     before = scorer.score(probe)
-    again.token_budget = scorer.token_budget  # it may have been halved for want of memory
+    again.token_budget = scorer.token_budget  # the first scorer may have halved it when memory ran out
     after = again.score(probe)
     if not np.array_equal(before, after):
         got = f"logits {np.abs(before - after).max():.3g} apart"
@@ -160,7 +163,10 @@ def _must_reload_equal(run: Run, reranker: Reranker, saved: Path) -> None:
 
 @contextmanager
 def _signals() -> Iterator[threading.Event]:
-    """An event that a signal to stop sets, so that the step under way ends and is saved; a second one ends at once."""
+    """Yield an event that a stop signal sets, so that the current step is finished and saved.
+
+    A second signal stops at once, unless it is SIGHUP. Outside the main thread no signal is handled.
+    """
     asked = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield asked
