@@ -1,1 +1,1 @@
-"""Question/answer pairs, collections and mined sets: read, split, cleaned, kept."""
+"""Read, split, clean and store question/answer pairs, collections and mined sets."""

@@ -18,39 +18,39 @@ from pipeline.data.trec import judge, read_run
 log = logging.getLogger(__name__)
 
 QRELS_FILES = ("qrels/test.tsv", "qrels/dev.tsv", "qrels/train.tsv", "qrels.tsv")
-"""Where a BEIR folder may keep its judgements; the first that exists is read, and said."""
+"""Files in which a BEIR folder may keep its judgements; the first that exists is read, and named in the log."""
 
 TRAIN_QRELS_FILES = ("qrels/train.tsv", "qrels/dev.tsv", "qrels/test.tsv", "qrels.tsv")
-"""The same of a folder that is trained on: what others report on is taken last."""
+"""The same for a folder to train on: the test judgements, on which others report, come after train and dev."""
 
 Grade = TypeVar("Grade", int, float)
 
 
 def judgements_file(folder: Path, files: Sequence[str]) -> str | None:
-    """The name of the first of `files` that a BEIR folder has; None where it has none of them."""
+    """Return the first of `files` that exists in a BEIR folder, or None."""
     return next((file for file in files if (folder / file).is_file()), None)
 
 
 def read_beir(
     folder: Path, name: str | None = None, files: Sequence[str] = QRELS_FILES, *, is_measured: bool = True
 ) -> Collection:
-    """A judged collection in the BEIR layout: `queries.jsonl`, `corpus.jsonl`, `qrels/test.tsv`, maybe `run.trec`.
+    """Read a judged collection in the BEIR layout: `queries.jsonl`, `corpus.jsonl`, `qrels/test.tsv`, maybe `run.trec`.
 
-    A passage is its title and its text joined by a space, outer white space cut. Judgements come from the first of
-    `files`. Judgements and ranked passages of ids the collection lacks are dropped, and queries of blank text
-    with them; how many is logged. Where it is measured, judgements of passages it lacks stay, as in BEIR's evaluation:
-    nobody can find these, and they count. Queries without a judgement stay. Blank passages stay: they are the
-    collection's own.
+    A passage is its title and its text joined by a space and stripped. Judgements come from the first of `files` that
+    exists. Queries with blank text are dropped, and so are judgements and ranked passages with unknown ids; the log
+    counts them. With `is_measured`, judgements of passages that the collection lacks are kept, as in BEIR's evaluation:
+    no system can find them, but they count. Queries without a judgement and blank passages are kept.
 
     Args:
         folder: The collection's folder.
-        name: The name it goes by in reports; the folder's own without it.
-        files: Where its judgements may stand, below the folder.
-        is_measured: Whether it is measured as it is, not made into pairs for training or the dev set: its own first
-            stage is read, and refused if broken.
+        name: The collection's name in reports; defaults to the folder's name.
+        files: Paths below the folder where judgements may be found.
+        is_measured: Whether the collection is evaluated as it is, rather than turned into pairs for training or the dev
+            set. If so, its own run is read, and refused if broken.
 
     Raises:
-        DataError: naming file, line, key and remedy: a missing or broken file, an id twice, or nothing left to judge.
+        DataError: naming file, line, key and remedy, if a file is missing or broken, an id occurs twice, or no
+            passage is judged relevant.
     """
     if not folder.is_dir():
         remedy = "Give a folder with queries.jsonl, corpus.jsonl and qrels/test.tsv."
@@ -88,16 +88,16 @@ def read_beir(
 def read_passage(
     record: Record, place: str, key: str = "text", *, with_title: bool = True
 ) -> tuple[str | None, str, str]:
-    """A record's id (the first of `_id` and `id` that is not null, None without), title and text; null is blank.
+    """Return a record's id (the first of `_id` and `id` that is not null, else None), title and text; null is blank.
 
     Args:
         record: The object of one line.
-        place: The file and line, for refusals.
-        key: What holds the text.
-        with_title: Whether a title is read.
+        place: The file and line, for error messages.
+        key: The key of the text.
+        with_title: Whether to read the title.
 
     Raises:
-        DataError: where the record has no text, or a text or title that is none.
+        DataError: if the record lacks the key, or its text or title is not a string.
     """
     if key not in record:
         remedy = 'Write {"text": …} on each line.'
@@ -111,7 +111,7 @@ def read_passage(
 
 
 def _read_texts(path: Path, *, with_title: bool) -> dict[str, str]:
-    """Id → text of a `queries.jsonl` or `corpus.jsonl`, in the file's order; a null text counts as blank."""
+    """Read `queries.jsonl` or `corpus.jsonl` as id → text, in the file's order. A null text counts as blank."""
     texts: dict[str, str] = {}
     lines: dict[str, int] = {}
     for number, row in counted(json_objects(path), f"reading {path.name}"):
@@ -132,7 +132,7 @@ def _read_texts(path: Path, *, with_title: bool) -> dict[str, str]:
 
 
 def _read_beir_qrels(path: Path) -> Qrels:
-    """Tab-separated `query-id corpus-id score`; a first line whose score is no number is its header."""
+    """Read tab-separated `query-id corpus-id score`. A first line whose score is not a number is the header."""
     qrels: Qrels = {}
     for index, (number, line) in enumerate(text_lines(path)):
         columns = line.split("\t")
@@ -153,12 +153,12 @@ def _known_only(
     what: str,
     lost: str = "dropped",
 ) -> dict[str, dict[str, Grade]]:
-    """The entries whose query and passage the collection has; the others are counted in the log.
+    """Return the entries whose query and passage are in the collection, and log the number of the others.
 
-    `lost` says what becomes of those whose passage it lacks.
+    `lost` is the word in the log for what the caller does with entries whose passage is unknown.
 
     Raises:
-        DataError: when none is left.
+        DataError: if no entry is left.
     """
     kept: dict[str, dict[str, Grade]] = {}
     unknown: Counter[str] = Counter()

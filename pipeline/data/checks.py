@@ -1,4 +1,4 @@
-"""What is said, warned of and refused of rows that were read and split. Knows counts; reads and splits nothing."""
+"""Log messages, warnings and refusals about rows that were read and split. Knows counts; reads and splits nothing."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from pipeline.data.row_builder import PUT_RIGHT
 log = logging.getLogger(__name__)
 
 SURPLUS = "surplus_of_a_held_out_group"
-"""Reason for which a row is dropped: its group is held out, and gives other questions."""
+"""Reason to drop a row: its group is held out, but its question is not among those chosen from the group."""
 
 NOTABLE_SHARE = 0.1
-"""Of training rows dropped as surplus: from here on a remedy is named."""
+"""Share of training rows dropped as surplus above which a warning names a remedy."""
 
 SHOWN_LABELS = 8
-"""Different labels that the log names; of more it says the range."""
+"""Most distinct labels that the log lists; for more it gives the range."""
 
 WIDE_INTERVAL_BELOW = 200
 PAIRED_SPREAD = 0.31
-"""Standard deviation over queries of an nDCG@10 difference, as measured on docstrings; for the warning only."""
+"""Standard deviation over queries of an nDCG@10 difference, measured on docstrings; used for the warning only."""
 
 
 def say_cleaned(
     counts: Counter[str], cleaned: dict[str, PairRows], whole: dict[str, int], dropped: dict[str, Counter[str]]
 ) -> None:
-    """What was put right while reading, and of each part how many of its rows are usable and why others are not."""
+    """Log what was repaired while reading, each part's number of usable rows, and why others were dropped."""
     if mended := "; ".join(f"{counts[kind]} {words}" for kind, words in PUT_RIGHT.items() if counts[kind]):
         log.info("put right while reading: %s", mended)
     for name, part in cleaned.items():
@@ -45,7 +45,7 @@ def say_cleaned(
 
 
 def say_labels(labels: Sequence[float], threshold: float) -> None:
-    """Which labels there are and how many are positive; a scale of which every grade is, is warned of."""
+    """Log the labels and how many of them are positive; warn if the labels differ but all are positive."""
     counts = Counter(labels)
     positive = sum(number for label, number in counts.items() if label >= threshold)
     shown = ", ".join(f"{label:g}: {counts[label]:,}" for label in sorted(counts))
@@ -59,7 +59,7 @@ def say_labels(labels: Sequence[float], threshold: float) -> None:
 
 
 def warn_of_a_wide_interval(dev: PairRows) -> None:
-    """Warn where so few dev questions leave a difference undecided."""
+    """Warn if there are so few dev questions that a difference may remain undecided."""
     questions = len({fold(question) for question in dev.questions})
     if questions < WIDE_INTERVAL_BELOW:
         width = 2 * 1.96 * PAIRED_SPREAD / math.sqrt(questions)
@@ -68,15 +68,15 @@ def warn_of_a_wide_interval(dev: PairRows) -> None:
 
 
 def name_of(config: DataConfig) -> str:
-    """What refusals call the source."""
+    """Return the name of the source for error messages."""
     return config.path or "+".join(config.packages)
 
 
 def refuse_the_same(config: DataConfig, train: PairRows, dev: PairRows) -> None:
-    """Refuse a dev file whose every pair is a training pair too.
+    """Refuse a dev file whose pairs are all training pairs too.
 
     Raises:
-        DataError: naming both.
+        DataError: naming the dev file and the source.
     """
     pairs = {(fold(q), fold(a)) for q, a in zip(train.questions, train.answers, strict=True)}
     if len(dev) and all((fold(q), fold(a)) in pairs for q, a in zip(dev.questions, dev.answers, strict=True)):
@@ -86,14 +86,14 @@ def refuse_the_same(config: DataConfig, train: PairRows, dev: PairRows) -> None:
 
 
 def refuse_one_text(config: DataConfig, train: PairRows) -> None:
-    """Refuse training rows that hold one passage: nothing can be a wrong answer.
+    """Refuse training rows that all hold the same passage, since then there is no wrong answer.
 
     Raises:
         DataError: naming the source and the passage.
     """
     passages = (fold(text) for texts in (train.answers, *(train.negatives or [])) for text in texts)
     first = next(passages)
-    if all(passage == first for passage in passages):  # of passages that differ the first few are read
+    if all(passage == first for passage in passages):  # stops at the first passage that differs
         got = f"one in all {len(train)} training rows, {first[:60]!r}"
         remedy = "Name the column of the passages: data.answer_column=<column>."
         raise DataError(must(name_of(config), "hold answers that differ", got, remedy))

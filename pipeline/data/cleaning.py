@@ -1,4 +1,4 @@
-"""Which rows can be used, and counts and lengths of those. Pure; knows nothing of files or of how rows are split."""
+"""Select the usable rows and describe them by counts and lengths. Pure; knows nothing of files or of splitting."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pipeline.core.records import PairRows, fold
 
 
 def usable_questions(rows: PairRows, threshold: float) -> dict[str, None]:
-    """Folded questions with at least one positive of usable text, in first-occurrence order."""
+    """Return the folded questions that have a positive whose text is not blank, in first-occurrence order."""
     return {
         folded: None
         for row, (question, answer) in enumerate(zip(rows.questions, rows.answers, strict=True))
@@ -18,7 +18,7 @@ def usable_questions(rows: PairRows, threshold: float) -> dict[str, None]:
 
 
 def clean(rows: PairRows, config: DataConfig, dropped: Counter[str]) -> PairRows:
-    """Rows that can be used, in order; `dropped` is counted up by reason."""
+    """Return the usable rows in order, and count the others in `dropped` by reason."""
     kept: list[int] = []
     seen: set[tuple[object, ...]] = set()
     for row in range(len(rows)):
@@ -49,7 +49,7 @@ def clean(rows: PairRows, config: DataConfig, dropped: Counter[str]) -> PairRows
 
 
 def describe(loaded: PairRows, used: PairRows, dropped: Counter[str]) -> dict[str, object]:
-    """Counts and lengths (characters) of one part."""
+    """Return counts and text lengths (in characters) of one part."""
     described: dict[str, object] = {
         "rows_loaded": len(loaded),
         "rows_used": len(used),

@@ -1,4 +1,4 @@
-"""Digests of a configuration's data, which are part of a result's name. Knows which files are read; not what for."""
+"""Digests of a configuration's data, which are part of a result's name. Knows which files are read, not why."""
 
 from __future__ import annotations
 
@@ -17,10 +17,12 @@ from pipeline.data.readers import PACKED_SUFFIXES
 def content_digest(
     config: DataConfig, *, source: Path | None, cache: Path, workers: int | None = None
 ) -> dict[str, str]:
-    """sha256 of every outside input by what it is; empty for the hub, whose commit says the same.
+    """Return name → SHA-256 of every local input: `packaged_docs`, or a key, with `/<file>` added for a BEIR folder.
+
+    A hub data set has no digest here, because its commit identifies its content.
 
     Raises:
-        DataError: when a file is missing or unreadable, or a package is not installed.
+        DataError: if a file is missing or unreadable, or a package is not installed.
     """
     if config.source is Source.packaged_docs:
         return {"packaged_docs": extract(config.packages, cache, workers).digest} | _of_files(config, source)
@@ -28,10 +30,10 @@ def content_digest(
 
 
 def refuse_changed(config: DataConfig, before: dict[str, str], *, source: Path | None) -> None:
-    """Refuse files whose digests are no longer those `before`: they may have been read as what those name.
+    """Refuse files whose digests differ from `before`: what was read may not be what those digests identify.
 
     Raises:
-        DataError: naming the key, also when a file is missing by now.
+        DataError: naming the key of a file that changed or is now missing.
     """
     for name, digest in _of_files(config, source).items():
         if before.get(name) != digest:
@@ -59,11 +61,11 @@ def _digests(key: str, path: Path, config: DataConfig) -> dict[str, str]:
 
 
 def _file_digest(given: Path, key: str, name: str | None = None) -> str:
-    """Of the file that a key gives, or of the one with that name in the folder it gives."""
+    """Return the digest of the file `given` by a configuration key, or of the file `name` in the folder `given`."""
     path, thing = given, f"data.{key}={given}"
     if name is not None:
         path, thing = given / name, f"{thing}, file {name}"
-    if path.exists() and not path.is_file() and not path.is_dir():  # read twice, and a pipe may never end
+    if path.exists() and not path.is_file() and not path.is_dir():  # the file is read twice, and a pipe may never end
         remedy = f"Write its content to a file and pass data.{key}=<file>."
         raise DataError(must(thing, "be a file", "a pipe or device", remedy))
     remedy = f"Correct data.{key} or data.format."
@@ -83,6 +85,6 @@ def _file_digest(given: Path, key: str, name: str | None = None) -> str:
 
 
 def _names_several(path: Path) -> bool:
-    """Whether what was given as a file reads as several that are there: a pattern, or a list of names."""
+    """Return whether a path is in fact a pattern or a list of names, and matches several existing files."""
     pieces = [piece for piece in re.split(r"[,;\s]+", str(path)) if piece]
     return len(glob.glob(str(path))) > 1 or (len(pieces) > 1 and all(Path(piece).is_file() for piece in pieces))

@@ -1,6 +1,6 @@
-"""A docstring's paragraphs in plain words: markup off, code and tables out, sections told apart. Knows no files.
+"""A docstring's paragraphs in plain words: without markup, code and tables, sorted by section. Knows no files.
 
-Understands what scientific Python writes: reStructuredText (numpydoc sections, field lists, directives, roles),
+Understands the styles of scientific Python: reStructuredText (numpydoc sections, field lists, directives, roles),
 Google-style sections and the Markdown of newer libraries.
 """
 
@@ -62,12 +62,12 @@ _INLINE = (
     (re.compile(r"\s+([.,;:!?])(?=\s|$)"), r"\1"),
 )
 _MARKUP = re.compile(r"[`*|<\[\\\x00-\x08\x0b-\x1f\x7f]|://|\(\s*\)|\s[.,;:!?](?:\s|$)")
-"""What any of `_INLINE` needs; a paragraph without it (most) skips them all."""
+"""Matches wherever a pattern of `_INLINE` can; most paragraphs have no match and skip all those patterns."""
 
 
 @dataclass(slots=True)
 class Paragraphs:
-    """Paragraphs of a docstring by what they are good for; `lines` are those of the one being read."""
+    """Paragraphs of a docstring by use, prose or section entries; `lines` are those of the paragraph being read."""
 
     prose: list[str] = field(default_factory=list)
     entries: list[str] = field(default_factory=list)
@@ -75,7 +75,7 @@ class Paragraphs:
     in_entries: bool = False
 
     def flush(self) -> None:
-        """End the paragraph being read: its lines joined, in plain words, with a full stop."""
+        """End the paragraph being read: join its lines, convert them to plain words and end them with a full stop."""
         paragraph = plain_words(" ".join(self.lines))
         self.lines = []
         if paragraph:
@@ -84,10 +84,10 @@ class Paragraphs:
 
 
 def paragraphs(doc: str) -> Paragraphs:
-    """A docstring's paragraphs in order: prose, and what its sections say of parameters and results."""
+    """Return a docstring's paragraphs in order: its prose, and the descriptions of parameters and results."""
     lines = _blank_out_code(inspect.cleandoc(doc).splitlines())
     found, section, margin, row = Paragraphs(), "", 0, 0
-    depth: int | None = None  # where a section's entries start, known from its first line
+    depth: int | None = None  # indentation of a section's entries, taken from its first line
     while row < len(lines):
         heading = _heading(lines, row)
         if heading:
@@ -123,7 +123,7 @@ def paragraphs(doc: str) -> Paragraphs:
 
 
 def plain_words(text: str) -> str:
-    """Markup of one paragraph turned into words, white space collapsed."""
+    """Replace the markup of one paragraph by words and collapse white space."""
     if not _MARKUP.search(text):
         return " ".join(text.split())
     for pattern, replacement in _INLINE:
@@ -136,7 +136,7 @@ def _indent(line: str) -> int:
 
 
 def _blank_out_code(lines: list[str]) -> list[str]:
-    """The lines with doctests, fenced and literal blocks, tables, directives and footnotes made blank."""
+    """Blank out doctests, fenced and literal blocks, tables, footnotes and directives other than notes and the like."""
     kept: list[str] = []
     row = 0
     while row < len(lines):
@@ -170,7 +170,7 @@ def _blank_out_code(lines: list[str]) -> list[str]:
 
 
 def _skip_indented(lines: list[str], row: int) -> int:
-    """The first row after `row` that is neither blank nor indented deeper than it."""
+    """Return the first row after `row` that is neither blank nor indented more deeply."""
     margin = _indent(lines[row])
     row += 1
     while row < len(lines) and (not lines[row].strip() or _indent(lines[row]) > margin):
@@ -179,13 +179,13 @@ def _skip_indented(lines: list[str], row: int) -> int:
 
 
 def _names_section(text: str) -> str | None:
-    """The lower-case name of a known section, when the line is its Google-style heading (`Args:`)."""
+    """Return the lower-case name of a known section if the line is its Google-style heading (`Args:`)."""
     match = _HEADING.match(text)
     return match[1].lower() if match and match[1].lower() in _PROSE | _ENTRIES | _DROPPED else None
 
 
 def _heading(lines: list[str], row: int) -> tuple[str, int] | None:
-    """A section's lower-case name and how many lines its heading takes, when one starts at `row`."""
+    """Return the lower-case name of the section that starts at `row` and its heading's number of lines, or None."""
     text = lines[row].strip()
     if not text:
         return None
@@ -200,7 +200,7 @@ def _heading(lines: list[str], row: int) -> tuple[str, int] | None:
 
 
 def _entry(line: str, *, top: bool, opens: bool) -> str | None:
-    """A parameter's opening line as `name: description`, its type left out; None when the line opens none."""
+    """Return a parameter's opening line as `name: description`, without its type; None if the line opens no entry."""
     text = line.strip()
     numpy_style = _NUMPY_ENTRY.match(text)
     if top and numpy_style:
@@ -208,10 +208,10 @@ def _entry(line: str, *, top: bool, opens: bool) -> str | None:
     google_style = _GOOGLE_ENTRY.match(text)
     if google_style:
         return f"{google_style[1]}: {google_style[2] or ''}"
-    # What stands above an indented description is a bare name or, for results, a bare type.
+    # The line above an indented description is a bare name or, for results, a bare type.
     return ("" if " " in text else f"{text.strip('`')}:") if opens else None
 
 
 def _is_prose(text: str) -> bool:
-    """Whether an unindented line after a dropped Google-style section is text again, not one more item."""
+    """Return whether an unindented line after a dropped Google-style section is prose again, not another item."""
     return len(text.split()) >= 8 and text[0].isupper() and not text.startswith(("[", "*", "-"))

@@ -1,6 +1,6 @@
-"""A docstring as a query and a passage: its first sentence and what follows, cut at sentences, or why it gives none.
+"""Turn a docstring into a query (its first sentence) and a passage (what follows), or say why it gives none.
 
-Pure text; knows neither markup nor files.
+Works on plain text; knows neither markup nor files.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _BOILERPLATE = re.compile(
 
 
 def sentences(text: str) -> list[str]:
-    """The sentences of one paragraph, in order; an abbreviation's full stop ends none."""
+    """Return the sentences of one paragraph in order. The full stop of an abbreviation does not end a sentence."""
     found: list[str] = []
     start = 0
     for match in _SENTENCE_END.finditer(text):
@@ -49,7 +49,10 @@ def sentences(text: str) -> list[str]:
 
 
 def _cut(texts: list[str]) -> str:
-    """Sentences in order until the next would pass `PASSAGE_CHARACTERS`; one too long by itself is cut at a word."""
+    """Join sentences until the next would exceed `PASSAGE_CHARACTERS`; a first sentence that does is cut at a word.
+
+    Sentences that end with a colon, contain a template placeholder or consist mostly of symbols are skipped.
+    """
     taken: list[str] = []
     length = 0
     for text in texts:
@@ -70,10 +73,11 @@ def _cut(texts: list[str]) -> str:
 
 
 def query_and_passage(doc: str) -> tuple[str, str] | str:
-    """A docstring's first sentence and what follows it, or the reason there is no pair to be had.
+    """Return a docstring's first sentence and the passage after it, or the reason why there is no such pair.
 
-    The passage is prose first (the text before the sections, then notes), then what the parameters and results are
-    said to be, up to `PASSAGE_CHARACTERS` at a sentence end. Examples, references, tables and formulas are left out.
+    The passage consists of prose (the text before the sections, then notes), then the descriptions of parameters and
+    results, up to the last sentence end within `PASSAGE_CHARACTERS`. Examples, references, tables and formulas are left
+    out.
     """
     if len(doc) < QUERY_CHARACTERS[0] + PASSAGE_MINIMUM:
         return "passage_short"

@@ -21,15 +21,15 @@ _COLUMNS = {
 
 
 def read(folder: Path, split: str, cache: Path) -> tuple[Collection, dict[str, list[str]]]:
-    """One set: its collection, and for each query of the BM25 subset the ids of its candidates, best first.
+    """Read one set: its collection and, for each query of the BM25 subset, its candidates' ids, best first.
 
-    A passage that is listed twice counts once, at its better rank.
-    Only queries that have candidates are in it, in the order of the queries subset, as in the published evaluation.
-    A query's positives stand in the order of their ids: the reference keeps them in a Python set, so that with tied
-    scores its figures change with the hash seed. What `datasets` makes of the files is kept below `cache`.
+    A passage that is listed twice counts once, at its better rank. As in the published evaluation, the collection has
+    only queries with candidates, in the order of the queries subset. A query's positives are sorted by id: the
+    reference keeps them in a Python set, so that with tied scores its figures change with the hash seed. `datasets`
+    writes its converted files below `cache`.
 
     Raises:
-        DataError: when a subset, split or column is missing, or an id leads nowhere.
+        DataError: if a subset, split or column is missing, an id is unknown, or a query has no positive.
     """
     tables = {subset: _columns(folder, subset, split, cache) for subset in _COLUMNS}
     passages = dict(zip(tables["corpus"]["_id"], tables["corpus"]["text"], strict=True))
@@ -73,7 +73,7 @@ def _must_lead_somewhere(
     ranked: dict[str, list[str]],
     candidates: dict[str, list[str]],
 ) -> None:
-    """Refuse a set whose ids do not fit together; the first offender is named."""
+    """Refuse a set with an unknown id or an unjudged query, naming the first."""
     stray = next((query for query in ranked if query not in texts), None)
     unjudged = next((query for query in candidates if not positives.get(query)), None)
     lost = next(

@@ -1,4 +1,4 @@
-"""Texts that say nearly the same: exact Jaccard similarity over word shingles. Pure; knows no files.
+"""Find near-duplicate texts by exact Jaccard similarity over word shingles. Pure; knows no files.
 
 No hashing and no sampling: the prefix rule of set-similarity joins (Bayardo, Ma and Srikant, 2007; Xiao et al., 2008)
 finds every pair above the threshold. Two sets of Jaccard similarity t or more must share one of the rarest
@@ -11,14 +11,14 @@ import math
 from collections import Counter
 
 WORDS = 5
-"""Words a shingle; a shorter text is one shingle."""
+"""Words per shingle; a shorter text is one shingle."""
 
 THRESHOLD = 0.8
-"""Jaccard similarity from which two texts count as the same."""
+"""Lowest Jaccard similarity at which two texts count as near-duplicates."""
 
 
 def shingles(text: str) -> set[str]:
-    """Every run of `WORDS` neighbouring words of an already folded text."""
+    """Return every sequence of `WORDS` consecutive words of a folded text."""
     parts = text.split()
     if len(parts) <= WORDS:
         return {" ".join(parts)}
@@ -26,10 +26,10 @@ def shingles(text: str) -> set[str]:
 
 
 class NearDuplicates:
-    """Texts kept so far, asked one by one whether a new one is nearly one of them."""
+    """The texts kept so far, against which later texts are checked for near-duplicates."""
 
     def __init__(self, texts: list[str]) -> None:
-        """Count shingles over all `texts` (folded), which fixes which of them are rare."""
+        """Count the shingles of all `texts` (folded), to know which shingles are rare."""
         self._sets = [shingles(text) for text in texts]
         self._frequency = Counter(shingle for one in self._sets for shingle in one)
         self._kept: dict[str, list[int]] = {}
@@ -40,7 +40,7 @@ class NearDuplicates:
         return sorted(own, key=lambda shingle: (self._frequency[shingle], shingle))[:size]
 
     def has(self, row: int) -> bool:
-        """Whether a kept text is at least `THRESHOLD` similar to text `row`."""
+        """Return whether a kept text has a similarity of at least `THRESHOLD` to text `row`."""
         own = self._sets[row]
         candidates = {other for shingle in self._prefix(row) for other in self._kept.get(shingle, ())}
         for other in candidates:
@@ -50,6 +50,6 @@ class NearDuplicates:
         return False
 
     def keep(self, row: int) -> None:
-        """Let later texts be compared with text `row`."""
+        """Keep text `row`, so that later texts are compared with it."""
         for shingle in self._prefix(row):
             self._kept.setdefault(shingle, []).append(row)

@@ -1,4 +1,4 @@
-"""A corpus of the user's own, and which answers are passages of it. Knows nothing of how candidates are found."""
+"""A corpus of the user's own, and which answers are passages of it. Knows nothing of retrieval."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ log = logging.getLogger(__name__)
 
 BLANK, REPEATED = "corpus_passages_without_text", "corpus_passages_with_an_earlier_text"
 RETITLED = "corpus_passages_with_an_answers_text_under_another_title"
-"""Counted of a corpus, which is searched by distinct texts; an answer is one passage of it."""
+"""Reasons for which passages are left out: texts to search are distinct, and each answer is a single passage."""
 
 
 @dataclass(slots=True)
 class OwnCorpus:
-    """Passages distinct by text, their ids where every one has its own, and what was left out or put right.
+    """Passages with distinct texts, their ids if all passages have one, and counts of what was left out or repaired.
 
-    `passage` maps an answer, folded, to the passage that it is, where it is one.
+    `passage` maps a folded answer or listed negative to the passage that it equals, if there is one.
     """
 
     texts: list[str]
@@ -36,7 +36,7 @@ class OwnCorpus:
     passage: dict[str, str]
 
     def placed(self, part: PairRows) -> PairRows:
-        """A part whose answers and listed negatives stand as the passages that they are, with title."""
+        """Replace a part's answers and listed negatives by the passages that they equal, titles included."""
         negatives = part.negatives
         return replace(
             part,
@@ -49,14 +49,15 @@ class OwnCorpus:
 
 
 def read_corpus(path: Path, config: DataConfig, parts: Iterable[PairRows] = ()) -> OwnCorpus:
-    """Passages of a JSON-lines file (key `text`, else the answer column), and which texts of `parts` they are.
+    """Read the passages of a JSON-lines file and match the texts of `parts` with them.
 
-    A title, where there is one, stands before the text as in BEIR. A text of `parts` is the passage that it equals with
-    its title, else the first one that it equals without, both folded. Other passages with its text are left out: each
-    would be taken for a wrong answer.
+    The text stands under the key `text`, else under the answer column. A title beside `text` is put before it, as in
+    BEIR. A text of `parts` matches the passage that it equals with its title, else the first that it equals without;
+    both are compared folded. Other passages with this text under another title are left out, since each would be taken
+    for a wrong answer, unless a text of `parts` equals them with their title.
 
     Raises:
-        DataError: for a line without text, an id twice, or no passage at all.
+        DataError: if a line has no text, an id occurs twice, or there is no passage at all.
     """
     first: dict[str, str | None] = {}
     seen: set[str] = set()
@@ -101,7 +102,7 @@ def read_corpus(path: Path, config: DataConfig, parts: Iterable[PairRows] = ()) 
 
 
 def say_placed(corpus: OwnCorpus, config: DataConfig, parts: Iterable[PairRows]) -> dict[str, int]:
-    """Say how many of the distinct answers are passages of the corpus, and warn where none is; the counts."""
+    """Log how many of the distinct answers are passages of the corpus, warn if none is, and return the counts."""
     answers = {fold(answer) for part in parts for answer in part.answers}
     found = sum(answer in corpus.passage for answer in answers)
     if found:

@@ -1,6 +1,7 @@
 """Query/passage pairs from the docstrings of installed libraries: which files are read, which pairs stay, the cache.
 
-Knows where packages lie and how a cache file is kept; not how sources are read, nor how pairs are split or used.
+Knows where packages are installed and how the cache file is stored; does not know how sources are parsed, nor how pairs
+are split or used.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from pipeline.data.python_sources import Pair, read_sources
 log = logging.getLogger(__name__)
 
 VERSION = 2
-"""Part of the cache's name: raise it when the same packages would give other pairs."""
+"""Part of the cache file's name: raise it when the same packages would give different pairs."""
 
 SKIPPED_FOLDERS = {
     "tests",
@@ -37,12 +38,12 @@ SKIPPED_FOLDERS = {
     "third_party",
 }
 COMMON_QUERY = 4
-"""A first sentence that this many docstrings open with names nothing in particular."""
+"""A first sentence that this many docstrings share is too general to be a query."""
 
 
 @dataclass(slots=True)
 class Extraction:
-    """Pairs with what was counted on the way: docstrings read, and those dropped by reason."""
+    """Extracted pairs, with counts of the docstrings read and of those dropped, by reason."""
 
     rows: PairRows
     counts: dict[str, int]
@@ -50,12 +51,12 @@ class Extraction:
 
 
 def extract(names: list[str], cache: Path, workers: int | None = None) -> Extraction:
-    """Distinct pairs of the named packages (import names), in the order of packages, modules and lines.
+    """Return the distinct pairs of the named packages, in the order of packages, modules and lines.
 
     Args:
         names: import names; their order decides which of two near-duplicates stays.
         cache: folder of the cache file, whose name holds the packages' versions.
-        workers: processes; None takes the processors this one may use. The result does not depend on it.
+        workers: number of processes; None uses every CPU available to this process. The result does not depend on it.
 
     Raises:
         DataError: when a package is not installed.
@@ -83,7 +84,7 @@ def extract(names: list[str], cache: Path, workers: int | None = None) -> Extrac
 
 
 def _folder(package: str) -> Path:
-    """The folder an installed package's sources lie in."""
+    """Return the folder that holds an installed package's sources."""
     folder = packages.folder_of(package)
     if folder is None:
         remedy = "Run `make setup`, or remove it from data.packages."
@@ -92,7 +93,7 @@ def _folder(package: str) -> Path:
 
 
 def _version(package: str, folder: Path) -> str:
-    """The installed version; for a package without metadata, a digest of its files' names and sizes."""
+    """Return the installed version or, for a package without metadata, a digest of its files' names and sizes."""
     version = packages.version_of(package)
     if version is not None:
         return version
@@ -101,7 +102,7 @@ def _version(package: str, folder: Path) -> str:
 
 
 def _sources(package: str, folder: Path) -> list[tuple[str, str]]:
-    """Module names and paths of a package's own sources, tests left out, sorted by module."""
+    """Return the module names and paths of a package's sources, sorted by module, without tests and vendored code."""
     found = []
     for path in folder.rglob("*.py"):
         parts = path.relative_to(folder).with_suffix("").parts
@@ -112,7 +113,7 @@ def _sources(package: str, folder: Path) -> list[tuple[str, str]]:
 
 
 def _distinct(pairs: list[Pair], counts: Counter[str]) -> list[Pair]:
-    """Pairs whose query is specific and whose texts are no near-duplicates of an earlier pair's, in order."""
+    """Keep, in order, the pairs with a specific query and no near-duplicate of an earlier pair's query or passage."""
     queries = [fold(pair[0]) for pair in pairs]
     passages = [fold(pair[1]) for pair in pairs]
     openings = Counter(query for query, _ in dict.fromkeys(zip(queries, passages, strict=True)))
@@ -154,7 +155,7 @@ def _write(path: Path, extraction: Extraction) -> None:
 
 
 def _read(path: Path) -> Extraction | None:
-    """A cache file's pairs, None when it is missing or is not what was written."""
+    """Return the pairs of a cache file, or None if the file is missing or damaged."""
     try:
         header, *lines = path.read_bytes().splitlines()
         stated = json.loads(header)

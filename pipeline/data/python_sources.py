@@ -1,6 +1,7 @@
-"""Docstrings of source files as query/passage pairs, by `ast` and in other processes: nothing is imported or run.
+"""Extract query/passage pairs from the docstrings of source files with `ast`, in other processes.
 
-Knows Python's syntax; not where packages lie, nor which of the usable pairs are kept.
+The sources are neither imported nor run. Knows Python's syntax; does not know where packages are installed, nor which
+of the usable pairs are kept.
 """
 
 from __future__ import annotations
@@ -25,10 +26,10 @@ Pair = tuple[str, str, str, int]
 """Query, passage, module, line (1-based)."""
 
 FILES_PER_PROCESS = 100
-"""Fewer are not worth the start of another interpreter."""
+"""Fewest files per process: fewer are not worth the start of another interpreter."""
 
 CHUNK_FILES = 150
-"""Files read together: a docstring that they repeat is parsed once."""
+"""Number of files read together; a docstring repeated among them is parsed once."""
 
 _ADDED_DOCS = {"add_docstr", "add_newdoc", "_add_docstr", "add_newdoc_for_scalar_type"}
 _ENTRY = """
@@ -39,11 +40,11 @@ signal.signal(signal.SIGPIPE, signal.SIG_DFL)
 from pipeline.data.python_sources import serve
 serve()
 """
-# Signals reach a whole group, and a killed reader closes the pipe: neither is a traceback of a worker's.
+# Signals reach the whole process group, and a killed parent closes the pipe: no worker may print a traceback then.
 
 
 def read_sources(files: list[tuple[str, str]], workers: int) -> tuple[list[Pair], Counter[str]]:
-    """Pairs of all files in the files' order, with counts; in other processes when there is enough to do."""
+    """Return the pairs of all files in the files' order, and counts; use other processes if there is enough to do."""
     workers = max(1, min(workers, len(files) // FILES_PER_PROCESS))
     chunks = [files[start : start + CHUNK_FILES] for start in range(0, len(files), CHUNK_FILES)]
     if workers == 1:
@@ -59,13 +60,14 @@ def read_sources(files: list[tuple[str, str]], workers: int) -> tuple[list[Pair]
 
 
 def _in_process(chunks: list[list[tuple[str, str]]]) -> list[tuple[list[Pair], dict[str, int]]]:
-    """`read_modules` of each chunk in one fresh interpreter.
+    """Run `read_modules` on each chunk in one fresh interpreter.
 
-    Not multiprocessing: forking a process that runs torch's threads can deadlock, and a pool of spawned processes, no
-    slower (0.3 s at its start), fails within a worker of joblib's, whose start method no spawned process knows.
+    `multiprocessing` does not serve: forking a process that runs torch's threads can deadlock. A pool of spawned
+    processes is no slower (0.3 s to start), but fails inside a joblib worker, whose start method a spawned process does
+    not know.
 
     Raises:
-        ResourceError: when that process is killed.
+        ResourceError: if the process is killed.
     """
     home = str(Path(__file__).resolve().parents[2])
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([home, os.environ.get("PYTHONPATH", "")])}
@@ -87,15 +89,15 @@ def _in_process(chunks: list[list[tuple[str, str]]]) -> list[tuple[list[Pair], d
 
 
 def serve() -> None:
-    """What a worker process runs: chunks of files from standard input, results to standard output, both JSON."""
-    # The garbage collector would walk the growing syntax trees again and again (five times the time).
+    """Serve as a worker: read chunks of files from standard input, write results to standard output, as JSON."""
+    # The garbage collector would traverse the growing syntax trees again and again, which takes five times as long.
     gc.disable()
     chunks = json.loads(sys.stdin.buffer.read())
     sys.stdout.buffer.write(json.dumps([read_modules(chunk) for chunk in chunks]).encode())
 
 
 def read_modules(files: list[tuple[str, str]]) -> tuple[list[Pair], dict[str, int]]:
-    """Pairs of the given (module, path) sources in order, and counts of what was read and dropped."""
+    """Return the pairs of the given (module, path) sources in order, and counts of docstrings read and dropped."""
     pairs: list[Pair] = []
     counts: Counter[str] = Counter()
     parse = functools.cache(query_and_passage)  # libraries repeat whole docstrings
@@ -123,7 +125,7 @@ def read_modules(files: list[tuple[str, str]]) -> tuple[list[Pair], dict[str, in
 
 
 def _is_clean(query: str, passage: str) -> bool:
-    """Whether both can be written as UTF-8: an escape in a docstring may spell half a surrogate pair."""
+    """Return whether both texts can be encoded as UTF-8: an escape in a docstring may give a lone surrogate."""
     try:
         (query + passage).encode()
     except UnicodeEncodeError:
@@ -132,7 +134,7 @@ def _is_clean(query: str, passage: str) -> bool:
 
 
 def _docstrings(tree: ast.Module) -> list[tuple[str, int]]:
-    """Docstrings with their lines: the module's, its classes', functions' and methods', and texts added by call."""
+    """Return docstrings and their lines: of module, classes, functions and methods, and those added by a call."""
     found: list[tuple[str, int]] = []
     pending: list[ast.stmt | ast.Module] = [tree]
     while pending:
@@ -152,7 +154,7 @@ def _docstrings(tree: ast.Module) -> list[tuple[str, int]]:
 
 
 def _added(call: ast.Call) -> list[tuple[str, int]]:
-    """The text of a call such as `add_docstr(torch.abs, '''…'''.format(…))`, which documents compiled functions."""
+    """Return the text in a call such as `add_docstr(torch.abs, '''…'''.format(…))`, which documents compiled code."""
     function = call.func
     name = function.id if isinstance(function, ast.Name) else getattr(function, "attr", "")
     if name not in _ADDED_DOCS:

@@ -1,6 +1,6 @@
-"""Question/answer rows from files: JSON lines, CSV, TSV, Parquet, BEIR folders, data sets of the hub already here.
+"""Read question/answer rows from JSON lines, CSV, TSV, Parquet, BEIR folders and local copies of hub data sets.
 
-Every refusal names file, line (1-based), key and remedy. Knows nothing of splits or of what rows are used for.
+Every error names file, line (1-based), key and remedy. Knows nothing of splits or of what rows are used for.
 """
 
 from __future__ import annotations
@@ -34,23 +34,23 @@ PACKED_SUFFIXES = (".gz", ".bz2", ".xz", ".zst", ".zip")
 
 @dataclass(slots=True)
 class Loaded:
-    """Rows as loaded, the corpus a source brings with it, and what was put right while reading."""
+    """Rows as loaded, the source's own corpus if it has one, and counts of repairs while reading."""
 
     rows: PairRows
     corpus: list[str] | None = None
     corpus_ids: list[str] | None = None
     counts: Counter[str] = field(default_factory=Counter)
     aliases: dict[str, str] = field(default_factory=dict)
-    """Id of a passage whose text has an earlier id → that id."""
+    """Id of a passage that repeats an earlier text → the earlier id."""
 
 
 def read(path: Path, config: DataConfig, qrels_files: Sequence[str] = TRAIN_QRELS_FILES) -> Loaded:
-    """Rows of a file (by its suffix) or of a BEIR folder, the first `data.rows` of them.
+    """Read the first `data.rows` rows of a file, whose format follows from its suffix, or of a BEIR folder.
 
-    A folder's judgements are the first of `qrels_files`.
+    A folder's judgements are the first of `qrels_files` that exists.
 
     Raises:
-        DataError: in one sentence, for whatever keeps the rows from being read.
+        DataError: if the rows cannot be read, with the reason in one sentence.
     """
     if config.format is Format.beir:
         return _beir(path, config, qrels_files)
@@ -87,7 +87,7 @@ def _gather(records: Iterator[tuple[int, Record]], builder: RowBuilder, source: 
 
 
 def wanted_columns(config: DataConfig) -> dict[str, str]:
-    """The columns a row must have: configuration key → column name."""
+    """Return the columns that a row must have: configuration key → column name."""
     wanted = {"question_column": config.question_column, "answer_column": config.answer_column}
     if config.format is Format.labelled:
         wanted["label_column"] = config.label_column
@@ -99,10 +99,10 @@ def wanted_columns(config: DataConfig) -> dict[str, str]:
 
 
 def read_hub(folder: Path, config: DataConfig, cache: Path) -> Loaded:
-    """Rows of a data set repository's local copy, the first `data.rows` of `data.split`, read by `datasets`.
+    """Read the first `data.rows` rows of `data.split` from the local copy of a hub data set, with `datasets`.
 
     Raises:
-        DataError: when it holds no such configuration, split or column, or a value of the wrong type.
+        DataError: if the configuration, the split or a column does not exist, or a value has the wrong type.
     """
     source = f"{config.path} ({folder})"
     builder = RowBuilder(config, source, from_text=False)
@@ -114,7 +114,7 @@ def read_hub(folder: Path, config: DataConfig, cache: Path) -> Loaded:
 
 
 def _beir(folder: Path, config: DataConfig, qrels_files: Sequence[str]) -> Loaded:
-    """Judged positives of a BEIR folder as rows, query by query; the collection's passages as the corpus."""
+    """Read the judged positives of a BEIR folder as rows, query by query, and its passages as the corpus."""
     collection = read_beir(folder, files=qrels_files, is_measured=False)
     rows, grades = PairRows([], [], [], question_ids=[]), list[float]()
     for query, text in collection.queries.items():
@@ -131,7 +131,7 @@ def _beir(folder: Path, config: DataConfig, qrels_files: Sequence[str]) -> Loade
         rule = f"judge a passage at least data.positive_threshold={config.positive_threshold:g}"
         raise DataError(must(str(folder), rule, "none", remedy))
     if any(grade != 1.0 for grade in grades):
-        rows.labels = grades  # a dev set keeps them; where a grade is above 1, training takes them as positive or not
+        rows.labels = grades  # a dev set keeps the grades; training binarises them if any is above 1
     first: dict[str, str] = {}
     for passage, text in collection.passages.items():
         first.setdefault(text, passage)
@@ -143,7 +143,7 @@ def _beir(folder: Path, config: DataConfig, qrels_files: Sequence[str]) -> Loade
 
 
 def _whole(questions: Sequence[str], most: int) -> int:
-    """How many of the first `most` rows, questions one after another, are of questions that end within them."""
+    """Return how many of the first `most` rows to keep so that no question is cut; a question's rows are adjacent."""
     if most >= len(questions):
         return len(questions)
     while most and questions[most - 1] == questions[most]:

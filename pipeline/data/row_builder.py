@@ -1,4 +1,4 @@
-"""Question/answer rows, checked one after another and gathered as columns. Knows keys and types; reads no files."""
+"""Check question/answer rows one by one and collect them as columns. Knows keys and types; reads no files."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PUT_RIGHT = {
     "blank_negatives_dropped": "blank negatives (dropped)",
     "rows_without_group": "rows without a group (now one of their own)",
 }
-"""What is counted of rows that are kept → what is said of it."""
+"""Name of a count of repairs in rows that are kept → its wording in the log."""
 
 
 TELLING = {
@@ -32,13 +32,13 @@ TELLING = {
     **dict.fromkeys(("negative", "hard_negative", "hard_negatives", "neg"), "negatives"),
     "labels": "label",
 }
-"""Usual names of columns that say which answers are wrong → what they hold; they may mean something else too."""
+"""Usual names of columns that say which answers are wrong → what they hold. Such a column may mean something else."""
 
 
 def unread_columns(config: DataConfig) -> dict[str, str]:
-    """Columns that `data.format=pairs` would pass over though they may say which rows are no positives.
+    """Return the columns that `data.format=pairs` ignores although they may say which rows are no positives.
 
-    Each with the remedy for a source that has it.
+    Each maps to the remedy for a source that has this column.
     """
     if config.format is not Format.pairs:
         return {}
@@ -55,17 +55,17 @@ def unread_columns(config: DataConfig) -> dict[str, str]:
 
 
 def unread(source: str, column: str, remedies: Mapping[str, str]) -> DataError:
-    """The refusal of a source with such a column."""
+    """Return the error for a source with a column of `unread_columns`."""
     return DataError(must("data.format", f"read the column {column!r} of {source}", "'pairs'", remedies[column]))
 
 
 def _are_rows(values: list[Any]) -> bool:
-    """Whether a list in a row is rather one of rows: a whole file in one object."""
+    """Return whether a list consists of objects, as if one object held a whole file."""
     return bool(values) and all(isinstance(value, dict) for value in values)
 
 
 def mended(text: str, counts: Counter[str]) -> str:
-    """The text as UTF-8 can write it; what is put right is added to `counts`."""
+    """Return the text in a form that UTF-8 can encode, and count repairs in `counts`."""
     counts["texts_with_nul"] += "\0" in text
     found = encodable(text)
     counts["texts_with_lone_surrogate"] += found != text.replace("\0", " ")
@@ -73,9 +73,9 @@ def mended(text: str, counts: Counter[str]) -> str:
 
 
 class RowBuilder:
-    """Takes rows in, in order; `rows` are the columns so far, `counts` what was put right.
+    """Collects rows in order: `rows` holds the columns so far, `counts` what was repaired.
 
-    `source` is what refusals name. `from_text` says that every value is text (CSV), numbers and lists too.
+    Errors name `source`. With `from_text`, every value is text, even numbers and lists (CSV).
     """
 
     def __init__(self, config: DataConfig, source: str, *, from_text: bool) -> None:
@@ -89,10 +89,10 @@ class RowBuilder:
         )
 
     def add(self, line: int, record: Record) -> None:
-        """Take one row in.
+        """Add one row.
 
         Raises:
-            DataError: for a missing key or a value of the wrong type.
+            DataError: if a key is missing, a value has the wrong type, or a column of `unread_columns` is present.
         """
         config, rows = self._config, self.rows
         for column in self._unread:
@@ -109,13 +109,13 @@ class RowBuilder:
             rows.negatives.append(self._negatives(line, record))
         if rows.groups is not None and config.group_column is not None:
             group = self._value(line, record, "group_column", config.group_column)
-            if group is None or group != group or not fold(str(group)):  # NaN is no number, and not itself
+            if group is None or group != group or not fold(str(group)):  # NaN differs from itself
                 self.counts["rows_without_group"] += 1
                 group = f"row {line}"
             rows.groups.append(encodable(str(group)))
 
     def say_telling(self, names: Collection[str]) -> None:
-        """Warn of columns that are not read and by their names may say which answers are wrong."""
+        """Warn about unread columns whose names suggest that they say which answers are wrong."""
         config = self._config
         if config.format is not Format.pairs:
             return
@@ -129,7 +129,7 @@ class RowBuilder:
                 )  # fmt: skip
 
     def _text(self, line: int, record: Record, key: str, column: str) -> str:
-        """The text in a row's `column`, which the configuration's `key` names; null counts as blank."""
+        """Return the text in a row's `column`, which the configuration key `key` names. Null counts as blank."""
         value = self._value(line, record, key, column)
         if value is None:
             return ""
@@ -155,10 +155,10 @@ class RowBuilder:
         return DataError(must(f"{self._source}, line {line}, key {column!r}", rule, shown, remedy))
 
     def _listed(self, line: int, column: str, value: str, remedy: str) -> object:
-        """A text that is a JSON list as that list; any other as the one text of a list, as in triples.
+        """Parse a text that is a JSON list; return any other text as the only item of a list, as in triples.
 
         Raises:
-            DataError: for a broken list in a file of texts.
+            DataError: if the text looks like a list but is not valid JSON, in a file whose values are all text.
         """
         if not value.lstrip().startswith("["):
             return [value]
@@ -168,7 +168,7 @@ class RowBuilder:
             found = None
         if isinstance(found, list) and all(isinstance(text, str | None) for text in found):
             return found
-        if self._from_text and re.match(r"""\s*\[\s*["']""", value):  # broken, or as Python writes a list
+        if self._from_text and re.match(r"""\s*\[\s*["']""", value):  # broken JSON, or a list in Python's notation
             raise self._wrong(line, column, "be a JSON list of texts", value, remedy)
         return [value]
 
@@ -176,7 +176,7 @@ class RowBuilder:
         column = self._config.label_column
         value = self._value(line, record, "label_column", column)
         try:
-            if self._from_text and value.strip().lower() in ("true", "false"):  # as pandas writes them
+            if self._from_text and value.strip().lower() in ("true", "false"):  # as pandas writes booleans
                 value = value.strip().lower() == "true"
             number = float(value) if self._from_text or not isinstance(value, str) else math.nan
         except (TypeError, ValueError, OverflowError):

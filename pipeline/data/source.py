@@ -1,6 +1,6 @@
 """From a configured source to a split: read, take the first rows, draw a subset, split, and only then clean.
 
-Knows the sources and their rules; not how candidates are found or what a stage is.
+Knows the sources and their rules; knows nothing of retrieval or of stages.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ from pipeline.data.splitting import Held, hold_out, hold_out_rows, subset, whole
 log = logging.getLogger(__name__)
 
 FEWEST_QUESTIONS = 100
-"""Usable questions below which nothing is trained."""
+"""Fewest usable questions to train on."""
 
 FEWEST_DEV_QUESTIONS = 20
 
 HELD_OUT_ONE_IN = 5
-"""At most one question in this many is held out, for the dev and for the validation part each."""
+"""At most one question in this many is held out for each of the dev and validation parts, unless that gives too few."""
 
 
 def load(config: DataConfig, *, source: Path | None, cache: Path, workers: int | None = None) -> Split:
-    """The source's training, dev and validation parts, its corpus and what was counted.
+    """Load the source and return its training, dev and validation parts, its corpus and statistics.
 
     Args:
         config: The `data` section.
-        source: The located file or folder; None takes `data.path`. For a data set of the hub, its local copy.
-        cache: Folder for extracted docstrings and for what `datasets` converts.
-        workers: Processes that read docstrings; no result depends on it.
+        source: The located file or folder, for a hub data set its local copy; None takes `data.path`.
+        cache: Folder for extracted docstrings and for the files that `datasets` converts.
+        workers: Number of processes that read docstrings; no result depends on it.
 
     Raises:
-        DataError: one sentence with file, line, key and remedy, before any other work.
+        DataError: naming file, line, key and remedy in one sentence.
     """
     for key, path in (("data.dev_path", config.dev_path), ("data.corpus_path", config.corpus_path)):
         if path is not None and not Path(path).exists():
@@ -85,7 +85,7 @@ def load(config: DataConfig, *, source: Path | None, cache: Path, workers: int |
 
 
 def _read(config: DataConfig, source: Path | None, cache: Path, workers: int | None) -> Loaded:
-    """The rows as loaded, the first `data.rows` of them."""
+    """Read the source, at most its first `data.rows` rows."""
     if config.source is Source.packaged_docs:
         extraction = extract(config.packages, cache, workers)
         rows = extraction.rows
@@ -99,14 +99,14 @@ def _read(config: DataConfig, source: Path | None, cache: Path, workers: int | N
 
 
 def _limited(config: DataConfig, rows: PairRows) -> PairRows:
-    """The rows, or `data.limit` of them drawn where they are more."""
+    """Return the rows, or a random subset of at most `data.limit` if there are more."""
     if config.limit is None or config.limit >= len(rows):
         return rows
     return rows.take(subset(rows, config.limit, config.split_seed))
 
 
 def _usable(config: DataConfig, rows: PairRows) -> dict[str, None]:
-    """The usable questions, which must be enough to train on."""
+    """Return the usable questions; refuse fewer than `FEWEST_QUESTIONS`."""
     if config.format is Format.labelled and rows.labels is not None:
         checks.say_labels(rows.labels, config.positive_threshold)
     usable = usable_questions(rows, config.positive_threshold)
@@ -120,19 +120,19 @@ def _usable(config: DataConfig, rows: PairRows) -> dict[str, None]:
 
 @dataclass(slots=True)
 class _SplitRows:
-    """Rows split into parts, none of them cleaned yet."""
+    """Rows split into parts, before cleaning."""
 
     parts: dict[str, PairRows]
     dropped: dict[str, Counter[str]]
-    """What the split itself dropped of each part, by reason."""
+    """Counts of rows that the split dropped from each part, by reason; cleaning adds its own."""
     dev_file: Loaded | None
-    """What `data.dev_path` holds, where it is given."""
+    """Content of `data.dev_path`, if that is given."""
     surplus: list[PairRows]
-    """Rows of held-out groups that no part takes: their passages are searched."""
+    """Rows of held-out groups that are in no part; their passages are still searched."""
 
 
 def _split(config: DataConfig, rows: PairRows, usable: dict[str, None]) -> _SplitRows:
-    """Train and dev, the user's own or split off, and a validation part where one is asked for."""
+    """Split into train, dev (read from `data.dev_path` if given) and, if asked for, validation."""
     dev_file = None
     surplus: list[PairRows] = []
     dropped = {name: Counter[str]() for name in ("train", "dev", "validation")}
@@ -152,8 +152,8 @@ def _split(config: DataConfig, rows: PairRows, usable: dict[str, None]) -> _Spli
         dropped["train"].update(_surplus(held))
     parts = {"train": train, "dev": dev}
     if config.validation_queries:
-        # A dev file's questions may be in train too: dropped there as leaks, they must not choose a checkpoint either.
-        # One with rows in dev's groups, which are in no part, would lack judgements.
+        # A dev file's questions may be in train too. They are dropped from train as leaks and must not choose a
+        # checkpoint either. A question with surplus rows in dev's groups would lack their judgements.
         asked = {fold(question) for part in (dev, *surplus) for question in part.questions}
         trained = usable_questions(train, config.positive_threshold)
         usable = {q: None for q in trained if q not in asked}
@@ -169,7 +169,7 @@ def _split(config: DataConfig, rows: PairRows, usable: dict[str, None]) -> _Spli
 
 
 def _cleaned(config: DataConfig, split: _SplitRows) -> dict[str, PairRows]:
-    """The parts without what cannot be used, of which each must keep some; what is dropped is counted in `split`."""
+    """Return each part's usable rows and count the others in `split.dropped`; refuse a part without usable rows."""
     cleaned = {name: clean(part, config, split.dropped[name]) for name, part in split.parts.items()}
     if split.dev_file is not None:
         checks.refuse_the_same(config, cleaned["train"], cleaned["dev"])
@@ -187,7 +187,7 @@ def _surplus(held: Held) -> dict[str, int]:
 
 
 def _held_out_size(key: str, wish: int, questions: int) -> int:
-    """How many questions to hold out: the wish, at most one in `HELD_OUT_ONE_IN`, at least `FEWEST_DEV_QUESTIONS`."""
+    """Limit `wish` to one question in `HELD_OUT_ONE_IN`, but to no less than `FEWEST_DEV_QUESTIONS` or half of all."""
     size = max(min(wish, questions // HELD_OUT_ONE_IN), min(FEWEST_DEV_QUESTIONS, questions // 2))
     if size != wish:
         log.info("%s: %d instead of %d, of %d questions", key, size, wish, questions)
@@ -195,10 +195,13 @@ def _held_out_size(key: str, wish: int, questions: int) -> int:
 
 
 def _hold_out(config: DataConfig, rows: PairRows, size: int, usable: dict[str, None], *, salt: int) -> Held:
-    """Rows to hold out; `salt` tells the validation draw from the dev draw."""
+    """Choose the rows to hold out.
+
+    `salt` makes the validation draw differ from the dev draw. Hub rows without groups are drawn without it.
+    """
     if config.source is Source.hub and rows.groups is None:
         drawn = hold_out_rows(len(rows), size, seed=config.split_seed)
-        return whole_questions(drawn, rows, usable) if config.dedupe else drawn  # not: as the published recipe has it
+        return whole_questions(drawn, rows, usable) if config.dedupe else drawn  # else as the published recipe does
     seed: int | list[int] = config.split_seed if not salt else [config.split_seed, salt]
     return hold_out(rows, size, usable=usable, seed=seed, per_group=config.queries_per_group)
 
@@ -206,10 +209,11 @@ def _hold_out(config: DataConfig, rows: PairRows, size: int, usable: dict[str, N
 def _corpus(
     sources: Sequence[Loaded], parts: Sequence[PairRows]
 ) -> tuple[list[str], list[str] | None, dict[str, str], list[str]]:
-    """What is searched: the collection's passages, or every passage of `parts`; distinct by text, with ids if any.
+    """Return the passages to search (distinct by text), their ids if any, the aliases and the renamed ids.
 
-    Behind them every other id of a text → its id here, and last the ids that a later collection has for other texts: a
-    text that is new there gets a name of its own.
+    The passages are those of the sources' collections or, without a collection, every passage of `parts`. An alias maps
+    another id of a text to the id used here. Renamed ids are those that a later collection gives to other texts than an
+    earlier one; a text that is new in the later collection then gets a new id.
     """
     given: dict[str, str] = {}
     known: dict[str, str] = {}

@@ -1,7 +1,7 @@
-"""Which rows are held out: by question, by group, or as `datasets` does it. Seeded; knows nothing of files.
+"""Choose the rows to hold out: by question, by group, or as `datasets` does. Seeded; knows nothing of files.
 
-Rows of one question (folded for case and white space) go to one side, but for a published split by rows; so do rows of
-one group.
+Rows of one question (compared folded) are never on both sides, except in a published split by rows. Rows of a held-out
+group are never trained on.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pipeline.core.records import PairRows, fold
 
 @dataclass(slots=True)
 class Held:
-    """Row numbers in source order: `held` out, the `rest`, and `surplus` rows for neither side, of held-out groups."""
+    """Row numbers: those `held` out, the `rest`, and `surplus` rows of held-out groups, which go to neither side."""
 
     held: list[int]
     rest: list[int]
@@ -24,9 +24,9 @@ class Held:
 
 
 def subset(rows: PairRows, wanted: int, seed: int) -> list[int]:
-    """Numbers of at most `wanted` rows in source order, drawn question by question.
+    """Draw at most `wanted` rows, question by question, and return their numbers in source order.
 
-    A question's rows come together or not at all: a positive left behind would be mined as a negative of its own
+    A question's rows are taken together or not at all: a positive left behind would be mined as a negative of its own
     question.
     """
     members: dict[str, list[int]] = {}
@@ -45,12 +45,12 @@ def subset(rows: PairRows, wanted: int, seed: int) -> list[int]:
 def hold_out(
     rows: PairRows, count: int, *, usable: Collection[str], seed: int | list[int], per_group: int | None = None
 ) -> Held:
-    """Hold out `count` of the `usable` folded questions, by group where the rows have groups.
+    """Hold out `count` of the `usable` folded questions, by group if the rows have groups.
 
-    Without groups: questions in first-occurrence order are permuted and the first `count` usable ones are taken.
-    With groups: whole groups are taken in a permuted order until they hold `count` usable questions, of which no
-    group gives more than `per_group`, drawn; the other rows of these groups go to neither side. A question's rows in
-    other groups are held out with it, behind the others: they judge it too.
+    Without groups, the distinct questions are permuted and the first `count` usable ones are taken. With groups, whole
+    groups are taken in a permuted order until they give `count` usable questions, each group at most `per_group`, drawn
+    at random. The other rows of these groups go to neither side. Rows of a chosen question in other groups are held
+    out too, as the last ones, because they also judge it.
     """
     questions = [fold(question) for question in rows.questions]
     generator = np.random.Generator(np.random.PCG64(seed))
@@ -74,7 +74,7 @@ def hold_out(
         taken.add(names[position])
         room = count - len(chosen)
         if per_group is not None and per_group < len(group_rows):
-            # Drawn: the first questions of a group (a module's own docstring, a page's title) are of a kind.
+            # Drawn at random: the first questions of groups (a module's docstring, a page's title) are all of one kind.
             group_rows = [group_rows[place] for place in generator.permutation(len(group_rows))]
             room = min(room, per_group)
         chosen.update(_first((questions[row] for row in group_rows), room, usable, chosen))
@@ -87,7 +87,7 @@ def hold_out(
 
 
 def _first(order: Iterable[str], count: int, usable: Collection[str], known: Collection[str] = ()) -> dict[str, None]:
-    """The first `count` distinct usable questions of an iterable that are not `known`."""
+    """Return the first `count` distinct usable questions of `order` that are not `known`."""
     chosen: dict[str, None] = {}
     for question in order:
         if len(chosen) == count:
@@ -100,7 +100,7 @@ def _first(order: Iterable[str], count: int, usable: Collection[str], known: Col
 def hold_out_rows(rows: int, count: int, *, seed: int) -> Held:
     """Hold out `count` rows exactly as `datasets` does in `train_test_split(test_size=count, seed=seed)`.
 
-    Both sides keep the order that function gives them.
+    Both sides keep the order that `train_test_split` gives them.
     """
     import datasets
 
@@ -109,7 +109,7 @@ def hold_out_rows(rows: int, count: int, *, seed: int) -> Held:
 
 
 def whole_questions(drawn: Held, rows: PairRows, usable: Collection[str]) -> Held:
-    """A draw of rows made one of whole questions: every row of one that is held out judges it. None but `usable`."""
+    """Turn a draw of rows into one of whole usable questions, since all rows of a held-out question judge it."""
     questions = [fold(question) for question in rows.questions]
     chosen = {questions[row] for row in drawn.held if questions[row] in usable}
     held = [row for row in (*drawn.held, *drawn.rest) if questions[row] in chosen]

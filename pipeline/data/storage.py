@@ -1,4 +1,4 @@
-"""Mined sets on disk: parquet and numpy files in a folder. Knows records; knows nothing of how they are made."""
+"""Mined sets on disk: Parquet and NumPy files in a folder. Knows records; knows nothing of how they are made."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pipeline.core import atomic
 from pipeline.core.records import LabelledPairs, Mined, Qrels, RerankingSet
 
 CHUNK = 8192
-"""Texts read at once when streaming, so that memory does not grow with the rows."""
+"""Number of texts read at once when streaming, so that memory does not grow with the rows."""
 
 
 def _table(path: Path, columns: Mapping[str, list[Any]]) -> None:
@@ -29,7 +29,7 @@ def _columns(path: Path) -> dict[str, list[Any]]:
 
 
 def write_mined(folder: Path, mined: Mined) -> None:
-    """Write train/, dev/, validation/ (where there is one) and statistics.json."""
+    """Write train/, dev/, validation/ (if there is one) and statistics.json."""
     pairs = mined.train
     _table(folder / "train" / "questions.parquet", {"text": pairs.questions})
     _table(folder / "train" / "passages.parquet", {"text": pairs.passages})
@@ -42,10 +42,10 @@ def write_mined(folder: Path, mined: Mined) -> None:
 
 
 def read_rows(folder: Path) -> LabelledPairs:
-    """The training rows with their texts.
+    """Read the training rows with their texts.
 
     Raises:
-        OSError, ValueError, EOFError: when a file is missing or torn, which none is in a folder that verifies.
+        OSError, ValueError, EOFError: if a file is missing or truncated; never in a verified folder.
     """
     train = folder / "train"
     return LabelledPairs(
@@ -58,10 +58,10 @@ def read_rows(folder: Path) -> LabelledPairs:
 
 
 def read_indices(folder: Path) -> LabelledPairs:
-    """The training rows without their texts, mapped: memory does not grow with the rows.
+    """Memory-map the training rows without their texts, so that memory does not grow with the rows.
 
     Raises:
-        OSError, ValueError, EOFError: when a file is missing or torn, which none is in a folder that verifies.
+        OSError, ValueError, EOFError: if a file is missing or truncated; never in a verified folder.
     """
     arrays = {
         name: np.load(folder / "train" / f"{name}.npy", mmap_mode="r") for name in ("question", "passage", "label")
@@ -70,10 +70,10 @@ def read_indices(folder: Path) -> LabelledPairs:
 
 
 def read_head(folder: Path, rows: int) -> LabelledPairs:
-    """The first training rows with the texts they are of alone, in whatever order: memory does not grow with the rows.
+    """Read the first `rows` training rows and only the texts that they index: memory does not grow with the whole set.
 
     Raises:
-        OSError, ValueError, EOFError: when a file is missing or torn, which none is in a folder that verifies.
+        OSError, ValueError, EOFError: if a file is missing or truncated; never in a verified folder.
     """
     whole = read_indices(folder)
     questions, question = np.unique(whole.question[:rows], return_inverse=True)
@@ -88,7 +88,7 @@ def read_head(folder: Path, rows: int) -> LabelledPairs:
 
 
 def _texts_at(path: Path, places: npt.NDArray[np.int32]) -> list[str]:
-    """The texts at ascending places of a table, of which only the row groups that hold them are read."""
+    """Return the texts at ascending row numbers of a table, reading only the row groups that hold them."""
     found: list[str] = []
     start = 0
     with pq.ParquetFile(path) as table:
@@ -102,7 +102,7 @@ def _texts_at(path: Path, places: npt.NDArray[np.int32]) -> list[str]:
 
 
 def count_questions(folder: Path) -> int:
-    """Distinct training questions: passages follow them in the token table."""
+    """Return the number of distinct training questions, which is where the passages start in the token table."""
     return int(pq.read_metadata(folder / "train" / "questions.parquet").num_rows)
 
 
@@ -112,12 +112,12 @@ def count_texts(folder: Path) -> int:
 
 
 def questions(folder: Path) -> Iterator[list[str]]:
-    """The training questions in chunks."""
+    """Yield the training questions in chunks."""
     return _in_chunks(folder / "train" / "questions.parquet")
 
 
 def texts(folder: Path) -> Iterator[list[str]]:
-    """The training texts in chunks: every question, then every passage."""
+    """Yield the training texts in chunks: all questions, then all passages."""
     yield from questions(folder)
     yield from _in_chunks(folder / "train" / "passages.parquet")
 
@@ -128,7 +128,7 @@ def _in_chunks(path: Path) -> Iterator[list[str]]:
 
 
 def write_set(folder: Path, reranking: RerankingSet) -> None:
-    """Write a set to rerank as four tables."""
+    """Write a reranking set as four tables and set.json."""
     ids = list(reranking.queries)
     groups = reranking.groups
     columns: dict[str, list[Any]] = {"id": ids, "text": [reranking.queries[i] for i in ids]}
@@ -149,10 +149,10 @@ def _transposed(rows: list[tuple[Any, ...]], width: int) -> list[list[Any]]:
 
 
 def read_set(folder: Path) -> RerankingSet:
-    """Read what `write_set` wrote, in the same order.
+    """Read a reranking set written by `write_set`, in the same order.
 
     Raises:
-        OSError, ValueError, ArtifactError: when a file is missing or torn, which none is in a folder that verifies.
+        OSError, ValueError, ArtifactError: if a file is missing or truncated; never in a verified folder.
     """
     queries = _columns(folder / "queries.parquet")
     passages = _columns(folder / "passages.parquet")

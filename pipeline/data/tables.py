@@ -1,6 +1,6 @@
-"""Lines of text files, objects of JSON lines, and rows of CSV, TSV, Parquet and `datasets` as the wanted columns.
+"""Read lines of text files, objects of JSON-lines files, and rows of CSV, TSV and Parquet files and of `datasets`.
 
-Checks that the columns are there and that the file can be read; knows nothing of what they mean.
+Checks that the file can be read and has the wanted columns; knows nothing of what they mean.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from typing import Any
 from pipeline.core.errors import DataError, first_line, must, named, raise_shortage
 
 Record = dict[str, Any]
-"""One row's wanted columns, as the file holds them."""
+"""One row, column name → value as the file holds it."""
 
 Wanted = dict[str, str]
-"""Configuration key (`answer_column`) → name of the column that must be there."""
+"""Configuration key (`answer_column`) → name of the column that must exist."""
 
 CSV_SUFFIXES = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
 PARQUET_SUFFIXES = (".parquet", ".pq")
@@ -27,7 +27,7 @@ _BATCH = 50_000
 
 
 def _check_columns(source: str, wanted: Wanted, present: list[str], separator: str = "") -> None:
-    """Refuse a table without the wanted columns; `separator` is what stands between them in a text file."""
+    """Refuse a table that lacks a wanted column or has it twice; `separator` is the delimiter of a text file."""
     for key, column in wanted.items():
         if present.count(column) > 1:
             remedy = f"Rename one of them, or name another: data.{key}=<column>."
@@ -46,12 +46,12 @@ def _check_columns(source: str, wanted: Wanted, present: list[str], separator: s
 
 
 def csv_records(path: Path, delimiter: str, wanted: Wanted) -> Iterator[tuple[int, Record]]:
-    """Rows of a CSV file with a header; a row's line is where it starts, quoted line breaks allowed."""
+    """Yield the first line number and the fields of each row of a CSV file with a header."""
     reader = csv.reader((line for _, line in decoded_lines(path)), delimiter=delimiter, strict=True)
     before = csv.field_size_limit(_LONGEST_FIELD)
     start = 1
     try:
-        named = (names for names in reader if any(name.strip() for name in names))  # blank lines before it are none
+        named = (names for names in reader if any(name.strip() for name in names))  # skips blank lines
         header = [name.strip() for name in next(named, [])]
         if not header:
             raise DataError(must(str(path), "hold rows", "an empty file", "Write a header line, then a row a line."))
@@ -72,17 +72,17 @@ def csv_records(path: Path, delimiter: str, wanted: Wanted) -> Iterator[tuple[in
 
 
 def _broken_csv(row: str, error: str, further: int) -> DataError:
-    """What is wrong with the row that starts there, seen so many lines further on."""
+    """Return the error for the CSV row that starts at `row`, which the parser noticed `further` lines later."""
     if error.startswith("new-line character"):
         remedy = "Save the file with the line ends LF or CRLF, and quote a field that holds a CR."
         return DataError(must(row, "end in LF or CRLF", "a CR alone outside quotes", remedy))
-    # A quote that is never closed takes in all that follows: the fault lies where its row starts.
+    # A quote that is never closed swallows all that follows, so the error names the line where its row starts.
     got = f"{error}, {further} lines further on" if further > 0 else error
     return DataError(must(row, "be valid CSV", got, "Repair its quotes, or save the file again as CSV."))
 
 
 def _not_utf8(path: Path, number: int, raw: bytes, error: UnicodeDecodeError) -> DataError:
-    """What to do about a line that is no text; a compressed file under another name is known by its first bytes."""
+    """Return the error for a line that is not UTF-8. A compressed file is recognised by its first bytes."""
     packed = number == 1 and raw.startswith((b"\x1f\x8b", b"PK\x03\x04", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd"))
     remedy = "It is compressed: unpack it first." if packed else "Save the file as UTF-8."
     if packed and raw.startswith(b"PK"):
@@ -91,12 +91,12 @@ def _not_utf8(path: Path, number: int, raw: bytes, error: UnicodeDecodeError) ->
 
 
 def decoded_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Number (from 1) and text of each line with its end (LF ends one); a byte order mark is dropped.
+    """Yield number (from 1) and text of each line with its end; only LF ends a line. Drop a byte order mark.
 
-    Decoded one by one, so that a bad byte has a line number.
+    Lines are decoded one by one, so that the error for an invalid byte can name its line.
 
     Raises:
-        DataError: when the file cannot be read or a line is not UTF-8.
+        DataError: if the file cannot be read or a line is not UTF-8.
     """
     try:
         with path.open("rb") as stream:
@@ -112,17 +112,17 @@ def decoded_lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def text_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Number (from 1) and text of each line that is not blank, without its end; refusals as `decoded_lines`."""
+    """Yield number (from 1) and text of each line that is not blank, without its end; raise as `decoded_lines` does."""
     for number, line in decoded_lines(path):
         if line.strip():
             yield number, line.rstrip("\r\n")
 
 
 def json_objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Line number and object of each line of a JSON-lines file, blank lines passed over.
+    """Yield line number and object of each line of a JSON-lines file, skipping blank lines.
 
     Raises:
-        DataError: when the file cannot be read or is a table, or a line is not UTF-8 or not one JSON object.
+        DataError: if the file cannot be read or is CSV or Parquet, or a line is not UTF-8 or not one JSON object.
     """
     if (suffix := path.suffix.lower()) in (*CSV_SUFFIXES, *PARQUET_SUFFIXES) and path.is_file():
         remedy = 'Only JSONL is read here: write {"text": …} on each line.'
@@ -132,7 +132,7 @@ def json_objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         try:
             value = json.loads(line)
         except (ValueError, RecursionError) as error:
-            if line.strip() not in ("[", "[{", "{"):  # one array or object over many lines: no line of it is wrong
+            if line.strip() not in ("[", "[{", "{"):  # one array or object over many lines: this line is not at fault
                 raise DataError(must(thing, "be one JSON object", f"{shown} ({error})", "Repair the line.")) from None
             value = None
         if not isinstance(value, dict):
@@ -146,9 +146,9 @@ def json_objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 def parquet_records(
     path: Path, wanted: Wanted, also: Iterable[str] = (), told: Callable[[list[str]], None] | None = None
 ) -> Iterator[tuple[int, Record]]:
-    """Rows of a Parquet file, numbered from 1, a batch in memory at a time; columns of `also` where there are any.
+    """Yield the rows of a Parquet file, numbered from 1, with one batch in memory at a time.
 
-    `told` is given the names of all columns before.
+    A row has the `wanted` columns and those of `also` that exist. `told` is called first, with all column names.
     """
     import pyarrow as arrow
     import pyarrow.parquet as parquet
@@ -162,7 +162,7 @@ def parquet_records(
             columns = list(dict.fromkeys([*wanted.values(), *(column for column in also if column in names)]))
             line = 0
             for batch in file.iter_batches(batch_size=_BATCH, columns=columns):
-                # By place: a column that is refused for its name may be there twice.
+                # By position: a column of `also`, which the caller refuses by its name, may occur twice.
                 places = [batch.schema.names.index(column) for column in columns]
                 values = [batch.column(place).to_pylist() for place in places]
                 for row in zip(*values, strict=True):
@@ -179,7 +179,7 @@ def parquet_records(
 
 
 def _unreadable(source: str, error: Exception) -> DataError:
-    """What to do about a value that Python has no form for: a date before the year 1 or after 9999."""
+    """Return the error for a value that Python cannot represent, such as a date before the year 1 or after 9999."""
     return DataError(must(source, "hold values that Python can read", named(error), "Write such a column as text."))
 
 
@@ -194,9 +194,10 @@ def hub_records(
     also: Iterable[str] = (),
     told: Callable[[list[str]], None] | None = None,
 ) -> Iterator[tuple[int, Record]]:
-    """Rows of one split of a data set repository's local copy, numbered from 1; `datasets` converts into `cache`.
+    """Yield the rows of one split, numbered from 1, of the local copy of a hub data set, which `datasets` reads.
 
-    Columns of `also` are among them where there are any; `told` is given the names of all columns before.
+    A row has the `wanted` columns and those of `also` that exist. `told` is called first, with all column names.
+    `datasets` writes its converted files below `cache`.
     """
     import datasets
 
@@ -207,7 +208,7 @@ def hub_records(
         raise DataError(must(source, "be a data set repository", "a folder made by save_to_disk", remedy))
     try:
         loaded = datasets.load_dataset(str(folder), name=subset, split=split, cache_dir=str(cache / "datasets"))
-    except Exception as error:  # datasets raises many unrelated kinds for what it cannot read
+    except Exception as error:  # datasets raises many unrelated types for what it cannot read
         raise_shortage(error)
         got, remedy = named(error), "Check data.path, data.subset and data.split."
         raise DataError(must(source, f"be a data set with the split {split!r}", got, remedy)) from error

@@ -1,7 +1,8 @@
 """Runs and judgements as TREC files. Knows nothing of collections, of models or of stages.
 
-A TREC file separates its columns by white space, so an id with white space (or another unprintable character, or none
-at all) is percent-escaped on writing and restored on reading; every other id stands as it is.
+White space separates the columns of a TREC file. An id that is empty or contains white space or an unprintable
+character is therefore percent-escaped on writing and restored on reading; every other id is written unchanged, unless
+reading would take it for an escaped one.
 """
 
 from __future__ import annotations
@@ -17,22 +18,22 @@ from pipeline.core.records import Qrels, Run
 from pipeline.data.tables import text_lines
 
 EMPTY_ID = "%"
-"""How an id of no characters is written: a lone percent sign, which no escape produces."""
+"""Written form of the empty id: a lone percent sign, which no escape produces."""
 
 HIGHEST_GRADE = 1000
-"""Of a judgement, and of a label that becomes one: trec_eval keeps an array as long as the highest grade."""
+"""Limit on the grade of a judgement, or of a label that becomes one: trec_eval allocates an array of this length."""
 
 FEWEST_RANKED, RISING_SHARE = 10, 0.9
-"""Queries with several ranks of which ranks and scores are compared, and the share of them that tells of distances."""
+"""Fewest queries with several ranks to check scores against ranks, and the share with rising scores that is refused."""
 
 _ESCAPES = re.compile(r"(?:%[0-9A-Fa-f]{2})+")
 
 
 def escape(identifier: str) -> str:
-    """An id as one TREC column; `unescape` gives it back exactly.
+    """Return an id as one TREC column, from which `unescape` restores it exactly.
 
     Unprintable characters, the space and the percent sign become `%XX` per UTF-8 byte, but only in an id that needs
-    it: one that is free of white space and reads back as itself is left alone (`50%`, `a/b`, `../x`).
+    escaping: a printable id without spaces that `unescape` leaves unchanged is not escaped (`50%`, `a/b`, `../x`).
     """
     if not identifier:
         return EMPTY_ID
@@ -47,7 +48,7 @@ def escape(identifier: str) -> str:
 
 
 def unescape(column: str) -> str:
-    """The id behind a TREC column; what is no valid escape stays as it is."""
+    """Return the id that a TREC column stands for. Invalid escapes stay unchanged."""
 
     def restore(match: re.Match[str]) -> str:
         try:
@@ -63,19 +64,19 @@ def _id(column: str, known: Container[str]) -> str:
 
 
 def read_run(path: Path, known: Container[str] = ()) -> Run:
-    """A TREC run (`query Q0 passage rank score tag`) as query id → passage id → score.
+    """Read a TREC run (`query Q0 passage rank score tag`) as query id → passage id → score.
 
-    Queries stand in the order of their first line; each one's passages by score descending, ties by id ascending,
-    whatever the order of the lines or the rank column (as trec_eval, which ignores both).
+    Queries are in the order of their first line, the passages of a query by descending score, ties by ascending id.
+    Neither the order of a query's lines nor the rank column affects this order; trec_eval ignores both too.
 
     Args:
         path: The run file.
-        known: Ids of the collection the run belongs to: a column that is one of them is taken as it stands, so that
-            a foreign run's own percent signs survive. Without it every column is unescaped.
+        known: Ids of the collection that the run belongs to. A column that is one of them is not unescaped, so that
+            the percent signs of a foreign run survive. By default every column is unescaped.
 
     Raises:
-        DataError: naming file, line and column of what is wrong, when the run is empty, or when nearly all
-            queries' scores rise from the first rank to the last, or all are equal.
+        DataError: naming file, line and column, if a line is wrong; if the run is empty; or if the scores of nearly
+            all queries rise from the first rank to the last, or each query gives all its passages one score.
     """
     run: Run = {}
     ends: dict[str, list[tuple[int, float]]] = {}
@@ -110,9 +111,10 @@ def read_run(path: Path, known: Container[str] = ()) -> Run:
 
 
 def _refuse_upside_down(path: Path, run: Run, ends: Mapping[str, tuple[float, float]]) -> None:
-    """Refuse distances and scores that are no order, by each query's scores of its first and of its last rank.
+    """Refuse a run whose scores are distances or do not rank, given each query's scores at its first and last rank.
 
-    Old ranks beside new scores contradict these for half of the queries: only nearly all tell.
+    In a rescored run that keeps its old ranks, scores rise for about half of the queries: only a share near 1 shows
+    distances.
     """
     rising = sum(first < last for first, last in ends.values())
     equal = sum(len(set(run[query].values())) == 1 for query in ends)
@@ -129,11 +131,11 @@ def _refuse_upside_down(path: Path, run: Run, ends: Mapping[str, tuple[float, fl
 def write_run(path: Path, run_in_order: Mapping[str, Sequence[str]], tag: str) -> None:
     """Write rankings, best first, as a TREC run whose scores any tool sorts back into the same order.
 
-    The scores are the passages left from here on (n, n - 1, …, 1 for a ranking of n), so they decrease strictly and
-    are exact in any float format. Queries stand in the mapping's order; one with no passages leaves no line.
+    The scores of a ranking of n passages are n, n - 1, …, 1, so they decrease strictly and are exact as floats. Queries
+    are in the mapping's order; a query without passages has no line.
 
     Raises:
-        ValueError: when a ranking names a passage twice.
+        ValueError: if a ranking names a passage twice.
     """
     lines = []
     for query, ranking in run_in_order.items():
@@ -147,10 +149,10 @@ def write_run(path: Path, run_in_order: Mapping[str, Sequence[str]], tag: str) -
 
 
 def read_qrels(path: Path) -> Qrels:
-    """TREC judgements (`query 0 passage grade`), every id unescaped.
+    """Read TREC judgements (`query 0 passage grade`), with every id unescaped.
 
     Raises:
-        DataError: naming file, line and column of what is wrong, or when there is no judgement.
+        DataError: naming file, line and column, if a line is wrong, or if there is no judgement.
     """
     qrels: Qrels = {}
     for number, line in text_lines(path):
@@ -166,7 +168,7 @@ def read_qrels(path: Path) -> Qrels:
 
 
 def write_qrels(path: Path, qrels: Qrels) -> None:
-    """Write judgements as TREC lines, in the mapping's order, grades of 0 and below included."""
+    """Write judgements as TREC lines in the mapping's order, including grades of 0 and below."""
     lines = [
         f"{escape(query)} 0 {escape(passage)} {grade}\n"
         for query, grades in qrels.items()
@@ -176,10 +178,11 @@ def write_qrels(path: Path, qrels: Qrels) -> None:
 
 
 def judge(qrels: Qrels, query: str, passage: str, column: str, thing: str) -> None:
-    """Add one judgement whose grade is a column's text; the same twice is one, two grades for one passage are refused.
+    """Add one judgement, parsing its grade from the text `column`. A repeated judgement counts once.
 
     Raises:
-        DataError: naming `thing`, the file and line it stands on.
+        DataError: naming `thing` (the file and line), if the grade is no whole number up to `HIGHEST_GRADE` or differs
+            from the passage's earlier grade.
     """
     try:
         value = float(column)
