@@ -364,6 +364,29 @@ def test_the_best_steps_weights_are_restored(base: Path, tmp_path: Path) -> None
         trainer_of(tiny(base), training_rows(reranker, labelled(50)), config, tmp_path).run()
 
 
+def test_a_last_step_that_is_no_fixed_one_is_evaluated_and_not_chosen(base: Path, tmp_path: Path) -> None:
+    reranker = tiny(base)
+    config = training_config(
+        max_steps=3, eval_steps=2, eval_sets=["validation"], keep_best=True, selection_set="validation"
+    )
+    trainer = trainer_of(reranker, training_rows(reranker, labelled(50)), config, tmp_path)
+    trainer.hooks = Hooks(evaluate=lambda: {"validation": {"ndcg@10": trainer.state.step / 9, "map": 0.0}})
+    facts = trainer.run()
+    assert (facts["best_step"], facts["saved_step"], facts["steps"]) == (2, 2, 3)
+
+
+def test_a_checkpoint_holds_the_energy_of_every_piece(base: Path, tmp_path: Path) -> None:
+    reranker, config = tiny(base), training_config(max_steps=3)
+    trainer = trainer_of(reranker, training_rows(reranker, labelled(50)), config, tmp_path)
+    trainer.hooks = Hooks(energy=lambda: [{"energy_kwh": 1.0}], interrupted=lambda: True)
+    with pytest.raises(Interrupted):
+        trainer.run()
+    hooks = Hooks(energy=lambda: [{"energy_kwh": 2.0}])
+    trainer_of(tiny(base), training_rows(reranker, labelled(50)), config, tmp_path, hooks).run()
+    newest = checkpoints.newest(tmp_path)
+    assert newest is not None and newest.facts["energy"] == [{"energy_kwh": 1.0}, {"energy_kwh": 2.0}]
+
+
 def test_seconds_hold_the_evaluations_before_them(base: Path, tmp_path: Path) -> None:
     reranker, rows = tiny(base), list[Row]()
     config = training_config(batch_size=16, max_steps=1, eval_steps=1, eval_sets=["validation"])
