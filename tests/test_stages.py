@@ -30,6 +30,7 @@ from pipeline.engine import checkpoints
 from pipeline.engine.model_config import own_max_length
 from pipeline.hub import location
 from pipeline.mining import embeddings
+from pipeline.stages.evaluate import evaluation_key
 from pipeline.stages.metrics_log import MetricsLog
 from pipeline.stages.plan import Run
 from pipeline.stages.rivals import rival_names
@@ -281,6 +282,25 @@ def test_a_cross_encoder_mines_nothing(outputs: Path, first: Path) -> None:
     with pytest.raises(ModelError, match=r"^mining\.path must name a bi-encoder, .*, got a cross-encoder in "):
         ran(outputs, "mining=embedding", f"mining.path={first / 'model'}")
     assert snapshot(outputs) == before
+
+
+@pytest.mark.parametrize(
+    ("override", "sets"),
+    [
+        ("evaluation.resamples=777", {"dev", "tiny"}),
+        ("evaluation.bi_encoder=true", {"dev", "tiny"}),
+        ("evaluation.depth=7", {"tiny"}),
+    ],
+)
+def test_what_decides_an_evaluation_names_it(
+    outputs: Path, first: Path, tmp_path: Path, override: str, sets: set[str]
+) -> None:
+    (tmp_path / "tiny" / "qrels").mkdir(parents=True)
+    for name in ("queries.jsonl", "corpus.jsonl", "qrels/test.tsv"):
+        (tmp_path / "tiny" / name).write_text("{}\n")
+    words = [*SMALLER, f"outputs_dir={outputs}", f"evaluation.collections=[{tmp_path / 'tiny'}]"]
+    before, after = Run(composed(*words)), Run(composed(*words, override))
+    assert {name for name in ("dev", "tiny") if evaluation_key(before, name) != evaluation_key(after, name)} == sets
 
 
 @pytest.mark.parametrize("name", ["dev", "validation", "NanoNQ"])

@@ -212,6 +212,13 @@ def test_a_resumed_run_ends_with_the_same_bits(
     assert [row["step"] for row in rows if row["kind"] == "evaluation"] == [0, 4, 8, 12, 14]
 
 
+def test_a_run_that_is_asked_to_stop_after_its_last_step_has_ended(base: Path, tmp_path: Path) -> None:
+    reranker = tiny(base)
+    config, data = training_config(max_steps=2), training_rows(reranker, labelled(45))
+    trainer = trainer_of(reranker, data, config, tmp_path, Hooks(interrupted=lambda: trainer.state.step == 2))
+    assert trainer.run()["steps"] == 2 and checkpoints.steps(tmp_path)[-1] == 2
+
+
 def test_checkpoints_of_another_run_are_refused(base: Path, tmp_path: Path) -> None:
     run_through(base, tmp_path, [])
     reranker = tiny(base)
@@ -357,6 +364,29 @@ def test_the_best_steps_weights_are_restored(base: Path, tmp_path: Path) -> None
         trainer_of(tiny(base), training_rows(reranker, labelled(50)), config, tmp_path).run()
 
 
+def test_a_last_step_that_is_no_fixed_one_is_evaluated_and_not_chosen(base: Path, tmp_path: Path) -> None:
+    reranker = tiny(base)
+    config = training_config(
+        max_steps=3, eval_steps=2, eval_sets=["validation"], keep_best=True, selection_set="validation"
+    )
+    trainer = trainer_of(reranker, training_rows(reranker, labelled(50)), config, tmp_path)
+    trainer.hooks = Hooks(evaluate=lambda: {"validation": {"ndcg@10": trainer.state.step / 9, "map": 0.0}})
+    facts = trainer.run()
+    assert (facts["best_step"], facts["saved_step"], facts["steps"]) == (2, 2, 3)
+
+
+def test_a_checkpoint_holds_the_energy_of_every_piece(base: Path, tmp_path: Path) -> None:
+    reranker, config = tiny(base), training_config(max_steps=3)
+    trainer = trainer_of(reranker, training_rows(reranker, labelled(50)), config, tmp_path)
+    trainer.hooks = Hooks(energy=lambda: [{"energy_kwh": 1.0}], interrupted=lambda: True)
+    with pytest.raises(Interrupted):
+        trainer.run()
+    hooks = Hooks(energy=lambda: [{"energy_kwh": 2.0}])
+    trainer_of(tiny(base), training_rows(reranker, labelled(50)), config, tmp_path, hooks).run()
+    newest = checkpoints.newest(tmp_path)
+    assert newest is not None and newest.facts["energy"] == [{"energy_kwh": 1.0}, {"energy_kwh": 2.0}]
+
+
 def test_seconds_hold_the_evaluations_before_them(base: Path, tmp_path: Path) -> None:
     reranker, rows = tiny(base), list[Row]()
     config = training_config(batch_size=16, max_steps=1, eval_steps=1, eval_sets=["validation"])
@@ -419,6 +449,33 @@ def test_a_bad_step_that_nothing_was_read_of_leaves_no_checkpoint(base: Path, tm
     config, data = training_config(eval_steps=0, max_steps=5), training_rows(reranker, labelled(45))
     trainer = trainer_of(reranker, data, config, tmp_path, Hooks(interrupted=interrupted))
     with pytest.raises(NumericsError, match=r"by step 2 .*no checkpoint had been written"):
+        trainer.run()
+    assert not checkpoints.steps(tmp_path)
+
+
+def test_after_a_bad_step_no_update_is_made_and_its_numbers_stay(base: Path, tmp_path: Path) -> None:
+    reranker = tiny(base)
+    trainer = trainer_of(reranker, training_rows(reranker, labelled(45)), training_config(), tmp_path, Hooks())
+    updater, before = trainer.updater, weights(reranker)
+    updater.failed.fill_(1.0)  # as a step of some time ago left it, whose numbers nothing has read
+    updater.bad.copy_(torch.tensor([7.0, 8.0]))
+    updater.update(updater.prepare(np.arange(8)), 0.1)
+    assert updater.bad.tolist() == [7.0, 8.0] and float(updater.failed) == 1.0
+    assert all(torch.equal(now, before[name]) for name, now in weights(reranker).items())
+
+
+def test_weights_that_are_not_finite_are_in_no_checkpoint(base: Path, tmp_path: Path) -> None:
+    reranker = tiny(base)
+
+    def interrupted() -> bool:
+        with torch.no_grad():
+            reranker.model.classifier.weight[0, 0] = float("inf")
+        return True
+
+    trainer = trainer_of(
+        reranker, training_rows(reranker, labelled(45)), training_config(), tmp_path, Hooks(interrupted=interrupted)
+    )
+    with pytest.raises(NumericsError, match=r"^weights must be finite, got classifier\.weight with NaN or infinity"):
         trainer.run()
     assert not checkpoints.steps(tmp_path)
 
