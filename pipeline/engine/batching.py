@@ -68,7 +68,7 @@ class Plan:
 
         def until(step: int) -> int:
             epoch, position = divmod(step, self.steps_per_epoch)
-            return epoch * self.rows + min(position * self.batch_size, self.rows)
+            return epoch * self.rows + position * self.batch_size
 
         return until(end) - until(start)
 
