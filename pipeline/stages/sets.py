@@ -1,4 +1,4 @@
-"""The sets a run evaluates on, by name: dev, validation, NanoBEIR splits, collections."""
+"""The sets that a run evaluates on, by name: dev, validation, NanoBEIR splits, collections."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ log = logging.getLogger(__name__)
 
 
 def nano_names(config: Config) -> list[str]:
-    """Split names of the configured NanoBEIR sets."""
+    """Return the split names of the configured NanoBEIR sets."""
     return [nano_beir_name(short) for short in config.evaluation.nano_beir]
 
 
 def fixed_sets(config: Config) -> list[str]:
-    """Names of the sets `training.eval_sets` asks for, in its order."""
+    """Return the names of the sets that `training.eval_sets` asks for, in its order."""
     meant = {DEV: [config.data.dev_name], VALIDATION: [VALIDATION], NANO: nano_names(config)}
     return [name for asked in config.training.eval_sets for name in meant[asked]]
 
 
 def final_sets(run: Run) -> list[str]:
-    """Names of the reported sets, in the order shown; the NanoBEIR mean is made of its members."""
+    """Return the names of the reported sets, in the order shown; the NanoBEIR mean is not a set of its own."""
     return [run.config.data.dev_name, *run.collections, *nano_names(run.config)]
 
 
 def evaluation_set(run: Run, name: str) -> RerankingSet:
-    """A set by name: the dev set, `validation`, a NanoBEIR split, or a folder of `evaluation.collections`."""
+    """Return a set by name: the dev set, `validation`, a NanoBEIR split, or a folder of `evaluation.collections`."""
     if name == run.config.data.dev_name:
         return storage.read_set(run.mined_folder / "dev")
     if name == VALIDATION:
