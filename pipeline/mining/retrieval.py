@@ -199,7 +199,7 @@ class Bm25:
         them is a lower bound of the `depth`-th best of all, and only passages that reach this bound can be among the
         best. The bound comes from the rarest term with at least `PROBED` x `depth` passages, because a rare term weighs
         most and its passages score high. If there is none, it comes from the most frequent term. If that has fewer than
-        `depth` passages, there is no bound, and all passages found are sorted.
+        `depth` passages, there is no bound.
 
         Args:
             terms: Numbers of the query's distinct terms, ascending; every sum runs in this order.
