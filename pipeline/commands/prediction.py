@@ -1,4 +1,4 @@
-"""Score passages with a finished run. Reads a run's folder; knows nothing of how it came about."""
+"""Scoring of passages with a finished run. Reads a run's folder; knows nothing of how the run was made."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from pipeline.data.tables import json_objects
 
 
 def read_passages(path: Path) -> tuple[list[str], list[str] | None]:
-    """The passage of every line of a JSONL file, in order, and their ids where each has one; blank lines are skipped.
+    """Return the passage of every line of a JSONL file, in order, and their ids if every passage has an id.
 
-    A passage is its `title`, if it has one, and its `text`, joined by a space as in a BEIR corpus; its id is `_id` or
-    `id`.
+    Blank lines are skipped. A passage is its `title`, if any, and its `text`, joined by a space as in a BEIR corpus.
+    Its id is `_id` or `id`.
 
     Raises:
-        DataError: naming file and line.
+        DataError: when a line is no passage (the error names file and line), or the file has no passage.
     """
     passages, ids = list[str](), list[str]()
     for number, row in json_objects(path):
@@ -33,11 +33,11 @@ def read_passages(path: Path) -> tuple[list[str], list[str] | None]:
 
 
 def predict(asked: Prediction) -> str:
-    """The score of the one passage; of a file, `score<TAB>passage` lines, best first (ties in the file's order).
+    """Return the score of one passage or, for a file, `score<TAB>passage` lines, best first (ties in the file's order).
 
-    Where every passage of the file has an id, lines are `score<TAB>id<TAB>passage`. Which run scored is said on
-    standard error where none was named. Scores are those of sentence-transformers' `predict` on the saved model, to
-    rounding: in fp32, after its activation, higher is more relevant.
+    If every passage of the file has an id, lines are `score<TAB>id<TAB>passage`. If no run was named, standard error
+    says which run scored. Scores equal those of sentence-transformers' `predict` on the saved model, to rounding: they
+    are computed in fp32, the model's activation is applied, and higher is more relevant.
     """
     passages, ids = ([encodable(asked.p)], None) if asked.p else read_passages(Path(asked.file or ""))
     folder = model_folder(find_run(asked.run, asked.outputs_dir))
@@ -52,8 +52,8 @@ def predict(asked: Prediction) -> str:
 
 
 def _scores(folder: Path, pairs: list[tuple[str, str]]) -> list[float]:
-    """Scores of (query, passage) pairs by a saved model, in their order."""
-    # Late: a mistyped argument is answered without loading torch.
+    """Return a saved model's scores of (query, passage) pairs, in the order of the pairs."""
+    # Imported here, so that a mistyped argument is answered without loading torch.
     import torch
 
     from pipeline.config.learning import Activation, ModelConfig, Precision

@@ -71,13 +71,16 @@ def _parameters(layer: Any) -> list[torch.nn.Parameter]:
 
 @dataclass(slots=True)
 class _Work:
-    """One layer's pass over one micro-batch."""
+    """What one encoder layer's forward and backward pass over one micro-batch need."""
 
     layer: Any
     weights: LayerLinears
+    """The layer's linear layers, as `cast_weights` returns them."""
     blocks: list[Block]
     dropout: Dropout | None
+    """None in evaluation mode."""
     first_tokens: torch.Tensor
+    """The row of each pair's first token, then padding (`collation.blocks`)."""
     heads: int = field(init=False)
     attention_rate: float = field(init=False)
     compute_dtype: torch.dtype = field(init=False)

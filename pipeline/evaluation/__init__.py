@@ -1,1 +1,1 @@
-"""How good rankings are, and how sure the differences."""
+"""Measures of rankings, and the uncertainty of their differences."""

@@ -14,16 +14,16 @@ from pipeline.mining.embeddings import Embedder
 
 
 class BiEncoderScorer:
-    """Cosine of a sentence-transformers model's embeddings of query and passage.
+    """Scorer of pairs by the cosine of a sentence-transformers model's embeddings of query and passage.
 
-    In the precision of every other score of an evaluation.
+    The embeddings are computed in the precision of all other scores of an evaluation.
     """
 
     def __init__(self, folder: Path, cache: Path, *, device: torch.device, precision: Precision) -> None:
         self._embedder = Embedder(folder, cache, device=device.type, bf16=precision is Precision.bf16)
 
     def score(self, pairs: Sequence[tuple[str, str]]) -> npt.NDArray[np.float32]:
-        """Cosine of each pair, shape (pairs,); each distinct query and each distinct passage is embedded once."""
+        """Return the cosine of each pair, shape (pairs,); each distinct query and passage is embedded once."""
         queries = {text: i for i, text in enumerate(dict.fromkeys(query for query, _ in pairs))}
         passages = {text: i for i, text in enumerate(dict.fromkeys(passage for _, passage in pairs))}
         first = self._embedder.vectors(list(queries), "query").take(slice(None))
@@ -33,5 +33,5 @@ class BiEncoderScorer:
         return np.asarray(np.einsum("ij,ij->i", first[a], second[b]), np.float32)
 
     def release(self) -> None:
-        """Let the model go until the next pairs."""
+        """Free the model's memory until the next pairs are scored."""
         self._embedder.release()

@@ -1,6 +1,6 @@
-"""What a reranker is worth: measures of several systems on one set, the differences and their intervals.
+"""Evaluation of rerankers: measures of several systems on one set, their differences and confidence intervals.
 
-Knows nothing of models or of how rankings came about (`reranking`), of where a set came from, or of caching.
+Knows nothing of models, of how rankings are made (`reranking`), of where a set came from, or of caching.
 """
 
 from __future__ import annotations
@@ -43,32 +43,32 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class Evaluation:
-    """One set under every system and protocol. Make it with `evaluate`, which fills `values` and orders `systems`."""
+    """One set under every system and protocol. Create it with `evaluate`, which fills `values` and orders `systems`."""
 
     set: RerankingSet
     systems: dict[str, SystemRankings]
-    """first_stage, untrained, rivals in the caller's order, trained; whichever there are."""
+    """first_stage, untrained, rivals in the caller's order, trained; the first stage is always present."""
     resamples: int
-    """Bootstrap draws where the set's queries are grouped."""
+    """Bootstrap draws, if the set's queries are grouped."""
     trained_on: int = 0
-    """Queries that count whose text is a training question's."""
+    """Number of counted queries whose text is also a training question's."""
     values: Values = field(default_factory=dict)
 
     @property
     def queries(self) -> list[str]:
-        """The query ids that count, in the judgements' order."""
+        """The ids of the queries that count, in the order of the judgements."""
         return list(self.values[AS_RETRIEVED][FIRST_STAGE][HEADLINE])
 
     def means(self, protocol: str, system: str) -> dict[str, float]:
-        """Measure → mean over queries."""
+        """Return measure → mean over queries."""
         return means_of(self.values[protocol][system])
 
     def scored(self) -> SetFigures:
-        """What a mean over sets needs of it."""
+        """Return the figures that a mean over sets needs."""
         return SetFigures(self.set.name, self.values, self.positives_found())
 
     def differences(self, protocol: str, a: str, b: str) -> dict[str, Difference]:
-        """Measure → system a minus system b; resamples clusters where the set's queries are grouped."""
+        """Return measure → system a minus system b; if the set's queries are grouped, whole groups are resampled."""
         of = self.values[protocol]
         return {
             measure: difference(of[a][measure], of[b][measure], self.set.groups, resamples=self.resamples)
@@ -76,7 +76,7 @@ class Evaluation:
         }
 
     def positives_found(self) -> float:
-        """The share of all judged positives that are among the candidates."""
+        """Return the share of all judged positives that are among the candidates."""
         found = total = 0
         for query in self.queries:
             candidates = set(self.set.candidates.get(query, ()))
@@ -85,13 +85,13 @@ class Evaluation:
         return found / total
 
     def measures_json(self) -> dict[str, Any]:
-        """The content of measures.json, which summary.json repeats under the set's name.
+        """Return the content of measures.json, which summary.json repeats under the set's name.
 
-        `queries`, `groups` (None where queries are independent), `positives_found`, `queries_trained_on` (how many
-        are training questions too), `interval` (in words), `notes` (protocol → sentence), `first_stage` and
-        `remarks` (as in `RerankingSet`), then for each protocol: system → measure → mean; `differences` → system →
-        measure → {mean, low, high, p}, that system minus the first stage; `trained_minus` → system → the same, trained
-        minus that system, the first stage left out.
+        Its keys are `queries`, `groups` (None if queries are independent), `positives_found`, `queries_trained_on` (how
+        many queries are also training questions), `interval` (in words), `notes` (protocol → sentence), `first_stage`
+        and `remarks` (as in `RerankingSet`), and each protocol. A protocol maps each system → measure → mean;
+        `differences` → system → measure → {mean, low, high, p}, for that system minus the first stage; and
+        `trained_minus` → system → the same, for trained minus that system, without the first stage.
         """
         groups = self.set.groups
         clusters = None if groups is None else len({groups.get(query, f"\0{query}") for query in self.queries})
@@ -121,13 +121,13 @@ def evaluate(
     resamples: int,
     questions: Container[str] = (),
 ) -> Evaluation:
-    """Measure systems on a set, the first stage always with them.
+    """Measure systems on a set; the first stage is always added.
 
     Args:
         reranking_set: The set; queries without a positive are left out, which is logged.
-        systems: Name → rankings; `untrained` and `trained` take their places, rivals keep the order given.
-        resamples: Bootstrap draws where the set's queries are grouped.
-        questions: What was trained on, folded, to count the queries among it.
+        systems: Name → rankings; `untrained` and `trained` take their fixed places, rivals keep their order.
+        resamples: Bootstrap draws, if the set's queries are grouped.
+        questions: The folded training questions, to count the queries that are among them.
 
     Raises:
         DataError: when no query has a positive.
@@ -153,11 +153,11 @@ def evaluate(
 
 
 def write(evaluation: Evaluation, folder: Path) -> None:
-    """Write an evaluation's facts into a folder: everything that any IR tool needs to score it again.
+    """Write an evaluation's results into a folder: all that an IR tool needs to compute the measures again.
 
     - `measures.json`: means, differences and intervals (`Evaluation.measures_json`).
-    - `per_query.tsv`: query, protocol, system, measure, value; a header, ids escaped as in the TREC files.
-    - `run.trec`: the trained model, as retrieved (without a trained model it is not written).
+    - `per_query.tsv`: query, protocol, system, measure, value, under a header; ids are escaped as in the TREC files.
+    - `run.trec`: the trained model's rankings as retrieved; not written without a trained model.
     - `runs/<system>.<protocol>.trec`: every system's rankings; the first stage's are the same under both protocols.
     - `qrels.trec`: the judgements of the queries that count. A query without candidates has judgements but no line in
       a run: trec_eval needs `-c` to count it as 0.

@@ -1,4 +1,4 @@
-"""Figures of sets that were evaluated: a set's values and their means, the mean over sets, and how they stand in JSON.
+"""Figures of evaluated sets: a set's values and their means, the mean over sets, and their form in JSON.
 
 Knows nothing of texts, rankings or models.
 """
@@ -29,23 +29,23 @@ class SetFigures:
     name: str
     values: Values
     positives_found: float
-    """As `Evaluation.positives_found`."""
+    """See `Evaluation.positives_found`."""
 
     @property
     def systems(self) -> list[str]:
-        """In the order shown."""
+        """The names of the systems, in the order in which they are shown."""
         return list(self.values[AS_RETRIEVED])
 
 
 def means_of(values: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    """Measure → mean over queries."""
+    """Return measure → mean over queries."""
     return {measure: mean(of) for measure, of in values.items()}
 
 
 def protocol_json(
     means: Mapping[str, Mapping[str, float]], differences: Callable[[str, str], Mapping[str, Difference]]
 ) -> dict[str, Any]:
-    """One protocol's part of measures.json; see `Evaluation.measures_json`."""
+    """Return one protocol's part of measures.json; see `Evaluation.measures_json`."""
 
     def compared(a: str, b: str) -> dict[str, dict[str, float]]:
         return {measure: found.as_json() for measure, found in differences(a, b).items()}
@@ -60,12 +60,12 @@ def protocol_json(
 
 
 def mean_of(sets: Sequence[SetFigures], name: str) -> dict[str, Any]:
-    """The mean over sets of each set's mean (as `NanoBEIR_R100_mean`), as its measures.json.
+    """Return the mean over sets of each set's mean (such as `NanoBEIR_R100_mean`), in the form of measures.json.
 
-    It has `name` and `sets` besides, and what only a single set has is not in it: `groups`, `queries_trained_on`,
-    `first_stage`, `remarks`.
-    Only systems that every set has are in it. Each set weighs the same whatever its size. The intervals are t
-    intervals stratified by set, see `measures.stratified_difference`: they speak of other queries to these sets.
+    It also has `name` and `sets`, and lacks what only a single set has: `groups`, `queries_trained_on`, `first_stage`,
+    `remarks`. It includes only systems that every set has. All sets have the same weight, whatever their size. The
+    intervals are t intervals stratified by set, see `measures.stratified_difference`: they are about other queries to
+    the same sets.
 
     Raises:
         ValueError: when there is no set.
@@ -97,12 +97,12 @@ def mean_of(sets: Sequence[SetFigures], name: str) -> dict[str, Any]:
 
 
 def mean_of_means(figures: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Measure → mean over sets, each set's figure weighing the same."""
+    """Return measure → mean over sets, all sets with the same weight."""
     return {measure: math.fsum(figure[measure] for figure in figures) / len(figures) for measure in MEASURES}
 
 
 def read(folder: Path, name: str) -> SetFigures:
-    """The figures of set `name` that `evaluator.write` wrote into a folder, to the last bit."""
+    """Read the figures of set `name` that `evaluator.write` wrote into a folder, exact to the last bit."""
     values: Values = {}
     for line in (folder / "per_query.tsv").read_text(encoding="utf-8").split("\n")[1:-1]:
         query, protocol, system, measure, value = line.split("\t")

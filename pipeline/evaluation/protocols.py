@@ -1,4 +1,4 @@
-"""The protocols under which a set is evaluated: what each of them means, and which one the fixed steps take.
+"""The protocols under which a set is evaluated: what each means, and which one the evaluation at fixed steps uses.
 
 Pure: knows nothing of rankings, figures or how they are shown.
 """
@@ -13,9 +13,12 @@ NOTES = {
     POSITIVES_ADDED: "Positives the first stage missed are added before reranking, while the first stage keeps its "
     "as-retrieved figure: this protocol supports no claim against the first stage.",
 }
-"""What each protocol means, to stand beside its figures."""
+"""Protocol → what it means, shown beside its figures."""
 
 
 def fixed_step_protocol(name: str) -> str:
-    """The protocol a set is evaluated under at the fixed steps, as published: added for NanoBEIR, else as retrieved."""
+    """Return the protocol of a set's evaluation at fixed steps.
+
+    For NanoBEIR, positives are added, as in published figures; every other set is evaluated as retrieved.
+    """
     return POSITIVES_ADDED if is_nano_beir(name) else AS_RETRIEVED

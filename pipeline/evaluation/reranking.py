@@ -1,6 +1,6 @@
-"""Reranking: what a scorer makes of a set's candidates, under both protocols from one scoring.
+"""Reranking of a set's candidates by a scorer, under both protocols from one scoring.
 
-Knows nothing of models (a `Scorer` gives logits), of measures' meaning beyond a quick mean, or of files.
+Knows nothing of models (a `Scorer` gives logits), of files, or of measures beyond their mean.
 """
 
 from __future__ import annotations
@@ -35,17 +35,18 @@ SystemRankings = dict[str, Rankings]
 
 
 class Scorer(Protocol):
-    """Whatever gives (query, passage) text pairs a score, higher is more relevant."""
+    """Anything that scores (query, passage) text pairs; higher is more relevant."""
 
     def score(self, pairs: Sequence[tuple[str, str]]) -> npt.NDArray[np.float32]:
-        """Logits of shape (pairs,), in the order given."""
+        """Return logits of shape (pairs,), in the order of the pairs."""
         ...
 
 
 def run_candidates(run: Run, depth: int, own_passages: Container[str] = ()) -> dict[str, list[str]]:
-    """The best `depth` passages a query of a run: score descending, id ascending.
+    """Return the best `depth` passages of each query of a run: score descending, id ascending.
 
-    Ids in `own_passages` are passages that are no candidates of the query of that id, see `queries_among_passages`.
+    For an id in `own_passages`, the passage of that id is no candidate of the query of that id, see
+    `queries_among_passages`.
     """
     ranked = {
         query: {passage: score for passage, score in scores.items() if passage != query or query not in own_passages}
@@ -55,10 +56,10 @@ def run_candidates(run: Run, depth: int, own_passages: Container[str] = ()) -> d
 
 
 def queries_among_passages(collection: Collection) -> set[str]:
-    """Ids of queries that are passages of their collection, under one id and not judged relevant to themselves.
+    """Return the ids of queries that are also passages of their collection and not judged relevant to themselves.
 
-    BEIR's evaluation takes such a passage out of a query's ranking by its id alone; here it must also be the query's
-    text, for many collections number both from 1.
+    BEIR's evaluation removes such a passage from a query's ranking by its id alone. Here the passage's text must also
+    end with the query's text, because many collections number both queries and passages from 1.
     """
     return {
         query
@@ -70,10 +71,10 @@ def queries_among_passages(collection: Collection) -> set[str]:
 
 
 def collection_set(collection: Collection, candidates: Mapping[str, Sequence[str]], name: str) -> RerankingSet:
-    """The set that reranks a collection: its queries with a positive, their candidates, the passages these need.
+    """Return the set for reranking a collection: its queries with a positive, their candidates and their passages.
 
-    Queries without a positive have no measure: they are left out, counted in the log. A query without candidates
-    stays, counting 0 as retrieved.
+    Queries without a positive have no measure: they are left out, and the log counts them. A query without candidates
+    stays, and counts 0 as retrieved.
 
     Raises:
         DataError: when no query has a positive, or a candidate is not in the collection.
@@ -107,9 +108,9 @@ def collection_set(collection: Collection, candidates: Mapping[str, Sequence[str
 
 
 def pool_pairs(reranking_set: RerankingSet, protocol: str) -> tuple[dict[str, list[str]], list[tuple[str, str]]]:
-    """What a scorer must score under a protocol: query id → distinct passage ids, and the text pairs in that order.
+    """Return what must be scored under a protocol: query id → distinct passage ids, and the text pairs in that order.
 
-    Only queries with a positive are in it; the others have no measure. The same set gives the same pairs each time.
+    Queries without a positive are left out, as they have no measure. The same set always gives the same pairs.
     """
     pools = {
         query: reranking_set.pool(query, protocol)
@@ -125,7 +126,7 @@ def pool_pairs(reranking_set: RerankingSet, protocol: str) -> tuple[dict[str, li
 
 
 def _scored(reranking_set: RerankingSet, scorer: Scorer, protocol: str) -> dict[str, dict[str, float]]:
-    """Query id → passage id → score, each distinct pair of ids scored once.
+    """Return query id → passage id → score; each distinct pair of ids is scored once.
 
     Raises:
         NumericsError: when a score is not finite.
@@ -153,7 +154,7 @@ def rerank(reranking_set: RerankingSet, scorer: Scorer) -> SystemRankings:
 
 
 def mean_measures(reranking_set: RerankingSet, scorer: Scorer, protocol: str = AS_RETRIEVED) -> dict[str, float]:
-    """Measure → mean under one protocol, scoring no more pairs than it needs: the evaluation at fixed steps."""
+    """Return measure → mean under one protocol, scoring only the pairs it needs: the evaluation at fixed steps."""
     scored = _scored(reranking_set, scorer, protocol)
     rankings = {query: order(list(scores), list(scores.values())) for query, scores in scored.items()}
     values = per_query(rankings, reranking_set.qrels)
@@ -161,10 +162,10 @@ def mean_measures(reranking_set: RerankingSet, scorer: Scorer, protocol: str = A
 
 
 def first_stage(reranking_set: RerankingSet) -> SystemRankings:
-    """The candidates as they came; the same under both protocols, for the first stage never saw what is added."""
+    """Return the candidates in their given order; added positives change nothing, as the first stage never saw them."""
     return {protocol: reranking_set.candidates for protocol in PROTOCOLS}
 
 
 def fuse(*systems: SystemRankings) -> SystemRankings:
-    """Reciprocal-rank fusion (k = 60) of systems, protocol by protocol."""
+    """Fuse systems by `reciprocal_rank_fusion`, protocol by protocol."""
     return {protocol: reciprocal_rank_fusion([system[protocol] for system in systems]) for protocol in PROTOCOLS}

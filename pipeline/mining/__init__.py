@@ -1,1 +1,1 @@
-"""First stages, and the negatives and candidates they give."""
+"""First-stage retrieval, and the negatives and candidates mined from it."""

@@ -1,4 +1,4 @@
-"""What is said, warned of and refused of mined rows and sets. Knows counts and the configuration; mines nothing."""
+"""Messages, warnings and refusals about mined rows and sets. Knows counts and the configuration; mines nothing."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from pipeline.mining.judged import Corpus, Questions, positive_folds
 log = logging.getLogger(__name__)
 
 NOTABLE_SHARE = 0.1
-"""Of rows dropped, merged or of one question, of questions without candidates: from here on a remedy is named."""
+"""Share of rows (dropped, merged, of one question) or questions (without candidates) above which a remedy is named."""
 
 FEWEST_ALIKE = 20
-"""Of questions with one answer: fewer are no placeholder, whatever their share."""
+"""A passage that answers no more questions than this is not taken for a placeholder, whatever their share."""
 
 
 def say_leaks(split: Split, leaks: Mapping[str, Any]) -> None:
-    """Say how many training rows are held out as well, and where they are many what drops fewer."""
+    """Log how many training rows are held out as well and, if they are many, how to drop fewer."""
     rows = len(split.train)
     questions, passages = (leaks[f"train_rows_with_a_held_out_{what}"] for what in ("question", "positive"))
     if negatives := leaks["listed_negatives_that_are_held_out_positives"]:
@@ -35,7 +35,7 @@ def say_leaks(split: Split, leaks: Mapping[str, Any]) -> None:
     if not leaked:
         return
     told = f"dropped, {rows - leaked} are left" if leaks["dropped"] else "kept, for mining.drop_leaks=false"
-    if leaks["dropped"] and rows > leaked > rows * NOTABLE_SHARE:  # of none left the refusal speaks
+    if leaks["dropped"] and rows > leaked > rows * NOTABLE_SHARE:  # if no row is left, `without_positive` explains
         told += " (data.group_column=<column> keeps rows of one passage together; fewer data.dev_queries drop fewer"
         told += "; mining.drop_leaks=false keeps them)" if leaked > rows / 2 else ")"
         if split.dev_file:
@@ -47,7 +47,7 @@ def say_leaks(split: Split, leaks: Mapping[str, Any]) -> None:
 
 
 def without_positive(split: Split, left: PairRows, leaks: Mapping[str, Any], threshold: float) -> DataError:
-    """The refusal of a training part of which nothing, or no positive, is `left`."""
+    """Return the error for a training part that has no row, or no positive, `left`."""
     got, remedy = f"{len(left)} rows, none positive", "Check data.label_column and data.positive_threshold."
     if leaked := len(split.train) - len(left):
         answers = len(positive_folds([split.train], threshold))
@@ -64,7 +64,7 @@ def without_positive(split: Split, left: PairRows, leaks: Mapping[str, Any], thr
 
 
 def say_merged(name: str, part: Questions, config: MiningConfig) -> int:
-    """Say how many usable rows of a part repeat a pair of it; their number."""
+    """Log how many usable rows of a part repeat an earlier pair, and return their number."""
     rows = sum(part.sizes)
     if part.merged:
         level = logging.WARNING if part.merged > rows * NOTABLE_SHARE else logging.INFO
@@ -74,7 +74,7 @@ def say_merged(name: str, part: Questions, config: MiningConfig) -> int:
 
 
 def say_one_answer(name: str, part: Questions, corpus: Corpus, threshold: float) -> None:
-    """Warn of a passage that is right for many of a part's questions: a placeholder, which a model learns to prefer."""
+    """Warn of a passage that answers many of a part's questions: a model learns to prefer such a placeholder."""
     answers = Counter(chain.from_iterable(part.positives(threshold)))
     (position, count), of = answers.most_common(1)[0] if answers else (-1, 0), len(part.texts)
     if count > max(of * NOTABLE_SHARE, FEWEST_ALIKE) and of * NOTABLE_SHARE > of / len(answers):
@@ -85,10 +85,10 @@ def say_one_answer(name: str, part: Questions, corpus: Corpus, threshold: float)
 
 
 def check_rows(questions: Questions, pairs: LabelledPairs, statistics: Mapping[str, Any], config: MiningConfig) -> None:
-    """Refuse training rows without a negative; warn of what a user will not have meant.
+    """Refuse training rows without a negative; warn of what a user is unlikely to have meant.
 
-    That is: pairs with two labels, questions without a negative, hard negatives that are asked for and hardly found,
-    and one question that many rows are of.
+    Warnings are about pairs with two labels, many questions without a negative, hard negatives that are asked for but
+    hardly found, and a question with a large share of the rows.
     """
     if contradicted := len(questions.contradicted):
         log.warning("train: %d pairs have two labels: the higher one is taken", contradicted)
@@ -114,7 +114,7 @@ def check_rows(questions: Questions, pairs: LabelledPairs, statistics: Mapping[s
 
 
 def _remedy(config: MiningConfig) -> str:
-    """What finds more negatives for the questions that are mined."""
+    """Return the advice that gives mined questions more negatives."""
     limits = {"absolute_margin": config.absolute_margin, "relative_margin": config.relative_margin}
     if config.range_min:
         limits["range_min"] = config.range_min
@@ -126,7 +126,10 @@ def _remedy(config: MiningConfig) -> str:
 
 
 def coverage(reranking: RerankingSet) -> dict[str, Any]:
-    """What the first stage found of a set: `recall` is the mean share of a query's positives among its candidates."""
+    """Count what the first stage found for a set; `recall` is the mean share of a query's positives in its candidates.
+
+    The mean is over all queries, including queries without candidates.
+    """
     shares = []
     for query, judged in reranking.qrels.items():
         positives = {passage for passage, grade in judged.items() if grade > 0}
@@ -141,9 +144,9 @@ def coverage(reranking: RerankingSet) -> dict[str, Any]:
 
 
 def check_candidates(name: str, covered: Mapping[str, Any], config: MiningConfig) -> None:
-    """Refuse a set for none of whose questions the first stage finds a passage, and warn where that is often so.
+    """Refuse a set if the first stage finds no passage for any question.
 
-    `covered` is the set's `coverage`.
+    Warn if the first stage often finds no passage, or rarely a right one. `covered` is the set's `coverage`.
     """
     without, queries = covered["queries_without_candidates"], covered["queries"]
     of = f"{without} of {queries} questions"

@@ -1,4 +1,4 @@
-"""The dense first stage: exact search over embeddings on disk, block against block."""
+"""The dense first stage: exact search over embeddings on disk, in blocks of queries and of passages."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from pipeline.mining.exact_search import prepared, products
 from pipeline.mining.topk import Positions, Ranking, RunningTop, stacked
 
 QUERY_BLOCK = 4_096
-"""Queries whose best are merged at once: faiss's own block."""
+"""Queries searched at once in a block of passages: faiss's own block size."""
 
 PASSAGE_BLOCK_BYTES = 1 << 29
-"""Embeddings of the passages searched at once. Each block's best are found from nothing and merged: few are cheap."""
+"""Bytes of passage embeddings searched at once. Each block is searched anew and merged: fewer blocks cost less."""
 
 
 class Nearest:
-    """Exact cosine search over embeddings, block against block, the best kept as blocks pass."""
+    """Exact cosine search over embeddings, one block of passages at a time; only the best so far are kept."""
 
     def __init__(self, embedder: Embedder, passages: Sequence[str], subset: Positions | None = None) -> None:
-        """Search `passages`, or those at `subset`, whose indices then count within it."""
+        """Search `passages`, or only those at `subset`; the results are then indices into `subset`."""
         self._embedder, self._passages = embedder, embedder.vectors(passages, "passage")
         self._subset = np.arange(len(passages)) if subset is None else subset
 
     def search(self, queries: Sequence[str], depth: int, rows: Positions | None = None) -> Ranking:
-        """The `depth` nearest passages of each query, or of those at `rows`.
+        """Return the `depth` nearest passages of each query, or of the queries at `rows`.
 
-        All queries are embedded together, whichever are searched: a batch decides last bits. Memory grows with the
-        rows x depth, not with the passages.
+        All queries are embedded together, whichever are searched, because the batch affects an embedding's last bits.
+        Memory grows with rows x depth, not with the number of passages.
         """
         vectors = self._embedder.vectors(queries, "query")
         rows = np.arange(len(queries)) if rows is None else rows
@@ -49,7 +49,7 @@ class Nearest:
         return stacked([top.ranking() for top in tops], depth)
 
     def score(self, queries: Sequence[str], query: Positions, passage: Positions) -> npt.NDArray[np.float32]:
-        """Cosines (pairs,)."""
+        """Return the cosines (pairs,) of `queries[query[i]]` and passage `passage[i]`."""
         vectors = self._embedder.vectors(queries, "query")
         scores = np.empty(len(query), np.float32)
         for start in range(0, len(query), CHUNK):

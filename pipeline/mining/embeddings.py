@@ -1,6 +1,6 @@
-"""Embeddings by sentence-transformers, kept on disk.
+"""Embeddings by a sentence-transformers model, cached on disk.
 
-Knows nothing of labels or negatives, nor of the hub: it is given a local folder.
+Knows nothing of labels, negatives or the hub: the model is a local folder.
 """
 
 from __future__ import annotations
@@ -27,26 +27,26 @@ from pipeline.mining.topk import Positions
 log = logging.getLogger(__name__)
 
 CHUNK = 16_384
-"""Texts embedded between two writes, and pairs scored at once."""
+"""Texts embedded between two writes; also pairs scored at once."""
 
 VECTORS = "vectors.npy"
 
 VERSION = 3
-"""Of how embeddings are computed: those of an earlier one are made again."""
+"""Version of the way embeddings are computed: embeddings cached by an earlier version are computed again."""
 
 STATIC_BATCH = 4_096
-"""Texts a forward pass of a static model, which only looks words up."""
+"""Texts per forward pass of a static model, which only looks words up."""
 
 DENSE_BATCH = {"cpu": 16, "cuda": 64}
-"""Texts a forward pass of a dense model, by device: a few stay in a CPU's cache (a sixth faster than 64 there)."""
+"""Texts per forward pass of a dense model, by device: 16 stay in a CPU's cache (a sixth faster than 64 there)."""
 
 ENGINE_BATCH = 32
-"""The same where the engine takes padding out: 9 % faster than 16 in bf16 and 4 in fp32; 128 are another 8 % and 4, for
-four times the memory."""
+"""Texts per forward pass where the engine removes padding: 9 % faster than 16 in bf16 and 4 % in fp32. 128 gain another
+8 % and 4 %, for four times the memory."""
 
 
 class Vectors:
-    """Rows of a float32 `.npy` file, read through a map whose pages are let go after each read."""
+    """Rows of a float32 `.npy` file, read through a memory map whose pages are released after each read."""
 
     def __init__(self, path: Path) -> None:
         with path.open("rb") as stream:
@@ -60,31 +60,31 @@ class Vectors:
         return self.shape[0]
 
     def take(self, rows: slice | Positions) -> npt.NDArray[np.float32]:
-        """A copy of the given rows."""
+        """Return a copy of the given rows."""
         copy = self._rows[rows].copy() if isinstance(rows, slice) else self._rows.take(rows, axis=0)
         self._map.madvise(mmap.MADV_DONTNEED)
         return copy
 
 
 class Embedder:
-    """Normalised embeddings by a sentence-transformers model in a local folder, kept on disk in `cache`.
+    """Normalised embeddings by a sentence-transformers model in a local folder, cached on disk in `cache`.
 
-    An entry is named by the content of the model's folder (weights, tokenizer, configuration), the prompt, the
-    side, the precision and the texts; it is complete or absent, and verified before use. The model is loaded only when
-    one is missing.
+    A cache entry is named by a fingerprint of the model folder's content (weights, tokenizer, configuration), the
+    prompt, the side, the precision and the texts. An entry is complete or absent, and is verified before use. The model
+    is loaded only when an entry is missing.
     """
 
     def __init__(
         self, folder: Path, cache: Path, *, query_prompt: str = "", passage_prompt: str = "", device: str = "cpu",
         bf16: bool = False,
     ) -> None:  # fmt: skip
-        """Take a model.
+        """Fingerprint the model's folder, without loading the model.
 
         Args:
             folder: a sentence-transformers model.
-            cache: where embeddings are kept.
-            query_prompt: what stands before each query; empty: the model's own.
-            passage_prompt: what stands before each passage.
+            cache: the folder of cached embeddings.
+            query_prompt: text put before each query; if empty, the model's own prompt.
+            passage_prompt: text put before each passage; if empty, the model's own prompt.
             device: "cpu" or "cuda".
             bf16: run the model under bf16 autocast; the embeddings are float32 either way.
         """
@@ -96,12 +96,12 @@ class Embedder:
         self._identity = folder_digest(folder)
 
     def vectors(self, texts: Sequence[str], side: str) -> Vectors:
-        """Embeddings (texts, dimension) of "query" or "passage" texts, unit length, float32.
+        """Return the embeddings (texts, dimension) of texts as "query" or "passage" `side`: float32, of unit length.
 
         Raises:
-            ModelError: when the folder is no sentence-transformers model, or lacks weights of one.
-            DataError: when it is no longer the one that the entry is named by.
-            NumericsError: when the model makes a value that is not finite.
+            ModelError: when the folder is no sentence-transformers model, or lacks some of its weights.
+            DataError: when the folder has changed since its fingerprint was taken.
+            NumericsError: when an embedding is not finite.
         """
         identity = {
             "version": VERSION,
@@ -126,19 +126,19 @@ class Embedder:
         return self._verified[folder]
 
     def release(self) -> None:
-        """Let the model go, whose memory another needs; texts whose embeddings are missing load it again."""
+        """Free the model's memory for another model; the next texts without cached embeddings load the model again."""
         self._model = None
 
     def _write(self, texts: Sequence[str], side: str, path: Path) -> None:
         model, _ = self._loaded()
-        # Their own prompts (or none) hold where the configuration gives an empty one.
+        # If the configured prompt is empty, these methods apply the model's own prompt, or none.
         encode = model.encode_query if side == "query" else model.encode_document
         header = {"descr": "<f4", "fortran_order": False}
         autocast = torch.autocast(self._device, torch.bfloat16, enabled=self._bf16)
         with path.open("wb") as stream, bar(f"embedding {side} texts", len(texts)) as moving, autocast:
             shape = (len(texts), int(model.get_embedding_dimension()))
             np.lib.format.write_array_header_1_0(stream, {**header, "shape": shape})
-            # Batch by batch: a chunk takes a large model minutes.
+            # Progress advances by batch: a large model takes minutes for a chunk.
             counting = model[-1].register_forward_hook(lambda *call: moving.advance(_rows(call[-1])))
             for start in range(0, len(texts), CHUNK):
                 chunk = list(texts[start : start + CHUNK])
@@ -147,11 +147,11 @@ class Embedder:
                     remedy = "Use another model: mining.path=<folder or hub id>."
                     raise NumericsError(must(str(self._folder), "give finite embeddings", "NaN or inf", remedy))
                 stream.write(vectors.tobytes())
-                moving.advance(start + len(chunk) - moving.done)  # batches that a GPU had no memory for came twice
+                moving.advance(start + len(chunk) - moving.done)  # a chunk retried in smaller batches counted twice
             counting.remove()
 
     def _within_memory(self, encode: Callable[..., Any], texts: list[str], side: str) -> Any:
-        """Embeddings of texts, in batches halved each time a GPU's memory runs out, until a text is alone."""
+        """Embed texts, halving the batch size each time a GPU's memory runs out, down to a single text."""
         while True:
             model, size = self._loaded()
             try:
@@ -162,7 +162,7 @@ class Embedder:
                     normalize_embeddings=True,
                     show_progress_bar=False,
                 )
-            except (AttributeError, IndexError, TypeError, ValueError) as error:  # no pad token, tokens it knows not …
+            except (AttributeError, IndexError, TypeError, ValueError) as error:  # no pad token, unknown token ids …
                 rule = "be a model that embeds texts"
                 raise ModelError(
                     must(str(self._folder), rule, named(error), "Pass another model: mining.path=<folder or hub id>.")
@@ -175,9 +175,9 @@ class Embedder:
             log.warning("out of GPU memory: embedding goes on with %d texts a batch", size // 2)
 
     def _loaded(self) -> tuple[Any, int]:
-        """The model, and how many texts a forward pass of it takes."""
+        """Return the model and its texts per forward pass; load the model if needed."""
         if self._model is None:
-            # Seconds to import, and BM25 needs none of it.
+            # Imported here because the import takes seconds, and BM25 does not need it.
             from sentence_transformers import SentenceTransformer
 
             try:
@@ -191,13 +191,13 @@ class Embedder:
             if lacked := [name for name in missing if not missing_weights.pools(name) or _asks_its_pooler(model)]:
                 raise missing_weights.incomplete(str(self._folder), self._folder, lacked, unused)
             if isinstance(model.tokenizer, PreTrainedTokenizerBase):
-                modules = sorted(self._folder.glob("[0-9]*_*/"))  # each may have files of its own
+                modules = sorted(self._folder.glob("[0-9]*_*/"))  # each may have its own tokenizer files
                 tokenizer_files.check(model.tokenizer, [self._folder, *modules], "mining.path")
             if type(model[0]).__name__ == "StaticEmbedding":
                 size = STATIC_BATCH
             else:
                 size = ENGINE_BATCH if self._uses_engine(model) else DENSE_BATCH[self._device]
-            # Hashed only where a file's state says so: a large model is loaded again for every set.
+            # Hash again only if a file's state changed: a large model is loaded again for every set.
             if self._states() != self._before and folder_digest(self._folder) != self._identity:
                 raise changed(str(self._folder))
             self._model = model, size
@@ -207,10 +207,13 @@ class Embedder:
         return {path: file_state(path) for path in deciding_files(self._folder)}
 
     def _uses_engine(self, model: Any) -> bool:
-        """Let `block_scoring` compute a BERT on a CPU; tokens, prompts, pooling and what follows stay the library's."""
+        """Let `block_scoring` compute the model if it is a BERT on a CPU, and return whether it does.
+
+        Tokenisation, prompts, pooling and later modules stay the library's.
+        """
         from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 
-        # What stands between the two may read pads, which are zeros here.
+        # A module between these two might read the outputs at padding, which are zeros here.
         if len(model) < 2 or type(model[0]) is not Transformer or type(model[1]) is not Pooling:
             return False
         bert: Any = model[0].model
@@ -219,7 +222,7 @@ class Embedder:
             return False
         reuse_memory()
         bert.forward = block_scoring.FrozenEncoder(bert, torch.bfloat16 if self._bf16 else torch.float32)
-        bert.encoder = bert.pooler = None  # their matrices have been packed, or are not asked
+        bert.encoder = bert.pooler = None  # their matrices are packed already, or unused
         return True
 
 
@@ -229,15 +232,15 @@ def _asks_its_pooler(model: Any) -> bool:
 
 
 def _rows(output: Any) -> int:
-    """Texts of a batch, by what a model's last module gives."""
+    """Return the number of texts in a batch, from the output of a model's last module."""
     return len(output.get("sentence_embedding", ())) if isinstance(output, dict) else 0
 
 
 def folder_digest(folder: Path) -> str:
-    """sha256 over name and content of the `deciding_files`.
+    """Return the sha256 over the names and contents of the `deciding_files`.
 
     Raises:
-        ModelError: when there is none.
+        ModelError: when the folder has none.
     """
     if not (files := deciding_files(folder)):
         remedy = "Pass a model folder: mining.path=<folder>."
@@ -246,7 +249,7 @@ def folder_digest(folder: Path) -> str:
 
 
 def deciding_files(folder: Path) -> list[Path]:
-    """Every file that can change an embedding: all but hidden ones and Markdown."""
+    """Return every file that can change an embedding: all but hidden files and Markdown."""
     return sorted(
         path
         for path in folder.rglob("*")

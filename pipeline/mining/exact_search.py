@@ -1,7 +1,7 @@
-"""The best passages by inner product, exactly: in fp32 by faiss, or in bf16 first and in fp32 what that may misplace.
+"""Exact search for the best passages by inner product: in fp32 by faiss, or in bf16 and then fp32 where it may matter.
 
-Knows nothing of texts or models. Embeddings are (rows, dimension) float32 arrays, rows of about unit length or zero,
-and a block of them and the queries asked of it are never empty.
+Knows nothing of texts or models. Embeddings are (rows, dimension) float32 arrays whose rows are of about unit length or
+zero. A block of passages is never empty, nor are the queries searched in it.
 """
 
 from __future__ import annotations
@@ -19,43 +19,47 @@ from pipeline.mining.topk import Positions, best_columns, tied_at_cut
 Floats = npt.NDArray[np.float32]
 
 Best = tuple[Floats, npt.NDArray[np.int64]]
-"""Scores and columns (queries, at most depth) in any order; of equal scores at the cut, the lower columns."""
+"""Scores and columns, each (queries, at most depth), in any order; of equal scores at the cut, the lower columns."""
 
 ROUGH_CELLS = 1 << 26
 """Rough scores held at once (128 MiB)."""
 
 CANDIDATES = 1 << 22
-"""Passages that may be scored exactly before the best are kept, unless one query alone may have more."""
+"""Most candidates scored exactly at once, unless a single query can have more."""
 
 TIED_CELLS = 1 << 22
-"""Scores held at once for queries with ties at the cut, whose whole rows of a block are sorted (16 MiB)."""
+"""Scores held at once (16 MiB) to sort the whole rows of queries with ties at the cut."""
 
 ROWS = 4_096
 """Passages rounded and multiplied at once."""
 
 HALF_ULP_BF16, HALF_ULP_FP32 = 2.0**-8, 2.0**-24
-"""Most that rounding to nearest moves a number, as a share of it."""
+"""Largest relative error of rounding a number to nearest, in bf16 and in fp32."""
 
 
 class Block(Protocol):
-    """Some passages, ready to be searched."""
+    """A block of passages, ready to be searched."""
 
     def best(self, queries: Floats, depth: int) -> Best:
-        """The `depth` best passages of each query."""
+        """Return the `depth` best passages of each query."""
 
 
 def prepared(passages: Floats) -> Block:
-    """The block by which this CPU searches fastest. Where scores differ by more than fp32's rounding, both agree."""
+    """Return the kind of block that this CPU searches fastest.
+
+    Both kinds give the same result where scores differ by more than fp32's rounding.
+    """
     return Rounded(passages) if bf16_unit() else Plain(passages)
 
 
 def products(queries: Floats, query: Positions, passages: Floats, passage: Positions) -> Floats:
-    """Inner products (pairs,) of `queries[query[i]]` and `passages[passage[i]]`, the same wherever a pair stands.
+    """Return the inner products (pairs,) of `queries[query[i]]` and `passages[passage[i]]`.
 
-    Reads the rows where they lie: gathering them first takes twice as long.
+    A pair's product does not depend on the other pairs. The rows are read in place: gathering them first takes twice as
+    long.
     """
     found = np.empty(len(query), np.float32)
-    # faiss checks none of this, and reads on.
+    # faiss does not check this, and would read out of bounds.
     assert len(query) == len(passage) and queries.shape[1] == passages.shape[1]
     rows = (faiss.swig_ptr(array) for array in (queries, query, passages, passage, found))
     faiss.pairwise_indexed_inner_product(queries.shape[1], len(query), *rows)  # type: ignore[attr-defined]
@@ -63,7 +67,7 @@ def products(queries: Floats, query: Positions, passages: Floats, passage: Posit
 
 
 class Plain:
-    """All of it in fp32. faiss keeps the best of tiles that fit the cache; the matrix is never there."""
+    """Search in fp32. faiss keeps the best of tiles that fit the cache, so the score matrix never exists as a whole."""
 
     def __init__(self, passages: Floats) -> None:
         self._passages = passages
@@ -76,20 +80,20 @@ class Plain:
         scores, columns = scores[:, :depth], columns[:, :depth]
         held = max(1, TIED_CELLS // len(block))
         for start in range(0, len(tied), held):
-            # faiss keeps any of equal scores; these few rows are sorted in full.
+            # faiss keeps arbitrary columns of equal scores: sort these few rows in full.
             rows = tied[start : start + held]
             scores[rows], columns[rows] = best_columns(torch.from_numpy(queries[rows] @ block.T), depth)
         return scores, columns
 
 
 class Rounded:
-    """Rough scores in bf16 for all, exact ones in fp32 for every passage that may be among the best.
+    """Search by rough scores in bf16 of all passages, then exact scores in fp32 of all that may be among the best.
 
-    Rough scores are of passages less their mean, which changes no query's order and leaves less to round.
+    Rough scores are computed on passages minus their mean, which keeps each query's order and leaves less to round.
 
-    How far a rough score may lie from the exact one is bounded, not guessed: rounding moved query q by dq and passage
-    p by dp, so that q·p and the product of the rounded ones differ by at most |dq| |p| + |q + dq| |dp|
-    (Cauchy-Schwarz), besides what summing in fp32 and rounding the sum to bf16 add.
+    The error of a rough score is bounded, not guessed. Rounding moves query q by dq and passage p by dp, so q·p and the
+    product of the rounded vectors differ by at most |dq| |p| + |q + dq| |dp| (Cauchy-Schwarz). Summing in fp32 and
+    rounding the sum to bf16 add to this error.
     """
 
     def __init__(self, passages: Floats) -> None:
@@ -109,8 +113,8 @@ class Rounded:
         """See `Block`."""
         depth = min(depth, len(self._passages))
         most, group = (max(1, cells // len(self._passages)) for cells in (ROUGH_CELLS, CANDIDATES))
-        tile = -(-len(queries) // -(-len(queries) // most))  # alike: few rows are multiplied at a worse rate
-        held = torch.empty(tile, len(self._passages), dtype=torch.bfloat16)  # its pages serve every tile
+        tile = -(-len(queries) // -(-len(queries) // most))  # equal tiles: a matmul of few rows is less efficient
+        held = torch.empty(tile, len(self._passages), dtype=torch.bfloat16)  # one buffer, reused by every tile
         parts = []
         for start in range(0, len(queries), tile):
             asked = queries[start : start + tile]
@@ -121,26 +125,30 @@ class Rounded:
         return np.concatenate([scores for scores, _ in parts]), np.concatenate([columns for _, columns in parts])
 
     def _rough_scores(self, queries: Floats, depth: int, held: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Rough scores (queries, passages), in `held`, and the least that any of the `depth` best has (queries, 1)."""
+        """Return the rough scores (queries, passages), stored in `held`, and their floor (queries, 1).
+
+        The floor is the least rough score that any of the `depth` exactly best passages can have.
+        """
         asked = torch.from_numpy(queries)
         rounded, rough = asked.bfloat16(), held[: len(asked)]
         for start in range(0, len(self._passages), ROWS):
             part = slice(start, start + ROWS)
             torch.mm(rounded, self._rough[part].T, out=rough[:, part])
-        # Dimension x half a unit for the rough sum and for the exact one, and as much for the rounding in these lines.
+        # Dimension x half a unit for the rough sum, as much for the exact sum, as much for the rounding in these lines.
         summing = 3 * asked.shape[1] * HALF_ULP_FP32 * asked.norm(dim=1) * (self._longest + self._centred)
         moved = (asked - rounded).norm(dim=1) * self._centred + rounded.float().norm(dim=1) * self._moved
-        # `depth` passages are exactly at least this good, so those that must be worse are not among the best. Rounding
-        # keeps order: what reached the floor before its sum was rounded reaches the rounded floor after.
+        # `depth` passages have an exact score of at least `last` less its own rounding and the error bound. A passage
+        # whose exact score reaches that has a rough sum of at least that less the bound once more: the floor. Rounding
+        # keeps order: a sum that reaches the floor still reaches the rounded floor once it is rounded itself.
         last = rough.topk(depth, dim=1, sorted=False).values.amin(1).float()
         floor = last - last.abs() * HALF_ULP_BF16 - 2 * (moved + summing)
         return rough, floor.bfloat16()[:, None]
 
     def _exact(self, queries: Floats, candidates: torch.Tensor, depth: int) -> Best:
-        """The best of candidates (queries, passages) bool; every query has `depth` of them or more."""
+        """Return the best of the candidates, a (queries, passages) bool mask with at least `depth` for each query."""
         query, column = np.divmod(np.flatnonzero(candidates.numpy()), len(self._passages))
         counts = np.bincount(query, minlength=len(queries))
-        # One row a query, its candidates in order: of equal scores the lower column is the lower place.
+        # One row per query holds its candidates in column order, so of equal scores the lower column comes first.
         cells = query, np.arange(len(query)) - np.repeat(counts.cumsum() - counts, counts)
         columns = np.zeros((len(queries), counts.max()), np.int64)
         scores = np.full(columns.shape, -np.inf, np.float32)

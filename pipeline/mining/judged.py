@@ -1,4 +1,4 @@
-"""Questions and passages of a split as numbers: what is distinct, what is judged, what leaks. Knows no first stage."""
+"""A split's distinct questions and passages as numbers, their judgements, and leaks. Knows no first stage."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from pipeline.mining.topk import Positions
 
 @dataclass(slots=True)
 class Corpus:
-    """Distinct passages: texts with one `key` are one passage, the first to occur.
+    """Distinct passages: texts with the same `key` are one passage, stored as the text that occurs first.
 
-    The first `searched` are what a first stage searches; behind them stand negatives a source lists, for its rows only.
+    A first stage searches the first `searched` passages. The others are negatives that a source lists: they are used in
+    its rows only.
     """
 
     key: Callable[[str], str]
@@ -26,12 +27,12 @@ class Corpus:
     searched: int = 0
     _positions: dict[str, int] = field(default_factory=dict)
     _exact: dict[str, int] = field(default_factory=dict)
-    """Texts as they were taken in: most are asked for again, and a key takes longer to make than to look up."""
+    """Text as added → position. Most texts are looked up again, and computing a key is slower than this lookup."""
     _numbers: dict[str, int] = field(default_factory=dict)
 
     @classmethod
     def of(cls, split: Split, key: Callable[[str], str]) -> Corpus:
-        """The split's corpus, then answers and listed negatives it lacks; ids are the source's or `p000001`…"""
+        """Collect the split's corpus, then answers and listed negatives it lacks; ids are the source's or `p000001`…"""
         corpus, taken = cls(key), set(split.corpus_ids or [])
         ids = split.corpus_ids or [f"p{number:06d}" for number in range(1, len(split.corpus) + 1)]
         for text, identifier in zip(split.corpus, ids, strict=True):
@@ -53,7 +54,7 @@ class Corpus:
         return text in self._exact or self.key(text) in self._positions
 
     def add(self, text: str, identifier: str) -> None:
-        """Take in a text under `identifier`; where it is there, the identifier stands for that one."""
+        """Add a text under `identifier`; if its passage is already present, `identifier` becomes another id of it."""
         position = self._positions.setdefault(self.key(text), len(self.texts))
         self._exact[text] = position
         self._numbers.setdefault(identifier, position)
@@ -62,20 +63,20 @@ class Corpus:
             self.ids.append(identifier)
 
     def numbered(self, identifier: str) -> int:
-        """Position of the passage with this id, -1 for none."""
+        """Return the position of the passage with this id, or -1."""
         return self._numbers.get(identifier, -1)
 
     def searched_ids(self) -> dict[str, int]:
-        """Every id of what is searched → position; several of one text have the same."""
+        """Map every id of a searched passage to its position; ids of one text share a position."""
         return {identifier: position for identifier, position in self._numbers.items() if 0 <= position < self.searched}
 
     def position(self, text: str) -> int:
-        """Position of a text that was taken in."""
+        """Return the position of a text that was added."""
         position = self._exact.get(text)
         return self._positions[self.key(text)] if position is None else position
 
     def folded_among(self, forms: set[str]) -> set[int]:
-        """Positions of the passages that fold to one of these."""
+        """Return the positions of the passages whose folded text is among `forms`."""
         if self.key is fold:
             return {position for form in forms if (position := self._positions.get(form)) is not None}
         return {position for position, text in enumerate(self.texts) if fold(text) in forms}
@@ -83,12 +84,12 @@ class Corpus:
 
 @dataclass(slots=True)
 class Questions:
-    """Distinct questions of one part, in first-occurrence order, with what is judged for each.
+    """Distinct questions of one part, in order of first occurrence, with the judgements of each.
 
-    `judged[q]` maps passage position → label, in the order of the source; `given` holds questions that brought
-    negatives of their own; `itself` is the position of the passage that is the question itself, -1 for none; `sizes`
-    are numbers of source rows, of which `merged` repeat a pair; `contradicted` holds pairs (question, position) with
-    two labels.
+    `judged[q]` maps passage position → label, in the order of the source. `given` holds questions for which the source
+    lists negatives. `itself[q]` is the position of the passage that is the question itself, or -1. `sizes[q]` is the
+    number of source rows; over all questions, `merged` of these rows repeat a pair. `contradicted` holds the pairs
+    (question, position) with two labels.
     """
 
     texts: list[str] = field(default_factory=list)
@@ -102,28 +103,28 @@ class Questions:
     contradicted: set[tuple[int, int]] = field(default_factory=set)
 
     def hidden(self, question: int, positives: list[int]) -> int:
-        """Position of the passage that is the question itself, -1 for none and where it is among its positives."""
+        """Return the position of the passage that is the question itself, or -1 for none or for a positive."""
         itself = self.itself[question]
         return -1 if itself in positives else itself
 
     def positives(self, threshold: float) -> list[list[int]]:
-        """Positions of each question's positives."""
+        """Return the positions of each question's positives."""
         return [[p for p, label in judged.items() if label >= threshold] for judged in self.judged]
 
 
 def parts_of(split: Split) -> list[PairRows]:
-    """Train, validation and dev, those there are."""
+    """Return the train, validation and dev parts, as far as the split has them."""
     return [part for part in (split.train, split.validation, split.dev) if part is not None]
 
 
 def questions_of(part: PairRows, corpus: Corpus, prefix: str, *, by_id: bool) -> Questions:
-    """The distinct questions of a part.
+    """Collect the distinct questions of a part.
 
-    A question is known by its id where the source has ids and `by_id` asks for it, else by its text as the corpus
-    compares texts. A pair that occurs twice keeps its highest label, so no given negative is also a positive.
+    A question is identified by its id if the source has ids and `by_id` is set, else by its text, compared as the
+    corpus compares texts. A pair that occurs twice keeps its highest label, so no listed negative is also a positive.
     """
     numbers: dict[str, int] = {}
-    listed: set[tuple[int, int]] = set()  # negatives that no row has as its answer so far
+    listed: set[tuple[int, int]] = set()  # (question, position) of listed negatives that are no row's answer so far
     found = Questions()
     for row, text in enumerate(part.questions):
         name = part.question_ids[row] if by_id and part.question_ids is not None else corpus.key(text)
@@ -157,7 +158,11 @@ def questions_of(part: PairRows, corpus: Corpus, prefix: str, *, by_id: bool) ->
 
 
 def _itself(text: str, identifier: str | None, corpus: Corpus) -> int:
-    """The passage that is a question: of its text, or in a collection of its id and text, a title before it."""
+    """Return the position of the passage that is the question itself, or -1.
+
+    It has the question's text or, in a collection, the question's id and a text that ends with the question's text: a
+    title may precede it.
+    """
     if text in corpus:
         return corpus.position(text)
     same_id = -1 if identifier is None else corpus.numbered(identifier)
@@ -165,7 +170,7 @@ def _itself(text: str, identifier: str | None, corpus: Corpus) -> int:
 
 
 def elsewhere(questions: Questions, split: Split, corpus: Corpus, threshold: float) -> dict[int, list[int]]:
-    """Question → positions of its positives in rows that stand in no part: no training rows, and no negatives."""
+    """Map each question to its positives in rows outside all parts: they become neither training rows nor negatives."""
     rows, found = _unused(split), dict[int, list[int]]()
     asked = {corpus.key(question) for question in rows.questions}
     number = {key: q for q, text in enumerate(questions.texts) if (key := corpus.key(text)) in asked} if asked else {}
@@ -181,7 +186,7 @@ def _unused(split: Split) -> PairRows:
 
 
 def positive_folds(parts: Iterable[PairRows], threshold: float) -> set[str]:
-    """Folded texts of the parts' positives."""
+    """Return the folded texts of the parts' positives."""
     return {
         fold(answer)
         for part in parts
@@ -193,12 +198,13 @@ def positive_folds(parts: Iterable[PairRows], threshold: float) -> set[str]:
 def without_leaks(
     train: PairRows, held_out: list[PairRows], threshold: float, *, drop: bool
 ) -> tuple[PairRows, dict[str, Any]]:
-    """Training rows without those whose question, or whose passage as a held-out positive, is held out (both folded).
+    """Drop training rows whose question is held out, or whose passage is a held-out positive.
 
-    That holds for negatives as well: what is a positive of dev is no row of train at all.
+    Texts are compared folded. Negatives are no exception: a held-out positive is in no row of train, nor among the
+    negatives that a row lists.
 
     Returns:
-        The rows (all of them unless `drop`), and the counts, a row under its first reason.
+        The rows (all of them unless `drop`), and the counts; a row that leaks both ways counts under its question.
     """
     questions = {fold(question) for part in held_out for question in part.questions}
     passages = positive_folds(held_out, threshold)
@@ -224,9 +230,10 @@ def without_leaks(
 
 
 def train_corpus(split: Split, train: PairRows, corpus: Corpus, threshold: float, *, drop_leaks: bool) -> Positions:
-    """Where training negatives come from: every searched passage but answers that are none of `train`'s.
+    """Return the positions of the passages that training negatives may come from, in corpus order.
 
-    Without a corpus of the user's own these are the training answers, in the corpus's order.
+    These are all searched passages except answers that no row of `train` has and, with `drop_leaks`, held-out
+    positives. Without a corpus of the user's own, these are the training answers.
     """
     kept = {corpus.position(answer) for answer in train.answers}
     foreign = {corpus.position(answer) for part in parts_of(split) for answer in part.answers}

@@ -1,4 +1,4 @@
-"""From a split to training rows and sets to rerank. Knows nothing of where pairs came from or where results go."""
+"""Mining of training rows and reranking sets from a split. Knows nothing of where pairs came from or results go."""
 
 from __future__ import annotations
 
@@ -33,25 +33,29 @@ def mine(
     positive_threshold: float = 1.0,
     device: str = "cpu",
 ) -> Mined:
-    """Training rows and reranking sets of a split.
+    """Mine the training rows and reranking sets of a split.
 
     Args:
-        cache: Folder for embeddings, which outlive the call; BM25 and runs write nothing.
+        cache: Folder of cached embeddings, which outlive the call; BM25 and imported runs write nothing.
         retriever: The embedding model's local folder, or the run file; by default `config.path`.
         positive_threshold: A label of at least this is a positive.
-        device: Where an embedding model runs and its vectors are searched.
+        device: Device that runs an embedding model; its embeddings are always searched on the CPU.
 
     Returns:
-        Rows by question in first-occurrence order: its positives, its hard negatives best first, its random ones.
-        Negatives a source gives are rows as they are, behind the positives, and such questions are not mined.
-        Nor is a positive that the source has of a question in rows of no part (`Split.unused`).
-        A passage that is the question itself is not mined or drawn as its negative and is no candidate, unless judged a
-        positive; one that the source lists stays a row.
-        A reranking set holds the `dev_depth` best of the whole corpus, positives left where the first stage has them.
+        Training rows by question, in order of first occurrence: the question's positives, its hard negatives best
+        first, its random negatives. If the source lists negatives for a question, these follow its positives as rows,
+        and the question is not mined.
+
+        A question's positives in rows outside all parts (`Split.unused`) are neither mined nor drawn as its negatives.
+        Nor is a passage that is the question itself, unless it is judged a positive: it is no candidate either, but if
+        the source lists it, its row stays.
+
+        A reranking set holds the first stage's `dev_depth` best passages of the whole corpus for each question.
+        Positives are neither added nor moved.
 
     Raises:
-        DataError: when nothing or no negative is left to train on, the first stage finds nothing for any question of a
-            set, or an imported run is of another collection.
+        DataError: when no positive or no negative is left to train on, the first stage finds nothing for any question
+            of a set, or the ids of an imported run are another collection's or ambiguous.
     """
     key = fold if config.positive_match is Match.folded else str
     held_out = [part for part in (split.dev, split.validation) if part is not None]
@@ -99,7 +103,7 @@ def _first_stage(
 ) -> FirstStage:
     searched = corpus.texts[: corpus.searched]
     if config.retriever is Retriever.bm25:
-        stems = functools.cache(lambda: Stems(searched))  # read once, when a search needs it
+        stems = functools.cache(lambda: Stems(searched))  # passages are read once, for the first searcher
         return lambda positions: Bm25(stems(), positions)
     if config.retriever is Retriever.embedding:
         embedder = Embedder(
@@ -110,7 +114,10 @@ def _first_stage(
 
 
 def _imported(path: Path, corpus: Corpus, parts: list[Questions]) -> FirstStage:
-    """A run by this split's ids; ids that are not among them are counted, and none known is refused."""
+    """Return the first stage of an imported run, whose ids are those of this split.
+
+    Unknown ids are skipped and counted. A run is refused if it ranks no known passage, or no question of some part.
+    """
     positions = corpus.searched_ids()
     texts: dict[str, str] = {}
     for part in parts:
@@ -139,7 +146,7 @@ def _imported(path: Path, corpus: Corpus, parts: list[Questions]) -> FirstStage:
             position = positions.get(passage)
             if position is None:
                 foreign += 1
-            else:  # of ids that have one text the best counts
+            else:  # several ids may have one text: the best score counts
                 best[position] = max(score, best.get(position, score))
         twins += known.get(texts[query], best) != best
         known[texts[query]] = best
@@ -164,7 +171,7 @@ def _imported(path: Path, corpus: Corpus, parts: list[Questions]) -> FirstStage:
 def _sets(
     parts: dict[str, Questions], corpus: Corpus, stage: FirstStage, depth: int, threshold: float
 ) -> dict[str, RerankingSet]:
-    """The sets of the held-out parts, by name; the first stage searches the whole corpus."""
+    """Return the reranking sets of the held-out parts by name; their first stage searches the whole corpus."""
     whole = stage(np.arange(corpus.searched))
     return {name: _reranking_set(name, part, corpus, whole, depth, threshold) for name, part in parts.items()}
 
@@ -172,7 +179,7 @@ def _sets(
 def _reranking_set(
     name: str, part: Questions, corpus: Corpus, searcher: Searcher, depth: int, threshold: float
 ) -> RerankingSet:
-    """Candidates and judgements of the questions that have a positive; a label below the threshold is grade 0."""
+    """Return the candidates and judgements of the questions with a positive; a label below the threshold is grade 0."""
     positives = part.positives(threshold)
     asked = [q for q, own in enumerate(positives) if own]
     ranking = searcher.search([part.texts[q] for q in asked], min(depth + 1, corpus.searched))

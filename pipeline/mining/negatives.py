@@ -1,7 +1,7 @@
-"""Which ranked passages become negatives. Pure: integer arrays in, integer arrays out, no text and no model.
+"""Choice of negatives among ranked passages. Pure: arrays in, arrays out, no model; texts only seed the draws.
 
-Questions are numbered from 0, passages by their position in the corpus. Every draw is a function of one question's
-seed alone, so it does not depend on the other questions, their order or how they are batched.
+Questions are numbered from 0, passages by their position in the corpus. Every draw depends on one question's seed
+alone, not on the other questions, their order or how they are batched.
 """
 
 from __future__ import annotations
@@ -17,31 +17,31 @@ from pipeline.config.data import MiningConfig, Sampling
 from pipeline.mining.topk import Positions, Ranking
 
 CHUNK = 8_192
-"""Questions whose masks are held at once, at most."""
+"""Most questions whose masks are held at once."""
 
 CELLS = 1 << 21
-"""Ranks whose masks are held at once (some 100 MiB), unless one question has more."""
+"""Most ranks whose masks are held at once (some 100 MiB), unless one question alone has more."""
 
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-"""Step of the SplitMix64 sequence."""
+"""Increment of the SplitMix64 sequence."""
 
 Seeds = npt.NDArray[np.uint64]
 
 
 @dataclass(slots=True)
 class Pairs:
-    """(question, passage) pairs as one sorted array of keys, for membership tests on whole matrices."""
+    """(question, passage) pairs as one sorted array of integer keys, for membership tests on whole matrices."""
 
     keys: Positions
     passages: int
 
     @classmethod
     def of(cls, question: Positions, passage: Positions, passages: int) -> Pairs:
-        """Pairs of equally long arrays; `passages` is the size of the corpus."""
+        """Encode the pairs of two arrays of equal length; `passages` is the size of the corpus."""
         return cls(np.unique(question.astype(np.int64) * passages + passage), passages)
 
     def find(self, question: Positions, passage: Positions) -> tuple[npt.NDArray[np.bool_], Positions]:
-        """Which pairs are among these, and the place of each in `keys` (meaningless where it is not)."""
+        """Return which of the given pairs are present, and the place of each in `keys` (meaningless if absent)."""
         wanted = question.astype(np.int64) * self.passages + passage
         if not len(self.keys):
             return np.zeros(wanted.shape, np.bool_), np.zeros(wanted.shape, np.int64)
@@ -60,7 +60,7 @@ class Pairs:
 
 
 def question_seeds(questions: Sequence[str], seed: int, purpose: str) -> Seeds:
-    """A 64-bit seed for each question, from its text, the run's seed and what is drawn."""
+    """Return a 64-bit seed for each question, from its text, the run's seed and the purpose of the draws."""
     prefix = f"{seed}\n{purpose}\n".encode()
     digests = b"".join(
         hashlib.blake2b(prefix + question.encode("utf-8", "surrogatepass"), digest_size=8).digest()
@@ -70,7 +70,7 @@ def question_seeds(questions: Sequence[str], seed: int, purpose: str) -> Seeds:
 
 
 def draws(seeds: Seeds, count: int) -> Seeds:
-    """Draws 1 to `count` of SplitMix64 (Steele, Lea and Flood 2014) from each seed: (seeds, count) uint64."""
+    """Return draws 1 to `count` of SplitMix64 (Steele, Lea and Flood 2014) from each seed: (seeds, count) uint64."""
     state: Seeds = seeds[:, None] + GOLDEN * np.arange(1, count + 1, dtype=np.uint64)
     state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -85,16 +85,18 @@ def hard_negatives(
     config: MiningConfig,
     seeds: Seeds,
 ) -> tuple[Positions, Positions]:
-    """Hard negatives of each question: (question, passage) arrays, by question, best first.
+    """Return the hard negatives of each question as (question, passage) arrays, by question, best first.
 
-    Of the ranking, in this order: positives are dropped; then whatever scores above the question's *lowest* positive
-    score less the margins (equal stays); `range_max` of the rest are kept, `range_min` of those skipped, and
-    `negatives` taken from the top or drawn.
+    From each question's ranking:
+    1. drop the positives;
+    2. drop passages that score above the question's *lowest* positive score less the margin (equal scores stay);
+    3. of the rest, keep the first `range_max`, and skip the first `range_min` of those;
+    4. take `negatives` of them from the top, or draw that many.
 
     Args:
         ranking: Deep enough to hold `range_max` passages besides the positives.
-        positive_scores: Score of each of `positives.keys`; None where the configuration has no margin.
-        seeds: One a question, for random sampling.
+        positive_scores: Score of each of `positives.keys`; None if the configuration has no margin.
+        seeds: One per question, for random sampling.
     """
     size = _chunk(ranking)
     limits = None if positive_scores is None else _limits(ranking, positives, positive_scores, config)
@@ -126,13 +128,14 @@ def _chunk(ranking: Ranking) -> int:
 def _limits(
     ranking: Ranking, positives: Pairs, scores: npt.NDArray[np.float32], config: MiningConfig
 ) -> npt.NDArray[np.float32]:
-    """The highest score (questions,) a negative may have."""
+    """Return the highest score (questions,) that a negative may have; with two margins, the lower limit holds."""
     scores, size = scores.copy(), _chunk(ranking)
     for start in range(0, len(ranking), size):
         indices = ranking.indices[start : start + size].astype(np.int64)
         question = np.arange(start, start + len(indices))[:, None]
         found, place = positives.find(question, indices)
-        # Where the ranking has the positive, its score there was rounded as the candidates' were: "equal" means equal.
+        # If the ranking has the positive, take its score there: it is rounded like the candidates' scores, so that
+        # equal scores compare as equal.
         scores[place[found]] = ranking.scores[start : start + size][found]
     lowest = np.full(len(ranking), np.inf, np.float32)
     np.minimum.at(lowest, positives.question, scores)
@@ -140,13 +143,13 @@ def _limits(
     if config.absolute_margin is not None:
         limits = lowest - np.float32(config.absolute_margin)
     if config.relative_margin is not None:
-        # The share of the magnitude, so that a negative score's limit also lies below it.
+        # A share of the absolute value, so that the limit lies below a negative score too.
         limits = np.minimum(limits, lowest - np.abs(lowest) * np.float32(config.relative_margin))
     return limits
 
 
 def _sampled(keep: npt.NDArray[np.bool_], drawn: Seeds, count: int) -> npt.NDArray[np.bool_]:
-    """`count` of the kept cells of each row, those with the smallest draws."""
+    """Return a mask of `count` kept cells in each row: those with the smallest draws."""
     drawn = np.where(keep, drawn, np.iinfo(np.uint64).max)
     chosen = np.zeros_like(keep)
     np.put_along_axis(chosen, np.argsort(drawn, axis=1, kind="stable")[:, :count], True, axis=1)
@@ -154,9 +157,9 @@ def _sampled(keep: npt.NDArray[np.bool_], drawn: Seeds, count: int) -> npt.NDArr
 
 
 def random_negatives(corpus: Positions, excluded: Pairs, count: int, seeds: Seeds) -> tuple[Positions, Positions]:
-    """`count` distinct passages of `corpus` for each question, none excluded: (question, passage), as drawn.
+    """Draw `count` distinct passages of `corpus`, none excluded, for each question: (question, passage), as drawn.
 
-    A question for which the corpus has fewer gets those there are.
+    A question for which fewer passages remain gets all of them.
     """
     parts = []
     tries = 2 * count + 8
@@ -172,7 +175,7 @@ def random_negatives(corpus: Positions, excluded: Pairs, count: int, seeds: Seed
         row, column = (fresh & enough[:, None]).nonzero()
         found = [(row + start, drawn[row, column])]
         for row in np.flatnonzero(~enough):
-            # A corpus hardly larger than what is excluded: the first of a permutation of all of it.
+            # The corpus is hardly larger than what is excluded: take the first of a permutation of all of it.
             permuted = corpus[np.argsort(draws(chunk[row : row + 1], len(corpus))[0], kind="stable")]
             permuted = permuted[~excluded.find(np.array(row + start), permuted)[0]][:count]
             found.append((np.full(len(permuted), row + start), permuted))
@@ -181,7 +184,7 @@ def random_negatives(corpus: Positions, excluded: Pairs, count: int, seeds: Seed
 
 
 def joined(parts: list[tuple[Positions, Positions]]) -> tuple[Positions, Positions]:
-    """Parts as one, by question, the order within a question kept."""
+    """Concatenate the parts and sort by question, keeping the order within a question."""
     if not parts:
         return np.empty(0, np.int64), np.empty(0, np.int64)
     question, passage = (np.concatenate(side) for side in zip(*parts, strict=True))

@@ -1,7 +1,7 @@
-"""Lexical and imported first stages: BM25 and a run made elsewhere. Knows nothing of labels, negatives or files.
+"""Lexical and imported first stages: BM25, and a run made elsewhere. Knows nothing of labels, negatives or files.
 
-Each is a `Searcher` over one list of passages. Equal scores stand in passage order, so a ranking does not depend on
-threads, batches or hashing.
+Each is a `Searcher` over one list of passages. Passages with equal scores keep their order, so a ranking does not
+depend on threads, batches or hashing.
 """
 
 from __future__ import annotations
@@ -25,16 +25,20 @@ from pipeline.core.records import Run
 from pipeline.mining.topk import Positions, Ranking
 
 K1, B = 0.9, 0.4
-"""Lucene's BM25 in BEIR's published baselines; chosen because published, not tuned on anything measured here."""
+"""Parameters of Lucene's BM25 in BEIR's published baselines: chosen because published, not tuned on our own data."""
 
 QUERIES = 256
 """Queries searched between two marks of progress."""
 
 PROBED = 16
-"""Times as many passages as are wanted that a term must have for its best to say how good the best of all are."""
+"""Passages, in multiples of `depth`, that a term needs to give the lower bound in `Bm25._best`.
+
+More passages give a higher bound, but take longer to partition. If more passages than this reach the bound, they are
+partitioned once more before they are sorted.
+"""
 
 ENTRIES = 1 << 20
-"""Weights computed at once."""
+"""Weights of postings computed at once."""
 
 PAIRS = 65_536
 """Pairs scored at once."""
@@ -45,8 +49,8 @@ PASSAGES = 4096
 _WORD = re.compile(r"(?u)\b\w\w+\b")
 
 _UNSEEN = str.maketrans(dict.fromkeys("\u00ad\u200d\u200e\u200f\u2060\ufeff"))
-"""Written within a word or not, and no part of it: soft hyphens, joiners, marks of writing direction. The non-joiner
-(U+200C) parts words, as Persian's suffixes want it."""
+"""Characters that may be written within a word but are no part of it: soft hyphens, joiners, marks of writing
+direction. The non-joiner (U+200C) is not among them: it separates words, as Persian's suffixes require."""
 
 UNSPACED = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"  # Thai, Lao, Burmese, Khmer
@@ -60,13 +64,15 @@ _UNSPACED = re.compile(f"[{UNSPACED}]")
 
 
 class Stems:
-    """Passages as numbers of their stems in one flat array, made once for the searches over parts of them.
+    """Passages as numbered stems, computed once and shared by searches over different subsets of the passages.
 
-    English stop words are left out, and words of one letter. Stems are numbered in the order of first occurrence.
+    `flat` (stems,) int32 holds the stem numbers of all passages, one passage after another; `lengths` (passages,) int64
+    says how many belong to each passage. English stop words and words of one letter are left out. Stems are numbered in
+    order of first occurrence.
     """
 
     def __init__(self, passages: Sequence[str]) -> None:
-        """Read all passages."""
+        """Split all passages into words and number their stems."""
         self._stem = snowballstemmer.stemmer("english")
         self._numbers: dict[str, int] = {}
         self._known = _Known(STOPWORDS_EN, self._new)
@@ -84,29 +90,34 @@ class Stems:
         self._starts = np.cumsum(self.lengths) - self.lengths
 
     def _new(self, word: str) -> int:
+        """Return the number of a word's stem, which is a new number if the stem is new."""
         return self._numbers.setdefault(self._stem.stemWord(word), len(self._numbers))
 
     def __len__(self) -> int:
         return len(self._numbers)
 
     def of(self, text: str) -> list[int]:
-        """Numbers of a text's stems in reading order, without those that no passage has."""
+        """Return the numbers of a text's stems in reading order, without stop words and stems that no passage has."""
         return [number for word in _words(text.lower()) if (number := self._number(word)) >= 0]
 
     def _number(self, word: str) -> int:
+        """Return the number of a word's stem, or -1 for a stop word or a stem that no passage has."""
         if word not in self._known:
             self._known[word] = self._numbers.get(self._stem.stemWord(word), -1)
         return self._known[word]
 
     def part(self, subset: Positions) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
-        """What `flat` and `lengths` are of the passages at `subset` alone."""
+        """Return `flat` and `lengths` of the passages at `subset` alone, in the order of `subset`."""
         lengths = self.lengths[subset]
         shifts = self._starts[subset] - (np.cumsum(lengths) - lengths)
         return self.flat[np.repeat(shifts, lengths) + np.arange(lengths.sum())], lengths
 
 
 class _Known(dict[str, int]):
-    """Word → number, asked for at its first lookup; -1 of a stop word."""
+    """Word → number of its stem, or -1 for a stop word.
+
+    `number` computes the entry at the first lookup of a word, so each distinct word is stemmed only once.
+    """
 
     def __init__(self, stop_words: Iterable[str], number: Callable[[str], int]) -> None:
         super().__init__(dict.fromkeys(stop_words, -1))
@@ -118,22 +129,31 @@ class _Known(dict[str, int]):
 
 
 class Bm25:
-    """BM25 as Lucene computes it: English stop words out, Snowball English stems, words of two letters or more.
+    """BM25 search by Lucene's formula.
 
-    Where a script puts no spaces between words, pairs of neighbouring characters stand for them, as in Lucene's
-    CJKAnalyzer. Texts are searched in NFC, their vowel signs and accents kept. A passage that shares no term with the
-    query is not found, so a ranking may be shorter than asked.
+    A passage's score is the sum, over the terms t of the query, of t's count in the query times
+
+        idf(t) · f / (f + K1 · (1 - B + B · length / mean length)),  idf(t) = ln(1 + (N - n + 0.5) / (n + 0.5)),
+
+    where f is t's count in the passage, N the number of searched passages, n how many of them contain t, and a length
+    is a number of terms. This weight does not depend on the query. It is computed once for each term and passage that
+    contains it, and stored as postings: for each term, its passages and their weights (`_weights`).
+
+    Terms are the Snowball stems of English words of two letters or more, without English stop words. In a script
+    without spaces between words, terms are pairs of neighbouring characters, as in Lucene's CJKAnalyzer. Texts are
+    normalised to NFC and keep their vowel signs and accents. A passage that shares no term with the query is not found,
+    so a ranking may be shorter than `depth`.
     """
 
     def __init__(self, passages: Sequence[str] | Stems, subset: Positions | None = None) -> None:
-        """Search `passages`, or those at `subset`, whose indices then count within it."""
+        """Index `passages`, or only those at `subset`; the results are then indices into `subset`."""
         self._stems = passages if isinstance(passages, Stems) else Stems(passages)
         stems = self._stems
         flat, lengths = (stems.flat, stems.lengths) if subset is None else stems.part(subset)
-        # Terms are numbered in the order of first occurrence here: what is searched decides the order of sums, and
-        # with it their last bits, not what stands beside it.
+        # Number the terms by first occurrence within the subset. Scores are summed in the order of these numbers, which
+        # affects their last bits: so a score depends on the searched passages alone, not on the others in `stems`.
         first = np.full(len(stems), len(flat), np.int64)
-        first[flat[::-1]] = np.arange(len(flat) - 1, -1, -1)  # of several assignments the last one stays
+        first[flat[::-1]] = np.arange(len(flat) - 1, -1, -1)  # the last assignment to a stem stays
         present = np.flatnonzero(first < len(flat))
         self._terms = np.full(len(stems), -1, np.int32)
         self._terms[present[first[present].argsort()]] = np.arange(len(present))
@@ -141,7 +161,7 @@ class Bm25:
         self._sums = np.zeros(len(lengths), np.float32)
 
     def _counts(self, queries: Sequence[str]) -> Any:
-        """Term counts (queries, terms), sparse."""
+        """Return how often each query has each term, sparse (queries, terms); terms of no passage are left out."""
         tokens = [[term for stem in self._stems.of(query) if (term := self._terms[stem]) >= 0] for query in queries]
         starts = np.cumsum([0, *map(len, tokens)])
         terms = np.fromiter((term for row in tokens for term in row), dtype=np.int64, count=int(starts[-1]))
@@ -152,7 +172,7 @@ class Bm25:
         return counts
 
     def search(self, queries: Sequence[str], depth: int, rows: Positions | None = None) -> Ranking:
-        """The best `depth` passages that share a term with each query, or with those at `rows`."""
+        """Return the best `depth` passages that share a term with each query, or with each of the queries at `rows`."""
         asked = queries if rows is None else [queries[row] for row in rows]
         indices = np.full((len(asked), depth), -1, np.int32)
         scores = np.full((len(asked), depth), -np.inf, np.float32)
@@ -169,18 +189,30 @@ class Bm25:
     def _best(
         self, terms: npt.NDArray[np.integer], counts: npt.NDArray[np.float32], depth: int
     ) -> tuple[npt.NDArray[np.float32], Positions]:
-        """Scores and indices of the best `depth` passages for a query's terms, ids ascending, and their counts.
+        """Return the scores and indices of one query's best `depth` passages, best first.
 
-        Only passages with one of the terms are touched; each sum runs in the order of ids.
+        The weights in the postings of the query's terms are added up in `_sums`. This is enough: a passage in none of
+        these postings shares no term with the query, scores 0 and is not found. Every weight is positive, so the
+        passages found are those with a sum above 0.
+
+        Few of them are sorted. The passages of one term are some of all passages, so the `depth`-th best score among
+        them is a lower bound of the `depth`-th best of all, and only passages that reach this bound can be among the
+        best. The bound comes from the rarest term with at least `PROBED` x `depth` passages, because a rare term weighs
+        most and its passages score high. If there is none, it comes from the most frequent term. If that has fewer than
+        `depth` passages, there is no bound.
+
+        Args:
+            terms: Numbers of the query's distinct terms, ascending; every sum runs in this order.
+            counts: How often the query has each of these terms.
         """
         starts, ends = self._postings.indptr[terms], self._postings.indptr[terms + 1]
         for start, end, count in zip(starts.tolist(), ends.tolist(), counts, strict=True):
             self._sums[self._postings.indices[start:end]] += count * self._postings.data[start:end]
-        # The best of all are at least as good as the best of those with one term: few are left to be sorted.
+        # The rarest term with `wanted` passages gives the lower bound.
         sizes = ends - starts
         wanted = min(PROBED * depth, int(sizes.max(initial=0)))
         found: Positions
-        if wanted >= depth:
+        if len(terms) and wanted >= depth:
             term = int(np.where(sizes >= wanted, sizes, len(self._sums) + 1).argmin())
             probe = self._sums[self._postings.indices[starts[term] : ends[term]]]
             found = np.flatnonzero(self._sums >= np.partition(probe, -depth)[-depth])
@@ -195,7 +227,7 @@ class Bm25:
         return scores[best], found[best]
 
     def score(self, queries: Sequence[str], query: Positions, passage: Positions) -> npt.NDArray[np.float32]:
-        """Scores (pairs,); 0 without a shared term."""
+        """Return the scores (pairs,) of `queries[query[i]]` against passage `passage[i]`; 0 without a shared term."""
         counts, passages = self._counts(queries), self._postings.T.tocsr()
         scores = np.empty(len(query), np.float32)
         for start in range(0, len(query), PAIRS):
@@ -205,7 +237,15 @@ class Bm25:
 
 
 def _weights(terms: npt.NDArray[np.int32], lengths: npt.NDArray[np.int64], size: int) -> Any:
-    """Weights (terms, passages), sparse, of the terms of passages one after another, of which there are `size`."""
+    """Return the postings: the weight of each term in each passage that contains it, sparse (terms, passages).
+
+    `Bm25` gives the formula.
+
+    Args:
+        terms: Term numbers of all passages, one passage after another.
+        lengths: How many of `terms` belong to each passage.
+        size: Number of distinct terms.
+    """
     kind = np.int32 if len(terms) < 2**31 else np.int64
     starts = np.concatenate([[0], np.cumsum(lengths)]).astype(kind)
     counts = sparse.csr_array((np.ones(len(terms), np.float32), terms, starts), shape=(len(lengths), size))
@@ -226,14 +266,14 @@ def _weights(terms: npt.NDArray[np.int32], lengths: npt.NDArray[np.int64], size:
 
 @cache
 def _marked_word() -> re.Pattern[str]:
-    """Words whose letters may bear marks (vowel signs, accents), which `\\w` leaves out and so would end a word."""
-    # No mark stands from U+20000 on but variation selectors, which no word needs.
+    """Return a pattern of words whose letters may bear marks (vowel signs, accents): `\\w` alone ends at a mark."""
+    # From U+20000 on, the only marks are variation selectors, which no word needs.
     marks = "".join(c for c in map(chr, range(0x20000)) if unicodedata.category(c) in ("Mn", "Mc"))
     return re.compile(rf"\w[\w{marks}]+")
 
 
 def _words(text: str) -> list[str]:
-    """Words of a text in reading order, and pairs of characters of what is written without spaces."""
+    """Return the words of a text in reading order; in scripts without spaces, pairs of neighbouring characters."""
     if text.isascii():
         return _WORD.findall(text)
     text = unicodedata.normalize("NFC", text.translate(_UNSEEN))
@@ -250,7 +290,7 @@ def _words(text: str) -> list[str]:
 
 
 def bm25_run(queries: Mapping[str, str], passages: Mapping[str, str], depth: int) -> Run:
-    """BM25's best `depth` passages of a collection with their scores, by query id."""
+    """Rank the passages of a collection by BM25: query id → the ids of its best `depth` passages → score."""
     ids = list(passages)
     ranking = Bm25(list(passages.values())).search(list(queries.values()), min(depth, len(passages)))
     run: Run = {}
@@ -262,17 +302,17 @@ def bm25_run(queries: Mapping[str, str], passages: Mapping[str, str], depth: int
 
 
 class ImportedRun:
-    """A ranking made elsewhere. What it does not list scores -inf: worse than everything it lists.
+    """A ranking made elsewhere. A passage that it does not list scores -inf, worse than every listed passage.
 
     Args:
-        rankings: By query text, index into the passages and score of what the run lists.
+        rankings: Query text → index of a listed passage → score.
     """
 
     def __init__(self, rankings: Mapping[str, Mapping[int, float]]) -> None:
         self._rankings = rankings
 
     def search(self, queries: Sequence[str], depth: int, rows: Positions | None = None) -> Ranking:
-        """The run's best `depth` passages of each query, or of those at `rows`."""
+        """Return the run's best `depth` passages of each query, or of the queries at `rows`."""
         asked = queries if rows is None else [queries[row] for row in rows]
         indices = np.full((len(asked), depth), -1, np.int32)
         scores = np.full((len(asked), depth), -np.inf, np.float32)
@@ -283,7 +323,7 @@ class ImportedRun:
         return Ranking(indices, scores)
 
     def score(self, queries: Sequence[str], query: Positions, passage: Positions) -> npt.NDArray[np.float32]:
-        """The run's own scores (pairs,)."""
+        """Return the run's own scores (pairs,)."""
         pairs = zip(query.tolist(), passage.tolist(), strict=True)
         found = [self._rankings.get(queries[q], {}).get(p, -np.inf) for q, p in pairs]
         return np.array(found, np.float32)

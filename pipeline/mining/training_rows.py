@@ -1,6 +1,6 @@
-"""Rows a cross-encoder is trained on: what is judged, then mined and drawn negatives. Knows no files and no source.
+"""Training rows of a cross-encoder: judged pairs, then mined and drawn negatives. Knows no files and no source.
 
-The rule for hard negatives is that of sentence-transformers' `mine_hard_negatives`; a test pins the rows to it.
+The rule for hard negatives is that of sentence-transformers' `mine_hard_negatives`; a test compares the rows with it.
 """
 
 from __future__ import annotations
@@ -21,24 +21,27 @@ CELLS = 1 << 24
 """Ranks held at once (128 MiB), in whole blocks of `BLOCK` questions."""
 
 BLOCK = 4_096
-"""Questions that a dense search multiplies at once: parts of whole blocks are searched as all at once would be."""
+"""Questions that a dense search multiplies at once: searched in whole blocks, they get the results of one search."""
 
 FirstStage = Callable[[Positions], Searcher]
-"""Makes a searcher over the passages at the given positions of the corpus."""
+"""Function that makes a searcher over the passages at the given positions of the corpus."""
 
 
 def training_rows(
     questions: Questions, others: dict[int, list[int]], corpus: Corpus, minable: Positions, stage: FirstStage,
     config: MiningConfig, threshold: float,
 ) -> tuple[LabelledPairs, dict[str, Any]]:  # fmt: skip
-    """Rows of every question, and their counts; `others` are each one's positives that are no rows, nor negatives."""
+    """Return the training rows of every question, and their counts.
+
+    `others` maps a question to positives that become neither rows nor negatives.
+    """
     positives = questions.positives(threshold)
     given = questions.given | {
         q for q, judged in enumerate(questions.judged) if any(label < threshold for label in judged.values())
     }
     mined = np.array([q for q, own in enumerate(positives) if own and q not in given], np.int64)
     hard, drawn = _negatives(questions, mined, positives, others, len(corpus.texts), minable, stage, config)
-    # Labels beyond [0, 1] are grades, which binary cross-entropy cannot take: they become positive or not.
+    # Labels outside [0, 1] are relevance grades, which binary cross-entropy cannot take: they become 1 or 0.
     graded = any(not 0 <= label <= 1 for judged in questions.judged for label in judged.values())
     own = [
         (q, p, float(label >= threshold) if graded else label)
@@ -77,11 +80,13 @@ def training_rows(
 
 
 def _alike(beside: Positions, wanted: int, most: int) -> Iterator[tuple[Positions, int]]:
-    """Numbers of questions searched together, ascending, and how deep: `wanted` passages and the most of `beside`.
+    """Yield the ascending numbers of questions to search together, and the depth of their search.
 
-    A question with far more passages `beside` the wanted ones (its positives) than others have does not deepen theirs.
+    The depth is `wanted` plus the largest `beside` of these questions, but no more than `most`. `beside` is the number
+    of each question's passages that may rank among the wanted ones, such as its positives. Questions with a similar
+    `beside` are searched together, so that a question with far more than the others does not deepen their search.
     """
-    # Up to as many as are wanted together, then up to twice as many, four times …: no depth is more than doubled.
+    # Bands of `beside` end at 1, 2, 4, 8 … times `wanted`: no question's depth is more than doubled.
     bands = np.ceil(np.log2(np.maximum(beside / wanted, 1))).astype(np.int64)
     for band in np.unique(bands):
         rows = np.flatnonzero(bands == band)
@@ -101,7 +106,10 @@ def _negatives(
     stage: FirstStage,
     config: MiningConfig,
 ) -> tuple[tuple[Positions, Positions], tuple[Positions, Positions]]:
-    """Hard and random negatives of the `mined` questions: (number within `mined`, corpus position) arrays each."""
+    """Return the hard and the random negatives of the `mined` questions.
+
+    Each is a pair of arrays (number within `mined`, corpus position).
+    """
     texts = [questions.texts[q] for q in mined]
     question = np.repeat(np.arange(len(mined)), [len(positives[q]) for q in mined])
     passage = np.array([p for q in mined for p in positives[q]], np.int64)
@@ -118,7 +126,9 @@ def _negatives(
         local = np.full(passages, -1, np.int64)
         local[minable] = np.arange(len(minable))
         scores = searcher.score(texts, known.question, local[known.passage]) if has_margin else None
-        if has_margin:  # what scores above it, a question itself too, is ranked as deep as in `mine_hard_negatives`
+        if has_margin:
+            # Passages above the limit, such as the question itself, use up ranks: search as deep as
+            # `mine_hard_negatives` does.
             beside = np.full(len(mined), max(questions.sizes))
         else:
             beside = np.bincount(question, minlength=len(mined)) + (itself >= 0)

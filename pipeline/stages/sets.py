@@ -1,4 +1,4 @@
-"""The sets a run evaluates on, by name: dev, validation, NanoBEIR splits, collections."""
+"""The sets that a run evaluates on, by name: dev, validation, NanoBEIR splits, collections."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def final_sets(run: Run) -> list[str]:
 
 
 def evaluation_set(run: Run, name: str) -> RerankingSet:
-    """A set by name: the dev set, `validation`, a NanoBEIR split, or a folder of `evaluation.collections`."""
+    """Return a set by name: the dev set, `validation`, a NanoBEIR split, or a folder of `evaluation.collections`."""
     if name == run.config.data.dev_name:
         return storage.read_set(run.mined_folder / "dev")
     if name == VALIDATION:
