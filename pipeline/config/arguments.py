@@ -1,4 +1,4 @@
-"""What a user types: a command's own `key=value` arguments, and the words that correct a wrong key or value.
+"""A command's own `key=value` arguments, and the messages that correct a wrong key or value.
 
 Pure; knows neither Hydra nor files.
 """
@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 
 def keys(schema: type[Any], prefix: str = "") -> dict[str, Any]:
-    """Dotted name → type of every value below a dataclass, in the order of its fields."""
+    """Return dotted name → type of every value below a dataclass, in the order of its fields."""
     found: dict[str, Any] = {}
     hints = typing.get_type_hints(schema)
     for field in dataclasses.fields(schema):
@@ -36,7 +36,7 @@ def keys(schema: type[Any], prefix: str = "") -> dict[str, Any]:
 
 
 def near(name: str, known: Iterable[str]) -> list[str]:
-    """Up to three of the known names that `name` was probably meant to be, best first."""
+    """Return up to three known names that `name` was probably meant to be, best first."""
     names = list(known)
     found = difflib.get_close_matches(name, names, n=3, cutoff=0.75) or [
         # A right key in the wrong section: `batch_size` for `training.batch_size`.
@@ -48,7 +48,7 @@ def near(name: str, known: Iterable[str]) -> list[str]:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """`Did you mean …?`, or the known names of the same section where none is near."""
+    """Return `Did you mean …?`, or if no name is near, the known names of the same section, else the sections."""
     names = list(known)
     if found := near(name, names):
         return f"Did you mean {' or '.join(found)}?"
@@ -58,7 +58,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def rule(hint: Any) -> str:
-    """What a value of this type must be, in words."""
+    """Return what a value of this type must be, in words."""
     options = typing.get_args(hint)
     if typing.get_origin(hint) in (types.UnionType, typing.Union):
         return " or ".join("null" if option is type(None) else rule(option) for option in options)
@@ -71,9 +71,9 @@ def rule(hint: Any) -> str:
 
 
 def parse_arguments(schema: type[T], arguments: list[str]) -> T:
-    """A command's own `key=value` arguments as a dataclass; an empty value is None where that is allowed.
+    """Parse a command's own `key=value` arguments into a dataclass; an empty value is None if that is allowed.
 
-    Values are taken as they stand: a question may hold quotes, `$`, `=` and braces. Only `~` in paths is expanded.
+    Values are taken literally: a question may hold quotes, `$`, `=` and braces. Only `~` in paths is expanded.
 
     Raises:
         ConfigError: for an argument without `=`, an unknown or repeated key, a value of the wrong type, or a key
@@ -100,7 +100,7 @@ def parse_arguments(schema: type[T], arguments: list[str]) -> T:
 
 
 def described(schema: type[Any]) -> str:
-    """What `--help` says of a command's arguments: a line each with rule and default, and a line with the meaning."""
+    """Return the `--help` text of a command's arguments: for each, a line with rule and default, and its meaning."""
     lines = []
     meanings = _meanings(schema)
     for field in dataclasses.fields(schema):
@@ -110,7 +110,7 @@ def described(schema: type[Any]) -> str:
 
 
 def _meanings(schema: type[Any]) -> dict[str, str]:
-    """Field → the first line of the text below it; Python keeps none of these, only the source has them."""
+    """Return field → first line of the docstring below it, read from the source: Python keeps no such docstrings."""
     (body,) = (node.body for node in ast.parse(inspect.getsource(schema)).body if isinstance(node, ast.ClassDef))
     found = {}
     for field, text in itertools.pairwise(body):
@@ -125,7 +125,7 @@ def _shown(value: Any) -> str:
 
 
 def _value(name: str, hint: Any, text: str) -> Any:
-    """One argument's text as its field's type."""
+    """Convert an argument's text to its field's type."""
     options = typing.get_args(hint) if typing.get_origin(hint) in (types.UnionType, typing.Union) else (hint,)
     if type(None) in options and text in ("", "null"):
         return None

@@ -1,4 +1,4 @@
-"""Arguments that commands have beside the configuration. Light: a mistyped one is answered without loading torch."""
+"""Arguments of commands, besides the configuration. A mistyped argument is refused without loading torch."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pipeline.core.errors import ConfigError, must
 
 FIRST = "first"
-"""The one value of `stage`."""
+"""The only value of `stage`."""
 
 
 @dataclass(kw_only=True)
@@ -17,13 +17,13 @@ class Prediction:
     q: str
     """The question."""
     p: str = ""
-    """One passage, taken as it stands: `null` is a word."""
+    """One passage, taken literally: `null` is the word itself."""
     file: str | None = None
-    """Or many: JSONL with the key `text`, one passage a line."""
+    """Many passages instead of p: JSONL with the key `text`, one passage per line."""
     run: str | None = None
     """Folder name below outputs/runs or a path; null takes the newest run."""
     outputs_dir: str = "outputs"
-    """Where runs lie."""
+    """Output folder, with the runs below runs/."""
 
     def __post_init__(self) -> None:
         if not self.q.strip():
@@ -36,7 +36,7 @@ class Prediction:
 
 @dataclass(kw_only=True)
 class Reproduction:
-    """The arguments of `scripts/reproduce.py` beside the configuration's."""
+    """The arguments of `scripts/reproduce.py` besides the configuration's keys."""
 
     run: str | None = None
     """A finished run: a folder below outputs/runs or a path."""
@@ -45,7 +45,7 @@ class Reproduction:
     weights: str | None = None
     """Published weights to score with this project's evaluator: a hub id or a folder."""
     weights_revision: str | None = None
-    """Their branch, tag or commit."""
+    """Branch, tag or commit of the published weights."""
     facts: str | None = None
     """Another file of published figures, in the form of pipeline/reporting/published.json."""
 
@@ -67,11 +67,11 @@ class Publication:
     run: str | None = None
     """A finished run: a folder below outputs/runs or a path; null takes the newest."""
     repo: str
-    """The model's name on the hub: owner/name."""
+    """Name of the model on the hub: owner/name."""
     private: bool = False
-    """Whether a repository made for it is private."""
+    """Whether a newly created repository is private."""
     outputs_dir: str = "outputs"
-    """Where runs lie."""
+    """Output folder, with the runs below runs/."""
 
 
 @dataclass(kw_only=True)
@@ -81,7 +81,7 @@ class Verification:
     run: str | None = None
     """A finished run: a folder below outputs/runs or a path; null takes the newest."""
     outputs_dir: str = "outputs"
-    """Where runs lie."""
+    """Output folder, with the runs below runs/."""
 
 
 @dataclass(kw_only=True)
@@ -91,7 +91,7 @@ class Rerun:
     manifest: str
     """A manifest.json of a stage, or its folder: outputs/runs/<run>/model."""
     outputs_dir: str | None = None
-    """Where to write; null takes the folder the manifest records."""
+    """Folder to write to; null takes the one that the manifest records."""
 
 
 @dataclass(kw_only=True)
@@ -101,17 +101,17 @@ class Faults:
     kills: int = 20
     """Processes to kill at random moments, over all stages; 0 for none."""
     chain: int = 5
-    """Kills of one run before it is left to end."""
+    """Most kills of one run before it is left to finish."""
     files: int = 40
-    """Files to damage, each in a finished run of its own; 0 for none."""
+    """Files to damage, each in a separate finished run; 0 for none."""
     seed: int = 1
-    """Seed of moments, kinds and damage; which step a moment meets depends on the machine."""
+    """Seed of the kills' moments and kinds and of the damage; which step a kill hits depends on the machine."""
     experiment: str = "smoke"
-    """The experiment that is run."""
+    """The experiment to run."""
     cut: bool | None = None
-    """Fewer rows and steps, every stage: smoke in seconds, quickstart in two minutes; null cuts smoke alone."""
+    """Run every stage on fewer rows and steps: smoke takes seconds, quickstart two minutes; null cuts only smoke."""
     outputs_dir: str = "outputs"
-    """Where the record goes, below faults/; the runs lie there too while they last."""
+    """Output folder; the record goes below faults/, where the broken runs also are until the command ends."""
 
     def __post_init__(self) -> None:
         for key, least in (("kills", 0), ("chain", 1), ("files", 0)):
@@ -121,10 +121,10 @@ class Faults:
 
 @dataclass(kw_only=True)
 class Profile:
-    """The arguments of `scripts/profiling.py` beside the configuration's."""
+    """The arguments of `scripts/profiling.py` besides the configuration's keys."""
 
     steps: int = 5
-    """Training steps to look at, after two that are not counted."""
+    """Training steps to profile, after two warm-up steps."""
 
     def __post_init__(self) -> None:
         if self.steps < 1:

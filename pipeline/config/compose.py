@@ -1,6 +1,6 @@
-"""From a command line to a job: compose, parse once, run, and turn every error into one sentence and a status.
+"""Run a job from a command line: compose, parse once, run, and turn every error into one sentence and a status.
 
-With `schema` and `refusals` it is all that knows Hydra. It knows nothing of what a job does.
+Only this module, `schema` and `refusals` know Hydra. This module knows nothing of what a job does.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ CONF = Path(__file__).resolve().parents[2] / "conf"
 
 
 def application(job: Callable[[Config], object]) -> Callable[[], None]:
-    """A command over `conf/`: Hydra's command line, with our errors and exit statuses.
+    """Return a command over `conf/`: Hydra's command line, with the pipeline's errors and exit statuses.
 
-    The job gets the parsed configuration and may return a line that says how it went. Its folder under
-    `outputs_dir/logs/` is named after the file `job` is defined in, and its log has credentials masked. In a multirun
-    (`-m`) a failing job does not stop the others, and a table of the jobs ends it.
+    The job gets the parsed configuration and may return a line that says how it went. Its folder in `outputs_dir/logs/`
+    is named after the file that defines `job`, and credentials in its log are masked. In a multirun (`-m`) a failing
+    job does not stop the others, and a table of the jobs is printed at the end.
 
-    Exit status: 0; `EXIT_STATUS` for whatever the user can mend; `EXIT_REQUEUE` after SIGTERM, SIGHUP or SIGINT;
+    Exit status: 0; `EXIT_STATUS` for errors that the user can correct; `EXIT_REQUEUE` after SIGTERM, SIGHUP or SIGINT;
     `EXIT_BUG` for an unexpected error, whose traceback is in the log; `EXIT_UNREAD` when nobody reads what is printed.
     """
     home = (socket.gethostname(), os.getpid())
@@ -60,7 +60,7 @@ def application(job: Callable[[Config], object]) -> Callable[[], None]:
         _remove_copy(here.sweep.dir)
         log_path = Path(here.runtime.output_dir) / f"{here.job.name}.log"
         if here.mode is RunMode.MULTIRUN:
-            sys.argv[1:] = here.overrides.task  # what is recorded as its command makes this job, not the whole sweep
+            sys.argv[1:] = here.overrides.task  # the recorded command is this job's, not the whole sweep's
         try:
             log.info("command: %s", " ".join(masked_command(list(here.overrides.task))))
             said = job(parse(values))
@@ -73,7 +73,7 @@ def application(job: Callable[[Config], object]) -> Callable[[], None]:
             if status == EXIT_REQUEUE:
                 raise SystemExit(status) from None
             if here.mode is RunMode.MULTIRUN and (socket.gethostname(), os.getpid()) != home:
-                raise  # A launcher's worker: only an exception tells the process that waits for it.
+                raise  # A launcher's worker: only an exception reports the failure to the process that waits for it.
             failures.append(status)
             ran.append((here.overrides.task, f"failed with status {status}"))
             return None
@@ -86,11 +86,11 @@ def application(job: Callable[[Config], object]) -> Callable[[], None]:
                 hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")(one_job)()
             except (HydraException, OmegaConfBaseException) as error:
                 raise refusal(error, sys.argv[1:]) from None
-            except FileNotFoundError as error:  # a job's own is answered above: the folder of its log cannot be made
+            except FileNotFoundError as error:  # no log folder: errors of jobs are reported above
                 raise unusable(error) from error
             finally:
                 with contextlib.suppress(OSError):
-                    for folder in LOGS:  # of a sweep that was refused before its first job
+                    for folder in LOGS:  # from a sweep that was refused before its first job
                         _remove_copy(folder)
             if len(ran) > 1:
                 print("\n".join(["", *_jobs(ran)]))
@@ -103,7 +103,7 @@ def application(job: Callable[[Config], object]) -> Callable[[], None]:
 
 
 def application_with(schema: type[T], job: Callable[[T, Config], object]) -> Callable[[], None]:
-    """An `application` that also has arguments of its own: those named by the schema; all others are Hydra's."""
+    """Return an `application` with arguments of its own: those named by the schema; all others are Hydra's."""
 
     def run() -> None:
         own = [word for word in sys.argv[1:] if word.partition("=")[0] in keys(schema)]
@@ -124,7 +124,7 @@ def application_with(schema: type[T], job: Callable[[T, Config], object]) -> Cal
 
 
 def command(schema: type[T], job: Callable[[T], object]) -> Callable[[], None]:
-    """A command with `key=value` arguments of its own, read by `parse_arguments`; errors as in `application`."""
+    """Return a command with `key=value` arguments of its own, read by `parse_arguments`; errors as in `application`."""
 
     def run() -> None:
         with ended():
@@ -138,10 +138,10 @@ def command(schema: type[T], job: Callable[[T], object]) -> Callable[[], None]:
 
 
 def composed(overrides: list[str]) -> Config:
-    """The configuration that a command line of these overrides composes.
+    """Return the configuration that a command line of these overrides composes.
 
     Raises:
-        ConfigError: when it breaks a rule, or does not compose.
+        ConfigError: when it breaks a rule, or cannot be composed.
     """
     register()
     try:
@@ -152,12 +152,12 @@ def composed(overrides: list[str]) -> Config:
 
 
 def _remove_copy(folder: str) -> None:
-    """Remove Hydra's copy of a sweep's configuration: it has credentials as they are."""
+    """Remove Hydra's copy of a sweep's configuration, in which credentials are not masked."""
     Path(folder, "multirun.yaml").unlink(missing_ok=True)
 
 
 def _jobs(ran: list[tuple[list[str], str]]) -> list[str]:
-    """A line a job of a multirun: the overrides that not all of them have, and how it went."""
+    """Return a line per job of a multirun: the overrides that not all jobs share, and how the job went."""
     common = set[str].intersection(*(set(overrides) for overrides, _ in ran))
     own = [" ".join(word for word in overrides if word not in common) for overrides, _ in ran]
     width = max(map(len, own))
@@ -165,12 +165,12 @@ def _jobs(ran: list[tuple[list[str], str]]) -> list[str]:
 
 
 def quoted(word: str) -> str:
-    """An override with its value in quotes where Hydra's grammar wants them: a path with spaces or letters of its own.
+    """Quote an override's value if Hydra's grammar requires it, as for a path with spaces or non-ASCII letters.
 
-    Left as it is where the value itself has characters that mean something: quotes, brackets, commas, `$`, backslashes.
+    The override stays unchanged if its value has characters with a meaning: quotes, brackets, commas, `$`, backslashes.
 
     Raises:
-        ConfigError: when it names no key: Hydra's own parser fails on that.
+        ConfigError: when the override names no key, on which Hydra's own parser crashes.
     """
     key, equals, value = word.partition("=")
     if equals and not key.strip("+~"):
@@ -186,7 +186,7 @@ def quoted(word: str) -> str:
 
 
 def keep_log(outputs_dir: str, name: str) -> Path:
-    """Set up logging as Hydra does for an `application`: console, and a file below `outputs_dir/logs`; its path."""
+    """Set up logging as Hydra does for an `application`, to console and file; return the path of the file."""
     folder = Path(outputs_dir) / "logs" / f"{datetime.now():%Y-%m-%d_%H-%M-%S-%f}-{name}"
     try:
         folder.mkdir(parents=True)
@@ -201,7 +201,7 @@ def keep_log(outputs_dir: str, name: str) -> Path:
 
 @contextlib.contextmanager
 def _unwrapped() -> Iterator[None]:
-    """Let exceptions leave Hydra as they are: without this it prints them its own way and exits 1."""
+    """Let exceptions leave Hydra unchanged: by default it prints them in its own way and exits with status 1."""
     before = os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
@@ -214,7 +214,7 @@ def _unwrapped() -> Iterator[None]:
 
 
 def _quiet() -> None:
-    """Python's warnings go to the log file; other libraries' bars are shown on a terminal only."""
+    """Send Python's warnings to the log file; show other libraries' progress bars on a terminal only."""
     logging.captureWarnings(True)
     logging.raiseExceptions = False  # a log file on a full disk must not print tracebacks
     if not sys.stderr.isatty():

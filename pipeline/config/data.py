@@ -1,4 +1,4 @@
-"""What MINE reads: pairs, their split, negatives and candidates. Knows no files."""
+"""Configuration of MINE: pairs, their split, negatives and candidates. Reads no files."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class DataConfig:
     name: str
     """Slug of the data in folder names."""
     title: str | None = None
-    """Name of the data in the card; None takes `name`, with data=local the last part of `path`."""
+    """Name of the data in the card; None takes `name`, or with data=local the last part of `path`."""
     dev_name: str = "dev"
-    """Name of the dev set in measures and columns; none of other sets (`validation`, NanoBEIR's)."""
+    """Name of the dev set in measures and columns; not the name of another set (`validation`, NanoBEIR's)."""
     path: str | None = None
     """File, BEIR folder or hub id; unused by packaged_docs."""
     revision: str | None = None
@@ -56,15 +56,15 @@ class DataConfig:
     corpus_path: str | None = None
     """JSONL of passages (key `text` or the answer column) to mine from; None uses the answers."""
     rows: int | None = None
-    """Take the first N rows (of a BEIR folder whole queries); None takes all."""
+    """Take the first N rows (whole queries of a BEIR folder); None takes all."""
     limit: int | None = None
-    """Take a subset of at most N rows, whole questions, drawn with `split_seed`; None takes all."""
+    """Take a subset of at most N rows, drawn by whole questions with `split_seed`; None takes all."""
     dev_queries: int = 1000
-    """Questions for the dev set: a wish, at most a fifth of the questions, at least 20."""
+    """Target number of dev questions: at most a fifth of all questions, but at least 20."""
     validation_queries: int = 0
     """Questions taken from the train part for fixed-step evaluations and model selection."""
     queries_per_group: int | None = None
-    """Held-out questions of one group at most, so that no large group decides a figure; None sets no limit."""
+    """Most held-out questions of one group, so that no large group dominates a figure; None sets no limit."""
     split_seed: int = 12
     """Seed of the split and of `limit`."""
     dedupe: bool = True
@@ -134,7 +134,7 @@ class DataConfig:
 
 @dataclass(kw_only=True)
 class MiningConfig:
-    """Which first stage finds negatives and candidates, and which of them become rows."""
+    """Which first stage finds negatives and candidates, and which negatives become rows."""
 
     retriever: Retriever
     """bm25 | embedding | run (an imported TREC run)."""
@@ -147,25 +147,27 @@ class MiningConfig:
     passage_prompt: str = ""
     """Text put before every passage when embedding."""
     negatives: int = 5
-    """Hard negatives a question, from the ranking."""
+    """Hard negatives per question, from the ranking."""
     random_negatives: int = 0
-    """Further negatives a question, drawn at random from the corpus."""
+    """Further negatives per question, drawn at random from the corpus."""
     range_min: int = 0
-    """Candidates skipped from the top, counted after positives and those within a margin are removed."""
+    """Top candidates to skip, counted after removal of positives and of candidates within a margin."""
     range_max: int = 100
-    """Candidates considered, counted as in `range_min`; hard negatives come from [range_min, range_max)."""
+    """Top candidates to consider, counted as in `range_min`; hard negatives come from [range_min, range_max)."""
     absolute_margin: float | None = None
-    """Keep only negatives scored at least this far below the positive; None is no margin."""
+    """Keep only negatives scored at least this far below the lowest-scored positive; None is no margin."""
     relative_margin: float | None = None
-    """Keep only negatives scored at most (1 - margin) x the positive's score, margin below 1; None is no margin."""
+    """Keep only negatives scored below the lowest-scored positive by at least this share of its score's magnitude, a
+    share below 1; None is no margin."""
     sampling: Sampling = Sampling.top
     """top takes the best-ranked; random draws with `seed` from the range."""
     positive_match: Match = Match.folded
-    """How a candidate is known to be a positive: exact text, or folded (case, white space, form and the unseen)."""
+    """How a candidate is recognised as a positive: by exact text, or folded (ignoring case, white space, Unicode
+    normalisation and invisible characters)."""
     drop_leaks: bool = True
     """Remove train rows that share a question or positive with dev; false only counts them."""
     dev_depth: int = 30
-    """First-stage candidates a dev question."""
+    """First-stage candidates per dev question."""
     seed: int = 12
     """Seed of random negatives and random sampling."""
 

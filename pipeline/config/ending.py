@@ -1,4 +1,4 @@
-"""How a command ends: whatever leaves it becomes one sentence on standard error and an exit status. Knows no Hydra."""
+"""How a command ends: every exception becomes a sentence on standard error and an exit status. Knows no Hydra."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ from pipeline.core.errors import (
 )
 
 EXIT_BUG = 1
-"""Exit status after an error that is ours."""
+"""Exit status after a bug in the pipeline."""
 
 DRIVER_FAILED = ("CUDA driver error", "NVML_SUCCESS")
-"""What torch says where the driver does, but for a full memory."""
+"""Parts of torch's messages for failures of the GPU's driver, other than a full memory."""
 
 EXIT_UNREAD = 128 + signal.SIGPIPE
-"""Exit status, without a word, when what is printed is not read to its end: what a shell says of such a command."""
+"""Exit status, without a message, if nobody reads the output to its end: a shell's status after SIGPIPE."""
 
 OF_THE_SYSTEM = {
     errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR,
@@ -44,7 +44,7 @@ OF_THE_SYSTEM = {
     errno.EXDEV, errno.ESTALE, errno.ELOOP, errno.ENAMETOOLONG, errno.EBUSY, errno.ENOTCONN, errno.ENODEV,
     errno.ETIMEDOUT,
 }  # fmt: skip
-"""What disks, permissions and limits answer, whatever is asked of them: the user's to mend."""
+"""Error numbers of disks, permissions and limits: whatever the operation, the user can correct the cause."""
 
 # Not below `pipeline`, so its lines go to the log file and not to the console.
 log = logging.getLogger("command")
@@ -52,16 +52,16 @@ log = logging.getLogger("command")
 
 @contextlib.contextmanager
 def ended() -> Iterator[None]:
-    """Turn whatever leaves the block into a line on standard error and an exit status.
+    """Turn any exception that leaves the block into a line on standard error and an exit status.
 
-    SIGTERM, and SIGHUP where it is not ignored, end it like Ctrl-C.
+    SIGTERM, and SIGHUP unless it is ignored, end the block like Ctrl-C.
     """
     console.open_closed()
     before = {number: signal.signal(number, _stop) for number in signals.stop_signals()}
     try:
         _require_current_folder()
         yield
-        print(end="", flush=True)  # at exit it would be too late to say how that went
+        print(end="", flush=True)  # flush now: at exit it would be too late to report a failure
     except KeyboardInterrupt:
         console.say("interrupted: what was finished is kept. Run the same command again to go on.")
         raise SystemExit(EXIT_REQUEUE) from None
@@ -79,7 +79,7 @@ def _stop(number: int, frame: Any) -> None:
 
 
 def report(error: Exception, log_path: Path | None = None) -> int:
-    """Print the one line about an error, keep its traceback in the log, return the exit status."""
+    """Print one line about an error, keep its traceback in the log, and return the exit status."""
     if isinstance(error, BrokenPipeError) and console.is_unread():
         return EXIT_UNREAD
     where = f" (log: {shown(log_path)})" if log_path and log_path.exists() else ""
@@ -115,10 +115,10 @@ def report(error: Exception, log_path: Path | None = None) -> int:
 
 
 def _require_current_folder() -> None:
-    """Refuse to work from a folder that was removed: no relative path leads anywhere, and libraries end at it.
+    """Refuse to work in a folder that was removed: relative paths lead nowhere, and libraries fail on them.
 
     Raises:
-        ResourceError: naming the folder, as far as the shell tells.
+        ResourceError: naming the folder, if the shell has set `PWD`.
     """
     try:
         os.getcwd()
@@ -128,7 +128,7 @@ def _require_current_folder() -> None:
 
 
 def _file_refusal(error: OSError) -> Exception:
-    """What the system answers is the user's to mend; any other OSError stays what it is."""
+    """Return a refusal for an error of the system that the user can correct; return any other OSError as it is."""
     if error.errno not in OF_THE_SYSTEM and not (_lacks_its_folder(error) or _lacks_a_temporary_folder(error)):
         return error
     refused = unusable(error)
@@ -137,9 +137,9 @@ def _file_refusal(error: OSError) -> Exception:
 
 
 def _lacks_its_folder(error: OSError) -> bool:
-    """Whether the folder of what is not there is missing too, so was removed: ours are made before, or were complete.
+    """Return whether a missing file's folder is missing too, so that somebody removed it after the pipeline made it.
 
-    A file that is missing alone is one that we should have written, or should not have asked for.
+    A missing file whose folder exists is a bug: the pipeline should have written the file, or not opened it.
     """
     path = error.filename
     return error.errno == errno.ENOENT and isinstance(path, str | os.PathLike) and not Path(path).parent.exists()
@@ -150,8 +150,8 @@ def _lacks_a_temporary_folder(error: OSError) -> bool:
 
 
 def unusable(error: OSError) -> ResourceError:
-    """The refusal of a file or folder that the system does not let us write."""
-    # Of a rename the second: the first is a name of ours. None: what was written to had been opened before.
+    """Return the refusal of a file or folder that the system does not let the pipeline write."""
+    # A rename has two names, the first of them temporary. Without a name, the file had been opened before.
     path = str(error.filename2 or error.filename or "a file or standard output")
     if error.errno == errno.EFBIG:
         remedy = "Raise the limit and run the same command again: what was finished is kept."
@@ -178,7 +178,7 @@ def unusable(error: OSError) -> ResourceError:
 
 
 def _keep_traceback(error: Exception, log_path: Path | None) -> str:
-    """Append the traceback to the log, or to a temporary file where there is none, else say it; where it went."""
+    """Append the traceback to the log, or without one to a temporary file, or print it; return where it went."""
     text = str(masked("".join(traceback.format_exception(error))))
     try:
         if log_path is None:

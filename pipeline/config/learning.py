@@ -1,4 +1,4 @@
-"""What TRAIN and EVALUATE read: base model, hyperparameters, sets and rivals. Knows no files."""
+"""Configuration of TRAIN and EVALUATE: base model, hyperparameters, sets and rivals. Reads no files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Precision = Enum("Precision", "auto bf16 fp32")
 
 @dataclass(kw_only=True)
 class ModelConfig:
-    """Which encoder starts, and how the saved cross-encoder behaves."""
+    """Which encoder training starts from, and how the saved cross-encoder behaves."""
 
     name: str
     """Slug of the model in folder names and the card's title."""
@@ -26,7 +26,7 @@ class ModelConfig:
     revision: str | None = None
     """Branch, tag or commit on the hub; the commit it resolves to is recorded."""
     max_length: int = 512
-    """Tokens of a pair, special tokens included; longer pairs are cut, longest text first."""
+    """Most tokens of a pair, special tokens included; longer pairs are cut, longest text first."""
     activation: Activation = Activation.sigmoid
     """What the saved model's `predict` applies; training and measures always see logits."""
     dropout: float | None = None
@@ -38,11 +38,11 @@ class ModelConfig:
     random_init: bool = False
     """Random weights from the configuration, for tests and smoke runs; never for quality."""
     title: str | None = None
-    """Name of the base model in the card; None takes `name`, with model=custom the last part of `path`."""
+    """Name of the base model in the card; None takes `name`, or with model=custom the last part of `path`."""
     language: str | None = None
-    """Language tag of the card; None is en for the data of `conf/data`, none for a user's own."""
+    """Language tag of the card; None is en for the data of `conf/data`, and no tag for a user's own."""
     license: str | None = None
-    """Licence tag of the card; None is apache-2.0 for the models and data of `conf/`, none for a user's own."""
+    """Licence tag of the card; None is apache-2.0 for the models and data of `conf/`, and no tag for a user's own."""
 
     def __post_init__(self) -> None:
         check(bool(self.name), "model.name", "be a name", self.name, "Give one, such as my-reranker.")
@@ -77,37 +77,37 @@ class ModelConfig:
 
 @dataclass(kw_only=True)
 class TrainingConfig:
-    """What changes the weights. Memory and speed are in `runtime`."""
+    """Hyperparameters, which decide the weights. Memory and speed are in `runtime`."""
 
     batch_size: int
-    """Pairs an optimizer step; never cut to fit memory (micro-batches do that)."""
+    """Pairs per optimizer step; never reduced to fit memory (micro-batches do that)."""
     max_length: int | None = None
-    """Tokens of a training pair: a step costs what its tokens cost. None takes `model.max_length`."""
+    """Most tokens of a training pair; tokens decide what a step costs. None takes `model.max_length`."""
     learning_rate: float
     """Peak of the linear schedule."""
     epochs: int = 1
     """Passes over the rows, one seeded permutation each."""
     max_steps: int | None = None
-    """Stop after N steps (the schedule spans them); None trains all epochs, 0 none: the model is evaluated as it is,
-    its head drawn at random where none was saved."""
+    """Stop after N steps (the schedule spans them); None trains all epochs. 0 trains none: the model is evaluated as it
+    is, with a random head if it has none."""
     warmup_ratio: float = 0.1
     """Share of the steps, rounded up, over which the rate rises from 0."""
     weight_decay: float = 0.0
     """AdamW's decoupled decay; biases and norms are exempt, as in the reference."""
     adam_beta1: float = 0.9
-    """AdamW's first moment."""
+    """Decay rate of AdamW's first moment."""
     adam_beta2: float = 0.999
-    """AdamW's second moment."""
+    """Decay rate of AdamW's second moment."""
     adam_epsilon: float = 1e-8
     """AdamW's epsilon."""
     max_grad_norm: float = 1.0
-    """Global gradient norm is clipped to this."""
+    """The global gradient norm is clipped to this value."""
     pos_weight: float = 1.0
     """Weight of positives in the loss; 5 in the published recipe (its negatives per positive)."""
     precision: Precision = Precision.auto
     """bf16 is autocast over fp32 weights; auto is bf16 where the device is fast in it, else fp32."""
     logging_steps: int = 20
-    """A row in metrics.jsonl every N steps: the mean loss since the row before that has one."""
+    """Write a row to metrics.jsonl every N steps, with the mean loss since the previous row that has one."""
     logging_first_step: bool = True
     """Also log step 1."""
     eval_steps: int = 0
@@ -115,14 +115,14 @@ class TrainingConfig:
     eval_sets: list[str] = field(default_factory=list)
     """Sets evaluated at the fixed steps: validation, dev, nano_beir (every set of evaluation.nano_beir)."""
     keep_best: bool = False
-    """Save the weights of the best evaluation at a fixed step (every `eval_steps`) instead of the last step's, which
-    competes only where it is one, as in the published recipe."""
+    """Save the weights of the best evaluation at a fixed step (every `eval_steps`) instead of the last step's. The last
+    step competes only if it is a fixed step, as in the published recipe."""
     selection_set: str | None = None
-    """The set that decides: dev, validation, a NanoBEIR set by its name such as NanoNQ, or NanoBEIR_R100_mean."""
+    """Set that decides which is best: dev, validation, a NanoBEIR set such as NanoNQ, or NanoBEIR_R100_mean."""
     selection_measure: str = HEADLINE
-    """The measure that decides, one of `records.MEASURES`."""
+    """Measure that decides which is best, one of `records.MEASURES`."""
     keep_checkpoints: int = 2
-    """Newest checkpoints kept, beside the best one."""
+    """Number of newest checkpoints to keep, besides the best one."""
 
     def __post_init__(self) -> None:
         for key in (
@@ -191,11 +191,11 @@ class EvaluationConfig:
     """The final measurement: which sets, against which systems, in which precision."""
 
     precision: Precision = Precision.auto
-    """The one precision of every score: untrained, fixed steps, final, reloaded, bi-encoder."""
+    """Precision of all scores alike: untrained, fixed steps, final, reloaded, bi-encoder."""
     collections: list[str] = field(default_factory=list)
     """BEIR-layout folders to rerank besides the dev set, with BM25 candidates (or their own run.trec)."""
     depth: int = 100
-    """First-stage candidates a query of a collection."""
+    """First-stage candidates per query of a collection."""
     nano_beir: list[str] = field(default_factory=list)
     """NanoBEIR sets by short name, such as msmarco, nfcorpus, nq."""
     nano_beir_path: str = "sentence-transformers/NanoBEIR-en"
@@ -206,13 +206,12 @@ class EvaluationConfig:
     """Other cross-encoders to score on every reported set: folders or hub ids, `owner/name@revision` for another
     revision than main."""
     bi_encoder: bool = False
-    """Also rank by the base model as a bi-encoder (its own pooling, the mean where it names none; cosine) over the same
-    candidates: by its weights as they are in `model.path`, whatever `model.layers` and `model.random_init` make of
-    them."""
+    """Also rank the same candidates by the base model as a bi-encoder (its own pooling, or the mean if it names none;
+    cosine), with the weights as they are in `model.path`: `model.layers` and `model.random_init` are ignored."""
     fusion: bool = False
     """Also rank by reciprocal-rank fusion (k=60) of the first stage and the bi-encoder."""
     resamples: int = 2000
-    """Bootstrap draws where queries come in groups."""
+    """Bootstrap draws if queries come in groups."""
 
     def __post_init__(self) -> None:
         names = [nano_beir_name(short) for short in self.nano_beir]

@@ -1,4 +1,4 @@
-"""Where and how a run goes on, which changes results by rounding alone, and whether the hub is asked again."""
+"""How a run executes (which changes results by rounding alone), is tracked and measured, and resolves hub names."""
 
 from __future__ import annotations
 
@@ -13,19 +13,20 @@ Attention = Enum("Attention", "auto eager sdpa varlen")
 Wandb = Enum("Wandb", "none offline online")
 
 MOST_THREADS = 1024
-"""More than any machine's cores; some thousands more are refused by the system, which reads like a bug."""
+"""More than any machine's cores. The system refuses some thousands of threads with an error that reads like a bug."""
 
 
 @dataclass(kw_only=True)
 class RuntimeConfig:
-    """Memory and speed; never the result beyond rounding, so never part of a name."""
+    """Memory and speed. These change results by rounding alone, so no fingerprint includes them."""
 
     device: Device = Device.auto
     """auto takes a GPU where torch sees one."""
     threads: int | None = None
     """CPU threads of torch, at most 1,024; None leaves torch's own choice. Part of the bit-exactness scope."""
     micro_batch_tokens: int | None = None
-    """Tokens of a micro-batch; a CPU may hold twice as many in all. None is computed. Halve it when memory runs out."""
+    """Tokens of a micro-batch; those that a CPU computes at once may hold twice as many in all. None computes a value.
+    Halve it when memory runs out."""
     attention: Attention = Attention.auto
     """auto is varlen: little or no padding where models allow it (BERT, ModernBERT), else SDPA or eager, which pad."""
     workers: int | None = None
@@ -60,7 +61,7 @@ class EmissionsConfig:
     enabled: bool = True
     """False records no energy; the card says so."""
     country_iso_code: str | None = None
-    """Three letters (FRA, DEU, USA): the grid that turns kWh into CO2eq; None is the world average."""
+    """Country whose grid converts kWh to CO2eq, as three letters (FRA, DEU, USA); None is the world average."""
 
     def __post_init__(self) -> None:
         code = self.country_iso_code
@@ -75,7 +76,7 @@ class EmissionsConfig:
 
 @dataclass(kw_only=True)
 class HubConfig:
-    """How names on the hub become commits."""
+    """How names on the hub are resolved to commits."""
 
     refresh: bool = False
     """True resolves every revision anew; false reuses outputs/hub.lock.json."""

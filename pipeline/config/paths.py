@@ -1,4 +1,4 @@
-"""Which keys and arguments name files, and `~` in them expanded. Opens nothing."""
+"""Keys and arguments that name files, and the expansion of `~` in their values. Opens no file."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ KEYS = (
     "evaluation.nano_beir_path",
     "evaluation.rivals",
 )
-"""Of the configuration. Some may name a package or a repository of the hub: neither begins with `~`."""
+"""Configuration keys that name files. Some may name a package or hub repository instead: neither begins with `~`."""
 
 ARGUMENTS = ("outputs_dir", "run", "manifest", "file", "weights", "facts")
-"""Of commands beside the configuration."""
+"""Arguments of commands, besides the configuration, that name files."""
 
 
 def at_home(value: Any) -> Any:
-    """A path, or a list of them, with a leading `~` or `~user` as the folder it stands for; all else as it is."""
+    """Expand a leading `~` or `~user` in a path or in each path of a list; return any other value unchanged."""
     if isinstance(value, list):
         return [at_home(item) for item in value]
     return os.path.expanduser(value) if isinstance(value, str) else value

@@ -1,6 +1,6 @@
-"""The recorded configuration of a run: back as `Config` from a manifest's provenance, and as the text of config.yaml.
+"""The recorded configuration of a run: read as `Config` from a manifest's provenance, and written as config.yaml.
 
-Knows the form `fingerprint.plain` gives (enums by name); knows no Hydra and runs nothing.
+Knows the form that `fingerprint.plain` returns (enums by name); knows no Hydra and runs nothing.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from pipeline.core.errors import ArtifactError, must
 T = TypeVar("T")
 
 FILE = "config.yaml"
-"""The configuration in a run's folder, as its model's manifest vouches for it."""
+"""Copy, in a run's folder, of the configuration that its model's manifest records."""
 
 
 def from_plain(values: Any, source: str, *, masked_too: bool = False) -> Config:
-    """The configuration that `plain` gave, every rule checked again. `source` names it in messages.
+    """Convert what `plain` returned back to a configuration and check every rule. `source` names it in messages.
 
-    With `masked_too` a text that was masked stays so: for whoever reads none that could hold a credential.
+    With `masked_too`, masked texts are accepted as they are: for callers that use no value that may be a credential.
 
     Raises:
-        ArtifactError: for an unknown or missing key, a value of the wrong kind, or one that was masked.
+        ArtifactError: for an unknown or missing key, a value of the wrong kind, or a masked value.
         ConfigError: when a value breaks a rule.
     """
     if not masked_too:
@@ -94,12 +94,12 @@ def _refusal(source: str, key: str, rule: str, got: str) -> ArtifactError:
 
 
 def of_manifest(path: Path, *, masked_too: bool = False) -> tuple[Config, dict[str, Any]]:
-    """The configuration in a manifest's provenance, and the manifest. A folder stands for the manifest in it.
+    """Return the configuration in a manifest's provenance, and the manifest.
 
-    `masked_too` as in `from_plain`.
+    `path` is the manifest or its folder; `masked_too` is as in `from_plain`.
 
     Raises:
-        ArtifactError: when there is none, it was altered, or it has no configuration (a checkpoint's or a cache's).
+        ArtifactError: when the manifest is missing, altered, or a checkpoint's or cache's, which has no configuration.
     """
     folder = path.parent if path.name == artifacts.MANIFEST else path
     manifest = artifacts.manifest_of(folder)
@@ -116,7 +116,7 @@ def of_manifest(path: Path, *, masked_too: bool = False) -> tuple[Config, dict[s
 
 
 def values_of(folder: Path) -> dict[str, Any]:
-    """The configuration a complete folder of a stage was made with, credentials in it masked."""
+    """Return the configuration that a stage's complete folder was made with, credentials masked."""
     manifest = artifacts.manifest_of(folder)
     assert manifest is not None, "the caller has seen to it that the folder is complete"
     values: dict[str, Any] = manifest["provenance"]["config"]
@@ -124,12 +124,12 @@ def values_of(folder: Path) -> dict[str, Any]:
 
 
 def as_yaml(values: dict[str, Any]) -> bytes:
-    """What a run's config.yaml holds: a copy for people, from which nothing is composed."""
+    """Return the content of a run's config.yaml: a copy for people, from which nothing is composed."""
     return str(yaml.safe_dump(values, sort_keys=False)).encode()
 
 
 def is_copy(path: Path, values: dict[str, Any]) -> bool:
-    """Whether a config.yaml says what was recorded; earlier versions masked nothing in it."""
+    """Return whether a config.yaml holds the recorded values; earlier versions masked nothing in it."""
     try:
         return bool(masked(yaml.safe_load(path.read_bytes())) == values)
     except (OSError, ValueError, yaml.YAMLError):

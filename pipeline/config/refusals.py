@@ -1,4 +1,4 @@
-"""What Hydra or OmegaConf refused of a command line, as one sentence with key, rule, value and remedy."""
+"""Errors of Hydra and OmegaConf, turned into one sentence with key, rule, value and remedy."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from pipeline.config.schema import Config, unknown_key
 from pipeline.core.errors import ConfigError, first_line, must, one_file
 
 ONE_FILE = ("data.path", "data.dev_path", "data.corpus_path")
-"""Keys that a user may give several files, or a pattern, where one is read."""
+"""Keys that name one file, to which a user may pass several or a pattern."""
 
 
 def refusal(error: Exception, overrides: list[str]) -> ConfigError:
-    """What Hydra or OmegaConf refused, as one sentence with key, rule, value and remedy."""
+    """Turn an error of Hydra or OmegaConf into one sentence with key, rule, value and remedy."""
     if ours := _resolvers(error):
         return ours
     known = keys(Config)
@@ -65,7 +65,7 @@ def refusal(error: Exception, overrides: list[str]) -> ConfigError:
 
 
 def _in_quotes(word: object) -> str:
-    """How to type an override whose value Hydra reads otherwise, or a word that is none."""
+    """Return how to type an override whose value Hydra misreads, or a word that is no override."""
     key, equals, value = str(word).partition("=")
     if not equals:
         return "A value with spaces goes in quotes of its own: ARGS=\"data.path='a b.jsonl'\"."
@@ -76,13 +76,13 @@ def _in_quotes(word: object) -> str:
 
 
 def _resolvers(error: BaseException | None) -> ConfigError | None:
-    """The refusal of a resolver of ours, which OmegaConf replaces by errors of its own."""
+    """Return the ConfigError that a resolver of the pipeline raised and OmegaConf replaced by its own, if any."""
     while error is not None and not isinstance(error, ConfigError):
         error = error.__context__
     return error
 
 
 def _source(error: Exception) -> str:
-    """` (in conf/<file>.yaml)` where Hydra says that a file, not the command line, holds the value."""
+    """Return ` (in conf/<file>.yaml)` if Hydra says that a file, not the command line, holds the value."""
     found = re.match(r"In '([^']+)'", str(error))
     return f" (in conf/{found.group(1)}.yaml)" if found else ""

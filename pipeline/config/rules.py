@@ -1,4 +1,4 @@
-"""How a configuration's sections refuse a value: one sentence with key, rule, value and remedy. Pure."""
+"""Checks that refuse a configuration value in one sentence with key, rule, value and remedy. Pure."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import math
 from pipeline.core.errors import ConfigError, must
 
 LARGEST = 2**32
-"""Where seeds end (numpy's older generators take no others) and sizes: beyond any memory, within what numpy counts."""
+"""Limit of seeds (that of numpy's older generators) and of sizes (beyond any memory, within numpy's integers)."""
 
 LARGEST_FLOAT = 3e38
-"""What fp32 holds, in which losses, rates and margins are computed."""
+"""Largest magnitude in fp32, in which losses, rates and margins are computed."""
 
 
 def check(ok: bool, key: str, rule: str, got: object, remedy: str) -> None:
-    """Refuse a value that breaks its key's rule; a text is shown in quotes.
+    """Refuse a value that breaks its key's rule; strings are shown in quotes.
 
     Raises:
         ConfigError: unless `ok`.
@@ -24,7 +24,7 @@ def check(ok: bool, key: str, rule: str, got: object, remedy: str) -> None:
 
 
 def positive(key: str, value: float, remedy: str) -> None:
-    """Refuse what is not a finite number above 0.
+    """Refuse a value that is not a finite number above 0.
 
     Raises:
         ConfigError: naming the key.
@@ -33,7 +33,7 @@ def positive(key: str, value: float, remedy: str) -> None:
 
 
 def seed(key: str, value: int) -> None:
-    """Refuse what not every generator takes as its seed.
+    """Refuse a seed that not every random number generator accepts.
 
     Raises:
         ConfigError: naming the key.
@@ -42,7 +42,7 @@ def seed(key: str, value: int) -> None:
 
 
 def countable(key: str, value: object) -> None:
-    """Refuse a number that libraries cannot hold: one that is not finite in fp32, or a whole one of more than 32 bits.
+    """Refuse a number that libraries cannot hold: a float that is not finite in fp32, or an integer above 32 bits.
 
     Raises:
         ConfigError: naming the key.

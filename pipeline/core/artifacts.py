@@ -1,6 +1,6 @@
-"""Folders that are complete or absent: written beside, synced, renamed, their manifest last.
+"""Artefact folders that are complete or absent: written under a temporary name, synced, then renamed.
 
-Knows nothing of what a stage means; `stages` decides names and contents.
+The manifest is written last. This module knows no stages; `stages` decides names and contents.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ MANIFEST = "manifest.json"
 """A folder is complete when this file is in it: it is written last and names every other file."""
 
 HELD = ".held"
-"""In a work folder until it is complete: one that lacks it was removed, and perhaps made again by a later write."""
+"""File in every unfinished work folder; a folder without it was removed, perhaps recreated by a later write."""
 
 LEAST_FREE = 2**18
-"""Bytes below which a disk counts as full, when a write to it has failed."""
+"""Free bytes below which a disk counts as full after a failed write."""
 
 
 def files(folder: Path) -> list[Path]:
-    """Every file below `folder` but its manifest, sorted by path."""
+    """Return every file below `folder` except its manifest, sorted by path."""
     return sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
 
 
 def describe(folder: Path) -> dict[str, dict[str, Any]]:
-    """Size in bytes and sha256 of every file below `folder`, by relative path, the manifest left out."""
+    """Return size in bytes and sha256 of every file below `folder` except its manifest, by relative path."""
     return {
         str(path.relative_to(folder)): {"size": path.stat().st_size, "sha256": file_digest(path)}
         for path in files(folder)
@@ -43,16 +43,16 @@ def describe(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def sealed(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """The manifest with `seal`, the sha256 of the rest, so that a manifest vouches for itself too."""
+    """Return the manifest with `seal`, the sha256 of its other entries, so that an altered manifest is detected."""
     rest = {name: value for name, value in manifest.items() if name != "seal"}
     return {**rest, "seal": text_digest([canonical_json(rest)])}
 
 
 def is_sealed(found: object) -> bool:
-    """Whether it is what `sealed` made; never an error, whatever JSON it is."""
+    """Return whether a JSON value is a manifest that `sealed` made; never raise, whatever the value."""
     try:
         return isinstance(found, dict) and "seal" in found and found["seal"] == sealed(found)["seal"]
-    except (TypeError, ValueError, RecursionError):  # numbers, texts or a depth that nothing of ours has
+    except (TypeError, ValueError, RecursionError):  # values or nesting that no manifest has
         return False
 
 
@@ -60,12 +60,12 @@ def is_sealed(found: object) -> bool:
 def publish(
     folder: Path, manifest: Mapping[str, Any], closing: Callable[[], Mapping[str, Any]] = dict
 ) -> Iterator[Path]:
-    """Yield a work folder, empty but for `HELD`, beside `folder`; on leaving without error make it `folder`, complete.
+    """Yield a work folder beside `folder`, empty except for `HELD`; on success make it `folder`, complete.
 
-    Every file is synced, the manifest (`manifest` plus `files`) is written last, then the work folder is renamed
-    over whatever incomplete folder stood there. On an error or a signal the work folder is removed and the old folder
-    restored, unless the new one is already in place. `manifest` is read on leaving, so the block may fill it; `closing`
-    is asked when every file is synced and hashed.
+    Every file is synced, the manifest (`manifest`, the entries `closing` returns, and `files`) is written last, then
+    the work folder replaces any incomplete folder. On an error or a signal the work folder is removed and the old
+    folder restored, unless the new one is already in place. `manifest` is read after the block, which may fill it;
+    `closing` is called when every file is synced and hashed.
     """
     atomic.make_folder(folder.parent)
     atomic.remove_abandoned(folder, ours=True)
@@ -97,7 +97,7 @@ def publish(
             os.rename(work, folder)
         atomic.sync_folder(folder.parent)
     except BaseException as error:
-        atomic.put_back(replaced, folder)  # first of all: a second signal may come
+        atomic.put_back(replaced, folder)  # first: a second signal may come
         foreign = isinstance(error, Exception) and not isinstance(error, PipelineError)
         limited = foreign and _at_limit(error, work)
         removed = foreign and held and not (work / HELD).exists()
@@ -111,14 +111,14 @@ def publish(
         if removed:
             remedy = "Run the same command again: everything finished is kept."
             raise ResourceError(must(f"the work folder of {folder}", "stay", "one that was removed", remedy)) from error
-        if full:  # libraries that write have errors of their own for it
+        if full:  # libraries raise errors of their own for a full disk
             remedy = "Free space, or pass outputs_dir=<another disk>; run again: everything finished is kept."
             raise ResourceError(must(f"the disk of {folder}", "hold it", "a full disk", remedy)) from error
         raise
 
 
 def _put_aside(folder: Path, replaced: Path) -> None:
-    """Rename a folder that is to be replaced; remove one of a container's image, which overlayfs does not rename."""
+    """Rename a folder that is to be replaced; remove a folder of a container's image, which overlayfs cannot rename."""
     try:
         os.rename(folder, replaced)
     except OSError as error:
@@ -128,12 +128,12 @@ def _put_aside(folder: Path, replaced: Path) -> None:
 
 
 def _says_full(error: BaseException) -> bool:
-    """Whether an error is the system's for want of room, in whatever class a library wraps its words."""
+    """Return whether an error holds the system's message for a full disk or quota, whatever its class."""
     return any(os.strerror(number) in str(error) for number in (errno.ENOSPC, errno.EDQUOT))
 
 
 def _at_limit(error: BaseException, work: Path) -> bool:
-    """Whether a file grew to the process's limit; torch does not say why a write failed."""
+    """Return whether a file reached the process's size limit; torch does not say why a write failed."""
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
     if limit == resource.RLIM_INFINITY:
         return False
@@ -141,7 +141,7 @@ def _at_limit(error: BaseException, work: Path) -> bool:
 
 
 def _is_full(folder: Path) -> bool:
-    """Whether less than one file of ours fits on the folder's disk."""
+    """Return whether the folder's disk has fewer than `LEAST_FREE` bytes free."""
     try:
         return shutil.disk_usage(folder).free < LEAST_FREE
     except OSError:
@@ -149,10 +149,10 @@ def _is_full(folder: Path) -> bool:
 
 
 def manifest_of(folder: Path) -> dict[str, Any] | None:
-    """The manifest of a complete folder, None where there is none.
+    """Return the manifest of a complete folder, or None if there is none.
 
     Raises:
-        ArtifactError: when a manifest is there but is not one of ours, or was altered.
+        ArtifactError: when the file is not a manifest of the pipeline, or was altered.
     """
     found = _manifest(folder)
     if isinstance(found, str):
@@ -162,7 +162,7 @@ def manifest_of(folder: Path) -> dict[str, Any] | None:
 
 
 def _manifest(folder: Path) -> dict[str, Any] | str | None:
-    """The manifest, None where there is none, or what stands in its place."""
+    """Return the manifest, None if there is none, or a description of the file that is there instead."""
     path = folder / MANIFEST
     if not path.is_file():
         return None
@@ -177,7 +177,7 @@ def _manifest(folder: Path) -> dict[str, Any] | str | None:
 
 @upkeep.spent("verify")
 def problems(folder: Path) -> list[str]:
-    """What is wrong with a folder against its manifest, one sentence each; empty when it verifies."""
+    """Return how a folder differs from its manifest, a sentence per problem; empty if it verifies."""
     manifest = _manifest(folder)
     if isinstance(manifest, str):
         return [f"{folder / MANIFEST} is not as it was written but {manifest}"]
@@ -196,5 +196,5 @@ def problems(folder: Path) -> list[str]:
 
 
 def is_complete(folder: Path) -> bool:
-    """Whether the folder has a manifest and every file it names verifies."""
+    """Return whether the folder has a manifest and every file it names verifies."""
     return (folder / MANIFEST).is_file() and not problems(folder)

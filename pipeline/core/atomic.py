@@ -1,4 +1,4 @@
-"""Files and links that are whole or as they were: written beside, synced, renamed; and locks between processes."""
+"""Atomic writes of files and links (temporary file, sync, rename), and locks between processes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from pipeline.core.errors import ArtifactError, ResourceError, must
 log = logging.getLogger(__name__)
 
 PARTIAL = ".partial"
-"""How the name of everything ends that is still being written."""
+"""Suffix of every file, folder and link that is still being written."""
 
 
 @upkeep.spent("sync")
@@ -31,7 +31,7 @@ def sync_folder(folder: Path) -> None:
     try:
         os.fsync(descriptor)
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):  # of file systems that sync no folder: FUSE's, CIFS
+        if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):  # file systems that cannot sync folders: FUSE, CIFS
             raise
     finally:
         os.close(descriptor)
@@ -43,11 +43,11 @@ def sync(descriptor: int) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder and its missing parents, each one synced: a later rename in it could be lost with them."""
+    """Make a folder and its missing parents, each synced: losing a parent would lose a later rename below it."""
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-    except FileNotFoundError:  # its parent is there, but takes none: /proc
+    except FileNotFoundError:  # the parent exists but takes no folder, as in /proc
         remedy = "Pass outputs_dir=<another folder>."
         raise ResourceError(
             must(str(folder), "be a folder that can be made", "a refusal of the system", remedy)
@@ -61,7 +61,7 @@ def write_bytes(path: Path, data: bytes) -> None:
     make_folder(path.parent)
     remove_abandoned(path)
     temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}.{os.getpid()}{PARTIAL}"
-    try:  # it is made in here: a signal right afterwards would leave it
+    try:  # the file is opened inside: a signal right after opening would leave it behind
         with temporary.open("xb") as stream:
             stream.write(data)
             stream.flush()
@@ -75,23 +75,23 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """`write_bytes` for text, UTF-8."""
+    """Write text as UTF-8, as `write_bytes` does."""
     write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
 def write_if_changed(path: Path, expected: bytes) -> None:
-    """Write a file unless it holds these bytes: a copy for people, of a file that a manifest vouches for."""
+    """Write a file unless it holds these bytes: a copy for people of a file that a manifest verifies."""
     if not path.is_file() or path.read_bytes() != expected:
         write_bytes(path, expected)
 
 
 def write_json(path: Path, value: Any) -> None:
-    """`write_bytes` for JSON a person can read; non-finite numbers are refused rather than written as NaN."""
+    """Write indented JSON, as `write_bytes` does; non-finite numbers are refused rather than written as NaN."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file of ours.
+    """Read a JSON file that the pipeline wrote.
 
     Raises:
         ArtifactError: when it is missing or is not JSON.
@@ -108,7 +108,7 @@ def read_json(path: Path) -> Any:
 def locked(path: Path) -> Iterator[None]:
     """Hold `.<name>.lock` beside the path while the block runs; a second process waits.
 
-    The lock is the kernel's (`flock`), so one held by a killed process is free at once. The empty file stays:
+    The lock is the kernel's (`flock`), so it is released at once when its process is killed. The empty file stays:
     deleting it would let two processes lock two different files of one name.
 
     Raises:
@@ -138,7 +138,7 @@ def _lock(stream: TextIO, path: Path) -> None:
 def point(link: Path, target: Path) -> None:
     """Make `link` a symbolic link to `target`, relative, swapped in one rename."""
     temporary = link.parent / f".{link.name}.{os.getpid()}{PARTIAL}"
-    with locked(link):  # processes of two containers may have one number
+    with locked(link):  # processes in two containers may have the same id
         remove_abandoned(link)
         temporary.unlink(missing_ok=True)
         try:
@@ -150,10 +150,10 @@ def point(link: Path, target: Path) -> None:
 
 
 def require_link(link: Path) -> None:
-    """Refuse whatever stands where `point` makes a link and is none: it would mean something else, or be lost.
+    """Refuse a file or folder where `point` makes a link: it would be read as another run, or be lost.
 
     Raises:
-        ArtifactError: with the remedy, for a run and for a command that reads one.
+        ArtifactError: with the remedies for starting a run and for reading one.
     """
     if link.exists() and not link.is_symlink():
         remedy = "Rename it (`cp -rL` makes such copies): the next run makes the link, and run=<folder> names a run."
@@ -161,10 +161,10 @@ def require_link(link: Path) -> None:
 
 
 def remove_abandoned(path: Path, *, ours: bool = False) -> None:
-    """Remove what killed processes left of writing `path`: their work folders, temporary files and links.
+    """Remove what killed processes left while writing `path`: work folders, temporary files and links.
 
-    A folder that one was about to replace is put back where it left none. With `ours`, files under this process's own
-    number are abandoned ones too: numbers are reused, in containers often at once.
+    A folder that a process was replacing is put back if no new folder is in its place. With `ours`, files under this
+    process's own id count as abandoned too: ids are reused, in containers often at once.
     """
     for stale in path.parent.glob(f".{glob.escape(path.name)}.*{PARTIAL}"):
         last = stale.name.removesuffix(PARTIAL).rsplit(".", 1)[-1]
@@ -180,7 +180,7 @@ def remove_abandoned(path: Path, *, ours: bool = False) -> None:
 
 
 def put_back(replaced: Path, folder: Path) -> None:
-    """Give a folder that was to be replaced its place again, or remove it where one stands there."""
+    """Move a folder that was to be replaced back to its place, or remove it if a folder is already there."""
     with contextlib.suppress(OSError):
         if replaced.exists() and not folder.exists():
             os.rename(replaced, folder)

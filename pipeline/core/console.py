@@ -1,4 +1,4 @@
-"""Standard output and error as a command finds them: closed, full, unread, or of a terminal that is gone."""
+"""Standard output and error that may be closed, full, unread, or attached to a terminal that is gone."""
 
 from __future__ import annotations
 
@@ -13,46 +13,46 @@ STREAMS = {1: "stdout", 2: "stderr"}
 
 
 def open_closed() -> None:
-    """Give a command that was started without standard output or error (`2>&-`) one that goes nowhere.
+    """Open the null device in place of a standard output or error that was closed at the start (`2>&-`).
 
-    Its number too: the next file to be opened would get it, and with it whatever a library in C says there.
+    Its descriptor is occupied too: otherwise the next opened file would get it, and a C library would print into that.
     """
     for number, name in STREAMS.items():
         if getattr(sys, name) is None:
             try:
-                os.fstat(number)  # taken by a file that was opened since: left alone
+                os.fstat(number)  # taken by a file opened since: left alone
             except OSError:
                 _to_nowhere(number)
-            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - for as long as we live
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - open as long as the process
 
 
 def leave_terminal() -> None:
-    """Let what is written to a terminal that was closed go nowhere: from then on the system refuses it."""
+    """Redirect output to the null device where its terminal was closed: the system refuses writes to it."""
     for number in STREAMS:
         if _gone(number):
             _to_nowhere(number)
 
 
 def is_unread() -> bool:
-    """Whether nobody reads standard output any more, as in `| head -1`."""
-    with contextlib.suppress(OSError, ValueError, AttributeError):  # it has no descriptor: closed, or a test's
+    """Return whether nobody reads standard output any more, as in `| head -1`."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # no descriptor: closed, or replaced by a test
         return _gone(sys.stdout.fileno())
     return False
 
 
 def is_stuck() -> bool:
-    """Whether standard output does not take what still waits to be printed, as on a full disk."""
+    """Return whether standard output cannot take what is still buffered, as on a full disk."""
     return _is_stuck(sys.stdout)
 
 
 def say(line: str) -> None:
-    """A line on standard error, or nowhere: that it cannot be said is no reason to end otherwise."""
+    """Print a line on standard error; a failure to print must not change how the command ends."""
     with contextlib.suppress(OSError):
         print(line, file=sys.stderr, flush=True)
 
 
 def drop_unwritten() -> None:
-    """Let what the two do not take go nowhere: Python would try again at exit, and end with a status of its own."""
+    """Discard what standard output and error cannot take: Python would retry at exit and end with its own status."""
     if is_unread() or is_stuck():
         _to_nowhere(sys.stdout.fileno())
     if _is_stuck(sys.stderr):
@@ -60,10 +60,10 @@ def drop_unwritten() -> None:
 
 
 def shown(path: Path) -> str:
-    """A path as a person would type it from here: relative where it lies below the current folder."""
+    """Return a path as a person would type it here: relative if it lies below the current folder."""
     try:
         here = Path.cwd()
-    except FileNotFoundError:  # removed since
+    except FileNotFoundError:  # the current folder was removed
         return str(path)
     return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
 
@@ -73,7 +73,7 @@ def _is_stuck(stream: TextIO) -> bool:
         stream.flush()
     except OSError:
         return True
-    except ValueError:  # closed on purpose: nothing waits
+    except ValueError:  # closed on purpose: nothing is buffered
         return False
     return False
 
@@ -87,7 +87,7 @@ def _gone(number: int) -> bool:
 def _to_nowhere(number: int) -> None:
     nowhere = os.open(os.devnull, os.O_WRONLY)
     if nowhere == number:
-        os.set_inheritable(number, True)  # as `dup2` makes it: workers have one too
+        os.set_inheritable(number, True)  # as `dup2` does: workers inherit it
     else:
         os.dup2(nowhere, number)
         os.close(nowhere)

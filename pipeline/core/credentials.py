@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 MASK = "***"
-"""What stands in place of a credential."""
+"""Text that replaces a credential."""
 
 # `tokens` and `tokenizer` are ordinary words here (runtime.micro_batch_tokens), `token` alone is a credential.
 _SECRET_KEY = re.compile(
@@ -22,7 +22,7 @@ def _mask_value(text: str) -> str:
 
 
 def masked_command(command: list[str]) -> list[str]:
-    """The command's words with credentials masked: by key (`api_key=…`, `--token …`) and by form (`hf_…`)."""
+    """Return the command's words with credentials masked, by key (`api_key=…`, `--token …`) and by form (`hf_…`)."""
     shown: list[str] = []
     hide_next = False
     for word in command:
@@ -39,7 +39,7 @@ def masked_command(command: list[str]) -> list[str]:
 
 
 def masked(value: Any, key: str = "") -> Any:
-    """A configuration with credentials replaced. Only texts are masked: a number or a switch is no credential."""
+    """Return a configuration with credentials masked. Only strings are: a number or a switch is no credential."""
     if isinstance(value, dict):
         return {name: masked(item, str(name)) for name, item in value.items()}
     if isinstance(value, list | tuple):
@@ -50,8 +50,8 @@ def masked(value: Any, key: str = "") -> Any:
 
 
 class MaskingFormatter(logging.Formatter):
-    """Lines of a log file, with what has a credential's form masked: a refused value or a note may hold one."""
+    """Log formatter that masks whatever has a credential's form: a refused value or a note may hold one."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line, its traceback too."""
+        """Return the line, its traceback included, with credentials masked."""
         return _mask_value(super().format(record))

@@ -1,9 +1,9 @@
-"""What can go wrong, in a form a user can act on. Knows nothing of the rest.
+"""Errors in a form that a user can act on. Imports nothing from the other modules.
 
-Every refusal reads `<key or thing> must <rule>, got <value>. <what to do>` and is made by `must`, but where a whole
-sentence of `artifacts.problems` stands for the value (`got: …`), which is not cut. The form is for refusals: what an
-`Interrupted` or a `NumericsError` has to say of its step is put as it needs. The entry points print it as one sentence
-and exit with `EXIT_STATUS`; a traceback is only ever shown for a bug of ours.
+Every refusal reads `<key or thing> must <rule>, got <value>. <what to do>` and is made by `must`. Only a refusal that
+quotes a whole sentence of `artifacts.problems` (`got: …`) is not, because `must` would cut it. An `Interrupted` or a
+`NumericsError` describes its step in its own words. The entry points print an error as one sentence and exit with
+`EXIT_STATUS` (`EXIT_REQUEUE` for `Interrupted`); a traceback is shown only for a bug in the pipeline.
 """
 
 from __future__ import annotations
@@ -14,27 +14,27 @@ EXIT_STATUS = 2
 """Exit status of a command that was refused or failed with a `PipelineError`."""
 
 EXIT_REQUEUE = 75
-"""Exit status after SIGTERM, SIGHUP or SIGINT, what was finished being kept (`EX_TEMPFAIL`): run the command again."""
+"""Exit status (`EX_TEMPFAIL`) after SIGTERM, SIGHUP or SIGINT: finished work is kept, run the command again."""
 
 SIZE_LIMIT = "the limit on a file's size (ulimit -f)"
 """What the system means by `File too large`."""
 
 GPU_WITHOUT_MEMORY = (
     "CUDA error: out of memory",
-    "CUDA driver error: out of memory",  # memory that is mapped as it grows
+    "CUDA driver error: out of memory",  # from segments that are mapped as they grow
     "Triton Error [CUDA]: out of memory",
     "CUBLAS_STATUS_ALLOC_FAILED",
     "CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate",  # its workspace did not fit
 )
-"""What drivers and libraries say where torch's allocator does not say it by its own class."""
+"""Messages of drivers and libraries for a full GPU memory, where torch does not raise its own exception class."""
 
 
 SHORTAGES = {errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE}
-"""Of which a file that cannot be read now may be read later, beside memory's."""
+"""Error numbers of shortages other than memory: a file that cannot be read now may be readable later."""
 
 
 class PipelineError(Exception):
-    """Base of every error that is the user's to read."""
+    """Base class of every error whose message is meant for the user."""
 
 
 class ConfigError(PipelineError, ValueError):
@@ -46,7 +46,7 @@ class DataError(PipelineError, ValueError):
 
 
 class HubError(PipelineError):
-    """A model or data set cannot be had from the hub."""
+    """A model or data set cannot be obtained from the hub."""
 
 
 class ModelError(PipelineError, ValueError):
@@ -54,7 +54,7 @@ class ModelError(PipelineError, ValueError):
 
 
 class ArtifactError(PipelineError):
-    """A file of ours is missing, torn or altered."""
+    """A file that the pipeline wrote is missing, incomplete or altered."""
 
 
 class NumericsError(PipelineError, ArithmeticError):
@@ -62,7 +62,7 @@ class NumericsError(PipelineError, ArithmeticError):
 
 
 class ResourceError(PipelineError):
-    """Disk, memory or a device is not enough."""
+    """Disk, memory, a device or another resource of the system does not suffice."""
 
 
 class Interrupted(PipelineError):
@@ -70,7 +70,7 @@ class Interrupted(PipelineError):
 
 
 def changed(thing: str) -> DataError:
-    """The refusal of an input that changed between being named by its content and being read."""
+    """Return the refusal of an input that changed after its content was hashed and before it was read."""
     return DataError(
         must(thing, "stay as it was while a run reads it", "another content", "Run the same command again.")
     )
@@ -82,16 +82,16 @@ def one_file(key: str) -> str:
 
 
 def out_of_gpu_memory(error: Exception) -> bool:
-    """Whether a GPU had no memory left, for a tensor or for what its libraries take beside torch's allocator."""
-    by_torch = type(error).__name__ == "OutOfMemoryError"  # no torch here: a mistyped key is answered without it
+    """Return whether a GPU ran out of memory, for a tensor or for a library that bypasses torch's allocator."""
+    by_torch = type(error).__name__ == "OutOfMemoryError"  # no import: a mistyped key is refused without loading torch
     said = str(error)
-    # What torch fails with where it cannot ask the driver who holds the memory, while it composes the error above.
+    # While composing the error above, torch asks the driver which processes hold the memory, and may fail at that.
     in_composing = "NVML_SUCCESS" in said and "CUDACachingAllocator" in said
     return by_torch or in_composing or any(text in said for text in GPU_WITHOUT_MEMORY)
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out: Python's, a GPU's, torch's or a library's words for the system's."""
+    """Return whether an error reports exhausted memory: Python's, a GPU's, or the system's as worded by a library."""
     if isinstance(error, OSError | RuntimeError):
         said = str(error).lower()
         return out_of_gpu_memory(error) or "can't allocate memory" in said or "cannot allocate memory" in said
@@ -99,7 +99,10 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 def raise_shortage(error: BaseException) -> None:
-    """Raise what an error is, or was caused by, where memory, disk or open files ran out: no fault of what was read."""
+    """Raise the first error in a chain of causes that is a shortage of memory, disk or open files, if there is one.
+
+    Such an error says nothing about the file that was read.
+    """
     found: BaseException | None = error
     seen = set[int]()
     while found is not None and id(found) not in seen:
@@ -110,31 +113,31 @@ def raise_shortage(error: BaseException) -> None:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what an error says, and the next one where it announces that (`…:`).
+    """Return the first line of an error's message, and the next too if the first ends in a colon.
 
-    The name of its class where it says nothing.
+    Without a message, return the name of the error's class.
     """
     first, *others = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     return f"{first} {others[0]}" if first.endswith(":") and others else first
 
 
 def one_line(error: BaseException) -> str:
-    """All that an error says, on one line; the name of its class where it says nothing."""
+    """Return an error's whole message on one line, or the name of its class if there is no message."""
     return " ".join(str(error).split()) or type(error).__name__
 
 
 def named(error: BaseException) -> str:
-    """The class of an error and its first line, for one whose words may need it; the class alone where it has none."""
+    """Return an error's class and the first line of its message, or the class alone if there is no message."""
     said, kind = first_line(error), type(error).__name__
     return kind if said == kind else f"{kind}: {said}"
 
 
 def must(thing: str, rule: str, got: object, remedy: str) -> str:
-    """The one sentence form of every refusal.
+    """Return a refusal in the form that all refusals share.
 
-    `got` is printed as it stands, up to 200 characters: a caller quotes a value that the user gave or a file holds
-    (`repr(value)`), and describes anything else plainly (`nothing there`, `3 labels in <folder>`). Of what another
-    library says, a full stop at its end is left out and characters that do not print are escaped.
+    `got` is printed as it is, up to 200 characters: the caller quotes a value that the user gave or a file holds
+    (`repr(value)`), and describes anything else plainly (`nothing there`, `3 labels in <folder>`). It may be another
+    library's message: a final full stop is removed and unprintable characters are escaped.
     """
     shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(got).removesuffix("."))
     if len(shown) > 200:

@@ -1,4 +1,4 @@
-"""Names of artefacts: canonical JSON, hashed. Pure; knows nothing of files' meaning or of torch."""
+"""Fingerprints that name artefacts: hashes of canonical JSON, of texts and of files. Imports no torch."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LENGTH = 12
 
 
 def plain(value: Any) -> Any:
-    """Reduce dataclasses, enums and paths to what JSON has, refusing what has no stable form.
+    """Reduce dataclasses, enums and paths to JSON types; refuse whatever has no stable form.
 
     Raises:
         TypeError: for anything without an obvious canonical form (sets, arbitrary objects, NaN).
@@ -42,18 +42,18 @@ def plain(value: Any) -> Any:
 
 
 def canonical_json(value: Any) -> str:
-    """One text per value: sorted keys, no spaces, floats as Python prints them."""
+    """Return the one JSON text of a value: sorted keys, no spaces, floats as Python prints them."""
     return json.dumps(plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
 
 
 def fingerprint(value: Any) -> str:
-    """The first `LENGTH` hexadecimal digits of the sha256 of the canonical JSON."""
+    """Return the first `LENGTH` hexadecimal digits of the sha256 of a value's canonical JSON."""
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:LENGTH]
 
 
 @spent("hash")
 def text_digest(texts: Iterable[str]) -> str:
-    """sha256 over texts in order, each ended by its byte length so that no two lists collide."""
+    """Return the sha256 over texts in order, each preceded by its byte length so that no two lists collide."""
     digest = hashlib.sha256()
     for text in texts:
         data = text.encode("utf-8", "surrogatepass")
@@ -63,14 +63,17 @@ def text_digest(texts: Iterable[str]) -> str:
 
 
 def file_state(path: Path) -> list[int]:
-    """What another content changes: tools set a modification time back (`cp -p`, `rsync -t`), none the other time."""
+    """Return numbers that change with a file's content: size, modification and status change time, inode.
+
+    Tools restore the modification time (`cp -p`, `rsync -t`), but none the status change time.
+    """
     stat = path.stat()
     return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
 
 
 @spent("hash")
 def file_digest(path: Path) -> str:
-    """sha256 of a file's bytes, read in pieces.
+    """Return the sha256 of a file's bytes, read in pieces.
 
     Raises:
         OSError: when the file cannot be read.
@@ -80,6 +83,6 @@ def file_digest(path: Path) -> str:
 
 
 def slug(text: str) -> str:
-    """A readable, path-safe form of a name: letters, digits, `.`, `_` and `-`, never a bare dot name."""
+    """Return a readable, path-safe form of a name: letters, digits, `.`, `_` and `-`, never `.` or `..`."""
     cleaned = re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.")
     return cleaned[:60] or "unnamed"

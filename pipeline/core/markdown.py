@@ -18,23 +18,23 @@ _PLACE = re.compile(r"(?:^|(?<=[=\[,\"' ]))(?:~|\.\.?)?/[^,\]\"']*")
 
 
 def escape(value: object) -> str:
-    """Text as Markdown that shows exactly that text on one line, in prose and in table cells."""
+    """Return Markdown that shows exactly this text on one line, in prose and in table cells."""
     text = _CONTROL.sub("", " ".join(str(value).split()))
     return _SPECIAL.sub(lambda match: f"&#{ord(match[0])};", text)
 
 
 def sample(value: object) -> str:
-    """`escape` of at most `MAX_CHARACTERS` characters of a text from data."""
+    """Cut a text from data to `MAX_CHARACTERS` characters and `escape` it."""
     return escape(_cut(str(value)))
 
 
 def literal(text: str) -> str:
-    """A text as a Python literal; `<` is written as an escape, so that no page can take it for a tag."""
+    """Return a text as a Python literal, cut, with `<` escaped so that no page can take it for a tag."""
     return repr(_cut(text)).replace("<", "\\x3c")
 
 
 def as_json(value: object) -> str:
-    """A value as JSON for a code block, `<` escaped."""
+    """Return a value as JSON for a code block, with `<` escaped."""
     return json.dumps(value, indent=4, ensure_ascii=False).replace("<", "\\u003c")
 
 
@@ -43,7 +43,7 @@ def _cut(text: str) -> str:
 
 
 def without_places(value: Any) -> Any:
-    """A value with every path of this machine cut to its last part, in lists and `key=<path>` words too."""
+    """Return a value with every path of this machine cut to its last part, also in lists and `key=<path>` words."""
     if isinstance(value, list | tuple):
         return [without_places(item) for item in value]
     if not isinstance(value, str):

@@ -1,4 +1,4 @@
-"""Installed packages, found without importing them: the folder of one's files, and its version."""
+"""Folders and versions of installed packages, found without importing them."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from pathlib import Path
 
 
 def folder_of(package: str) -> Path | None:
-    """The folder a package lies in, by import name; None where it is not installed or a module without one."""
+    """Return a package's folder, by import name; None if it is not installed or is a module without a folder."""
     try:
         spec = importlib.util.find_spec(package) if package.isidentifier() else None
-    except (ImportError, ValueError):  # ValueError: of a module that runs without a spec, as __main__
+    except (ImportError, ValueError):  # ValueError: from a module without a spec, such as __main__
         spec = None
     if spec is None or not spec.submodule_search_locations:
         return None
@@ -19,7 +19,7 @@ def folder_of(package: str) -> Path | None:
 
 
 def version_of(package: str) -> str | None:
-    """A package's version, by its own or its import name; None where no distribution, or more than one, says it."""
+    """Return a package's version, by distribution or import name; None unless exactly one distribution provides it."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

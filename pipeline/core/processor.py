@@ -1,4 +1,4 @@
-"""What multiplies bf16 on this CPU, as far as oneDNN may use it."""
+"""The unit that multiplies bf16 on this CPU, as far as oneDNN may use it."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import torch
 
 WITHOUT_BF16 = frozenset({"SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE", "AVX512_CORE_VNNI"})
 WITHOUT_AMX = frozenset({"AVX512_CORE_BF16", "AVX512_CORE_FP16", "AVX10_1_512", "AVX10_2", "AVX10_2_512"})
-"""oneDNN's names of instruction sets that leave those units out; a name it does not know is no limit to it."""
+"""oneDNN's names of instruction sets that lack these units; as a limit, oneDNN ignores a name it does not know."""
 
 NO_BF16_UNIT = "neither AMX nor AVX512_BF16"
-"""What a CPU has that trains in fp32."""
+"""The units of a CPU that trains in fp32, in the words of messages."""
 
 
 def bf16_unit() -> str | None:
-    """What multiplies bf16 on this CPU as far as oneDNN may use it, `AMX` or `AVX512_BF16`; None: nothing does."""
+    """Return the unit that multiplies bf16 on this CPU and that oneDNN may use: `AMX`, `AVX512_BF16` or None."""
     limit = onednn_limit()
     if limit in WITHOUT_BF16:
         return None
@@ -25,5 +25,5 @@ def bf16_unit() -> str | None:
 
 
 def onednn_limit() -> str:
-    """The instruction set oneDNN was told to stay within, empty for none, read as it reads it."""
+    """Return the instruction set that the environment limits oneDNN to, empty if none, read as oneDNN reads it."""
     return (os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA") or "").upper()

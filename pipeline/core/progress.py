@@ -1,4 +1,4 @@
-"""How far a long step is: a bar on a terminal, a log line a minute elsewhere. Knows nothing of what runs."""
+"""Progress of a long step: a bar on a terminal, a log line per minute elsewhere. Knows nothing of what runs."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ Item = TypeVar("Item")
 LONG_SECONDS = 10.0
 """A step that took longer leaves one line in the log."""
 LINE_SECONDS = 60.0
-"""Off a terminal, a step says this often how far it is: a log that stands still looks like a run that hangs."""
+"""Seconds between progress lines off a terminal: a log that stands still looks like a run that hangs."""
 COUNTED = 1_000
 """Items of `counted` between two advances: a bar drawn at every row would slow the loop."""
 
 
 class Bar:
-    """What a step moves along; `bar` makes one."""
+    """Progress of one step; made by `bar`."""
 
     def __init__(self, what: str, total: int | None, done: int, shown: Progress | None) -> None:
         self._what = what
@@ -38,7 +38,7 @@ class Bar:
         """Units finished so far."""
 
     def advance(self, n: int = 1, note: str = "") -> None:
-        """Say that `n` more units are finished, and in a line of the log `note` with it."""
+        """Report that `n` more units are finished; a log line also shows `note`."""
         self.done += n
         if self._shown is not None and self._task is not None:
             self._shown.advance(self._task, n)
@@ -47,11 +47,11 @@ class Bar:
             log.info("%s: %s%s", self._what, self._standing(), note and f", {note}")
 
     def seconds(self) -> float:
-        """Seconds since the step began."""
+        """Return the seconds since the step began."""
         return time.monotonic() - self._start
 
     def _standing(self) -> str:
-        """How much is done and, where an end is known, what time the rest takes at the speed so far."""
+        """Return how much is done and, if the total is known, the time left at the speed so far."""
         if self._total is None or self.done == self._found:
             return f"{self.done:,} in {duration(self.seconds())}"
         left = self.seconds() / (self.done - self._found) * (self._total - self.done)
@@ -62,9 +62,9 @@ class Bar:
 def bar(what: str, total: int | None = None, done: int = 0) -> Iterator[Bar]:
     """Show `what` with done/total and the remaining time while the block runs.
 
-    Drawn on standard error only where that is a terminal, and wiped at the end; elsewhere a line of the log every
-    `LINE_SECONDS`. `total` None draws a bar without an end; `done` were finished before. A block that ran longer than
-    `LONG_SECONDS` logs its time, shown or not.
+    The bar is drawn on standard error if that is a terminal, and wiped at the end; otherwise the log gets a line every
+    `LINE_SECONDS`. With `total` None the bar has no end; `done` units were finished before. If the block takes longer
+    than `LONG_SECONDS`, its time is logged in either case.
     """
     # Not rich's own test: that takes FORCE_COLOR for a terminal, and a CI log would fill with frames.
     shown = _progress() if sys.stderr.isatty() else None
@@ -87,7 +87,7 @@ def counted(items: Iterable[Item], what: str, total: int | None = None) -> Itera
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a person says them: `8.4 s`, `2 min 5 s`, `3 h 12 min`."""
+    """Format seconds for a person: `8.4 s`, `2 min 5 s`, `3 h 12 min`."""
     if round(seconds, 1) < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -98,17 +98,17 @@ def duration(seconds: float) -> str:
 
 
 class ConsoleHandler(logging.StreamHandler[TextIO]):
-    """Our own log lines on standard output; `conf/hydra/job_logging/plain.yaml` installs it.
+    """Prints the pipeline's own log lines on standard output; `conf/hydra/job_logging/plain.yaml` installs it.
 
-    It asks for `sys.stdout` at every line: a running bar replaces that stream to print above itself, and a handler
-    that kept the first one would write into the bar. What other libraries log goes to the log file alone.
+    It looks up `sys.stdout` for every line: a running bar replaces that stream to print above itself, and a handler
+    that kept the first one would write into the bar. Log lines of other libraries go to the log file alone.
     """
 
     def __init__(self) -> None:
         super().__init__(sys.stdout)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write one line of a logger below `pipeline`."""
+        """Print the record of a logger below `pipeline`; ignore any other."""
         if record.name.split(".")[0] == "pipeline":
             self.stream = sys.stdout
             super().emit(record)

@@ -1,7 +1,7 @@
 """What made an artefact: command, configuration, commit, versions, machine. Knows no stage and hashes nothing.
 
-The record is written into manifests and rendered in the card; it never enters a key. No environment variable is
-read into it, and values that look like credentials are masked.
+The record is written into manifests and rendered in the card; it never enters a fingerprint. It holds no environment
+variables, and values that look like credentials are masked.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ LIBRARIES = (
     "transformers",
     "wandb",
 )
-"""Distributions whose versions are recorded; absent ones are recorded as None."""
+"""Distributions whose versions are recorded, as None where one is not installed."""
 
 CODE = ("pipeline", "scripts", "conf", "pyproject.toml")
 """Paths of the checkout that decide a result: a change outside them does not make it dirty."""
 
 
 def _git(root: Path, *arguments: str) -> str | None:
-    """Standard output of a git command in `root`, None where git, the repository or the permission is missing."""
+    """Return the output of a git command in `root`, or None if git, the repository or the permission is missing."""
     try:
         done = subprocess.run(
             ["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=30, check=False
@@ -55,7 +55,7 @@ def _git(root: Path, *arguments: str) -> str | None:
 
 
 def checkout(root: Path | None = None) -> dict[str, Any]:
-    """Commit and dirty flag of the checkout that holds this package (or of `root`); both None where it is none.
+    """Return commit and dirty flag of the checkout that holds this package (or of `root`); both None without one.
 
     A package that merely lies inside another repository (an environment folder, say) has no commit of its own:
     the top level of the repository must be the folder that holds `pipeline/`.
@@ -71,7 +71,7 @@ def checkout(root: Path | None = None) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str | None]:
-    """Python's and the libraries' versions, from their metadata: nothing is imported."""
+    """Return Python's and the libraries' versions, from metadata: no library is imported."""
     return {"python": platform.python_version(), **{name: version_of(name) for name in LIBRARIES}}
 
 
@@ -86,12 +86,12 @@ def _cpu_model() -> str:
 
 
 def _cores() -> int:
-    """Logical cores this process may use, which in a container is fewer than the machine has."""
+    """Return how many logical cores this process may use: in a container, fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
 
 
 def hardware() -> dict[str, Any]:
-    """CPU model, usable logical cores, RAM in GiB, GPU names (None without one), instruction set, unit for bf16."""
+    """Return CPU model, usable logical cores, RAM in GiB, GPU names (or None), instruction set, bf16 unit, platform."""
     import torch
 
     from pipeline.core.processor import bf16_unit
@@ -111,14 +111,14 @@ def hardware() -> dict[str, Any]:
 
 
 def threads() -> dict[str, int]:
-    """Torch's threads within one operation and between operations, as they stand now."""
+    """Return torch's current numbers of threads within one operation and between operations."""
     import torch
 
     return {"intra_op": torch.get_num_threads(), "inter_op": torch.get_num_interop_threads()}
 
 
 def record(command: list[str], config: dict[str, Any]) -> dict[str, Any]:
-    """Everything that made what a stage is about to write, as plain JSON.
+    """Return the provenance of what a stage is about to write, as plain JSON.
 
     Args:
         command: the words of the command, program first; credentials in it are masked.

@@ -1,4 +1,4 @@
-"""The nouns of the field as plain data: pairs, queries, candidates, qrels, runs. Knows no torch, no files."""
+"""Plain data types: pairs, queries, candidates, qrels, runs. Knows no torch and no files."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ import numpy as np
 import numpy.typing as npt
 
 Qrels = dict[str, dict[str, int]]
-"""query id → passage id → relevance; relevant means at least 1."""
+"""query id → passage id → relevance grade; relevant means at least 1."""
 
 Run = dict[str, dict[str, float]]
 """query id → passage id → score, as a TREC run file holds it."""
 
 MEASURES = {"map": "MAP", "mrr@10": "MRR@10", "ndcg@10": "nDCG@10"}
-"""What every evaluation reports: the name sentence-transformers gives a measure → how it is written."""
+"""Measures that every evaluation reports: sentence-transformers' name → name as displayed."""
 
 HEADLINE = "ndcg@10"
-"""The measure that verdicts speak of."""
+"""The measure that verdicts are about."""
 
 AS_RETRIEVED = "as_retrieved"
-"""Protocol: a model reorders the first stage's candidates; a positive it never found counts 0."""
+"""Protocol: a model reorders the first stage's candidates; a positive that the first stage missed counts 0."""
 
 POSITIVES_ADDED = "positives_added"
 """Protocol: judged positives missing from the candidates are added before reranking."""
@@ -37,42 +37,42 @@ BI_ENCODER, FUSION = "bi_encoder", "fusion"
 """Rivals that need no training: the base model's own weights as a bi-encoder, and its fusion with the first stage."""
 
 _UNSEEN = re.compile("[\u00ad\u200b-\u200f\u2060\ufeff]")
-"""Soft hyphen, space without width, (non-)joiners, marks of writing direction, word joiner, byte order mark."""
+"""Soft hyphen, zero-width space, (non-)joiners, direction marks, word joiner, byte order mark."""
 
 _HALVES = re.compile("[\ud800-\udfff]")
 
 COMPARISONS = ("difference", "differences", "trained_minus")
-"""What stands beside the systems in a protocol's figures; older records have `difference` too, of trained."""
+"""Keys of a protocol's figures that hold comparisons, beside those that name systems; older records have `difference`."""
 
 
 def fold(text: str) -> str:
-    """The form in which two texts count as the same: case, white space and what a reader cannot see do not matter.
+    """Return the form by which texts are compared: differences in case, white space and invisible marks are removed.
 
-    Unseen are soft hyphens and other marks without width, and whether a letter with an accent is one character or two.
-    A text that folds to nothing is blank.
+    Invisible are soft hyphens, other zero-width marks, and whether an accented letter is one character or two.
+    A text whose folded form is empty is blank.
     """
     if text.isascii():
-        # Printable, its only white space are spaces: without two of them together there is nothing to join again.
+        # A printable text has no white space but spaces: unless two are adjacent, there is nothing to collapse.
         is_joined = text.isprintable() and "  " not in text
         return (text.strip() if is_joined else " ".join(text.split())).lower()
     text = unicodedata.normalize("NFC", _UNSEEN.sub("", text))
-    # Case folding takes some letters apart (ǰ), which are one again afterwards.
+    # Case folding decomposes some letters (ǰ), which NFC composes again.
     return unicodedata.normalize("NFC", " ".join(text.split()).casefold())
 
 
 def encodable(text: str) -> str:
-    """The text as UTF-8 can write it: half a surrogate pair (a cut emoji) is U+FFFD, and NUL a space."""
+    """Make a text encodable as UTF-8: half a surrogate pair (a cut emoji) becomes U+FFFD; NUL becomes a space."""
     text = text.replace("\0", " ")
     return text if text.isascii() else _HALVES.sub("\ufffd", text)
 
 
 def titled(title: str, text: str) -> str:
-    """A passage as BEIR has it: its title, where there is one, and its text, outer white space cut."""
+    """Return a passage as BEIR has it: its title, if any, and its text, with outer white space removed."""
     return f"{title} {text}".strip()
 
 
 def ends_with_query(passage: str, query: str) -> bool:
-    """Whether a passage ends with the whole query, folded: a query that is a passage too, perhaps behind a title."""
+    """Return whether a folded passage ends with the folded query: it may be the query itself, behind a title."""
     return f" {fold(passage)}".endswith(f" {fold(query)}")
 
 
@@ -80,9 +80,9 @@ def ends_with_query(passage: str, query: str) -> bool:
 class PairRows:
     """Question/answer rows as a source gave them, before any cleaning.
 
-    All lists have one entry a row. `labels` is None where every row is a positive; `negatives` is None
-    where the source has none; `groups` names the cluster (module, title) a row belongs to; `lines` is the
-    1-based line or row number in the source, for messages.
+    All lists have one entry per row. `labels` is None if every row is a positive; `negatives` is None if the source has
+    none; `groups` names the cluster (module, title) a row belongs to; `lines` holds 1-based line or row numbers in the
+    source, for messages.
     """
 
     questions: list[str]
@@ -98,7 +98,7 @@ class PairRows:
 
     @classmethod
     def joined(cls, parts: list[PairRows]) -> PairRows | None:
-        """The rows of all parts, one part after another; None of no part. All have the same columns."""
+        """Return the rows of all parts, one part after another; None without parts. All parts have the same columns."""
         if not parts:
             return None
         columns: dict[str, Any] = {}
@@ -108,7 +108,7 @@ class PairRows:
         return cls(**columns)
 
     def take(self, rows: list[int]) -> PairRows:
-        """The given rows, in the given order."""
+        """Return the given rows, in the given order."""
         columns: dict[str, Any] = {}
         for column in fields(self):
             values = getattr(self, column.name)
@@ -120,9 +120,9 @@ class PairRows:
 class RerankingSet:
     """Queries with judged passages and first-stage candidates: what one evaluation reranks.
 
-    `candidates` lists distinct passage ids best first, as the first stage ranked them: that order counts. `passages`
-    holds every candidate and every judged positive that the collection has. `groups` clusters queries for resampling,
-    or is None when they are independent.
+    `candidates` lists distinct passage ids best first; only this order counts. `passages` holds every candidate and
+    every judged positive that the collection has. `groups` clusters queries for resampling, or is None if they are
+    independent.
     """
 
     name: str
@@ -132,14 +132,14 @@ class RerankingSet:
     qrels: Qrels
     groups: dict[str, str] | None = None
     first_stage: str = ""
-    """What retrieved the candidates, where that is the set's own."""
+    """What retrieved the candidates, if the set has a first stage of its own."""
     remarks: list[str] = field(default_factory=list)
-    """What a reader of its figures must know, in sentences."""
+    """Sentences that a reader of the set's figures must know."""
 
     def pool(self, query_id: str, protocol: str) -> list[str]:
-        """Passage ids a reranker sees: the candidates, then (under `positives_added`) missing positives by id.
+        """Return the passage ids a reranker sees: candidates, then (under `positives_added`) missing positives by id.
 
-        A positive that the collection lacks is in neither.
+        A positive that the collection lacks is never added.
         """
         candidates = self.candidates.get(query_id, [])
         if protocol == AS_RETRIEVED:
@@ -171,14 +171,14 @@ class LabelledPairs:
 class Split:
     """A source divided by question, before any mining.
 
-    `corpus` is every passage candidates are retrieved from (every answer loaded, or the user's own corpus),
-    distinct by exact text in first-occurrence order; `corpus_ids` are the collection's own ids, beside it.
-    `aliases` maps ids of passages whose text has an earlier id to that one.
-    `dev_file` is where dev was read from, empty where it was split off.
-    `unused` are rows that stand in no part, because their group is held out: their passages are searched, are no
-    negatives but where they are answers of train, and are never those of their own questions.
-    `renamed` are ids that a dev file's folder has for other texts than the source's own.
-    `statistics` counts rows read, used and dropped by reason, and whatever else the source knows about itself.
+    `corpus` holds every passage that candidates are retrieved from (every answer loaded, or the user's own corpus),
+    distinct by exact text in first-occurrence order; `corpus_ids` holds the collection's own ids in the same order.
+    `aliases` maps the id of a passage whose text has an earlier id to that earlier id.
+    `dev_file` is the path dev was read from, empty if dev was split off.
+    `unused` holds rows that are in no part because their group is held out. Their passages are searched. Such a passage
+    may be a negative only if it is also an answer in train, and never for its own question.
+    `renamed` lists ids that the dev file's folder uses for other texts than the source does.
+    `statistics` counts rows read, used and dropped by reason, with other facts about the source.
     """
 
     train: PairRows
@@ -195,7 +195,7 @@ class Split:
 
 @dataclass(slots=True)
 class Collection:
-    """A judged collection in the BEIR layout: queries, passages (title and text joined), qrels, maybe a run."""
+    """A judged collection in the BEIR layout: queries, passages (title and text joined), qrels and perhaps a run."""
 
     name: str
     queries: dict[str, str]
@@ -206,7 +206,7 @@ class Collection:
 
 @dataclass(slots=True)
 class Mined:
-    """What MINE hands on: training rows, sets to rerank, and the counts behind them."""
+    """Output of MINE: training rows, sets to rerank, and the counts behind them."""
 
     train: LabelledPairs
     dev: RerankingSet

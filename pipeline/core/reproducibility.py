@@ -1,4 +1,4 @@
-"""Seeds and determinism, and what differs between two records of a machine."""
+"""Seeds, determinism, and differences between two records of a machine."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ import torch
 
 def seed_everything(seed: int) -> None:
     """Seed Python, numpy and torch, and ask torch for deterministic kernels where it has them."""
-    fix_cublas_workspace()  # for a trainer whose device was not resolved here
+    fix_cublas_workspace()  # for a trainer whose device was resolved elsewhere
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
     torch.use_deterministic_algorithms(True, warn_only=True)
-    # Else every empty tensor is filled with NaN first, a pass over memory that no result of ours depends on.
+    # Otherwise torch fills every empty tensor with NaN, a pass over memory that no result depends on.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
 def fix_cublas_workspace() -> None:
-    """What cuBLAS needs to be repeatable, before its first call (its own documentation)."""
+    """Set the workspace with which cuBLAS is repeatable (by its documentation). Call this before its first use."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
 @contextmanager
 def repeatable(strict: bool) -> Iterator[None]:
-    """Within it, sums come in one order or, with `strict`, are refused.
+    """Run the block with deterministic kernels; with `strict`, torch refuses an operator that has none.
 
-    Where torch only warns, attention's gradient on a GPU stays the fast one, whose sums come in any order.
+    Without `strict` torch only warns, and attention's gradient on a GPU keeps its fast kernel, which sums in any order.
 
     Raises:
-        RuntimeError: from within, naming an operator that has no such kernel.
+        RuntimeError: from within the block, naming an operator without a deterministic kernel.
     """
     torch.use_deterministic_algorithms(True, warn_only=not strict)
     try:
@@ -45,7 +45,7 @@ def repeatable(strict: bool) -> Iterator[None]:
 
 
 def rng_state() -> dict[str, torch.Tensor]:
-    """States of every generator training draws from, as tensors `torch.load(weights_only=True)` reads back."""
+    """Return the state of every generator that training uses, as tensors for `torch.load(weights_only=True)`."""
     state = {"torch": torch.get_rng_state()}
     if _gpu_in_use():
         state["cuda"] = torch.cuda.get_rng_state()
@@ -53,19 +53,19 @@ def rng_state() -> dict[str, torch.Tensor]:
 
 
 def _gpu_in_use() -> bool:
-    """Whether this process has one at work; a run on the CPU leaves a GPU that is there alone."""
+    """Return whether this process has initialised a GPU: a run on the CPU leaves the machine's GPU alone."""
     return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
 
 
 def set_rng_state(state: dict[str, torch.Tensor]) -> None:
-    """Restore what `rng_state` gave."""
+    """Restore the states that `rng_state` returned."""
     torch.set_rng_state(state["torch"])
     if "cuda" in state and _gpu_in_use():
         torch.cuda.set_rng_state(state["cuda"])
 
 
 def differences(before: Mapping[str, Any] | None, now: Mapping[str, Any] | None) -> str:
-    """What differs between two scopes (or other records), as `name before → now, …`; empty where either is unknown."""
+    """Return how two scopes (or other records) differ, as `name before → now, …`; empty if either is unknown."""
     if before is None or now is None:
         return ""
     names = [name for name in {**before, **now} if before.get(name) != now.get(name)]

@@ -1,4 +1,4 @@
-"""Seconds this process has spent on keeping its promises: hashing, syncing to disk, verifying. Knows none of them."""
+"""Seconds that this process has spent on hashing, syncing to disk and verifying. Does none of it itself."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Literal
 
 Kind = Literal["hash", "sync", "verify"]
-"""hash: digests that name an artefact or go into its manifest; sync: fsync; verify: what is there, read or scored
+"""hash: digests that name an artefact or go into its manifest; sync: fsync; verify: existing results read or scored
 again and compared."""
 
 _lock = threading.Lock()
@@ -19,7 +19,7 @@ _thread = threading.local()
 
 @contextmanager
 def spent(kind: Kind) -> Iterator[None]:
-    """Count the block's wall time; within another such block it is the outer one's, so nothing counts twice."""
+    """Count the block's wall time; a block within another one counts only as part of the outer one."""
     if getattr(_thread, "inside", False):
         yield
         return
@@ -33,6 +33,6 @@ def spent(kind: Kind) -> Iterator[None]:
 
 
 def seconds(since: Mapping[Kind, float] | None = None) -> dict[Kind, float]:
-    """Seconds by kind since the process began, or since an earlier answer; a second thread's time is added."""
+    """Return seconds by kind, summed over threads, since the process began or since an earlier return value."""
     with _lock:
         return {kind: total - (since or {}).get(kind, 0.0) for kind, total in _total.items()}
