@@ -8,7 +8,7 @@ from pipeline.config.compose import command
 
 def main(asked: Publication) -> None:
     """Upload one run."""
-    from pipeline.commands.publish import push  # late: a mistyped argument is refused without loading the hub's client
+    from pipeline.commands.push import push  # late: a mistyped argument is refused without loading the hub's client
 
     print(push(asked))
 

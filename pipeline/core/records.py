@@ -42,7 +42,7 @@ _UNSEEN = re.compile("[\u00ad\u200b-\u200f\u2060\ufeff]")
 _HALVES = re.compile("[\ud800-\udfff]")
 
 COMPARISONS = ("difference", "differences", "trained_minus")
-"""Keys of a protocol's figures that hold comparisons, beside those that name systems; older records have `difference`."""
+"""Keys of a protocol's figures that hold comparisons and name no system; only older records have `difference`."""
 
 
 def fold(text: str) -> str:

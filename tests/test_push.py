@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from published_run import build
 
-from pipeline.commands.publish import push, stage_files
+from pipeline.commands.push import push, stage_files
 from pipeline.config.asked import Publication
 from pipeline.core.errors import ArtifactError, ConfigError, HubError
 
