@@ -629,7 +629,10 @@ def test_a_question_of_many_positives_deepens_no_other_search_and_changes_no_row
 
 @pytest.mark.parametrize("margin", [None, 0.0], ids=["free", "margin"])
 def test_what_is_no_negative_takes_no_place_of_the_range(margin: float | None) -> None:
-    """Positives, the question itself and what answers it elsewhere rank first: five others are left all the same."""
+    """Positives, the question itself and what answers it elsewhere rank first: five others are left all the same.
+
+    With a margin the question itself takes a place, as in `mine_hard_negatives`: it scores above the positive.
+    """
     others = [f"{' '.join(WORDS[i : i + 5])} {name}" for name in ("ant", "cow", "elk") for i in range(9)]
     asked = {
         "ant bee": rows([("ant bee", f"ant bee {WORDS[i]}") for i in range(4)] + [("elk", f"elk {others[20]}")]),
@@ -642,7 +645,8 @@ def test_what_is_no_negative_takes_no_place_of_the_range(margin: float | None) -
         keys = {"negatives": 5, "range_max": 5, "random_negatives": 0, "absolute_margin": margin}
         found = triples(mine(given, config(**keys), Path("unused")).train)
         negatives = {p for q, p, label in found if q == question and not label}
-        assert len(negatives) == 5 and negatives <= set(others)
+        left = 4 if question == "elk fox" and margin is not None else 5
+        assert len(negatives) == left and negatives <= set(others)
 
 
 @pytest.mark.parametrize("sampling", Sampling)
