@@ -77,7 +77,7 @@ def changed(thing: str) -> DataError:
 
 
 def one_file(key: str) -> str:
-    """The remedy where a key that names one file is given several, or a pattern."""
+    """Return the remedy for a key that names one file but was given several, or a pattern."""
     return f"{key} names one file: concatenate several into one."
 
 

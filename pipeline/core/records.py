@@ -48,8 +48,8 @@ COMPARISONS = ("difference", "differences", "trained_minus")
 def fold(text: str) -> str:
     """Return the form by which texts are compared: differences in case, white space and invisible marks are removed.
 
-    Invisible are soft hyphens, other zero-width marks, and whether an accented letter is one character or two.
-    A text whose folded form is empty is blank.
+    Soft hyphens and other zero-width marks are invisible; nor does it matter whether an accented letter is one
+    character or two. A text whose folded form is empty is blank.
     """
     if text.isascii():
         # A printable text has no white space but spaces: unless two are adjacent, there is nothing to collapse.
@@ -154,7 +154,7 @@ class LabelledPairs:
     """Training rows as indices into distinct texts: row i is (questions[question[i]], passages[passage[i]]).
 
     Shapes: `question`, `passage` (rows,) int32; `label` (rows,) float32 in [0, 1]. A question's rows are
-    adjacent: its positives first, then its negatives in the order they were drawn.
+    adjacent: its positives first, then its negatives: those the source gives, hard ones (best first), random ones.
     """
 
     questions: list[str]

@@ -57,7 +57,8 @@ def read_corpus(path: Path, config: DataConfig, parts: Iterable[PairRows] = ()) 
     for a wrong answer, unless a text of `parts` equals them with their title.
 
     Raises:
-        DataError: if a line has no text, an id occurs twice, or there is no passage at all.
+        DataError: if a line lacks the key, its text or title is not a string, an id occurs twice, or no passage is
+        left.
     """
     first: dict[str, str | None] = {}
     seen: set[str] = set()

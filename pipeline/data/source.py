@@ -187,7 +187,7 @@ def _surplus(held: Held) -> dict[str, int]:
 
 
 def _held_out_size(key: str, wish: int, questions: int) -> int:
-    """Limit `wish` to one question in `HELD_OUT_ONE_IN`, but to no less than `FEWEST_DEV_QUESTIONS` or half of all."""
+    """Return `wish`, at most one question in `HELD_OUT_ONE_IN`, at least `FEWEST_DEV_QUESTIONS` or half of all."""
     size = max(min(wish, questions // HELD_OUT_ONE_IN), min(FEWEST_DEV_QUESTIONS, questions // 2))
     if size != wish:
         log.info("%s: %d instead of %d, of %d questions", key, size, wish, questions)

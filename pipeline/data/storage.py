@@ -107,7 +107,7 @@ def count_questions(folder: Path) -> int:
 
 
 def count_texts(folder: Path) -> int:
-    """Texts that `texts` gives: distinct training questions and passages."""
+    """Return the number of texts that `texts` yields: distinct training questions and passages."""
     return count_questions(folder) + int(pq.read_metadata(folder / "train" / "passages.parquet").num_rows)
 
 

@@ -46,7 +46,10 @@ def _check_columns(source: str, wanted: Wanted, present: list[str], separator: s
 
 
 def csv_records(path: Path, delimiter: str, wanted: Wanted) -> Iterator[tuple[int, Record]]:
-    """Yield the first line number and the fields of each row of a CSV file with a header."""
+    """Yield each row of a CSV file with a header, after the number of the line where it starts.
+
+    Quoted fields may hold line breaks.
+    """
     reader = csv.reader((line for _, line in decoded_lines(path)), delimiter=delimiter, strict=True)
     before = csv.field_size_limit(_LONGEST_FIELD)
     start = 1

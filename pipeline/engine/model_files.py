@@ -180,7 +180,8 @@ def _align(model: nn.Module) -> None:
 def activation_of(folder: Path) -> Activation:
     """Return what a saved CrossEncoder applies to its logit: sigmoid, sentence-transformers' default, if it names none.
 
-    `save` writes the activation into config.json, sentence-transformers 6 into a separate file.
+    An activation that is not in `ACTIVATIONS` counts as sigmoid too. `save` writes the activation into config.json,
+    sentence-transformers 6 into a separate file.
     """
     name, own = None, folder / "config_sentence_transformers.json"
     if own.is_file():

@@ -85,7 +85,7 @@ class Reranker:
         return torch.bfloat16 if precision is Precision.bf16 else next(self.model.parameters()).dtype
 
     def is_padded(self, precision: Precision) -> bool:
-        """Return whether a pair takes as much memory as the longest of its micro-batch, on the model's device."""
+        """Return whether a pair takes as much memory as its micro-batch's longest, on the model's current device."""
         return not (self.packed and packed.attends_unpadded(self.model, self._compute_dtype(precision)))
 
     def lanes(self) -> int:

@@ -85,7 +85,10 @@ def prepare(
 
 
 def loss_sum(logits: torch.Tensor, labels: torch.Tensor, pos_weight: float) -> torch.Tensor:
-    """Return the sum over pairs of weighted binary cross-entropy with logits; the caller divides by the batch size."""
+    """Return the sum over pairs of binary cross-entropy with logits, positives weighted by `pos_weight`.
+
+    The caller divides by the batch size.
+    """
     weight = torch.full((), pos_weight, dtype=torch.float32, device=logits.device)  # a copy would wait for a GPU
     return F.binary_cross_entropy_with_logits(logits.float(), labels, pos_weight=weight, reduction="sum")
 

@@ -62,7 +62,7 @@ class TokenTable:
         folder: Path,
         total: int | None = None,
     ) -> None:
-        """Tokenise chunks of texts into files of `folder`, holding one chunk in memory."""
+        """Tokenise chunks of texts into files of `folder`, one chunk in memory; `total` is for the progress bar."""
         dtype = np.dtype(np.uint16 if len(tokenizer) <= 2**16 else np.int32)
         counts: list[npt.NDArray[np.int64]] = [np.zeros(0, np.int64)]
         with (folder / f"ids.{dtype.name}").open("wb") as stream, bar("tokenising texts", total) as moving:

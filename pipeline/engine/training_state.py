@@ -21,7 +21,7 @@ class State:
     rows: list[dict[str, Any]] = field(default_factory=list)
     """The log so far, as in metrics.jsonl: each row is of some steps ("train") or of an evaluation."""
     loss_sum: float = 0.0
-    """Sum over the steps since the last train row, as are `since_log`, `tokens`, `padded` and `train_seconds`."""
+    """Sum of losses since the last train row; `since_log`, `tokens`, `padded`, `train_seconds` cover these steps."""
     since_log: int = 0
     seconds: float = 0.0
     """Wall time of the run, evaluations included."""

@@ -25,7 +25,7 @@ _NAMES = {ir_measures.AP: "map", ir_measures.RR @ 10: "mrr@10", ir_measures.nDCG
 CONFIDENCE = 0.95
 
 ROUNDING = 1e-12
-"""Sums of differences in [-1, 1] that are smaller than this count as 0."""
+"""A mean of differences in [-1, 1], or its standard error, below this is a rounding error and counts as 0."""
 
 SEED = 12
 """Seed of the bootstrap's draws."""
@@ -209,7 +209,8 @@ def stratified_difference(pairs: Sequence[tuple[Mapping[str, float], Mapping[str
 
     The sets are fixed (strata), so the interval is about other queries to the same sets, not about other sets. The
     variance is the sum of s²/n over sets, divided by the square of their number; the degrees of freedom are those of
-    Welch and Satterthwaite. For one set, this is the paired t interval. Degenerate cases are as in `difference`.
+    Welch and Satterthwaite. For one set, this is the paired t interval. Degenerate cases are as in `difference`; if
+    any set has a single query, the interval is [-1, 1] with p 1.
 
     Raises:
         ValueError: when there is no set, or a set's two sides differ in their queries or have none.

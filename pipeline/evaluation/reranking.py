@@ -45,8 +45,7 @@ class Scorer(Protocol):
 def run_candidates(run: Run, depth: int, own_passages: Container[str] = ()) -> dict[str, list[str]]:
     """Return the best `depth` passages of each query of a run: score descending, id ascending.
 
-    For an id in `own_passages`, the passage of that id is no candidate of the query of that id, see
-    `queries_among_passages`.
+    A query whose id is in `own_passages` is not given the passage of the same id, see `queries_among_passages`.
     """
     ranked = {
         query: {passage: score for passage, score in scores.items() if passage != query or query not in own_passages}
@@ -71,10 +70,11 @@ def queries_among_passages(collection: Collection) -> set[str]:
 
 
 def collection_set(collection: Collection, candidates: Mapping[str, Sequence[str]], name: str) -> RerankingSet:
-    """Return the set for reranking a collection: its queries with a positive, their candidates and their passages.
+    """Return the set for reranking a collection.
 
-    Queries without a positive have no measure: they are left out, and the log counts them. A query without candidates
-    stays, and counts 0 as retrieved.
+    It has the queries with a positive, their candidates, and the passages of candidates and judged positives. Queries
+    without a positive have no measure: they are left out, and the log counts them. A query without candidates stays,
+    and counts 0 as retrieved.
 
     Raises:
         DataError: when no query has a positive, or a candidate is not in the collection.
@@ -154,7 +154,7 @@ def rerank(reranking_set: RerankingSet, scorer: Scorer) -> SystemRankings:
 
 
 def mean_measures(reranking_set: RerankingSet, scorer: Scorer, protocol: str = AS_RETRIEVED) -> dict[str, float]:
-    """Return measure → mean under one protocol, scoring only the pairs it needs: the evaluation at fixed steps."""
+    """Return measure → mean under one protocol, scoring only the pairs it needs, as at fixed steps."""
     scored = _scored(reranking_set, scorer, protocol)
     rankings = {query: order(list(scores), list(scores.values())) for query, scores in scored.items()}
     values = per_query(rankings, reranking_set.qrels)

@@ -38,7 +38,7 @@ CUTS = {
         "training.max_steps=60", "training.eval_steps=20", *ONE_THREAD,
     ),
 }  # fmt: skip
-"""Experiment → overrides that shorten it: `smoke` to seconds, `quickstart` (real weights, rivals, energy) to 2 minutes.
+"""Experiment → overrides that shorten it: `smoke` to seconds, `quickstart` (real weights, energy) to about 2 minutes.
 
 Every stage and three checkpoints remain.
 """

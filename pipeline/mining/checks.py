@@ -18,7 +18,8 @@ from pipeline.mining.judged import Corpus, Questions, positive_folds
 log = logging.getLogger(__name__)
 
 NOTABLE_SHARE = 0.1
-"""Share of rows (dropped, merged, of one question) or questions (without candidates) above which a remedy is named."""
+"""Share of rows or questions at which a message becomes a warning or names a remedy: above it for what is dropped,
+merged, missing or repeated, below it for what is found."""
 
 FEWEST_ALIKE = 20
 """A passage that answers no more questions than this is not taken for a placeholder, whatever their share."""
@@ -126,9 +127,10 @@ def _remedy(config: MiningConfig) -> str:
 
 
 def coverage(reranking: RerankingSet) -> dict[str, Any]:
-    """Count what the first stage found for a set; `recall` is the mean share of a query's positives in its candidates.
+    """Count what the first stage found for a set.
 
-    The mean is over all queries, including queries without candidates.
+    `recall` is the share of a query's positives that are among its candidates, averaged over all queries (0 for a query
+    without candidates); None without queries.
     """
     shares = []
     for query, judged in reranking.qrels.items():

@@ -17,8 +17,8 @@ from pipeline.mining.topk import Positions
 class Corpus:
     """Distinct passages: texts with the same `key` are one passage, stored as the text that occurs first.
 
-    A first stage searches the first `searched` passages. The others are negatives that a source lists: they are used in
-    its rows only.
+    A first stage searches the first `searched` passages. The others are negatives that a source lists: they occur only
+    in the rows of the questions that list them.
     """
 
     key: Callable[[str], str]

@@ -43,15 +43,15 @@ def mine(
 
     Returns:
         Training rows by question, in order of first occurrence: the question's positives, its hard negatives best
-        first, its random negatives. If the source lists negatives for a question, these follow its positives as rows,
-        and the question is not mined.
+        first, its random negatives. If the source gives a question negatives (in a list, or by a label below
+        `positive_threshold`), these follow its positives as rows, and the question is not mined.
 
         A question's positives in rows outside all parts (`Split.unused`) are neither mined nor drawn as its negatives.
         Nor is a passage that is the question itself, unless it is judged a positive: it is no candidate either, but if
         the source lists it, its row stays.
 
-        A reranking set holds the first stage's `dev_depth` best passages of the whole corpus for each question.
-        Positives are neither added nor moved.
+        A reranking set holds the first stage's `dev_depth` best passages of the whole corpus for each question that
+        has a positive. Positives are neither added nor moved.
 
     Raises:
         DataError: when no positive or no negative is left to train on, the first stage finds nothing for any question

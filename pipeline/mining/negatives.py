@@ -89,7 +89,8 @@ def hard_negatives(
 
     From each question's ranking:
     1. drop the positives;
-    2. drop passages that score above the question's *lowest* positive score less the margin (equal scores stay);
+    2. if a margin is configured, drop passages that score above the question's *lowest* positive score less the margin
+       (equal scores stay);
     3. of the rest, keep the first `range_max`, and skip the first `range_min` of those;
     4. take `negatives` of them from the top, or draw that many.
 

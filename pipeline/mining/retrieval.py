@@ -67,8 +67,8 @@ class Stems:
     """Passages as numbered stems, computed once and shared by searches over different subsets of the passages.
 
     `flat` (stems,) int32 holds the stem numbers of all passages, one passage after another; `lengths` (passages,) int64
-    says how many belong to each passage. English stop words and words of one letter are left out. Stems are numbered in
-    order of first occurrence.
+    says how many belong to each passage. English stop words are left out, and so are words of one letter in scripts
+    that put spaces between words. Stems are numbered in order of first occurrence.
     """
 
     def __init__(self, passages: Sequence[str]) -> None:
@@ -136,13 +136,13 @@ class Bm25:
         idf(t) · f / (f + K1 · (1 - B + B · length / mean length)),  idf(t) = ln(1 + (N - n + 0.5) / (n + 0.5)),
 
     where f is t's count in the passage, N the number of searched passages, n how many of them contain t, and a length
-    is a number of terms. This weight does not depend on the query. It is computed once for each term and passage that
-    contains it, and stored as postings: for each term, its passages and their weights (`_weights`).
+    counts every occurrence of a term. This weight does not depend on the query. It is computed once for each term and
+    passage that contains it, and stored as postings: for each term, its passages and their weights (`_weights`).
 
-    Terms are the Snowball stems of English words of two letters or more, without English stop words. In a script
-    without spaces between words, terms are pairs of neighbouring characters, as in Lucene's CJKAnalyzer. Texts are
-    normalised to NFC and keep their vowel signs and accents. A passage that shares no term with the query is not found,
-    so a ranking may be shorter than `depth`.
+    Terms are the English Snowball stems of all words of two letters or more, in any language, without English stop
+    words. In a script without spaces between words, terms are pairs of neighbouring characters (a lone character stays
+    alone), as in Lucene's CJKAnalyzer. Texts are normalised to NFC and keep their vowel signs and accents. A passage
+    that shares no term with the query is not found, so a ranking may be shorter than `depth`.
     """
 
     def __init__(self, passages: Sequence[str] | Stems, subset: Positions | None = None) -> None:

@@ -21,7 +21,8 @@ CELLS = 1 << 24
 """Ranks held at once (128 MiB), in whole blocks of `BLOCK` questions."""
 
 BLOCK = 4_096
-"""Questions that a dense search multiplies at once: searched in whole blocks, they get the results of one search."""
+"""Questions that a dense search multiplies at once. Searches over parts that are whole blocks give the same results as
+one search over all."""
 
 FirstStage = Callable[[Positions], Searcher]
 """Function that makes a searcher over the passages at the given positions of the corpus."""

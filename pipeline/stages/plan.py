@@ -77,7 +77,7 @@ class Run:
 
     @cached_property
     def source(self) -> location.Located | None:
-        """The data set on the hub or the local file; None for packaged documentation."""
+        """The data set on the hub or the local file; None for `packaged_docs`."""
         config = self.config.data
         if config.source is Source.packaged_docs or config.path is None:
             return None
@@ -124,7 +124,7 @@ class Run:
 
     @cached_property
     def data_path(self) -> Path | None:
-        """The file or folder the pairs are read from; None for packaged documentation."""
+        """The file or folder the pairs are read from; None for `packaged_docs`."""
         return None if self.source is None else self.source.folder
 
     @cached_property
