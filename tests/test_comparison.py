@@ -176,6 +176,14 @@ def test_a_comparison_altered_or_of_other_figures_is_in_no_card(tmp_path: Path) 
     assert kept(run) is None and "## Reproduction" not in card_of(run)
 
 
+def test_a_comparison_that_an_earlier_version_kept_is_still_shown(tmp_path: Path) -> None:
+    run = build(tmp_path, "gooaq_bert_tiny")
+    earlier = compare(measured_run(run))
+    del earlier["below_first_stage"]
+    keep(run, earlier)
+    assert "## Reproduction" in card_of(run) and "below its first stage" not in card_of(run)
+
+
 def test_an_experiment_without_published_figures_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"experiment must have published figures, got 'smoke'\. Published .*tiny"):
         compare(Measured("smoke"))

@@ -68,6 +68,9 @@ def test_a_passage_is_its_title_and_text_and_goes_by_its_id_as_in_a_corpus(tmp_p
     path.write_text(json.dumps({"title": 3, "text": "dog"}) + "\n")
     with pytest.raises(DataError, match=r"line 1, key title must be text, got 3\. Put it in quotes\."):
         read_passages(path)
+    path.write_text(json.dumps({"title": "Cat", "text": None}) + "\n")
+    with pytest.raises(DataError, match=r"line 1, key text must be text, got None\. Correct the line, or delete it\."):
+        read_passages(path)
 
 
 @pytest.mark.parametrize("name", ["Identity", "Tanh", "Sigmoid"])

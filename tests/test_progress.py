@@ -119,6 +119,9 @@ with bar("outer", total=2) as outer:
                 inner.advance()
         logging.getLogger("pipeline.x").info("a whole line")
         outer.advance()
+with bar("endless") as endless:
+    time.sleep(0.3)
+    endless.advance()
 """
     ours, theirs = pty.openpty()
     environment = {**os.environ, "TERM": "xterm", "COLUMNS": "100"}
@@ -137,3 +140,5 @@ with bar("outer", total=2) as outer:
     text = shown.decode()
     assert "outer" in text and "inner" in text and "1/2" in text and "left" in text
     assert text.count("a whole line") == 2
+    drawn = [line for line in text.splitlines() if "endless" in line]
+    assert drawn and not any("left" in line for line in drawn)

@@ -99,6 +99,7 @@ def test_language_and_licence_of_a_users_own_data_or_model_are_theirs_to_state()
         (["model=minilm_l6", "data=packaged_docs", "training=small"], ("en", "apache-2.0")),
         ([*own, "model.language=de", "model.license=mit"], ("de", "mit")),
         (["model=bert_tiny"], ("en", "apache-2.0")),
+        (["model=bert_tiny", "model.path=prajjwal1/bert-tiny@main", "model.revision=null"], ("en", "apache-2.0")),
         (["model=custom", "model.path=owner/encoder"], ("en", None)),
     ):
         model = composed(*words).model

@@ -810,8 +810,20 @@ def test_beir_folder(tmp_path: Path) -> None:
     assert len(cut.train) + len(cut.dev) == 212
 
 
-def test_a_dev_folders_passage_gets_an_id_that_no_other_has(tmp_path: Path) -> None:
-    for name, passages in (("train", {"a": "one", "a@1": "two"}), ("dev", {"a": "three"})):
+@pytest.mark.parametrize(
+    ("train", "dev", "expected"),
+    [
+        ({"a": "one", "a@1": "two"}, {"a": "three"}, {"one": "a", "two": "a@1", "three": "a@1@1"}),
+        # The dev folder itself has an id that a passage of it was given.
+        ({"a": "one"}, {"a": "three", "a@1": "four"}, {"one": "a", "three": "a@1", "four": "a@1@1"}),
+        # An id that stands for another text of the training folder, under which that is not searched.
+        ({"a": "one", "b": "one"}, {"b": "two"}, {"one": "a", "two": "b@1"}),
+    ],
+)
+def test_a_dev_folders_passage_gets_an_id_that_no_other_has(
+    tmp_path: Path, train: dict[str, str], dev: dict[str, str], expected: dict[str, str]
+) -> None:
+    for name, passages in (("train", train), ("dev", dev)):
         folder = tmp_path / name
         (folder / "qrels").mkdir(parents=True)
         write_jsonl(folder / "queries.jsonl", [{"_id": f"{name}{i}", "text": f"{name} {i}"} for i in range(110)])
@@ -820,8 +832,8 @@ def test_a_dev_folders_passage_gets_an_id_that_no_other_has(tmp_path: Path) -> N
         (folder / "qrels" / "test.tsv").write_text("".join(f"{name}{i}\t{name}{i}\t1\n" for i in range(110)))
     split = loaded(tmp_path / "train", format=Format.beir, dev_path=str(tmp_path / "dev"))
     ids = dict(zip(split.corpus, split.corpus_ids or [], strict=True))
-    assert [ids[text] for text in ("one", "two", "three")] == ["a", "a@1", "a@1@1"]
-    assert split.renamed == ["a"]
+    assert {text: ids[text] for text in expected} == expected
+    assert split.renamed == [next(iter(dev))]
 
 
 def test_a_beir_folder_is_trained_on_its_train_judgements_and_its_test_ones_are_a_dev_file(tmp_path: Path) -> None:

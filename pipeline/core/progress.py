@@ -67,7 +67,7 @@ def bar(what: str, total: int | None = None, done: int = 0) -> Iterator[Bar]:
     than `LONG_SECONDS`, its time is logged in either case.
     """
     # Not rich's own test: that takes FORCE_COLOR for a terminal, and a CI log would fill with frames.
-    shown = _progress() if sys.stderr.isatty() else None
+    shown = _progress(has_end=total is not None) if sys.stderr.isatty() else None
     with shown if shown is not None else contextlib.nullcontext():
         moving = Bar(what, total, done, shown)
         yield moving
@@ -114,13 +114,13 @@ class ConsoleHandler(logging.StreamHandler[TextIO]):
             super().emit(record)
 
 
-def _progress() -> Progress:
+def _progress(*, has_end: bool) -> Progress:
+    left = (TimeRemainingColumn(), TextColumn("left")) if has_end else ()
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("left"),
+        *left,
         console=Console(stderr=True),
         transient=True,
         refresh_per_second=4,

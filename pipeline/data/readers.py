@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 from pipeline.config.data import DataConfig, Format
@@ -77,10 +78,8 @@ def read(path: Path, config: DataConfig, qrels_files: Sequence[str] = TRAIN_QREL
 
 
 def _gather(records: Iterator[tuple[int, Record]], builder: RowBuilder, source: str, config: DataConfig) -> Loaded:
-    for line, record in counted(records, "reading rows"):
+    for line, record in counted(islice(records, config.rows), "reading rows"):
         builder.add(line, record)
-        if len(builder.rows) == config.rows:
-            break
     if not len(builder.rows):
         raise DataError(must(source, "hold rows", "an empty file", "Write one question and answer a line."))
     return Loaded(builder.rows, counts=+builder.counts)

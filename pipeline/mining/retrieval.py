@@ -206,13 +206,16 @@ class Bm25:
             counts: How often the query has each of these terms.
         """
         starts, ends = self._postings.indptr[terms], self._postings.indptr[terms + 1]
-        for start, end, count in zip(starts.tolist(), ends.tolist(), counts, strict=True):
-            self._sums[self._postings.indices[start:end]] += count * self._postings.data[start:end]
+        if not len(terms):
+            return np.zeros(0, np.float32), np.zeros(0, np.int64)
+        postings = [slice(start, end) for start, end in zip(starts.tolist(), ends.tolist(), strict=True)]
+        found: Positions = np.concatenate([self._postings.indices[own] for own in postings])
+        weights = [count * self._postings.data[own] for count, own in zip(counts, postings, strict=True)]
+        np.add.at(self._sums, found, np.concatenate(weights))  # one after another, in the order of terms
         # The rarest term with `wanted` passages gives the lower bound.
         sizes = ends - starts
         wanted = min(PROBED * depth, int(sizes.max(initial=0)))
-        found: Positions
-        if len(terms) and wanted >= depth:
+        if wanted >= depth:
             term = int(np.where(sizes >= wanted, sizes, len(self._sums) + 1).argmin())
             probe = self._sums[self._postings.indices[starts[term] : ends[term]]]
             found = np.flatnonzero(self._sums >= np.partition(probe, -depth)[-depth])

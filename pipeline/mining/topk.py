@@ -6,7 +6,6 @@ size of one block, not on the number of columns.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -44,31 +43,28 @@ class Searcher(Protocol):
         """Return the scores (pairs,) of `queries[query[i]]` against passage `passage[i]`."""
 
 
-def best_columns(
-    block: torch.Tensor, depth: int, above: float = -math.inf
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+def best_columns(block: torch.Tensor, depth: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
     """Return the scores and indices of the `depth` best columns of each row of `block` (rows, columns) float32.
 
-    Of equal scores at the cut, the lower indices are kept. A score that is not greater than `above` becomes -inf. The
-    results of a row are in no particular order. NaN is not allowed.
+    Of equal scores at the cut, the lower indices are kept. The results of a row are in no particular order. NaN is not
+    allowed.
     """
     # One more than `depth` shows whether equal scores lie on both sides of the cut.
     scores, columns = block.topk(min(depth + 1, block.shape[1]), dim=1)
-    for row in tied_at_cut(scores.numpy(), depth, above).tolist():
+    for row in tied_at_cut(scores.numpy(), depth).tolist():
         columns[row] = block[row].argsort(descending=True, stable=True)[: depth + 1]
         scores[row] = block[row, columns[row]]
-    scores = scores.masked_fill_(scores <= above, -math.inf)
     return scores[:, :depth].numpy(), columns[:, :depth].numpy()
 
 
-def tied_at_cut(scores: npt.NDArray[np.float32], depth: int, above: float = -math.inf) -> Positions:
-    """Return the rows of descending scores with equal scores on both sides of the cut at `depth`, greater than `above`.
+def tied_at_cut(scores: npt.NDArray[np.float32], depth: int) -> Positions:
+    """Return the rows of descending scores with equal scores on both sides of the cut at `depth`.
 
     In these rows, which of the equal scores were kept is arbitrary.
     """
     if scores.shape[1] <= depth:
         return np.empty(0, np.int64)
-    return np.flatnonzero((scores[:, depth] == scores[:, depth - 1]) & (scores[:, depth] > above))
+    return np.flatnonzero(scores[:, depth] == scores[:, depth - 1])
 
 
 class RunningTop:

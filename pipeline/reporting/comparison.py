@@ -199,7 +199,7 @@ def _number(value: float | None) -> str:
 def _headline(comparison: Json) -> str:
     counts = ", ".join(f"{count} {verdict}" for verdict, count in comparison["verdicts"].items())
     said = f"{comparison['experiment']} beside {comparison['published']}: {counts}."
-    if below := comparison["below_first_stage"]:
+    if below := comparison.get("below_first_stage"):  # not in one that an earlier version kept
         said += f" The published model itself is below its first stage on {', '.join(below)} (nDCG@10)."
     return said
 
