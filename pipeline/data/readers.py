@@ -82,7 +82,7 @@ def _gather(records: Iterator[tuple[int, Record]], builder: RowBuilder, source: 
         if len(builder.rows) == config.rows:
             break
     if not len(builder.rows):
-        raise DataError(must(source, "hold rows", "an empty file", "Write one question and answer a line."))
+        raise DataError(must(source, "hold rows", "an empty file", "Write one question and answer per line."))
     return Loaded(builder.rows, counts=+builder.counts)
 
 
