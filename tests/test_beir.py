@@ -46,7 +46,7 @@ def test_a_collections_own_run_is_read_and_passages_it_lacks_are_counted(
     run = "q1 Q0 c%20d 1 3 t\nq1 Q0 gone 2 2 t\nq9 Q0 e 1 1 t\nq1 Q0 a/../b 3 1 t\n"
     collection = read_beir(beir(tmp_path / "c", run=run))
     assert collection.run == {"q1": {"c d": 3.0, "a/../b": 1.0}}
-    said = "1 ranked passages of unknown queries dropped and 1 of unknown passages dropped, first passage 'gone'"
+    said = "1 ranked passages with unknown queries dropped and 1 with unknown passages dropped, first passage 'gone'"
     assert said in caplog.text
 
 
@@ -63,11 +63,11 @@ def test_unknown_judgements_are_counted_and_fatal_only_when_none_remain(
     header = "query-id\tcorpus-id\tscore\n"
     collection = read_beir(beir(tmp_path / "a", qrels=header + "q1\te\t1\nq1\tgone\t1\nq7\te\t1\nq8\te\t1\n"))
     assert collection.qrels == {"q1": {"e": 1, "gone": 1}}, "as in BEIR's evaluation: nobody can find it"
-    said = "2 judgements of unknown queries dropped and 1 of unknown passages "
+    said = "2 judgements with unknown queries dropped and 1 with unknown passages "
     assert said + "kept" in caplog.text
     assert read_beir(tmp_path / "a", is_measured=False).qrels == {"q1": {"e": 1}}
     assert said + "dropped" in caplog.text
-    with pytest.raises(DataError, match=r"test\.tsv must hold judgements of the collection's own ids"):
+    with pytest.raises(DataError, match=r"test\.tsv must hold judgements with the collection's ids"):
         read_beir(beir(tmp_path / "b", qrels=header + "q1\tgone\t1\n"))
     with pytest.raises(DataError, match="judge some passage relevant"):
         read_beir(beir(tmp_path / "c", qrels=header + "q1\te\t0\n"))
@@ -76,7 +76,7 @@ def test_unknown_judgements_are_counted_and_fatal_only_when_none_remain(
 def test_queries_of_blank_text_are_dropped_and_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     queries = '{"_id": "q1", "text": "one"}\n{"_id": "2", "text": " "}\n'
     assert list(read_beir(beir(tmp_path / "c", queries=queries)).queries) == ["q1"]
-    assert "1 queries of blank text dropped, first '2'" in caplog.text
+    assert "1 queries without text dropped, first '2'" in caplog.text
 
 
 def test_judgements_fall_back_and_the_file_read_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -119,12 +119,12 @@ def test_a_passages_record_is_read_with_null_as_none(record: dict[str, object], 
             r"key _id must be text or a whole number, got only the keys \['id', 'text'\]",
         ),
         ({"queries": '{"_id": true, "text": "one"}\n'}, r"key _id must be text or a whole number, got True"),
-        ({"queries": '{"_id": "q1"}\n'}, r"line 1, key text must be there"),
+        ({"queries": '{"_id": "q1"}\n'}, r"line 1, key text must be present"),
         ({"corpus": '{"_id": "e", "text": ["x"]}\n'}, r"line 1, key text must be text"),
         ({"corpus": '{"_id": "e", "title": 7, "text": "x"}\n'}, r"line 1, key title must be text, got 7"),
         (
             {"corpus": '{"_id": "e", "text": "x"}\n{"_id": "e", "text": "y"}\n'},
-            r"line 2, key _id must be distinct, got 'e' again \(first on line 1\)\.",
+            r"line 2, key _id must be unique, got 'e' again \(first on line 1\)\.",
         ),
         ({"corpus": b'{"_id": "e", "text": "\xe9"}\n'}, r"corpus\.jsonl, line 1 must be UTF-8"),
         ({"qrels": "query-id corpus-id score\n"}, r"test\.tsv, line 1 must have 3 columns between tabs"),

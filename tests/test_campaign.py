@@ -61,7 +61,7 @@ def test_a_run_that_fails_without_a_fault_is_told_by_its_last_words(tmp_path: Pa
     server: Any = None
     with pytest.raises(ArtifactError) as refused:
         undisturbed(Failed(tmp_path, [], server))
-    said = "an undisturbed run must end well, got exit status 2. It said at last: error: x must y, got z. Mend it."
+    said = "an undisturbed run must end well, got exit status 2. Its last line was: error: x must y, got z. Mend it."
     assert str(refused.value) == said
 
 

@@ -251,7 +251,9 @@ def test_ten_thousand_positives_of_one_question(tmp_path: Path, monkeypatch: pyt
 
 def test_a_dev_set_equal_to_the_train_set_is_refused(tmp_path: Path) -> None:
     data = write(tmp_path / "rows.jsonl", plain_rows())
-    with pytest.raises(DataError, match="must hold pairs that are not trained on, got 120 rows that are all in"):
+    with pytest.raises(
+        DataError, match="must hold pairs that are not in the training data, got 120 rows that are all in"
+    ):
         load(data, dev_path=str(data))
 
 

@@ -93,7 +93,7 @@ def test_the_device_is_the_one_asked_for(monkeypatch: pytest.MonkeyPatch) -> Non
     ("built_for", "remedy"),
     [
         (None, "install the CUDA build of torch (make setup)."),
-        ("13.0", "install a driver that serves CUDA 13.0, which"),
+        ("13.0", "install a driver that supports CUDA 13.0, which"),
     ],
 )
 def test_what_a_missing_gpu_lacks_is_said(monkeypatch: pytest.MonkeyPatch, built_for: str | None, remedy: str) -> None:

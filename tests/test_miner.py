@@ -208,7 +208,7 @@ def test_leaks_are_dropped_or_only_counted(caplog: pytest.LogCaptureFixture) -> 
     logged = [of.message for of in caplog.records if of.name == "pipeline.mining.checks"]
     said = "train: 2 of 6 rows share a question (1) or a positive (1 more) with a held-out part: "
     remedy = "(data.group_column=<column> keeps rows of one passage together; fewer data.dev_queries drop fewer)"
-    assert logged == [f"{said}dropped, 4 are left {remedy}", f"{said}kept, for mining.drop_leaks=false"]
+    assert logged == [f"{said}dropped, 4 are left {remedy}", f"{said}kept, because mining.drop_leaks=false"]
     with pytest.raises(DataError, match="got 0 rows, none positive, after 1 that share a question or positive"):
         mine(split(rows(train[4:5]), rows(DEV)), config(), Path("unused"))
 
@@ -354,8 +354,8 @@ def test_training_rows_without_a_negative_are_refused() -> None:
     train = rows([("red cat", "a red cat"), ("old dog", "an old dog")], negatives=[["a red cat"], ["an old dog"]])
     with pytest.raises(
         DataError,
-        match=r"^the training part must hold negatives, got none, after 2 pairs with two labels took the higher one\. "
-        r"Give some that are wrong answers: questions that bring their own are not mined\.$",
+        match=r"^the training part must hold negatives, got none, after 2 pairs with two labels got the higher one\. "
+        r"Add rows that are wrong answers: questions that come with their own are not mined\.$",
     ):
         mine(split(train, rows([("blue bird", "a blue bird")])), config(), Path("unused"))
     with pytest.raises(
@@ -440,7 +440,7 @@ def test_a_first_stage_that_finds_hardly_a_positive_is_warned_of(caplog: pytest.
     dev = [(q, f"zz{number} yy{number}") for number, (q, _) in enumerate(pairs[:30])]
     mine(split(rows(pairs[30:]), rows(dev)), config(), Path("unused"))
     said = (
-        "dev: the first stage finds a right passage for 0 of 24 questions; what it misses counts as 0. BM25 finds what"
+        "dev: the first stage finds a right passage for 0 of 24 questions; what it misses counts as 0. BM25 finds only"
     )
     assert said in caplog.text
 
@@ -460,7 +460,7 @@ def test_what_leaks_names_what_would_help(caplog: pytest.LogCaptureFixture) -> N
     assert str(refused.value) == (
         f"the training part must hold a positive, got 0 rows, none positive, after {len(pairs)} that share a question "
         f"({len(pairs)}) or positive with data.dev_path=d.jsonl. Give it other questions, or remove the key to split "
-        "some off."
+        "some off the training rows."
     )
     given.dev = rows([(q, f"{a} more") for q, a in pairs[:30]])
     mine(given, config(), Path("unused"))
@@ -474,7 +474,7 @@ def test_a_pair_with_two_labels_has_the_higher_one_and_is_said(caplog: pytest.Lo
     mined = mine(split(train, rows([("blue bird", "a blue bird")])), config(), Path("unused"))
     assert mined.statistics["contradicted_pairs"] == 1
     assert ("red cat", "a red cat", 1.0) in triples(mined.train)
-    assert "train: 1 pairs have two labels: the higher one is taken" in caplog.text
+    assert "train: 1 pairs have two labels: the higher one is used" in caplog.text
 
 
 def test_a_first_stage_that_finds_nothing_is_refused(caplog: pytest.LogCaptureFixture) -> None:
@@ -486,7 +486,8 @@ def test_a_first_stage_that_finds_nothing_is_refused(caplog: pytest.LogCaptureFi
         mine(split(train, rows(other)), config(negatives=0, random_negatives=1), Path("unused"))
     mine(split(train, rows([*other, ("blue cat", "a blue cat")])), config(random_negatives=1), Path("unused"))
     assert (
-        "dev: the first stage finds no passage for 2 of 3 questions. BM25 finds what shares a word: pass" in caplog.text
+        "dev: the first stage finds no passage for 2 of 3 questions. BM25 finds only passages that share a word: pass"
+        in caplog.text
     )
 
 
@@ -524,15 +525,19 @@ def test_an_imported_run_may_name_a_passage_by_any_id_of_its_text(
     settings = config(retriever=Retriever.run, path=str(run), negatives=1, dev_depth=2)
     mined = mine(whole, settings, tmp_path)
     assert mined.dev.candidates == {"e": ["E", "B"]}
-    assert "skipped 1 questions and 1 ranked passages of the others: nothing that is used" in caplog.text
-    assert "train: 3 of 4 questions have positives and no negative" in caplog.text
+    assert (
+        "skipped 1 questions, and 1 ranked passages of the other questions: their ids are not used here" in caplog.text
+    )
+    assert "train: 3 of 4 questions have positives but no negative" in caplog.text
     run.write_text("a Q0 C 1 3 x\ne Q0 E3 1 2 x\n")
     assert mine(whole, settings, tmp_path).dev.candidates == {"e": ["E"]}
     caplog.clear()
     whole.dev = rows([*DEV, *DEV], question_ids=["e", "e2"])  # two ids of one question
     run.write_text("a Q0 C 1 3 x\ne Q0 E 1 2 x\ne2 Q0 B 1 2 x\n")
     assert mine(whole, settings, tmp_path).dev.candidates == {"e": ["B"], "e2": ["B"]}
-    assert "1 questions have the text of another and not its ranking: the later one counts for both" in caplog.text
+    assert (
+        "1 questions repeat another's text with a different ranking: the later ranking counts for both" in caplog.text
+    )
     caplog.clear()
     run.write_text("a Q0 C 1 3 x\ne Q0 E 1 2 x\ne2 Q0 E 1 2 x\n")
     mine(whole, settings, tmp_path)

@@ -100,11 +100,13 @@ def test_a_random_modernbert_of_any_depth_has_its_kinds_pattern_and_comes_back(t
 
 def test_a_depth_or_width_that_a_kind_of_model_cannot_have_is_refused_at_once(tmp_path: Path) -> None:
     funnel = saved(tmp_path / "funnel", "Funnel", num_hidden_layers=None, block_sizes=[1, 1], d_head=16, d_inner=64)
-    with pytest.raises(ModelError, match=r"^model\.layers must be a number that FunnelConfig takes, got 1 \(") as error:
+    with pytest.raises(
+        ModelError, match=r"^model\.layers must be a number that FunnelConfig accepts, got 1 \("
+    ) as error:
         load(funnel, model_config(funnel, layers=1), seed=0)
     assert "block_sizes" in one_sentence(error)
     xlnet = saved(tmp_path / "xlnet", "XLNet", **XLNET)
-    with pytest.raises(ModelError, match=r"^model\.hidden_size must be a number that XLNetConfig takes, ") as error:
+    with pytest.raises(ModelError, match=r"^model\.hidden_size must be a number that XLNetConfig accepts, ") as error:
         load(xlnet, model_config(xlnet, hidden_size=64, random_init=True), seed=0)
     assert "`d_head`" in one_sentence(error), "the reason is said, not only that there is one"
 
@@ -113,7 +115,7 @@ def test_a_configuration_that_no_random_model_can_be_built_of_is_refused_in_one_
     lilt = saved(tmp_path, "Lilt", hidden_size=96)
     path = lilt / "config.json"
     path.write_text(path.read_text().replace('"num_attention_heads": 2', '"num_attention_heads": 5'))
-    with pytest.raises(ModelError, match=r"^model\.random_init must make a model of a configuration that ") as error:
+    with pytest.raises(ModelError, match=r"^model\.random_init must be used with a configuration that ") as error:
         load(lilt, model_config(lilt, random_init=True), seed=0)
     one_sentence(error)
 
@@ -129,13 +131,13 @@ def test_a_model_without_sdpa_runs_eager_and_says_so_unless_sdpa_was_asked_for(
     _say.cache_clear()
     with caplog.at_level("INFO", "pipeline"):
         reranker = load(source, config, seed=1, attention=Attention.varlen)
-    assert caplog.messages == ["eager attention: DebertaV2ForSequenceClassification has no SDPA"]
+    assert caplog.messages == ["using eager attention: DebertaV2ForSequenceClassification does not support SDPA"]
     assert np.array_equal(scores(reranker), scores(load(source, config, seed=1, attention=Attention.eager)))
     assert not reranker.packed
     random = model_config(source, random_init=True)
     assert load(source, random, seed=1, attention=Attention.varlen).model.config._attn_implementation == "eager"  # type: ignore[union-attr]
     for asked in (config, random):
-        said = r"^runtime\.attention must be one that DebertaV2ForSequenceClassification has, got 'sdpa'\. "
+        said = r"^runtime\.attention must be one that DebertaV2ForSequenceClassification supports, got 'sdpa'\. "
         with pytest.raises(ModelError, match=said + r".* runtime\.attention=auto\.$"):
             load(source, asked, seed=1, attention=Attention.sdpa)
 
@@ -236,9 +238,9 @@ def test_a_rate_that_no_key_sets_is_refused_by_the_key_that_asked(tmp_path: Path
     source = saved(tmp_path, "Mpt", **dict.fromkeys(SMALL), d_model=32, n_heads=2, n_layers=2)
     assert rates(load(source, model_config(source, dropout=0.0), seed=1).model) == {0.0}
     load(source, model_config(source, dropout=None), seed=1)
-    with pytest.raises(ModelError, match=r"^model\.dropout must be the rate of all of MptForSequenceClas") as error:
+    with pytest.raises(ModelError, match=r"^model\.dropout must set every dropout rate of MptForSequenceClas") as error:
         load(source, model_config(source, dropout=0.25), seed=1)
-    assert "0.25 and 0 in transformer.blocks.0.dropout_rate" in one_sentence(error)
+    assert "0.25, but 0 in transformer.blocks.0.dropout_rate" in one_sentence(error)
 
 
 # --- positions --------------------------------------------------------------------------------------------------------
@@ -311,7 +313,7 @@ def test_a_pair_scores_in_a_batch_as_it_does_alone_whatever_side_the_folder_pads
     _say.cache_clear()
     with caplog.at_level("INFO", "pipeline"):
         reranker = lively(load(source, config, seed=1, attention=Attention[attention]))
-    assert [message for message in caplog.messages if message.startswith(f"padding: on the {side}, in the saved ")]
+    assert [message for message in caplog.messages if message.startswith(f"padding on the {side}, also in the saved ")]
     together, alone = scores(reranker), np.concatenate([scores(reranker, [pair]) for pair in PAIRS])
     assert np.abs(together - alone).max() <= 1e-5 < together.std()
     save(reranker, tmp_path / "saved", config)
@@ -371,7 +373,7 @@ def test_a_tokenizer_with_more_token_types_than_the_model_is_refused_when_loaded
         load(folder, model_config(folder), seed=1)
     assert one_sentence(error) == (
         f"model.path must have an embedding for each token type of its tokenizer, got 1 for 2 in {folder}. "
-        "Take token_type_ids out of its tokenizer's model_input_names."
+        "Remove token_type_ids from its tokenizer's model_input_names."
     )
     tokenizer = AutoTokenizer.from_pretrained(folder, model_input_names=["input_ids", "attention_mask"])
     tokenizer.save_pretrained(folder)

@@ -271,7 +271,7 @@ def test_a_modernbert_lacks_its_head_alone(tmp_path: Path) -> None:
     renamed(source, lambda name: None if name.startswith(("head.", "decoder.")) else name)
     assert not load(source, model_config(source), seed=0).head_was_saved
     renamed(source, lambda name: None if name.startswith("model.layers.2.") else name)
-    with pytest.raises(ModelError, match=r", got no model\.layers\.2\..* Get the lost weights back, and save"):
+    with pytest.raises(ModelError, match=r", got no model\.layers\.2\..* Restore the missing weights, and save"):
         load(source, model_config(source), seed=0)
     assert load(source, model_config(source, layers=2), seed=0).layers == 2
 

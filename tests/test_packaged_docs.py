@@ -112,8 +112,8 @@ def test_a_process_that_is_killed_is_the_memorys_or_the_users(tmp_path: Path, mo
     with pytest.raises(ResourceError) as refused:
         extract(["networkx"], tmp_path, workers=2)
     assert str(refused.value) == (
-        "a process that reads sources must live until it is done, got one that was killed by SIGKILL. "
-        "Lower runtime.workers: memory may not suffice for so many."
+        "a process that reads sources must run to its end, got one that was killed by SIGKILL. "
+        "Lower runtime.workers: there may be too little memory for so many."
     )
 
 

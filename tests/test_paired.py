@@ -185,7 +185,7 @@ def test_what_was_measured_before_a_signal_is_kept_and_said(root: Path, tmp_path
         _, said = process.communicate(timeout=60)
     found = json.loads(path.read_text())
     assert process.returncode == 75
-    assert f"interrupted: {found['pairs']} of 500 pairs are in {path}. The same command begins anew" in said
+    assert f"interrupted: {found['pairs']} of 500 pairs are in {path}. The same command starts over" in said
     assert len(found["ratio"]["pairs"]) == found["pairs"] >= 1
     assert found["pairs_asked"] == 500
     assert "Traceback" not in said

@@ -68,15 +68,15 @@ def test_what_shares_a_disk_must_fit_on_it_together(
         monkeypatch.setattr(preflight, "_device_number", lambda folder: hash(folder))
     cache, outputs = _disk(config, 4 * 10**9, TINY)  # with 2 GB and a little for outputs
     assert (cache.status, outputs.status) == (OK, status)
-    assert ("beside 4.00 GB to download to the same disk" in outputs.said) == same_disk
+    assert ("and 4.00 GB to download to the same disk" in outputs.said) == same_disk
 
 
 def test_a_time_of_days_warns(config: Config) -> None:
     config = replace(config, training=replace(config.training, precision=Precision.fp32))  # fast on every CPU
-    assert "for 600,000 pairs (within a factor of two; no mining)" in _expected_time(config, TINY, CPU).said
-    assert _expected_time(config, TINY, CPU).status == OK and "less where" not in _expected_time(config, TINY, CPU).said
+    assert "for 600,000 pairs (within a factor of two; without mining)" in _expected_time(config, TINY, CPU).said
+    assert _expected_time(config, TINY, CPU).status == OK and "less if" not in _expected_time(config, TINY, CPU).said
     own = composed("model=bert_tiny", "data=local", "data.path=pairs.jsonl", "training=small")
-    assert _expected_time(own, TINY, CPU).said.endswith("; less where the data, which is not read here, make fewer")
+    assert _expected_time(own, TINY, CPU).said.endswith("; less if the data, which is not read here, yields fewer")
     found = _expected_time(config, HUGE, CPU)
     assert found.status == WARN and "size=tiny" in found.said
 

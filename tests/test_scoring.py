@@ -310,7 +310,8 @@ def test_a_score_that_is_no_number_is_refused(base: Path) -> None:
     with torch.no_grad():
         subject.reranker.model.classifier.weight[0, 0] = float("nan")  # type: ignore[union-attr,index,operator]
     with pytest.raises(
-        NumericsError, match=r"^a score must be finite, got NaN or infinity for query '.*'\. In training the weights"
+        NumericsError,
+        match=r"^a score must be finite, got NaN or infinity for query '.*'\. If training has begun, the weights",
     ):
         subject.score(PAIRS)
 
@@ -342,7 +343,9 @@ def test_out_of_memory_halves_the_budget_for_good(
     subject.reranker.model.train()
     assert np.array_equal(subject.score(PAIRS), expected), "those of the budget that fits, all of them"
     assert subject.reranker.model.training
-    assert caplog.messages == [f"out of GPU memory: scoring goes on with {n} tokens a micro-batch" for n in (200, 100)]
+    assert caplog.messages == [
+        f"out of GPU memory: scoring continues with {n} tokens per micro-batch" for n in (200, 100)
+    ]
     first = forwards[0]
     assert np.array_equal(subject.score(PAIRS), expected) and forwards[0] < 2 * first, "not tried again"
 

@@ -120,12 +120,12 @@ def test_what_was_put_right_is_said(tmp_path: Path, caplog: pytest.LogCaptureFix
     rows[5]["answer"] += " cut \ud83d"
     with caplog.at_level(logging.INFO):
         loaded(write_jsonl(tmp_path / "a.jsonl", rows))
-    said = "put right while reading: 1 texts with NUL (now a space); 2 texts with half a surrogate pair (now U+FFFD)"
+    said = "fixed while reading: 1 texts with NUL (now a space); 2 texts with half a surrogate pair (now U+FFFD)"
     assert said in [record.message for record in caplog.records]
     caplog.clear()
     with caplog.at_level(logging.INFO):
         loaded(write_jsonl(tmp_path / "a.jsonl", rows_of(150)))
-    assert "put right" not in caplog.text
+    assert "fixed" not in caplog.text
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".parquet"])
@@ -240,7 +240,7 @@ def test_given_negatives_are_searched_too(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "keys", "sentence"),
     [
-        (b"", {}, "{path} must hold rows, got an empty file. Write one question and answer a line."),
+        (b"", {}, "{path} must hold rows, got an empty file. Write one question and answer per line."),
         (
             b'{"question": "a", "answer": "b"}\n{"question": "a", "answer": \n',
             {},
@@ -250,7 +250,7 @@ def test_given_negatives_are_searched_too(tmp_path: Path) -> None:
         (
             b'[\n  {"question": "a", "answer": "b"}\n]\n',
             {},
-            "{path}, line 1 must be one JSON object, got '['. Write one object a line: jq -c '.[]' a.jsonl > a-l",
+            "{path}, line 1 must be one JSON object, got '['. Write one object per line: jq -c '.[]' a.jsonl > a-l",
         ),
         (
             b'{\n  "question": "a",\n  "answer": "b"\n}\n',
@@ -262,7 +262,7 @@ def test_given_negatives_are_searched_too(tmp_path: Path) -> None:
             b'{"question": "a", "answer": "b"}\n{"question": "a", "text": "b"}\n',
             {},
             "{path}, line 2 must have the key 'answer', got 'question', 'text'. "
-            "Earlier lines have it: repair this one (data.answer_column names the key).",
+            "Earlier lines have it: add it to this one (data.answer_column names the key).",
         ),
         (
             b'{"question": "a", "answer": "b"}\n',
@@ -273,7 +273,7 @@ def test_given_negatives_are_searched_too(tmp_path: Path) -> None:
         (
             b'{"question": "a", "answer": "b", "label": 1}\n{"question": "a", "answer": "b"}\n',
             {"format": Format.labelled},
-            "{path}, line 2 must have the key 'label', got 'question', 'answer'. Earlier lines have it: repair this ",
+            "{path}, line 2 must have the key 'label', got 'question', 'answer'. Earlier lines have it: add it to ",
         ),
         (
             b'{"question": "a", "text": "b"}\n',
@@ -327,7 +327,7 @@ def test_given_negatives_are_searched_too(tmp_path: Path) -> None:
         (
             b'{"question": "a", "answer": "b", "negatives": ["c", 4]}\n',
             {"format": Format.negatives},
-            "{path}, line 1, key 'negatives' must hold texts alone, got int 4. Write [\"passage\", …].",
+            "{path}, line 1, key 'negatives' must hold only texts, got int 4. Write [\"passage\", …].",
         ),
         (
             b'{"question": "a", "answer": "b", "negatives": 4}\n',
@@ -337,7 +337,7 @@ def test_given_negatives_are_searched_too(tmp_path: Path) -> None:
         (
             b'{"faqs": [{"question": "a", "answer": "b"}]}\n',
             {},
-            "{path}, line 1 must have the key 'question', got 'faqs'. Write one object a line: jq -c '.faqs[]' <f",
+            "{path}, line 1 must have the key 'question', got 'faqs'. Write one object per line: jq -c '.faqs[]' <f",
         ),
         (
             b'{"question": "a", "answer": "b"}\n',
@@ -356,13 +356,13 @@ def test_bad_json_lines(tmp_path: Path, content: bytes, keys: dict[str, Any], se
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        (b"", "{path} must hold rows, got an empty file. Write a header line, then a row a line."),
-        (b"\n \r\n", "{path} must hold rows, got an empty file. Write a header line, then a row a line."),
+        (b"", "{path} must hold rows, got an empty file. Write a header line, then one row per line."),
+        (b"\n \r\n", "{path} must hold rows, got an empty file. Write a header line, then one row per line."),
         (
             b"\nq,answer\na,b\n",
             "{path}, line 2 must have the column 'question', got the columns 'q', 'answer'. ",
         ),
-        (b"question,answer\n", "{path} must hold rows, got an empty file. Write one question and answer a line."),
+        (b"question,answer\n", "{path} must hold rows, got an empty file. Write one question and answer per line."),
         (
             b"q,answer\na,b\n",
             "{path}, line 1 must have the column 'question', got the columns 'q', 'answer'. "
@@ -393,10 +393,10 @@ def test_bad_json_lines(tmp_path: Path, content: bytes, keys: dict[str, Any], se
         ),
         (
             b"question,answer\ra,b\r",
-            "{path}, line 1 must end in LF or CRLF, got a CR alone outside quotes. "
-            "Save the file with the line ends LF or CRLF, and quote a field that holds a CR.",
+            "{path}, line 1 must end in LF or CRLF, got a lone CR outside quotes. "
+            "Save the file with LF or CRLF line ends, and quote a field that holds a CR.",
         ),
-        (b'question,answer\na,"b\rb"\nc\rc,d\n', "{path}, line 3 must end in LF or CRLF, got a CR alone outside "),
+        (b'question,answer\na,"b\rb"\nc\rc,d\n', "{path}, line 3 must end in LF or CRLF, got a lone CR outside "),
         (b"question,answer\na,b\n\xe9,c\n", "{path}, line 3 must be UTF-8, got "),
         (
             b"question,answer,answer\na,b,c\n",
@@ -584,19 +584,20 @@ def test_labels_are_counted_and_a_scale_without_a_wrong_answer_warned_of(
     caplog.set_level(logging.INFO)
     path = labelled(tmp_path, [5, 1, 2])
     loaded(path, format=Format.labelled, positive_threshold=4)
-    said = "labels 1: 150, 2: 150, 5: 150; from data.positive_threshold={} on positive: {} of 450"
-    assert said.format(4, 150) in caplog.text and "None is a wrong" not in caplog.text
+    said = "labels 1: 150, 2: 150, 5: 150; positive from data.positive_threshold={} up: {} of 450"
+    assert said.format(4, 150) in caplog.text and "No row counts as a wrong" not in caplog.text
     caplog.clear()
     loaded(path, format=Format.labelled)
     assert [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING and "labels" in r.getMessage()] == [
-        f"{said.format(1, 450)}. None is a wrong answer: raise data.positive_threshold if the lowest are"
+        f"{said.format(1, 450)}. No row counts as a wrong answer: if the lowest labels mean one, "
+        "raise data.positive_threshold"
     ]
     caplog.clear()
     loaded(labelled(tmp_path, [n / 10 for n in range(1, 10)]), format=Format.labelled, positive_threshold=0.5)
-    assert "labels from 0.1 to 0.9, 9 different; from data.positive_threshold=0.5 on positive: 750 of" in caplog.text
+    assert "labels from 0.1 to 0.9, 9 different; positive from data.positive_threshold=0.5 up: 750 of" in caplog.text
     caplog.clear()
     loaded(labelled(tmp_path, [1]), format=Format.labelled)
-    assert "None is a wrong" not in caplog.text, "pairs that say so"
+    assert "No row counts as a wrong" not in caplog.text, "pairs that say so"
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "csv", "parquet"])
@@ -625,8 +626,8 @@ def test_a_column_that_may_tell_of_wrong_answers_is_warned_of_where_it_is_not_re
     else:
         pq.write_table(pa.Table.from_pylist(rows), path)
     loaded(path)
-    told = [record.getMessage() for record in caplog.records if "not read, every" in record.getMessage()]
-    said = f"{path}: {column!r} not read, every row is a right answer. If it tells of wrong ones, pass "
+    told = [record.getMessage() for record in caplog.records if "so every row counts" in record.getMessage()]
+    said = f"{path}: ignored {column!r}, so every row counts as a right answer. If it marks wrong ones, pass "
     assert told == ([] if remedy is None else [said + remedy])
 
 
@@ -674,11 +675,11 @@ def test_own_dev_file_and_corpus(jsonl: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ({"txt": "x"}, "key text must be there, got only the keys ['txt']. Write {\"text\": …} on each line."),
+        ({"txt": "x"}, "key text must be present, got only the keys ['txt']. Write {\"text\": …} on each line."),
         ({"text": 5}, "key text must be text, got 5. Put it in quotes."),
         ({"text": "x", "title": 0}, "key title must be text, got 0. Put it in quotes."),
         ({"answer": ["x"]}, "key answer must be text, got ['x']. Put it in quotes."),
-        ({"_id": None, "id": "d1", "text": "x"}, "have an id of its own, got 'd1'. Rename it."),
+        ({"_id": None, "id": "d1", "text": "x"}, "have a unique id, got 'd1'. Rename it."),
     ],
 )
 def test_a_broken_line_of_an_own_corpus_is_refused(jsonl: Path, line: dict[str, object], said: str) -> None:
@@ -698,7 +699,7 @@ def test_what_is_left_out_of_an_own_corpus_is_counted(jsonl: Path, caplog: pytes
         "corpus_passages_without_text": 3,
         "texts_with_nul": 1,
     }
-    assert f"{corpus}: 3 passages to search; left out: 3 without text, 2 with an earlier text" in caplog.text
+    assert f"{corpus}: 3 passages to search; left out: 3 without text, 2 that repeat an earlier one" in caplog.text
 
 
 def test_a_listed_negative_is_a_passage_too_and_one_that_is_an_answer_itself_stays(tmp_path: Path) -> None:
@@ -730,7 +731,7 @@ def test_an_answer_is_the_passage_whose_text_it_is_under_whatever_title(
     corpus = write_jsonl(jsonl.parent / "corpus.jsonl", [*passages, {"text": "more"}])
     with caplog.at_level(logging.INFO):
         split = loaded(jsonl, corpus_path=str(corpus))
-    assert f"data.corpus_path={corpus}: 101 of 150 answers are passages of it" in caplog.text
+    assert f"data.corpus_path={corpus}: 101 of 150 answers are among its passages" in caplog.text
     assert split.statistics["corpus"] == {"answers": 150, "answers_in_corpus": 101}
     # "Later" would be a wrong answer to question 0, and "Title 1" to question 1.
     reading = split.statistics["reading"]
@@ -757,7 +758,7 @@ def test_an_answer_is_the_passage_whose_text_it_is_under_whatever_title(
 def test_a_corpus_with_none_of_the_answers_is_warned_of(jsonl: Path, caplog: pytest.LogCaptureFixture) -> None:
     corpus = write_jsonl(jsonl.parent / "corpus.jsonl", [{"text": f"else {i}"} for i in range(20)])
     loaded(jsonl, corpus_path=str(corpus))
-    assert f"data.corpus_path={corpus}: none of 150 answers is a passage of it, with its title or" in caplog.text
+    assert f"data.corpus_path={corpus}: none of 150 answers is among its passages, with the title or" in caplog.text
 
 
 def test_validation_holds_no_question_of_the_dev_file(jsonl: Path) -> None:
@@ -775,15 +776,15 @@ def test_a_dev_file_that_is_trained_on_is_refused(jsonl: Path) -> None:
     part = [{**row, "question": row["question"].upper()} for row in rows_of(40)]
     same = write_jsonl(jsonl.parent / "dev.jsonl", part)
     assert refusal(jsonl, dev_path=str(same)) == (
-        f"data.dev_path={same} must hold pairs that are not trained on, got 40 rows that are all in {jsonl}. "
-        "Give other questions, or remove the key to split some off."
+        f"data.dev_path={same} must hold pairs that are not in the training data, got 40 rows that are all in {jsonl}. "
+        "Give other questions, or remove the key to split some off the training rows."
     )
     assert refusal(jsonl, dev_path=str(jsonl)).startswith(f"data.dev_path={jsonl} must hold pairs")
     other = [{**row, "answer": f"{row['answer']} More."} for row in rows_of(150)]
     asked = write_jsonl(jsonl.parent / "asked.jsonl", other)
     assert refusal(jsonl, dev_path=str(asked), validation_queries=20) == (
         f"data.dev_path={asked} must leave questions to train on, got all 150 of them in it. "
-        "Give it others, or remove the key to split some off."
+        "Give it other questions, or remove the key to split some off the training rows."
     )
     tiny = write_jsonl(jsonl.parent / "tiny.jsonl", [{"question": "new", "answer": "New."}])
     assert refusal(jsonl, dev_path=str(tiny)).startswith(
@@ -993,21 +994,21 @@ def test_a_group_that_is_held_out_and_hardly_used_is_warned_of(
     path = write_jsonl(tmp_path / "a.jsonl", rows)
     for seed in range(12):  # some draw the large group
         loaded(path, group_column="title", dev_queries=40, split_seed=seed)
-    assert ("are neither taught nor judged. Fewer data.dev_queries" in caplog.text) == warned
+    assert ("are used in neither training nor evaluation. Lower data.dev_queries" in caplog.text) == warned
 
 
 def test_one_group_cannot_be_split(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "a.jsonl", [{**row, "title": "t"} for row in rows_of(200)])
     assert refusal(path, group_column="title") == (
         f"the train part of {path} must hold usable rows, got none. "
-        "Use fewer data.dev_queries and data.validation_queries, or more or smaller groups."
+        "Lower data.dev_queries and data.validation_queries, or use more or smaller groups."
     )
 
 
 def test_one_answer_to_all_questions_is_refused(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "a.jsonl", [{**row, "answer": "See the  FAQ."} for row in rows_of(200)])
     assert refusal(path) == (
-        f"{path} must hold answers that differ, got one in all 160 training rows, 'see the faq.'. "
+        f"{path} must hold answers that differ, got the same one in all 160 training rows, 'see the faq.'. "
         "Name the column of the passages: data.answer_column=<column>."
     )
 

@@ -499,7 +499,7 @@ def test_an_operator_without_a_repeatable_kernel_is_named_and_used(
             trainer.run()
         found.append(weights(reranker))
     assert caplog.messages == [
-        "equal runs may differ in their last bits: put_ does not have a deterministic implementation"
+        "identical runs may differ in their last bits: put_ does not have a deterministic implementation"
     ]
     assert torch.is_deterministic_algorithms_warn_only_enabled() and not trainer.updater.strict
     assert all(torch.equal(found[0][name], found[1][name]) for name in found[0]), "the step was repeated as it was"

@@ -114,7 +114,7 @@ def test_broken_judgements_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("score", "said"),
     [
-        (lambda rank: rank / 10, "got scores that rise with the rank for 12 of 12 queries. The score alone .* negate"),
+        (lambda rank: rank / 10, "got scores that rise with the rank for 12 of 12 queries. Only scores .* negate"),
         (lambda rank: 0.0, "got one score for all passages of 12 of 12 queries. .* write scores that fall with the r"),
     ],
 )

@@ -67,7 +67,7 @@ def test_a_run_verifies_to_the_bit_and_is_left_as_it_was(outputs: Path) -> None:
     assert found.verified, str(found)
     assert str(found).startswith("VERIFIED")
     assert "equal in every digit and rank" in str(found)
-    assert "steps 4 to 6 again: weights bit-identical" in str(found)
+    assert "steps 4 to 6 repeated: weights bit-identical" in str(found)
     assert {path: path.stat().st_mtime_ns for path in outputs.rglob("*")} == before
 
 
@@ -78,8 +78,8 @@ def test_without_two_checkpoints_training_is_not_repeated(outputs: Path, deleted
     found = verdict(outputs)
     assert found.verified, str(found)
     assert found.checked[-1] == (
-        f"training: not repeated, which takes two checkpoints, and {said} "
-        "(training.keep_checkpoints=2 and training.eval_steps above 0 and below a run's steps keep two)"
+        f"training: not repeated, because that takes two checkpoints and {said} "
+        "(training.keep_checkpoints=2 and training.eval_steps above 0 and below a run's number of steps keep two)"
     )
 
 
@@ -112,7 +112,7 @@ def test_a_comparison_that_no_command_made_is_named_and_shown_nowhere(outputs: P
     assert run(composed(*TINY, f"outputs_dir={outputs}"))
     assert "Reproduction" not in (folder / "README.md").read_text()
     (said,) = run_files.check(folder)[0]
-    assert said.startswith(f"{folder / 'reproduction.json'} is not as make reproduce wrote it, or of other figures")
+    assert said.startswith(f"{folder / 'reproduction.json'} was altered, or compares other figures")
 
 
 @pytest.mark.parametrize("name", ["README.md", "summary.json", "config.yaml", "metrics.jsonl"])
@@ -121,8 +121,8 @@ def test_a_copy_for_people_that_was_altered_is_named_and_the_next_run_makes_it_a
     good = path.read_bytes()
     altered = {"config.yaml": good.replace(b"seed: 12", b"seed: 13")}.get(name, good[:-2])
     assert altered != good
-    again = "Give the run's command again: nothing is trained, the file is made again"
-    for data, state in ((altered, "is not as the run wrote it"), (None, "is missing")):
+    again = "Repeat the run's command: it trains nothing and writes the file again"
+    for data, state in ((altered, "differs from what the run wrote"), (None, "is missing")):
         path.unlink() if data is None else path.write_bytes(data)
         found = verdict(outputs)
         assert found.differs == [f"{path} {state}. {again}"], str(found)
@@ -142,7 +142,7 @@ def test_a_mined_set_that_is_not_beside_the_run_is_said_not_to_be(outputs: Path,
     mined = (artifacts.manifest_of(place / "model") or {})["key"]["mine"]
     assert found.differs == [
         f"{place.parents[1] / 'mined'} must hold the mined set the run was trained on, got no folder *-{mined}. "
-        "Copy mined/ along with runs/, or give the run's command again"
+        "Copy mined/ along with runs/, or repeat the run's command"
     ]
 
 
@@ -154,11 +154,11 @@ def test_a_checkout_that_git_tells_nothing_of_is_not_compared(outputs: Path, mon
     found = Verdict(outputs)
     verification._circumstances(found, manifest)
     (line,) = [line for line in found.checked if line.startswith("code: ")]
-    assert line == "code: not compared, for git told no commit of this checkout (`git status` there says why)"
+    assert line == "code: not compared, since git gives no commit for this checkout (`git status` there says why)"
     monkeypatch.delenv("GIT_DIR")
     manifest["provenance"]["git"] = {"commit": None, "dirty": None}
     verification._circumstances(found, manifest)
-    assert "for git told no commit of " in found.checked[-1] + found.checked[-3]
+    assert "since git gives no commit for " in found.checked[-1] + found.checked[-3]
 
 
 def test_a_full_folder_of_temporary_files_is_named(outputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,7 +166,7 @@ def test_a_full_folder_of_temporary_files_is_named(outputs: Path, monkeypatch: p
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(shutil, "copyfile", full)
-    said = r"^/.* \(TMPDIR\) must take a copy of a checkpoint, got .*No space left on device\. Free space "
+    said = r"^/.* \(TMPDIR\) must hold a copy of a checkpoint, got .*No space left on device\. Free space "
     with pytest.raises(ResourceError, match=said):
         verdict(outputs)
 
@@ -182,7 +182,7 @@ def test_other_weights_under_good_digests_are_found_by_figures_and_training(outp
     resealed(last)
     found = verdict(outputs)
     assert [line.partition(":")[0] for line in found.differs] == ["figures", "weights", "training"], str(found)
-    assert "in the same scope, so by weights or data" in found.differs[2]
+    assert "the scope is the same, so weights or data differ" in found.differs[2]
 
 
 def test_another_scope_is_said_and_compared_to_a_tolerance(outputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -202,12 +202,12 @@ def test_only_another_known_scope_is_a_cause_that_allows_a_tolerance() -> None:
     one, other = {"threads": 1}, {"threads": 64}
     assert verification._cause(one, other) == (
         True,
-        "this machine is outside the run's scope: threads 1 → 64 (inside it: OMP_NUM_THREADS=1 make verify …)",
+        "this machine is outside the run's scope: threads 1 → 64 (to be inside it: OMP_NUM_THREADS=1 make verify …)",
     )
-    assert verification._cause(one, one) == (False, "in the same scope, so by weights or data")
+    assert verification._cause(one, one) == (False, "the scope is the same, so weights or data differ")
     assert verification._cause(None, one) == (
         False,
-        "the run's scope is not recorded, for its training.json does not say it",
+        "the run's training.json records no scope, so the cause is unknown",
     )
 
 
@@ -243,7 +243,9 @@ def test_rerun_of_a_run_whose_data_moved_says_what_can_be_done(outputs: Path, tm
     )
     rerunning._find_inputs(config)
     gone = dataclasses.replace(config.data, path=str(tmp_path / "gone.jsonl"))
-    said = r"^data\.path=.*gone\.jsonl must be where the run read it, got nothing there\. Put it back; the run's own "
+    said = (
+        r"^data\.path=.*gone\.jsonl must be where the run read it, got nothing there\. Put it back, or give the run's "
+    )
     with pytest.raises(ArtifactError, match=said):
         rerunning._find_inputs(dataclasses.replace(config, data=gone))
 

@@ -76,7 +76,7 @@ class Settings:
     dropout: float = 0.0
     times: int = 1
     """How often the same set is evaluated."""
-    about: str = "synthetic texts: words of the tokenizer's vocabulary with Zipf's frequencies, GooAQ's lengths"
+    about: str = "synthetic texts: words of the tokenizer's vocabulary, with Zipfian frequencies and GooAQ's lengths"
     """Description of the work for readers of the result."""
 
     @property

@@ -30,8 +30,8 @@ DIMENSIONS = 256
 """Dimensions of the embeddings used for mining."""
 
 WORK = {
-    "tokenise": "rows/6 questions and as many answers, streamed from disk and to it",
-    "train": f"{STEPS} steps of {BATCH} pairs of bert-tiny; seconds are a step's, the first left out",
+    "tokenise": "rows/6 questions and as many answers, streamed from and to disk",
+    "train": f"{STEPS} steps of {BATCH} pairs of bert-tiny; seconds are per step, without the first",
     "evaluate": f"rows/{DEPTH} queries with {DEPTH} candidates, bert-tiny",
     "mine": f"up to {QUESTIONS:,} questions against that many passages, {DIMENSIONS} dimensions, embedding included",
 }
@@ -71,7 +71,7 @@ def growth(asked: Benchmark) -> Path:
     except KeyboardInterrupt:
         done = sum(map(len, curves.values()))
         kept = f"{done} of {len(points)} points are in {path}" if done else "no point was finished"
-        raise Interrupted(f"{kept}. The same command begins anew; rows=10000 takes less time.") from None
+        raise Interrupted(f"{kept}. The same command starts over; rows=10000 takes less time.") from None
     return path
 
 
@@ -102,7 +102,7 @@ def plot(curves: dict[str, list[dict[str, Any]]]) -> str:
             title, {kind: [(at["rows"], max(at[key], 1e-6)) for at in found] for kind, found in curves.items() if found}
         )
         for title, key in (
-            ("seconds (train: a step's)", "seconds"),
+            ("seconds (train: per step)", "seconds"),
             ("peak memory of the process, GiB", "peak_rss_gib"),
         )
     ]
@@ -119,5 +119,5 @@ def table(result: dict[str, Any]) -> str:
             for at in found
         ]
     peaks = [at["peak_rss_gib"] for at in result["curves"]["train"]]
-    lines.append(f"training: {max(peaks) - min(peaks):.3f} GiB between the least and the most rows' peak")
+    lines.append(f"training: {max(peaks) - min(peaks):.3f} GiB between the lowest and the highest peak")
     return "\n".join(lines)

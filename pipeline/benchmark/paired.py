@@ -56,7 +56,7 @@ def benchmark(asked: Benchmark) -> Path:
             done = result["pairs"]
     except KeyboardInterrupt:
         kept = f"{done} of {asked.pairs} pairs are in {path}" if done else "no pair was finished"
-        raise Interrupted(f"{kept}. The same command begins anew; fewer pairs or rows take less time.") from None
+        raise Interrupted(f"{kept}. The same command starts over; fewer pairs or rows take less time.") from None
     return path
 
 

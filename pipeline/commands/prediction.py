@@ -31,7 +31,7 @@ def read_passages(path: Path) -> tuple[list[str], list[str] | None]:
         passages.append(encodable(titled(title, text)))
         ids += [] if identifier is None else [identifier]
     if not passages:
-        raise DataError(must(str(path), "hold at least one passage", "none", "Write one JSON object a line."))
+        raise DataError(must(str(path), "hold at least one passage", "none", "Write one JSON object per line."))
     return passages, ids if len(ids) == len(passages) else None
 
 

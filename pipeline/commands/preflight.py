@@ -65,7 +65,7 @@ def check(config: Config) -> list[Finding]:
     try:
         size = estimates.size_of(config)
     except (HubError, OSError, ValueError, KeyError, TypeError) as error:
-        findings.append(Finding(WARN, "model size", f"not known ({one_line(error)}): memory and time are not judged"))
+        findings.append(Finding(WARN, "model size", f"unknown ({one_line(error)}): memory and time are not checked"))
     device, finding = _device(config)
     findings += [finding, _precision(config, device)]
     findings += _disk(config, needed, size)
@@ -86,7 +86,9 @@ def report(config: Config) -> None:
     log.info("%s", "\n".join(map(str, findings)))
     failed = [finding.what for finding in findings if finding.status == FAIL]
     if failed:
-        raise ResourceError(must("every check", "pass before a run", ", ".join(failed), "Their lines say what to do."))
+        raise ResourceError(
+            must("every check", "pass before a run", ", ".join(failed), "Their lines above say what to do.")
+        )
 
 
 def _artefacts(config: Config) -> Iterator[tuple[str, str, str | None, Kind, str]]:
@@ -131,7 +133,7 @@ def _login() -> Finding:
     if constants.is_offline_mode():
         return Finding(WARN, "hub", "HF_HUB_OFFLINE=1: only what is cached can be used. Unset it to download")
     if get_token() is None:
-        return Finding(OK, "login", "none, which public artefacts do not need; for others run `hf auth login`")
+        return Finding(OK, "login", "none, and public models and data need none; for others run `hf auth login`")
     try:
         name = retrying("login", lambda: HfApi().whoami())["name"]
     except HfHubHTTPError as error:
@@ -154,7 +156,7 @@ def _artefact(config: Config, what: str, path: str, revision: str | None, kind: 
             return Finding(OK, what, located.description), 0
     except HubError as error:
         return Finding(FAIL, what, one_line(error)), 0
-    todo = f"{found.missing_bytes / 1e6:,.1f} MB to download" if found.missing_bytes else "all of it cached"
+    todo = f"{found.missing_bytes / 1e6:,.1f} MB to download" if found.missing_bytes else "all cached"
     at = f"{revision or 'main'} is commit {found.commit[:12]}"
     return Finding(OK, what, f"{path}: {at}, {found.total_bytes / 1e6:,.1f} MB, {todo}"), found.missing_bytes
 
@@ -168,7 +170,7 @@ def _device(config: Config) -> tuple[torch.device, Finding]:
         properties = torch.cuda.get_device_properties(device)
         return device, Finding(OK, "device", f"{properties.name}, {properties.total_memory / 2**30:.1f} GiB")
     chosen = config.runtime.device is not Device.cpu
-    note = ": torch sees no GPU. Install its CUDA build where there is one" if chosen else ""
+    note = "; torch sees no GPU. If there is one, install torch's CUDA build" if chosen else ""
     large = config.training.batch_size >= 64 and config.data.source is Source.hub
     return device, Finding(WARN if large and chosen else OK, "device", f"CPU, {torch.get_num_threads()} threads{note}")
 
@@ -183,7 +185,7 @@ def _precision(config: Config, device: torch.device) -> Finding:
         on_gpu = "GPU has no bf16 units (compute capability below 8.0)"
         where = on_gpu if device.type == "cuda" else f"CPU has {processor.NO_BF16_UNIT}"
         remedy = " ".join(f"{key}=fp32" for key in slow)
-        return Finding(WARN, "precision", f"bf16, but this {where}: slow. Pass {remedy}, which is another recipe")
+        return Finding(WARN, "precision", f"bf16, but this {where}: slow. Pass {remedy}, which changes the recipe")
     (training, reason), (evaluation, why) = found.values()
     apart = "" if evaluation is training else f"; evaluation {evaluation.name} ({why})"
     return Finding(OK, "precision", f"{training.name} ({reason}){apart}")
@@ -212,7 +214,7 @@ def _disk(config: Config, downloads: int, size: Size | None) -> list[Finding]:
         said = f"{needed / 1e9:.1f} GB for checkpoints, model and data"
         if downloads and _device_number(cache) == _device_number(outputs):
             needed += downloads
-            said += f" beside {downloads / 1e9:.2f} GB to download to the same disk"
+            said += f" and {downloads / 1e9:.2f} GB to download to the same disk"
         found.append(_room("outputs disk", said, outputs, needed, "pass outputs_dir=<folder on a larger disk>"))
     return found
 
@@ -225,7 +227,7 @@ def _memory(size: Size, device: torch.device) -> Finding:
     needed = estimates.memory_bytes(size)
     if device.type == "cuda":
         available, total = torch.cuda.mem_get_info(device)
-        remedy = "Close what else uses the GPU" if total > needed else "Use a smaller model, or a larger GPU"
+        remedy = "Close other programs that use the GPU" if total > needed else "Use a smaller model, or a larger GPU"
     else:
         available = psutil.virtual_memory().available
         remedy = "Close other programs, or use a smaller model"
@@ -236,9 +238,9 @@ def _memory(size: Size, device: torch.device) -> Finding:
 def _expected_time(config: Config, size: Size, device: torch.device) -> Finding:
     hours, (pairs, _) = estimates.hours(config, size, device), estimates.pairs_of(config)
     expected = duration(3600 * hours)
-    said = f"about {expected} of training and scoring for {pairs:,} pairs (within a factor of two; no mining)"
+    said = f"about {expected} of training and scoring for {pairs:,} pairs (within a factor of two; without mining)"
     if config.data.source is Source.local and config.data.rows is None and config.data.limit is None:
-        said += "; less where the data, which is not read here, make fewer"
+        said += "; less if the data, which is not read here, yields fewer"
     if hours > LONG_HOURS:
         return Finding(WARN, "time", f"{said}. Try size=tiny first, or use a GPU (runtime=rtx3090)")
     return Finding(OK, "time", said)

@@ -70,5 +70,9 @@ def _refusal(repo: str, error: Exception) -> HubError:
     status = status_of(error)
     if status in (401, 403) or isinstance(error, LocalTokenNotFoundError):
         got = f"no permission (HTTP {status})" if status else "no login"
-        return HubError(must(f"repo={repo}", "be yours to write", got, f"{LOG_IN[0].upper()}{LOG_IN[1:]}."))
-    return HubError(must(f"repo={repo}", "take the upload", cause_of(error), "Push again: nothing half-written stays."))
+        return HubError(
+            must(f"repo={repo}", "be a repository that you may write to", got, f"{LOG_IN[0].upper()}{LOG_IN[1:]}.")
+        )
+    return HubError(
+        must(f"repo={repo}", "accept the upload", cause_of(error), "Push again: no partial upload remains.")
+    )

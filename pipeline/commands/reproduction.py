@@ -61,7 +61,7 @@ def reproduce(asked: Reproduction, config: Config) -> None:
     log.info("\n%s\nkept in %s", comparison.as_text(found), shown(target))
     if failed := found["verdicts"][FAIL]:
         got = f"{failed} of {len(found['rows'])} outside"
-        remedy = "The rows marked FAIL above say which; a pinned revision that moved or another recipe explains most."
+        remedy = "See the rows marked FAIL above; the usual causes are a revision that moved and a different recipe."
         raise ArtifactError(must("every figure", "lie within its band", got, remedy))
 
 

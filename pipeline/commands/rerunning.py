@@ -54,7 +54,7 @@ def rerun(asked: Rerun) -> None:
     _find_inputs(config)
     key = {"mine": run.mine_key, "train": run.train_key}.get(manifest["artifact"])
     if key is not None and (changed := _changed(manifest["key"], key)):
-        log.warning("not the same run: %s differ from the manifest's, so its folder has another name", changed)
+        log.warning("not the same run: %s differ from the manifest's, so its folder has a different name", changed)
     log.info("runs again   %s, into %s", config.name, shown(run.folder))
     run_stages(config)
 
@@ -70,7 +70,7 @@ def _find_inputs(config: Config) -> None:
         values = getattr(getattr(config, group), name) if name else None
         for path in values if isinstance(values, list) else [values]:
             if isinstance(path, str) and looks_local(path) and not Path(path).exists():
-                remedy = f"Put it back; the run's own command takes {key}=<where it is now>, this one does not."
+                remedy = f"Put it back, or give the run's own command {key}=<where it is now>."
                 raise ArtifactError(must(f"{key}={path}", "be where the run read it", "nothing there", remedy))
 
 

@@ -26,11 +26,11 @@ def check(run: Path) -> tuple[list[str], str]:
         manifest = artifacts.manifest_of(folder) or {}
         key = manifest.get("key")
         if isinstance(key, dict) and fingerprint(key) != manifest.get("fingerprint"):
-            differs.append(f"{folder}: its key does not give its fingerprint")
+            differs.append(f"{folder}: its fingerprint does not match its key")
         named = set(manifest["files"])
         if strange := sorted(str(p.relative_to(folder)) for p in artifacts.files(folder) if
                              str(p.relative_to(folder)) not in named):  # fmt: skip
-            differs.append(f"{folder} holds {strange[0]}, which its manifest does not name")
+            differs.append(f"{folder} holds {strange[0]}, which its manifest does not list")
         counted, bytes_ = counted + len(named), bytes_ + sum(file["size"] for file in manifest["files"].values())
     if run / "model" in whole:
         differs += _mined(run)
@@ -43,7 +43,7 @@ def _mined(run: Path) -> Iterator[str]:
     if mined_of(run, manifest) is None:
         yield (
             f"{run.parent.parent / 'mined'} must hold the mined set the run was trained on, got no folder "
-            f"*-{manifest['key']['mine']}. Copy mined/ along with runs/, or give the run's command again"
+            f"*-{manifest['key']['mine']}. Copy mined/ along with runs/, or repeat the run's command"
         )
 
 
@@ -59,13 +59,13 @@ def _copies(run: Path, whole: set[Path]) -> Iterator[str]:
         same["summary.json"] = _holds(run / "summary.json", (card / "summary.json").read_bytes())
         if (run / FILE).is_file() and kept(run) is None:
             yield (
-                f"{run / FILE} is not as make reproduce wrote it, or of other figures than the card's. Give "
-                f'make reproduce ARGS="run={run}" again, or delete it'
+                f"{run / FILE} was altered, or compares other figures than the card's. Repeat "
+                f'make reproduce ARGS="run={run}", or delete it'
             )
     for name, is_same in same.items():
         if not is_same:
-            state = "is not as the run wrote it" if (run / name).exists() else "is missing"
-            yield f"{run / name} {state}. Give the run's command again: nothing is trained, the file is made again"
+            state = "differs from what the run wrote" if (run / name).exists() else "is missing"
+            yield f"{run / name} {state}. Repeat the run's command: it trains nothing and writes the file again"
 
 
 def _holds(path: Path, expected: bytes) -> bool:

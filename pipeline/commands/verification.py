@@ -72,7 +72,7 @@ def verify(asked: Verification) -> Verdict:
     verdict.differs, compared = run_files.check(folder)
     verdict.checked.append(compared)
     if verdict.differs:
-        verdict.checked.append("nothing was computed: the files must be right first")
+        verdict.checked.append("nothing was recomputed: the files must be intact first")
         return verdict
     outputs = folder.parent.parent
     config, manifest = recorded.of_manifest(folder / "model", masked_too=True)  # no input is read again
@@ -97,10 +97,12 @@ def _circumstances(verdict: Verdict, manifest: dict[str, Any]) -> None:
     if None in (before["code"]["commit"], now["code"]["commit"]):
         which = "this checkout" if now["code"]["commit"] is None else "the run's checkout"
         del now["code"]
-        verdict.checked.append(f"code: not compared, for git told no commit of {which} (`git status` there says why)")
+        verdict.checked.append(
+            f"code: not compared, since git gives no commit for {which} (`git status` there says why)"
+        )
     for name in now:
         changed = differences(before[name], now[name])
-        verdict.checked.append(f"{name}: {f'other than the run had: {changed}' if changed else 'as the run had'}")
+        verdict.checked.append(f"{name}: {f'not as in the run: {changed}' if changed else 'as in the run'}")
 
 
 def _scope(run: Run, reranker: Reranker) -> dict[str, Any]:
@@ -141,12 +143,12 @@ def _cause(before: dict[str, Any] | None, now: dict[str, Any]) -> tuple[bool, st
     Only outside the scope is a tolerance allowed.
     """
     if before is None:
-        return False, "the run's scope is not recorded, for its training.json does not say it"
+        return False, "the run's training.json records no scope, so the cause is unknown"
     if changed := differences(before, now):
         of_threads = {name for name in {**before, **now} if before.get(name) != now.get(name)} == {"threads"}
-        remedy = f" (inside it: OMP_NUM_THREADS={before['threads']} make verify …)" if of_threads else ""
+        remedy = f" (to be inside it: OMP_NUM_THREADS={before['threads']} make verify …)" if of_threads else ""
         return True, f"this machine is outside the run's scope: {changed}{remedy}"
-    return False, "in the same scope, so by weights or data"
+    return False, "the scope is the same, so weights or data differ"
 
 
 def _recorded_scope(run: Path) -> dict[str, Any] | None:
@@ -164,15 +166,17 @@ def _stretch(verdict: Verdict, run: Run, mined: Path, place: Path) -> None:
     _saved_is_a_checkpoint(verdict, root)
     if len(steps) < 2:
         kept = f"only that of step {steps[0]} is kept" if steps else "none is kept"
-        remedy = "training.keep_checkpoints=2 and training.eval_steps above 0 and below a run's steps keep two"
-        verdict.checked.append(f"training: not repeated, which takes two checkpoints, and {kept} ({remedy})")
+        remedy = (
+            "training.keep_checkpoints=2 and training.eval_steps above 0 and below a run's number of steps keep two"
+        )
+        verdict.checked.append(f"training: not repeated, because that takes two checkpoints and {kept} ({remedy})")
         return
     start, end = steps[-2:]
     try:
         shutil.copytree(checkpoints.folder_of(root, start), checkpoints.folder_of(place / "checkpoints", start))
     except shutil.Error as error:  # its first argument lists (source, copy, the system's message) per failed file
         got, remedy = error.args[0][0][2], "Free space there, or set TMPDIR=<another folder>."
-        raise ResourceError(must(f"{place.parent} (TMPDIR)", "take a copy of a checkpoint", got, remedy)) from error
+        raise ResourceError(must(f"{place.parent} (TMPDIR)", "hold a copy of a checkpoint", got, remedy)) from error
     reranker = load_saved(run, verdict.run / "model")
     (place / "tokens").mkdir()
     TokenTable.write(storage.texts(mined), reranker.tokenizer, run.config.training_length, place / "tokens")
@@ -194,7 +198,7 @@ def _compare(verdict: Verdict, before: Path, now: Path, start: int, end: int) ->
     manifests = [artifacts.manifest_of(folder) or {} for folder in (before, now)]
     digests = [manifest["files"]["model.safetensors"]["sha256"] for manifest in manifests]
     scopes = [manifest.get("scope") for manifest in manifests]
-    what = f"training: steps {start + 1} to {end} again"
+    what = f"training: steps {start + 1} to {end} repeated"
     if digests[0] == digests[1]:
         verdict.checked.append(f"{what}: weights bit-identical (sha256 {digests[0][:12]})")
         return

@@ -58,7 +58,7 @@ def read_beir(
     queries = _read_texts(folder / "queries.jsonl", with_title=False)
     blank = [query for query, text in queries.items() if not text.strip()]
     if blank:
-        log.warning("%s: %d queries of blank text dropped, first %r", folder / "queries.jsonl", len(blank), blank[0])
+        log.warning("%s: %d queries without text dropped, first %r", folder / "queries.jsonl", len(blank), blank[0])
         queries = {query: text for query, text in queries.items() if text.strip()}
     passages = _read_texts(folder / "corpus.jsonl", with_title=True)
     empty = sum(not text.strip() for text in passages.values())
@@ -73,7 +73,7 @@ def read_beir(
     if is_measured:
         qrels = {query: grades for query, grades in given.items() if query in queries}
     if not any(grade > 0 for grades in qrels.values() for grade in grades.values()):
-        remedy = "Judge at least one passage 1 or more."
+        remedy = "Give at least one passage a grade of 1 or more."
         raise DataError(must(str(judgements), "judge some passage relevant", "no grade above 0", remedy))
     run = None
     if is_measured and (folder / "run.trec").is_file():
@@ -101,7 +101,7 @@ def read_passage(
     """
     if key not in record:
         remedy = 'Write {"text": …} on each line.'
-        raise DataError(must(f"{place}, key {key}", "be there", f"only the keys {sorted(record)}", remedy))
+        raise DataError(must(f"{place}, key {key}", "be present", f"only the keys {sorted(record)}", remedy))
     title, text = record.get("title") if with_title else None, record[key]
     for name, part in (("title", title), (key, text)):
         if not isinstance(part, str | None):
@@ -124,7 +124,7 @@ def _read_texts(path: Path, *, with_title: bool) -> dict[str, str]:
         identifier = encodable(str(identifier))
         if identifier in texts:
             got = f"{identifier!r} again (first on line {lines[identifier]})"
-            raise DataError(must(f"{place}, key _id", "be distinct", got, "Rename or delete one of the two."))
+            raise DataError(must(f"{place}, key _id", "be unique", got, "Rename or delete one of the two."))
         texts[identifier], lines[identifier] = encodable(titled(title, text)), number
     if not texts:
         raise DataError(must(str(path), "hold at least one line", "an empty file", "Check the collection."))
@@ -172,9 +172,9 @@ def _known_only(
                 unknown[side] += 1
                 example = example or f"{side} {(query if side == 'query' else passage)!r}"
     if not kept:
-        remedy = "Check that the ids are those of queries.jsonl and corpus.jsonl."
-        raise DataError(must(str(path), f"hold {what} of the collection's own ids", f"none, first {example}", remedy))
+        remedy = "Use the ids of queries.jsonl and corpus.jsonl."
+        raise DataError(must(str(path), f"hold {what} with the collection's ids", f"none, first {example}", remedy))
     if unknown:
-        message = "%s: %d %s of unknown queries dropped and %d of unknown passages %s, first %s"
+        message = "%s: %d %s with unknown queries dropped and %d with unknown passages %s, first %s"
         log.warning(message, path, unknown["query"], what, unknown["passage"], lost, example)
     return kept

@@ -33,14 +33,14 @@ def say_cleaned(
 ) -> None:
     """Log what was repaired while reading, each part's number of usable rows, and why others were dropped."""
     if mended := "; ".join(f"{counts[kind]} {words}" for kind, words in PUT_RIGHT.items() if counts[kind]):
-        log.info("put right while reading: %s", mended)
+        log.info("fixed while reading: %s", mended)
     for name, part in cleaned.items():
         reasons = ", ".join(f"{number} {reason}" for reason, number in sorted(dropped[name].items())) or "none"
         log.info("%s: %d of %d rows usable; dropped: %s", name, len(part), whole[name], reasons)
     if (surplus := dropped["train"][SURPLUS]) > whole["train"] * NOTABLE_SHARE:
         log.warning(
-            "train: %d of %d rows are of groups that are held out and are neither taught nor judged. Fewer "
-            "data.dev_queries, or smaller groups, leave more", surplus, whole["train"],
+            "train: %d of %d rows are in held-out groups and are used in neither training nor evaluation. Lower "
+            "data.dev_queries or use smaller groups to keep more", surplus, whole["train"],
         )  # fmt: skip
 
 
@@ -51,9 +51,11 @@ def say_labels(labels: Sequence[float], threshold: float) -> None:
     shown = ", ".join(f"{label:g}: {counts[label]:,}" for label in sorted(counts))
     if len(counts) > SHOWN_LABELS:
         shown = f"from {min(counts):g} to {max(counts):g}, {len(counts):,} different"
-    said = f"labels {shown}; from data.positive_threshold={threshold:g} on positive: {positive:,} of {len(labels):,}"
+    said = f"labels {shown}; positive from data.positive_threshold={threshold:g} up: {positive:,} of {len(labels):,}"
     if positive == len(labels) and len(counts) > 1:
-        log.warning("%s. None is a wrong answer: raise data.positive_threshold if the lowest are", said)
+        log.warning(
+            "%s. No row counts as a wrong answer: if the lowest labels mean one, raise data.positive_threshold", said
+        )
     else:
         log.info("%s", said)
 
@@ -81,8 +83,10 @@ def refuse_the_same(config: DataConfig, train: PairRows, dev: PairRows) -> None:
     pairs = {(fold(q), fold(a)) for q, a in zip(train.questions, train.answers, strict=True)}
     if len(dev) and all((fold(q), fold(a)) in pairs for q, a in zip(dev.questions, dev.answers, strict=True)):
         got = f"{len(dev)} rows that are all in {name_of(config)}"
-        remedy = "Give other questions, or remove the key to split some off."
-        raise DataError(must(f"data.dev_path={config.dev_path}", "hold pairs that are not trained on", got, remedy))
+        remedy = "Give other questions, or remove the key to split some off the training rows."
+        raise DataError(
+            must(f"data.dev_path={config.dev_path}", "hold pairs that are not in the training data", got, remedy)
+        )
 
 
 def refuse_one_text(config: DataConfig, train: PairRows) -> None:
@@ -94,6 +98,6 @@ def refuse_one_text(config: DataConfig, train: PairRows) -> None:
     passages = (fold(text) for texts in (train.answers, *(train.negatives or [])) for text in texts)
     first = next(passages)
     if all(passage == first for passage in passages):  # stops at the first passage that differs
-        got = f"one in all {len(train)} training rows, {first[:60]!r}"
+        got = f"the same one in all {len(train)} training rows, {first[:60]!r}"
         remedy = "Name the column of the passages: data.answer_column=<column>."
         raise DataError(must(name_of(config), "hold answers that differ", got, remedy))

@@ -73,7 +73,7 @@ def read_corpus(path: Path, config: DataConfig, parts: Iterable[PairRows] = ()) 
         if identifier is not None:
             if identifier in seen:
                 got = repr(identifier)
-                raise DataError(must(f"{path}, line {line}", "have an id of its own", got, "Rename it."))
+                raise DataError(must(f"{path}, line {line}", "have a unique id", got, "Rename it."))
             seen.add(identifier)
         folded = fold(text)
         if not folded:
@@ -96,8 +96,8 @@ def read_corpus(path: Path, config: DataConfig, parts: Iterable[PairRows] = ()) 
         raise DataError(must(str(path), "hold passages", "none", 'Write {"text": …} on each line (data.corpus_path).'))
     ids = [identifier for identifier in first.values() if identifier is not None]
     log.info(
-        "%s: %d passages to search; left out: %d without text, %d with an earlier text, %d with an answer's text under "
-        "another title", path, len(first), counts[BLANK], counts[REPEATED], counts[RETITLED],
+        "%s: %d passages to search; left out: %d without text, %d that repeat an earlier one, %d with an answer's text "
+        "under another title", path, len(first), counts[BLANK], counts[REPEATED], counts[RETITLED],
     )  # fmt: skip
     return OwnCorpus(list(first), ids if len(ids) == len(first) else None, +counts, passage)
 
@@ -107,11 +107,13 @@ def say_placed(corpus: OwnCorpus, config: DataConfig, parts: Iterable[PairRows])
     answers = {fold(answer) for part in parts for answer in part.answers}
     found = sum(answer in corpus.passage for answer in answers)
     if found:
-        log.info("data.corpus_path=%s: %d of %d answers are passages of it", config.corpus_path, found, len(answers))
+        log.info(
+            "data.corpus_path=%s: %d of %d answers are among its passages", config.corpus_path, found, len(answers)
+        )
     else:
         log.warning(
-            "data.corpus_path=%s: none of %d answers is a passage of it, with its title or without. They are searched "
-            "beside it, and a passage that answers a question in other words is taken for a wrong answer",
+            "data.corpus_path=%s: none of %d answers is among its passages, with the title or without. They are added "
+            "to the passages, and a passage that answers a question in other words is taken for a wrong answer",
             config.corpus_path, len(answers),
         )  # fmt: skip
     return {"answers": len(answers), "answers_in_corpus": found}

@@ -169,6 +169,6 @@ def _read(path: Path) -> Extraction | None:
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         intact = False
     if not intact:
-        log.warning("%s is damaged and is written anew", path)
+        log.warning("%s is damaged and is written again", path)
         return None
     return extraction

@@ -82,8 +82,8 @@ def _in_process(chunks: list[list[tuple[str, str]]]) -> list[tuple[list[Pair], d
     except subprocess.CalledProcessError as error:
         if error.returncode > 0:
             raise
-        rule, got = "live until it is done", f"one that was killed by {signal.Signals(-error.returncode).name}"
-        remedy = "Lower runtime.workers: memory may not suffice for so many."
+        rule, got = "run to its end", f"one that was killed by {signal.Signals(-error.returncode).name}"
+        remedy = "Lower runtime.workers: there may be too little memory for so many."
         raise ResourceError(must("a process that reads sources", rule, got, remedy)) from None
     return [([(q, p, m, n) for q, p, m, n in pairs], counts) for pairs, counts in json.loads(done.stdout)]
 

@@ -81,7 +81,7 @@ def _gather(records: Iterator[tuple[int, Record]], builder: RowBuilder, source: 
     for line, record in counted(islice(records, config.rows), "reading rows"):
         builder.add(line, record)
     if not len(builder.rows):
-        raise DataError(must(source, "hold rows", "an empty file", "Write one question and answer a line."))
+        raise DataError(must(source, "hold rows", "an empty file", "Write one question and answer per line."))
     return Loaded(builder.rows, counts=+builder.counts)
 
 

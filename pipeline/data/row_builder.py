@@ -22,7 +22,7 @@ PUT_RIGHT = {
     "texts_with_nul": "texts with NUL (now a space)",
     "texts_with_lone_surrogate": "texts with half a surrogate pair (now U+FFFD)",
     "blank_negatives_dropped": "blank negatives (dropped)",
-    "rows_without_group": "rows without a group (now one of their own)",
+    "rows_without_group": "rows without a group (now each in its own)",
 }
 """Name of a count of repairs in rows that are kept → its wording in the log."""
 
@@ -124,8 +124,8 @@ class RowBuilder:
         for holds, name in (("label", "labelled"), ("negatives", "negatives")):
             if told := [column for column in names if column not in read and meant.get(column.lower()) == holds]:
                 log.warning(
-                    "%s: %s not read, every row is a right answer. If it tells of wrong ones, pass data.format=%s "
-                    "data.%s_column=%s", self._source, ", ".join(map(repr, told)), name, holds, told[0],
+                    "%s: ignored %s, so every row counts as a right answer. If it marks wrong ones, pass data.format=%s"
+                    " data.%s_column=%s", self._source, ", ".join(map(repr, told)), name, holds, told[0],
                 )  # fmt: skip
 
     def _text(self, line: int, record: Record, key: str, column: str) -> str:
@@ -142,9 +142,9 @@ class RowBuilder:
         if column not in record:
             got = ", ".join(map(repr, record)) or "no key"
             if self.rows.lines[:1] not in ([], [line]):
-                remedy = f"Earlier lines have it: repair this one (data.{key} names the key)."
+                remedy = f"Earlier lines have it: add it to this one (data.{key} names the key)."
             elif nested := [name for name, value in record.items() if isinstance(value, list) and _are_rows(value)]:
-                remedy = f"Write one object a line: jq -c '.{nested[0]}[]' <file> > lines.jsonl"
+                remedy = f"Write one object per line: jq -c '.{nested[0]}[]' <file> > lines.jsonl"
             else:
                 remedy = f"Name the key that holds it: data.{key}=<key>."
             raise DataError(must(f"{self._source}, line {line}", f"have the key {column!r}", got, remedy))
@@ -196,7 +196,7 @@ class RowBuilder:
         if not isinstance(value, list):
             raise self._wrong(line, column, "be a text or a list of texts", value, remedy)
         if strange := [text for text in value if not isinstance(text, str | None)]:
-            raise self._wrong(line, column, "hold texts alone", strange[0], remedy)
+            raise self._wrong(line, column, "hold only texts", strange[0], remedy)
         kept = [mended(text, self.counts) for text in value if text is not None and fold(text)]
         self.counts["blank_negatives_dropped"] += len(value) - len(kept)
         return kept

@@ -142,7 +142,7 @@ def _split(config: DataConfig, rows: PairRows, usable: dict[str, None]) -> _Spli
         questions = len(usable_questions(dev, config.positive_threshold))
         if questions < FEWEST_DEV_QUESTIONS:
             rule = f"hold at least {FEWEST_DEV_QUESTIONS} usable questions"
-            remedy = "Give more, or remove the key to split some off."
+            remedy = "Give more, or remove the key to split some off the training rows."
             raise DataError(must(f"data.dev_path={config.dev_path}", rule, questions, remedy))
     else:
         size = _held_out_size("data.dev_queries", config.dev_queries, len(usable))
@@ -158,7 +158,8 @@ def _split(config: DataConfig, rows: PairRows, usable: dict[str, None]) -> _Spli
         trained = usable_questions(train, config.positive_threshold)
         usable = {q: None for q in trained if q not in asked}
         if not usable and dev_file is not None:
-            got, remedy = f"all {len(trained)} of them in it", "Give it others, or remove the key to split some off."
+            got = f"all {len(trained)} of them in it"
+            remedy = "Give it other questions, or remove the key to split some off the training rows."
             raise DataError(must(f"data.dev_path={config.dev_path}", "leave questions to train on", got, remedy))
         size = _held_out_size("data.validation_queries", config.validation_queries, len(usable))
         held = _hold_out(config, train, size, usable, salt=1)
@@ -175,9 +176,9 @@ def _cleaned(config: DataConfig, split: _SplitRows) -> dict[str, PairRows]:
         checks.refuse_the_same(config, cleaned["train"], cleaned["dev"])
     for name, part in cleaned.items():
         if not len(part):
-            remedy = "Use fewer data.dev_queries and data.validation_queries, or more or smaller groups."
+            remedy = "Lower data.dev_queries and data.validation_queries, or use more or smaller groups."
             if split.dev_file is not None:
-                remedy = "Use fewer data.validation_queries, or more or smaller groups."
+                remedy = "Lower data.validation_queries, or use more or smaller groups."
             raise DataError(must(f"the {name} part of {checks.name_of(config)}", "hold usable rows", "none", remedy))
     return cleaned
 
@@ -190,7 +191,7 @@ def _held_out_size(key: str, wish: int, questions: int) -> int:
     """Return `wish`, at most one question in `HELD_OUT_ONE_IN`, at least `FEWEST_DEV_QUESTIONS` or half of all."""
     size = max(min(wish, questions // HELD_OUT_ONE_IN), min(FEWEST_DEV_QUESTIONS, questions // 2))
     if size != wish:
-        log.info("%s: %d instead of %d, of %d questions", key, size, wish, questions)
+        log.info("%s: %d instead of %d, because there are only %d questions", key, size, wish, questions)
     return size
 
 

@@ -57,7 +57,9 @@ def csv_records(path: Path, delimiter: str, wanted: Wanted) -> Iterator[tuple[in
         named = (names for names in reader if any(name.strip() for name in names))  # skips blank lines
         header = [name.strip() for name in next(named, [])]
         if not header:
-            raise DataError(must(str(path), "hold rows", "an empty file", "Write a header line, then a row a line."))
+            raise DataError(
+                must(str(path), "hold rows", "an empty file", "Write a header line, then one row per line.")
+            )
         _check_columns(f"{path}, line {reader.line_num}", wanted, header, delimiter)
         start = reader.line_num + 1
         for values in reader:
@@ -77,8 +79,8 @@ def csv_records(path: Path, delimiter: str, wanted: Wanted) -> Iterator[tuple[in
 def _broken_csv(row: str, error: str, further: int) -> DataError:
     """Return the error for the CSV row that starts at `row`, which the parser noticed `further` lines later."""
     if error.startswith("new-line character"):
-        remedy = "Save the file with the line ends LF or CRLF, and quote a field that holds a CR."
-        return DataError(must(row, "end in LF or CRLF", "a CR alone outside quotes", remedy))
+        remedy = "Save the file with LF or CRLF line ends, and quote a field that holds a CR."
+        return DataError(must(row, "end in LF or CRLF", "a lone CR outside quotes", remedy))
     # A quote that is never closed swallows all that follows, so the error names the line where its row starts.
     got = f"{error}, {further} lines further on" if further > 0 else error
     return DataError(must(row, "be valid CSV", got, "Repair its quotes, or save the file again as CSV."))
@@ -141,7 +143,7 @@ def json_objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         if not isinstance(value, dict):
             remedy = 'Write {"key": value, …} on each line.'
             if line.lstrip().startswith("["):
-                remedy = f"Write one object a line: jq -c '.[]' {path.name} > {path.stem}-lines.jsonl"
+                remedy = f"Write one object per line: jq -c '.[]' {path.name} > {path.stem}-lines.jsonl"
             raise DataError(must(thing, "be one JSON object", shown, remedy))
         yield number, value
 

@@ -121,10 +121,12 @@ def _refuse_upside_down(path: Path, run: Run, ends: Mapping[str, tuple[float, fl
     rule = "give the first rank a higher score than the last"
     if len(ends) >= FEWEST_RANKED and rising > RISING_SHARE * len(ends):
         got = f"scores that rise with the rank for {rising} of {len(ends)} queries"
-        remedy = "The score alone orders, highest first, as in trec_eval: negate distances, or write 0 as every rank."
+        remedy = (
+            "Only scores decide the order, highest first, as in trec_eval: negate distances, or write 0 as every rank."
+        )
         raise DataError(must(str(path), rule, got, remedy))
     if len(ends) >= FEWEST_RANKED and equal == len(ends) > len(run) / 2:
-        remedy = "The score alone orders, as in trec_eval: write scores that fall with the rank."
+        remedy = "Only scores decide the order, as in trec_eval: write scores that fall with the rank."
         raise DataError(must(str(path), rule, f"one score for all passages of {equal} of {len(run)} queries", remedy))
 
 

@@ -80,7 +80,9 @@ def read(folder: Path) -> Checkpoint:
     except (KeyError, TypeError, ValueError, RuntimeError, OSError, UnpicklingError, SafetensorError) as error:
         raise_shortage(error)
         # The digests agree, so another program wrote it; torch's own advice (weights_only=False) must not be shown.
-        raise ArtifactError(f"{folder} holds what is not a checkpoint of ours ({type(error).__name__})") from None
+        raise ArtifactError(
+            f"{folder} holds something other than a checkpoint of this pipeline ({type(error).__name__})"
+        ) from None
 
 
 def newest(root: Path) -> Checkpoint | None:

@@ -32,17 +32,17 @@ def version(device: torch.device) -> str | None:
 def _work(device: torch.device) -> bool:
     """Return whether the kernels compile and agree with the operators; tried once per process and device."""
     if kernels.triton_version() is None:
-        log.info("fused kernels off: there is no Triton")
+        log.info("fused kernels off: Triton is not installed")
         return False
     try:
         agree = _agree_with_operators(device)
     except Exception as error:  # no C compiler, no headers, a GPU Triton does not know
         if isinstance(error, RuntimeError) and out_of_gpu_memory(error):
             raise
-        log.info("fused kernels off, Triton does not compile: %s", one_line(error)[:200])
+        log.info("fused kernels off: Triton does not compile (%s)", one_line(error)[:200])
         return False
     if not agree:
-        log.warning("fused kernels off: Triton's give something else than operators on this GPU")
+        log.warning("fused kernels off: on this GPU their results differ from torch's operators")
     return agree
 
 

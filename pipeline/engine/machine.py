@@ -34,7 +34,7 @@ def resolve_device(runtime: RuntimeConfig) -> torch.device:
     """
     if runtime.device is Device.cuda and not torch.cuda.is_available():
         raise ResourceError(
-            must("runtime.device", "be a device torch can see", "cuda, and no GPU is visible",
+            must("runtime.device", "be a device torch can see", "cuda, but no GPU is visible",
                  f"Use runtime=cpu, or {_what_a_gpu_lacks()}.")
         )  # fmt: skip
     if runtime.device is Device.cpu or not torch.cuda.is_available():
@@ -46,7 +46,7 @@ def resolve_device(runtime: RuntimeConfig) -> torch.device:
 
 def _what_a_gpu_lacks() -> str:
     if torch.version.cuda:
-        return f"install a driver that serves CUDA {torch.version.cuda}, which this torch is built for"
+        return f"install a driver that supports CUDA {torch.version.cuda}, which this torch is built for"
     return "install the CUDA build of torch (make setup)"
 
 

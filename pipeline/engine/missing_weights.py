@@ -37,12 +37,14 @@ def incomplete(key: str, folder: Path, missing: Collection[str], unexpected: Col
     """
     lacked, remedy = min(missing), ""
     if len(missing) > 1 and not unexpected and all("decoder" in name.split(".") for name in missing):
-        got, remedy = f"no decoder in {folder}", "Its kind scores with one: choose another kind of model."
+        got, remedy = f"no decoder in {folder}", "This kind of model scores with its decoder: choose another kind."
         return ModelError(must(key, "hold all weights of its model by their names", got, remedy))
     if unexpected:
         like = min(unexpected, key=lambda name: (not name.endswith(f".{lacked}"), name))
-        remedy = f"{like!r} is there for nothing: strip a prefix of the names, merge an adapter (merge_and_unload), or "
-    remedy += "get the lost weights back, and save the whole model again with save_pretrained."
+        remedy = (
+            f"{like!r} is not used by the model: strip a prefix of the names, merge an adapter (merge_and_unload), or "
+        )
+    remedy += "restore the missing weights, and save the whole model again with save_pretrained."
     return ModelError(must(key, "hold all weights of its model by their names", f"no {lacked} in {folder}",
                            remedy[0].upper() + remedy[1:]))  # fmt: skip
 

@@ -48,9 +48,7 @@ def read(folder: Path, key: str = "model.path") -> tuple[Any, PreTrainedTokenize
         ModelError: when the folder holds none that transformers can read, or only an adapter.
     """
     if (folder / "adapter_config.json").is_file():
-        remedy = (
-            "Merge it into its base model (merge_and_unload) and pass the folder that save_pretrained makes of that."
-        )
+        remedy = "Merge it into its base model (merge_and_unload) and pass the folder that save_pretrained writes."
         raise ModelError(must(key, "hold a whole model", f"an adapter in {folder}", remedy))
     if not (folder / "config.json").is_file():
         remedy = "Pass the folder of a saved transformers or sentence-transformers model."
@@ -154,7 +152,7 @@ def _settable(key: str, value: int, hf: Any) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # a class that derives its number of layers raises an error of its own
-        raise ModelError(must(key, f"be a number that {type(hf).__name__} takes", f"{value} ({first_line(error)})",
+        raise ModelError(must(key, f"be a number that {type(hf).__name__} accepts", f"{value} ({first_line(error)})",
                               "Use null to keep the model's own.")) from None  # fmt: skip
 
 
@@ -180,8 +178,8 @@ def check_dropout(model: nn.Module, rate: float) -> None:
             # Functional dropout takes its rate from an attribute of the module, such as `attention_dropout`.
             held = (own and name in ("p", "drop_prob")) or "dropout" in name
             if held and isinstance(value, (int, float)) and not isinstance(value, bool) and value != rate:
-                raise ModelError(must("model.dropout", f"be the rate of all of {type(model).__name__}",
-                                      f"{rate} and {value} in {path}.{name}",
+                raise ModelError(must("model.dropout", f"set every dropout rate of {type(model).__name__}",
+                                      f"{rate}, but {value} in {path}.{name}",
                                       "Use null to keep the published rates."))  # fmt: skip
 
 
@@ -197,9 +195,9 @@ def attention_of(hf: Any, attention: Attention) -> str:
     if getattr(kind, "_supports_sdpa", True):  # a kind of model without a scoring head is refused on loading
         return "sdpa"
     if attention is Attention.sdpa:
-        raise ModelError(must("runtime.attention", f"be one that {kind.__name__} has", repr(attention.name),
-                              "It has eager attention alone: pass runtime.attention=auto."))  # fmt: skip
-    _say(f"eager attention: {kind.__name__} has no SDPA")
+        raise ModelError(must("runtime.attention", f"be one that {kind.__name__} supports", repr(attention.name),
+                              "It has only eager attention: pass runtime.attention=auto."))  # fmt: skip
+    _say(f"using eager attention: {kind.__name__} does not support SDPA")
     return "eager"
 
 
@@ -213,7 +211,8 @@ def set_padding_side(tokenizer: PreTrainedTokenizerBase, hf: Any) -> None:
     if tokenizer.padding_side != side:
         was = tokenizer.padding_side
         _say(
-            f"padding: on the {side}, in the saved tokenizer too; on the {was}, its folder's side, it would move scores"
+            f"padding on the {side}, also in the saved tokenizer: on the {was}, as its folder says, it would change "
+            "scores"
         )
         tokenizer.padding_side = side
         tokenizer.init_kwargs["padding_side"] = side  # saved with the tokenizer

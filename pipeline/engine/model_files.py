@@ -105,7 +105,7 @@ def _from_config(folder: Path, hf: Any, implementation: str) -> Any:
         return AutoModelForSequenceClassification.from_config(hf, attn_implementation=implementation)
     except Exception as error:  # a model class may assert anything of its configuration
         raise_shortage(error)
-        raise ModelError(must("model.random_init", "make a model of a configuration that transformers can build",
+        raise ModelError(must("model.random_init", "be used with a configuration that transformers can build",
                               f"{folder} ({first_line(error)})",
                               "Use null for model.layers and model.hidden_size.")) from None  # fmt: skip
 
@@ -152,7 +152,7 @@ def _check_embeddings(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Pa
     if types and given > types:
         raise ModelError(must("model.path", "have an embedding for each token type of its tokenizer",
                               f"{types} for {given} in {folder}",
-                              "Take token_type_ids out of its tokenizer's model_input_names."))  # fmt: skip
+                              "Remove token_type_ids from its tokenizer's model_input_names."))  # fmt: skip
 
 
 def _check_scores(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:

@@ -77,8 +77,8 @@ class PairScorer:
         if not np.isfinite(scores).all():
             query, _ = pairs[int((~np.isfinite(scores)).argmax())]
             raise NumericsError(must("a score", "be finite", f"NaN or infinity for query {query[:60]!r}",
-                                     "In training the weights diverged: lower training.learning_rate. "
-                                     "Before it, choose another model.path."))  # fmt: skip
+                                     "If training has begun, the weights diverged: lower training.learning_rate. "
+                                     "If not, choose another model.path."))  # fmt: skip
         return scores
 
     def _remembered(self, pairs: Sequence[tuple[str, str]]) -> _DistinctPairs:
@@ -139,7 +139,7 @@ class PairScorer:
             torch.cuda.empty_cache()
             # All pairs are scored again: with two budgets in one ranking, scores would depend on when memory ran out.
             self.token_budget = halved(self.token_budget, int(distinct.lengths.max()))
-            log.warning("out of GPU memory: scoring goes on with %d tokens a micro-batch", self.token_budget)
+            log.warning("out of GPU memory: scoring continues with %d tokens per micro-batch", self.token_budget)
 
     @torch.inference_mode()
     def _forward_within(self, distinct: _DistinctPairs, side_by_side: int, what: str) -> npt.NDArray[np.float32]:

@@ -207,7 +207,7 @@ class Trainer:
         if stop:
             raise Interrupted(
                 f"training was asked to stop after step {self.state.step} of {self.plan.steps}; "
-                "a checkpoint of that step is written. Run the same command again to go on."
+                "a checkpoint of that step is written. Run the same command again to continue."
             )
 
     def _evaluate(self) -> None:
@@ -242,7 +242,7 @@ class Trainer:
             return
         key = self.identity.get("key")
         if key is not None and checkpoint.identity.get("key") != key:
-            remedy = f"Put this run's own back, or delete {self.folder} to train from the start."
+            remedy = f"Put this run's own checkpoints back, or delete {self.folder} to train from the start."
             raise ArtifactError(must(str(self.folder), "hold checkpoints of this run", "another run's", remedy))
         self.model.load_state_dict(checkpoint.weights)
         self.updater.optimizer.load_state_dict(checkpoint.optimizer)
@@ -260,8 +260,8 @@ class Trainer:
             log.info("resuming after step %d of %d", checkpoint.step, self.plan.steps)
             if changed := differences(checkpoint.identity.get("scope"), self.identity.get("scope")):
                 log.warning(
-                    "another scope than the checkpoint's (%s): the run goes on, its weights will agree with those of "
-                    "an undisturbed run to about 1e-5, not to the bit", changed,
+                    "not the checkpoint's scope (%s): the run continues, and its weights will agree with those of an "
+                    "uninterrupted run to about 1e-5, not bit for bit", changed,
                 )  # fmt: skip
         self.hooks.on_row(self.state.rows)
 

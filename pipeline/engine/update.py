@@ -107,7 +107,7 @@ class Updater:
                     if "does not have a deterministic implementation" not in str(error):
                         raise
                     self.strict = False
-                    log.warning("equal runs may differ in their last bits: %s", str(error).split(", but")[0])
+                    log.warning("identical runs may differ in their last bits: %s", str(error).split(", but")[0])
             # Only here, outside `except`: the exception keeps the step's activations alive.
             self.optimizer.zero_grad(set_to_none=True)
             if full:

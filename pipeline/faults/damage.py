@@ -55,7 +55,7 @@ def damage(place: Place, reference: Undisturbed, name: Path, fault: str, data: b
     wrong = place.wrong(reference.results)
     wrong += [f"{folder} was not made again" for folder in _artefacts(reference) if folder not in place.complete()]
     if data is not None and name.name in RENDERED and path.read_bytes() == data:
-        wrong.append("it is still as damaged")
+        wrong.append("it is still damaged")
     return ("made again or not needed", []) if not wrong else ("used", [f"{name} {fault}: {s}" for s in wrong])
 
 

@@ -89,7 +89,9 @@ def undisturbed(place: Place) -> Undisturbed:
     began = time.time()
     if (status := place.finish()) != 0:
         said = (place.said().strip().splitlines() or ["nothing"])[-1]
-        raise ArtifactError(must("an undisturbed run", "end well", f"exit status {status}", f"It said at last: {said}"))
+        raise ArtifactError(
+            must("an undisturbed run", "end well", f"exit status {status}", f"Its last line was: {said}")
+        )
     length = time.time() - began
     complete = {name: (moment - began) / length for name, moment in place.complete().items()}
     return Undisturbed(place, place.results(), place.server.seconds, complete)

@@ -30,12 +30,12 @@ def say_leaks(split: Split, leaks: Mapping[str, Any]) -> None:
     rows = len(split.train)
     questions, passages = (leaks[f"train_rows_with_a_held_out_{what}"] for what in ("question", "positive"))
     if negatives := leaks["listed_negatives_that_are_held_out_positives"]:
-        said = "dropped" if leaks["dropped"] else "kept, for mining.drop_leaks=false"
+        said = "dropped" if leaks["dropped"] else "kept, because mining.drop_leaks=false"
         log.info("train: %d listed negatives are positives of a held-out part: %s", negatives, said)
     leaked = questions + passages
     if not leaked:
         return
-    told = f"dropped, {rows - leaked} are left" if leaks["dropped"] else "kept, for mining.drop_leaks=false"
+    told = f"dropped, {rows - leaked} are left" if leaks["dropped"] else "kept, because mining.drop_leaks=false"
     if leaks["dropped"] and rows > leaked > rows * NOTABLE_SHARE:  # if no row is left, `without_positive` explains
         told += " (data.group_column=<column> keeps rows of one passage together; fewer data.dev_queries drop fewer"
         told += "; mining.drop_leaks=false keeps them)" if leaked > rows / 2 else ")"
@@ -55,10 +55,10 @@ def without_positive(split: Split, left: PairRows, leaks: Mapping[str, Any], thr
         if split.dev_file:
             shared = leaks["train_rows_with_a_held_out_question"]
             got += f", after {leaked} that share a question ({shared}) or positive with data.dev_path={split.dev_file}"
-            remedy = "Give it other questions, or remove the key to split some off."
+            remedy = "Give it other questions, or remove the key to split some off the training rows."
         else:
             got += f", after {leaked} that share a question or positive with a held-out part"
-            remedy = "Use fewer data.dev_queries and data.validation_queries, or pass mining.drop_leaks=false."
+            remedy = "Lower data.dev_queries and data.validation_queries, or pass mining.drop_leaks=false."
             if answers < leaked * NOTABLE_SHARE:
                 remedy = f"They have {answers} different answers: give passages that tell one question from another."
     return DataError(must("the training part", "hold a positive", got, remedy))
@@ -80,7 +80,7 @@ def say_one_answer(name: str, part: Questions, corpus: Corpus, threshold: float)
     (position, count), of = answers.most_common(1)[0] if answers else (-1, 0), len(part.texts)
     if count > max(of * NOTABLE_SHARE, FEWEST_ALIKE) and of * NOTABLE_SHARE > of / len(answers):
         log.warning(
-            "%s: %d of %d questions have the answer %r. Leave their rows out if it stands for a missing one",
+            "%s: %d of %d questions have the answer %r. Leave their rows out if it is a placeholder",
             name, count, of, corpus.texts[position][:80],
         )  # fmt: skip
 
@@ -92,24 +92,24 @@ def check_rows(questions: Questions, pairs: LabelledPairs, statistics: Mapping[s
     hardly found, and a question with a large share of the rows.
     """
     if contradicted := len(questions.contradicted):
-        log.warning("train: %d pairs have two labels: the higher one is taken", contradicted)
+        log.warning("train: %d pairs have two labels: the higher one is used", contradicted)
     mined, found = statistics["questions_mined"], statistics["questions_with_hard_negatives"]
     if not statistics["negatives"]:
-        got = f"none, after {contradicted} pairs with two labels took the higher one" if contradicted else "none"
-        remedy = "Give some that are wrong answers: questions that bring their own are not mined."
+        got = f"none, after {contradicted} pairs with two labels got the higher one" if contradicted else "none"
+        remedy = "Add rows that are wrong answers: questions that come with their own are not mined."
         if mined:
             remedy = _remedy(config)
         raise DataError(must("the training part", "hold negatives", got, remedy))
     without, of = statistics["questions_without_negatives"], len(questions.texts)
     if without > of * NOTABLE_SHARE:
-        log.warning("train: %d of %d questions have positives and no negative", without, of)
+        log.warning("train: %d of %d questions have positives but no negative", without, of)
     if config.negatives and found < mined * NOTABLE_SHARE:
         log.warning("train: %d of %d mined questions have a hard negative. %s", found, mined, _remedy(config))
     rows = np.bincount(pairs.question, minlength=of)
     largest = int(rows.argmax())
     if rows[largest] > len(pairs) * NOTABLE_SHARE > len(pairs) / of:
         log.warning(
-            "train: %d of %d rows are of one question, %r. Leave it out if it stands for a missing one",
+            "train: %d of %d rows are of one question, %r. Leave it out if it is a placeholder",
             rows[largest], len(pairs), questions.texts[largest][:80],
         )  # fmt: skip
 
@@ -154,7 +154,9 @@ def check_candidates(name: str, covered: Mapping[str, Any], config: MiningConfig
     of = f"{without} of {queries} questions"
     remedy = "Give it passages for these questions."
     if config.retriever is Retriever.bm25:
-        remedy = "BM25 finds what shares a word: pass mining=embedding mining.path=<a model for your language>."
+        remedy = (
+            "BM25 finds only passages that share a word: pass mining=embedding mining.path=<a model for your language>."
+        )
     if without and without == queries:
         raise DataError(must("the first stage", f"find a passage for a question of {name}", f"none for {of}", remedy))
     if without > queries * NOTABLE_SHARE:

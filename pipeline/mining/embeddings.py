@@ -172,7 +172,7 @@ class Embedder:
                     raise
             torch.cuda.empty_cache()
             self._model = model, size // 2
-            log.warning("out of GPU memory: embedding goes on with %d texts a batch", size // 2)
+            log.warning("out of GPU memory: embedding continues with %d texts per batch", size // 2)
 
     def _loaded(self) -> tuple[Any, int]:
         """Return the model and its texts per forward pass; load the model if needed."""

@@ -94,7 +94,7 @@ def mine(
 def _refuse_renamed(split: Split) -> None:
     if split.renamed:
         got = f"{split.renamed[0]!r} with two (of {len(split.renamed)} such)"
-        remedy = "Rename the passages of one: a run cannot tell them apart."
+        remedy = "Rename the passages of one file: a run cannot tell them apart."
         raise DataError(must(f"ids of {split.dev_file} and of the training data", "have one text each", got, remedy))
 
 
@@ -130,7 +130,9 @@ def _imported(path: Path, corpus: Corpus, parts: list[Questions]) -> FirstStage:
     for part in parts:
         if not any(identifier in run for identifier in part.ids):
             rule = f"rank questions of this data, such as {part.ids[0]!r}"
-            remedy = "Give it rankings of training, validation and dev questions by the data's ids (a BEIR folder's)."
+            remedy = (
+                "Rank training, validation and dev questions in it, with the data's ids (those of the BEIR folder)."
+            )
             raise DataError(must(str(path), rule, repr(next(iter(run))), remedy))
     if not any(passage in positions for ranked in run.values() for passage in ranked):
         rule = f"rank passages of this data, such as {corpus.ids[0]!r}"
@@ -152,11 +154,11 @@ def _imported(path: Path, corpus: Corpus, parts: list[Questions]) -> FirstStage:
         known[texts[query]] = best
     if strangers or foreign:
         log.warning(
-            "%s: skipped %d questions and %d ranked passages of the others: nothing that is used here has their ids",
+            "%s: skipped %d questions, and %d ranked passages of the other questions: their ids are not used here",
             path, strangers, foreign,
         )  # fmt: skip
     if twins:
-        message = "%s: %d questions have the text of another and not its ranking: the later one counts for both"
+        message = "%s: %d questions repeat another's text with a different ranking: the later ranking counts for both"
         log.warning(message, path, twins)
 
     def over(subset: Positions) -> Searcher:
