@@ -36,9 +36,11 @@ def loads(embedder: Embedder) -> bool:
     return embedder._model is not None
 
 
+@pytest.mark.parametrize("kind", ["static", "bert"])  # their last modules give a dict and a BatchEncoding
 def test_progress_moves_batch_by_batch_and_ends_at_the_texts(
-    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    folder = model if kind == "static" else bert_model(tmp_path / "bert", "mean")
     moved, advance = list[int](), Bar.advance
 
     def seen(bar: Bar, n: int = 1, note: str = "") -> None:
@@ -47,7 +49,7 @@ def test_progress_moves_batch_by_batch_and_ends_at_the_texts(
 
     monkeypatch.setattr(Bar, "advance", seen)
     monkeypatch.setattr(embeddings, "STATIC_BATCH", 50)
-    Embedder(model, tmp_path).vectors(TEXTS, "passage")
+    Embedder(folder, tmp_path / "cache").vectors(TEXTS, "passage")
     assert sum(moved) == len(TEXTS) and len(moved) > 2 and moved[-1] == 0
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import mmap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -233,7 +233,7 @@ def _asks_its_pooler(model: Any) -> bool:
 
 def _rows(output: Any) -> int:
     """Return the number of texts in a batch, from the output of a model's last module."""
-    return len(output.get("sentence_embedding", ())) if isinstance(output, dict) else 0
+    return len(output.get("sentence_embedding", ())) if isinstance(output, Mapping) else 0
 
 
 def folder_digest(folder: Path) -> str:
