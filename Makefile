@@ -15,7 +15,7 @@ TORCH_INDEX ?=
 VARIABLES := ARGS EXPERIMENT PYTHON TORCH_INDEX STAGE MODEL Q P
 # `make train data=local` would set a make variable that nothing reads. What an outer make passes down is left alone.
 UNKNOWN := $(if $(filter 0,$(MAKELEVEL)),$(firstword $(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(name)))),$(filter-out $(VARIABLES) SHELL MAKEFLAGS,$(name))))))
-$(if $(UNKNOWN),$(error $(UNKNOWN) is no variable of this Makefile ($(VARIABLES)). Keys go into ARGS: ARGS="$(UNKNOWN)='$(value $(UNKNOWN))'"))
+$(if $(UNKNOWN),$(error $(UNKNOWN) is not a variable of this Makefile ($(VARIABLES)). Keys go into ARGS: ARGS="$(UNKNOWN)='$(value $(UNKNOWN))'"))
 
 VENV := .venv
 RUN := $(VENV)/bin/python

@@ -17,7 +17,7 @@ from pipeline.core import artifacts, atomic
 from pipeline.core.artifacts import MANIFEST, is_complete, manifest_of, problems, publish
 from pipeline.core.errors import ResourceError
 
-ALTERED = "manifest.json is not as it was written but an altered one"
+ALTERED = "manifest.json is not as it was written: it is an altered one"
 
 
 def make(folder: Path) -> Path:
@@ -135,7 +135,9 @@ def test_an_error_of_the_second_rename_is_said_and_leaves_what_stood_there(
 
 @pytest.mark.parametrize("then", ["writes on", "fails", "leaves"])
 def test_a_work_folder_that_is_removed_meanwhile_is_never_published(tmp_path: Path, then: str) -> None:
-    refused = pytest.raises(ResourceError, match=r"x must stay, got one that was removed\. Run the same command again")
+    refused = pytest.raises(
+        ResourceError, match=r"x must stay while it is written, got one that was removed\. Run the same command again"
+    )
     with refused, publish(tmp_path / "x", {}) as work:
         (work / "first").write_text("first")
         shutil.rmtree(work)
@@ -227,8 +229,8 @@ def test_the_work_of_a_living_process_is_left_alone(tmp_path: Path) -> None:
         (lambda f: (f / "a.txt").write_bytes(b"alphA"), "a.txt was altered"),
         (lambda f: (f / "sub" / "b.bin").unlink(), "sub/b.bin is missing"),
         (lambda f: (f / MANIFEST).unlink(), "was never completed"),
-        (lambda f: (f / MANIFEST).write_text("{"), "as it was written but no readable JSON ("),
-        (lambda f: (f / MANIFEST).write_text("[]"), "as it was written but another JSON file"),
+        (lambda f: (f / MANIFEST).write_text("{"), "as it was written: it is unreadable JSON ("),
+        (lambda f: (f / MANIFEST).write_text("[]"), "as it was written: it is another JSON file"),
         (
             lambda f: (f / MANIFEST).write_text('{"files": {"a.txt": 3}}'),
             ALTERED,
@@ -242,10 +244,10 @@ def test_the_work_of_a_living_process_is_left_alone(tmp_path: Path) -> None:
             ALTERED,
         ),
         (lambda f: rewrite(f / MANIFEST, '"artifact": "test"', '"artifact": NaN'), ALTERED),
-        (lambda f: (f / MANIFEST).write_text("[" * 100_000), "as it was written but no readable JSON ("),
+        (lambda f: (f / MANIFEST).write_text("[" * 100_000), "as it was written: it is unreadable JSON ("),
         (
             lambda f: (f / MANIFEST).write_bytes(b"\xff\xfe"),
-            "as it was written but no readable JSON (",
+            "as it was written: it is unreadable JSON (",
         ),
     ],
 )

@@ -106,9 +106,9 @@ def test_a_good_run_shows_our_lines_alone_and_logs_everything(job: Path) -> None
             1,
             "error: this is a bug in the pipeline (KeyError: 'surprise'). Please report it with the traceback in out",
         ),
-        (4, 75, "interrupted: what was finished is kept. Run the same command again to go on."),
-        (9, 75, "interrupted: what was finished is kept. Run the same command again to go on."),
-        (20, 75, "interrupted: what was finished is kept. Run the same command again to go on."),
+        (4, 75, "interrupted: finished work is kept. Run the same command again to continue."),
+        (9, 75, "interrupted: finished work is kept. Run the same command again to continue."),
+        (20, 75, "interrupted: finished work is kept. Run the same command again to continue."),
         (21, 2, "error: outputs/latest must be a file, got a folder. Move it away "),
         (
             22,
@@ -117,12 +117,12 @@ def test_a_good_run_shows_our_lines_alone_and_logs_everything(job: Path) -> None
         ),
         (10, 2, "error: memory must suffice, got MemoryError. Free some, "),
         (11, 2, "error: memory must suffice, got "),
-        (16, 2, "error: the system must let as many threads start as are asked for, got can't start new thread. "),
-        (19, 2, "error: the GPU's driver must work, got CUDA driver error: unknown error. Update the driver; "),
-        (23, 2, "error: outputs/mined/x must be there, got no such folder. Run the same command again if it was "),
+        (16, 2, "error: the system must allow as many threads as are asked for, got can't start new thread. "),
+        (19, 2, "error: the GPU's driver must work, got CUDA driver error: unknown error. Update the driver, "),
+        (23, 2, "error: outputs/mined/x must exist, got no such folder. If it was removed meanwhile, run the same "),
         (24, 1, "error: this is a bug in the pipeline (FileNotFoundError: "),
-        (25, 2, "error: the system must let as many files be open as are needed, got Too many open files. Raise "),
-        (26, 2, "error: the system must let a process start or go on, got Resource temporarily unavailable. Lower "),
+        (25, 2, "error: the system must allow as many open files as are needed, got Too many open files. Raise "),
+        (26, 2, "error: the system must let a process start or continue, got Resource temporarily unavailable. Lower "),
         (27, 2, "error: memory must suffice, got [Errno 12] Cannot allocate memory. Free some, "),
         (28, 2, "error: temporary files must have a folder, got No usable temporary directory found in ['/nowhere']. "),
         (29, 2, "error: outputs/x must be usable, got Stale file handle. Free space, "),
@@ -226,7 +226,7 @@ def test_standard_output_on_a_full_disk_is_named(job: Path, seed: int, buffered:
             stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
     assert done.returncode == 2 and done.stderr.count("\n") == 1
-    named = "standard output must take what is printed" if buffered else "a file or standard output must be usable"
+    named = "standard output must accept what is printed" if buffered else "a file or standard output must be usable"
     assert done.stderr.startswith(f"error: {named}, got No space left on device. ")
 
 
@@ -275,7 +275,7 @@ def test_a_bug_is_shown_with_its_traceback_where_the_folder_of_the_log_is_gone(j
     assert done.returncode == 1
     *above, last = done.stderr.splitlines()
     assert above[0] == "Traceback (most recent call last):" and above[-1] == "KeyError: 'surprise'"
-    assert "Please report it with the traceback in the lines above (no file takes it: [Errno 2]" in last
+    assert "Please report it with the traceback in the lines above (no file could hold it: [Errno 2]" in last
 
 
 @pytest.mark.parametrize("words", [[], ["-m", "seed=7,8"]])
@@ -283,7 +283,7 @@ def test_an_outputs_dir_that_is_no_text_is_refused_before_it_is_made(job: Path, 
     done = call(job, *words, os.fsdecode(b"outputs_dir=caf\xe9"))
     assert done.returncode == 2 and done.stderr.count("\n") == 1
     assert done.stderr.startswith(
-        "error: outputs_dir must be text in UTF-8, got 'caf\\udce9'. Use a folder of another "
+        "error: outputs_dir must be text in UTF-8, got 'caf\\udce9'. Use a folder with another "
     )
     assert [path.name for path in job.parent.iterdir()] == ["job.py"]
 
@@ -294,7 +294,10 @@ def test_a_current_folder_that_was_removed_is_named(job: Path, tmp_path: Path) -
     line = f"cd {gone} && rmdir {gone} && exec {sys.executable} {job}"
     done = subprocess.run(["sh", "-c", line], capture_output=True, text=True)
     assert done.returncode == 2
-    assert done.stderr == f"error: the current folder must exist, got a removed one ({gone}). Change to another (cd).\n"
+    assert (
+        done.stderr
+        == f"error: the current folder must exist, got a removed one ({gone}). Change to another folder (cd).\n"
+    )
 
 
 def test_an_unwritable_outputs_dir_is_one_sentence(job: Path) -> None:
@@ -343,7 +346,7 @@ def test_brackets_are_the_users_to_quote(job: Path) -> None:
     done = call(job, "outputs_dir=a(1)")
     assert done.returncode == 2
     assert done.stderr.startswith(
-        "error: an argument must read key=value, got 'outputs_dir=a(1)'. Put the value in quotes"
+        "error: an argument must read key=value, got 'outputs_dir=a(1)'. Give the value its own quotes"
     )
 
 

@@ -104,11 +104,11 @@ def test_files_that_are_no_longer_those_that_were_named_are_refused(tmp_path: Pa
         with pytest.raises(DataError) as refused:
             refuse_changed(section, before, source=None)
         assert str(refused.value) == (
-            f"{thing} must stay as it was while a run reads it, got another content. Run the same command again."
+            f"{thing} must stay unchanged while a run reads it, got new content. Run the same command again."
         )
         file.write_text("a")
     (folder / "qrels" / "train.tsv").rename(folder / "qrels" / "dev.tsv")  # of the same content, and other judgements
-    with pytest.raises(DataError, match=r"file qrels/dev\.tsv must stay as it was"):
+    with pytest.raises(DataError, match=r"file qrels/dev\.tsv must stay unchanged"):
         refuse_changed(section, before, source=None)
 
 

@@ -147,7 +147,7 @@ def test_a_signal_in_another_stage_keeps_what_is_finished(
     wait_for(place, {"mine": "mined/.*.partial", "evaluate": "runs/*/evaluations/.*.partial"}[stage])
     kill(pid, number)
     assert place.server.ended(300) == EXIT_REQUEUE, place.said()
-    assert place.one_sentence("interrupted: what was finished is kept. Run the same command again to go on.")
+    assert place.one_sentence("interrupted: finished work is kept. Run the same command again to continue.")
     assert place.complete() == before
     assert not list(place.outputs.rglob("*.partial"))
     assert place.finish() == 0, place.said()

@@ -188,7 +188,10 @@ def test_a_card_names_base_and_data_without_their_revisions(desk: Desk) -> None:
 def test_a_push_without_permission_is_one_sentence(desk: Desk) -> None:
     result = desk.done["forbidden"]
     assert result.status == 2
-    assert re.search(r"^error: repo=tester/forbidden must be yours to write, got .*401.*hf auth login", result.err)
+    assert re.search(
+        r"^error: repo=tester/forbidden must be a repository that you may write to, got .*401.*hf auth login",
+        result.err,
+    )
 
 
 def test_a_run_beside_its_figures_is_kept_in_its_folder_and_card(desk: Desk) -> None:

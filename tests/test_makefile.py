@@ -122,7 +122,8 @@ def test_a_key_outside_args_is_refused(copy: Path) -> None:
     done = make(copy, "train", "data.path=a $(shell touch made) $HOME b", "EXPERIMENT=smoke")
     assert done.returncode == 2 and done.stdout == "" and not (copy / "made").exists()
     assert (
-        "data.path is no variable of this Makefile (ARGS EXPERIMENT PYTHON TORCH_INDEX STAGE MODEL Q P)." in done.stderr
+        "data.path is not a variable of this Makefile (ARGS EXPERIMENT PYTHON TORCH_INDEX STAGE MODEL Q P)."
+        in done.stderr
     )
     assert "Keys go into ARGS: ARGS=\"data.path='a $(shell touch made) $HOME b'\"" in done.stderr
 

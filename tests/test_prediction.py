@@ -104,7 +104,7 @@ def test_ids_stand_beside_the_scores_and_the_run_is_named(
     [
         ('{"text": "a"}\n{"text": \n', ", line 2 must be one JSON object, got .* Repair the line."),
         ('["a"]\n', ", line 1 must be one JSON object, got "),
-        ('{"txt": "a"}\n', r", line 1, key text must be there, got only the keys \['txt'\]\. Write \{"),
+        ('{"txt": "a"}\n', r", line 1, key text must be present, got only the keys \['txt'\]\. Write \{"),
         ('{"text": 3}\n', ", line 1, key text must be text, got 3. Put it in quotes."),
         ("\n\n", " must hold at least one passage, got none."),
     ],
@@ -134,9 +134,9 @@ def test_a_byte_order_mark_and_windows_line_ends_are_no_text(tmp_path: Path) -> 
 def test_a_question_and_one_kind_of_passage_are_needed() -> None:
     with pytest.raises(ConfigError, match="q must hold a question"):
         Prediction(q=" ", p="a")
-    with pytest.raises(ConfigError, match="p or file must be given, and not both, got neither"):
+    with pytest.raises(ConfigError, match="p or file must be given, but not both, got neither"):
         Prediction(q="a")
-    with pytest.raises(ConfigError, match="p or file must be given, and not both, got both"):
+    with pytest.raises(ConfigError, match="p or file must be given, but not both, got both"):
         Prediction(q="a", p="b", file="c")
 
 

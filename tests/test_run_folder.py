@@ -44,7 +44,7 @@ def test_an_altered_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match=r"must be complete, got: .*was altered"):
         model_folder(tmp_path)
     (tmp_path / "model" / artifacts.MANIFEST).write_text("{")
-    with pytest.raises(ArtifactError, match=r"got: .*no readable JSON \(.*\)\. Run its training again\.$"):
+    with pytest.raises(ArtifactError, match=r"got: .*unreadable JSON \(.*\)\. Run its training again\.$"):
         model_folder(tmp_path)
 
 

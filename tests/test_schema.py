@@ -208,7 +208,7 @@ def test_every_value_has_a_documented_field() -> None:
         ("training.batch_size=0", "training.batch_size must be a finite number above 0, got 0. See "),
         (
             "training.max_length=7",
-            "training.max_length must be at least 8 tokens, got 7. Use null for model.max_length.",
+            "training.max_length must be at least 8 tokens, got 7. Use null to take model.max_length.",
         ),
         ("training.max_length=513", "training.max_length must be at most model.max_length=512, got 513. Use null to "),
         ("training.learning_rate=nan", "training.learning_rate must be a finite number above 0, got nan. "),
@@ -222,17 +222,20 @@ def test_every_value_has_a_documented_field() -> None:
         ("model.activation=tan", "model.activation must be one of identity, sigmoid, tanh, got 'tan'. "),
         ("model.dropout=1", r"model.dropout must be in \[0, 0.99\], got 1.0. Use 0 or 0.1."),
         ("model.dropout=0.999999", r"model.dropout must be in \[0, 0.99\], got 0.999999. Use 0 or 0.1."),
-        ("training.pos_weight=1e39", r"training.pos_weight must be a finite number in fp32, got 1e\+39. Use one "),
+        ("training.pos_weight=1e39", r"training.pos_weight must be a finite number in fp32, got 1e\+39. Use a "),
         ("model.dropout=x", "model.dropout must be a number or null, got 'x'. "),
         ("training.eval_sets=dev", "training.eval_sets must be a list such as .*, got 'dev'. "),
         ("training.eval_sets=[nope]", "training.eval_sets must hold only .*, got 'nope'. "),
         ("model.license=''", "model.license must be a tag of the hub, got ''. Use other."),
         ("training.eval_sets=[dev,dev]", r"training.eval_sets must name each set once, got \['dev', 'dev'\]. Remove "),
-        ("mining.retriever=bm25", "mining.path must come with another retriever than bm25, .* Add mining=embedding, "),
+        (
+            "mining.retriever=bm25",
+            "mining.path must be used with a retriever other than bm25, .* Add mining=embedding, ",
+        ),
         ("data.dedupe=perhaps", "data.dedupe must be true or false, got 'perhaps'. "),
-        ("data.dev_name=validation", "data.dev_name must be none of the names of other sets .*, got 'validation'. "),
-        ("data.dev_name=NanoNQ", "data.dev_name must be none of the names of other sets .*, got 'NanoNQ'. Use dev."),
-        ("data.dev_name=NanoBEIR_x", "data.dev_name must be none of the names of other sets .*, got 'NanoBEIR_x'. "),
+        ("data.dev_name=validation", "data.dev_name must differ from the names of other sets .*, got 'validation'. "),
+        ("data.dev_name=NanoNQ", "data.dev_name must differ from the names of other sets .*, got 'NanoNQ'. Use dev."),
+        ("data.dev_name=NanoBEIR_x", "data.dev_name must differ from the names of other sets .*, got 'NanoBEIR_x'. "),
         ("seed=-1", r"seed must be in \[0, 2\^32\), got -1. "),
         ("seed=4294967296", r"seed must be in \[0, 2\^32\), got 4294967296. Use 12."),
         ("data.split_seed=-1", r"data.split_seed must be in \[0, 2\^32\), got -1. Use 12."),
@@ -251,7 +254,7 @@ def test_every_value_has_a_documented_field() -> None:
         ("evaluation.nano_beir=[msmarko]", "evaluation.nano_beir must .*, got 'msmarko'. .*msmarco"),
         (
             "data.path=a[1]=b",
-            "an argument must read key=value, got 'data.path=a.1.=b'. Put the value in quotes ",
+            "an argument must read key=value, got 'data.path=a.1.=b'. Give the value its own ",
         ),
         ("training.batch_size=3=4", "training.batch_size must be a whole number, got '3=4'. "),
         ("training.batch_size", "an argument must read key=value, got 'training.batch_size'. "),
@@ -266,10 +269,16 @@ def test_a_mistake_is_refused_in_one_sentence(override: str, said: str) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["data=local", "data.path=p", "data.queries_per_group=2"], "data.queries_per_group must come with groups, "),
-        (["data=local", "data.path=p", "data.format=beir", "data.group_column=d"], "data.group_column must come with "),
-        (["mining=run", "mining.path=r.trec", "mining.query_prompt=q"], "mining.query_prompt must come with another "),
-        (["mining=run", "mining.path=r.trec", "mining.revision=v1"], "mining.revision must come with another retrie"),
+        (
+            ["data=local", "data.path=p", "data.queries_per_group=2"],
+            "data.queries_per_group must be used with rows in groups, ",
+        ),
+        (
+            ["data=local", "data.path=p", "data.format=beir", "data.group_column=d"],
+            "data.group_column must be used with ",
+        ),
+        (["mining=run", "mining.path=r.trec", "mining.query_prompt=q"], "mining.query_prompt must be used with a "),
+        (["mining=run", "mining.path=r.trec", "mining.revision=v1"], "mining.revision must be used with a retrie"),
     ],
 )
 def test_what_nothing_would_read_is_refused(words: list[str], said: str) -> None:
@@ -297,9 +306,7 @@ def test_a_comma_is_no_list() -> None:
         ConfigError, match=r"^data\.path must have one value, got 'a,b\.jsonl'\. data\.path names one file: conc"
     ):
         composed("data=local", "data.path=a,b.jsonl")
-    with pytest.raises(
-        ConfigError, match=r"^seed must have one value, got '1,2'\. `make sweep` runs one after another"
-    ):
+    with pytest.raises(ConfigError, match=r"^seed must have one value, got '1,2'\. `make sweep` runs several in turn"):
         composed("seed=1,2")
     with pytest.raises(
         ConfigError, match=r"^data\.path must be text or null, got .* names one file: concatenate several"
@@ -347,8 +354,8 @@ def test_the_best_may_be_chosen_by_one_of_nano_beir_or_its_mean() -> None:
 def test_a_model_without_training_settings_of_its_name_says_where_they_are_looked_for() -> None:
     missing = MissingConfigException("", "training/electra_small", ["bert_tiny", "small"])
     assert str(refusal(missing, ["model=electra_small"])) == (
-        "training must be one of bert_tiny, small, got 'electra_small'. It is named after the model unless it is "
-        "given: pass training=small, or add conf/training/electra_small.yaml."
+        "training must be one of bert_tiny, small, got 'electra_small'. The default is the model's name: "
+        "pass training=small, or add conf/training/electra_small.yaml."
     )
     assert "Pass training=<one of them>." in str(refusal(missing, ["training=electra_small"]))
 

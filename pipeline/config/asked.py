@@ -31,7 +31,7 @@ class Prediction:
         if (not self.p) == (self.file is None):
             got = "both" if self.p else "neither"
             remedy = "Pass p='…' (make predict Q='…' P='…') or file=<JSONL>."
-            raise ConfigError(must("p or file", "be given, and not both", got, remedy))
+            raise ConfigError(must("p or file", "be given, but not both", got, remedy))
 
 
 @dataclass(kw_only=True)

@@ -109,7 +109,10 @@ def application_with(schema: type[T], job: Callable[[T, Config], object]) -> Cal
         own = [word for word in sys.argv[1:] if word.partition("=")[0] in keys(schema)]
         with ended():
             if {"-h", "--help"} & set(sys.argv[1:]):
-                print(f"{sys.modules['__main__'].__doc__}\n\n{described(schema)}\n\nAnd the keys of train.py --help.")
+                print(
+                    f"{sys.modules['__main__'].__doc__}\n\n{described(schema)}\n\n"
+                    "All keys of train.py --help are accepted too."
+                )
                 return
             asked = parse_arguments(schema, own)
         sys.argv[1:] = [word for word in sys.argv[1:] if word not in own]

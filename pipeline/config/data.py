@@ -99,7 +99,7 @@ class DataConfig:
         check(
             not is_reserved(self.dev_name),
             "data.dev_name",
-            "be none of the names of other sets (validation, NanoBEIR's)",
+            "differ from the names of other sets (validation, NanoBEIR's)",
             self.dev_name,
             "Use dev.",
         )
@@ -107,16 +107,16 @@ class DataConfig:
         check(
             self.group_column is None or not (packaged or self.format is Format.beir),
             "data.group_column",
-            "come with rows that have columns",
+            "be used with rows that have columns",
             self.group_column,
             "Remove it: docstrings are grouped by their modules, and a BEIR folder has no groups.",
         )
         check(
             self.queries_per_group is None or packaged or self.group_column is not None,
             "data.queries_per_group",
-            "come with groups",
+            "be used with rows in groups",
             self.queries_per_group,
-            "Name their column: data.group_column=<column>.",
+            "Name the groups' column: data.group_column=<column>.",
         )
         seed("data.split_seed", self.split_seed)
         for key in ("rows", "limit", "queries_per_group"):
@@ -181,11 +181,11 @@ class MiningConfig:
         )
         if self.retriever is not Retriever.embedding:
             unset = {"revision": None, "query_prompt": "", "passage_prompt": ""}
-            remedy = "Choose mining=run, which has none, or mining=embedding."
+            remedy = "Pass mining=run, which leaves it empty, or mining=embedding."
             if self.retriever is Retriever.bm25:
                 unset, remedy = {"path": None, **unset}, "Add mining=embedding, or mining=run for a TREC run."
             for key, value in unset.items():
-                rule = f"come with another retriever than {self.retriever.name}, which reads none"
+                rule = f"be used with a retriever other than {self.retriever.name}, which has no use for it"
                 check(getattr(self, key) == value, f"mining.{key}", rule, getattr(self, key), remedy)
         seed("mining.seed", self.seed)
         for key in ("negatives", "random_negatives", "range_min"):

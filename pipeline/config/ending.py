@@ -63,7 +63,7 @@ def ended() -> Iterator[None]:
         yield
         print(end="", flush=True)  # flush now: at exit it would be too late to report a failure
     except KeyboardInterrupt:
-        console.say("interrupted: what was finished is kept. Run the same command again to go on.")
+        console.say("interrupted: finished work is kept. Run the same command again to continue.")
         raise SystemExit(EXIT_REQUEUE) from None
     except Exception as error:
         raise SystemExit(report(error)) from None
@@ -84,8 +84,8 @@ def report(error: Exception, log_path: Path | None = None) -> int:
         return EXIT_UNREAD
     where = f" (log: {shown(log_path)})" if log_path and log_path.exists() else ""
     if isinstance(error, OSError) and error.filename is None and console.is_stuck():
-        remedy = "Send it to where there is room; what was finished is kept."
-        refused = ResourceError(must("standard output", "take what is printed", error.strerror or error, remedy))
+        remedy = "Redirect it to a disk with room; finished work is kept."
+        refused = ResourceError(must("standard output", "accept what is printed", error.strerror or error, remedy))
         error = refused.with_traceback(error.__traceback__)
     elif out_of_memory(error):
         remedy = "Free some, use a smaller model or data.limit, or lower runtime.micro_batch_tokens."
@@ -93,12 +93,14 @@ def report(error: Exception, log_path: Path | None = None) -> int:
     elif isinstance(error, OSError) and not isinstance(error, PipelineError):
         error = _file_refusal(error)
     elif isinstance(error, RuntimeError) and any(text in str(error) for text in DRIVER_FAILED):
-        remedy = "Update the driver; PYTORCH_ALLOC_CONF=expandable_segments:False spares calls some drivers fail at."
+        remedy = (
+            "Update the driver, or set PYTORCH_ALLOC_CONF=expandable_segments:False to avoid calls that fail in some."
+        )
         refused = ResourceError(must("the GPU's driver", "work", one_line(error), remedy))
         error = refused.with_traceback(error.__traceback__)
     elif isinstance(error, RuntimeError) and "can't start new thread" in str(error):
         remedy = "Lower runtime.threads and runtime.workers, or raise the limit (ulimit -u)."
-        refused = ResourceError(must("the system", "let as many threads start as are asked for", str(error), remedy))
+        refused = ResourceError(must("the system", "allow as many threads as are asked for", str(error), remedy))
         error = refused.with_traceback(error.__traceback__)
     if log_path and isinstance(error, PipelineError):
         log.error("stopped", exc_info=error)
@@ -124,7 +126,7 @@ def _require_current_folder() -> None:
         os.getcwd()
     except FileNotFoundError:
         got = f"a removed one ({os.environ.get('PWD', 'of an unknown name')})"
-        raise ResourceError(must("the current folder", "exist", got, "Change to another (cd).")) from None
+        raise ResourceError(must("the current folder", "exist", got, "Change to another folder (cd).")) from None
 
 
 def _file_refusal(error: OSError) -> Exception:
@@ -154,20 +156,20 @@ def unusable(error: OSError) -> ResourceError:
     # A rename has two names, the first of them temporary. Without a name, the file had been opened before.
     path = str(error.filename2 or error.filename or "a file or standard output")
     if error.errno == errno.EFBIG:
-        remedy = "Raise the limit and run the same command again: what was finished is kept."
+        remedy = "Raise the limit and run the same command again: finished work is kept."
         return ResourceError(must(path, f"be within {SIZE_LIMIT}", error.strerror, remedy))
     if error.errno in (errno.EMFILE, errno.ENFILE):
-        rule, remedy = "let as many files be open as are needed", "Raise the limit (ulimit -n)."
+        rule, remedy = "allow as many open files as are needed", "Raise the limit (ulimit -n)."
         return ResourceError(must("the system", rule, error.strerror, remedy))
     if error.errno == errno.EAGAIN:
         remedy = "Lower runtime.workers, or raise the limit (ulimit -u)."
-        return ResourceError(must("the system", "let a process start or go on", error.strerror, remedy))
+        return ResourceError(must("the system", "let a process start or continue", error.strerror, remedy))
     if _lacks_a_temporary_folder(error):
         remedy = "Free space, or set TMPDIR=<another folder>."
         return ResourceError(must("temporary files", "have a folder", error.strerror, remedy))
     if _lacks_its_folder(error):
-        remedy = "Run the same command again if it was removed meanwhile, what is left is kept; else make it."
-        return ResourceError(must(str(Path(error.filename).parent), "be there", "no such folder", remedy))
+        remedy = "If it was removed meanwhile, run the same command again: what is left is kept. Otherwise make it."
+        return ResourceError(must(str(Path(error.filename).parent), "exist", "no such folder", remedy))
     if error.errno == errno.EISDIR:
         return ResourceError(must(path, "be a file", "a folder", "Move it away and run the same command again."))
     if os.path.islink(path) and not os.path.exists(path):
@@ -190,4 +192,4 @@ def _keep_traceback(error: Exception, log_path: Path | None) -> str:
         return shown(log_path)
     except OSError as problem:
         console.say(text.rstrip())
-        return f"the lines above (no file takes it: {problem})"
+        return f"the lines above (no file could hold it: {problem})"

@@ -69,9 +69,9 @@ class ModelConfig:
             check(
                 self.random_init and self.hidden_size % 32 == 0 and self.hidden_size > 0,
                 "model.hidden_size",
-                "be a multiple of 32 and come with model.random_init=true",
+                "be a multiple of 32 and be used with model.random_init=true",
                 self.hidden_size,
-                "Published weights have a width of their own: remove the key.",
+                "Published weights have their own width: remove the key.",
             )
 
 
@@ -148,7 +148,7 @@ class TrainingConfig:
             "training.max_length",
             "be at least 8 tokens",
             self.max_length,
-            "Use null for model.max_length.",
+            "Use null to take model.max_length.",
         )
         check(0 <= self.warmup_ratio <= 1, "training.warmup_ratio", "be in [0, 1]", self.warmup_ratio, "Use 0.1.")
         for key, usual in (("adam_beta1", 0.9), ("adam_beta2", 0.999)):

@@ -34,7 +34,7 @@ def refusal(error: Exception, overrides: list[str]) -> ConfigError:
         meant = near(option, choices)
         remedy = f"Did you mean {group}={meant[0]}?" if meant else f"Pass {group}=<one of them>."
         if group == "training" and not any("training=" in override for override in overrides):
-            named = "It is named after the model unless it is given"
+            named = "The default is the model's name"
             remedy = f"{named}: pass training=small, or add conf/training/{option}.yaml."
         return ConfigError(must(group, f"be one of {', '.join(choices)}", repr(option), remedy))
     cause = error if isinstance(error, OmegaConfBaseException) else error.__cause__
@@ -54,13 +54,13 @@ def refusal(error: Exception, overrides: list[str]) -> ConfigError:
     reason = first_line(error)
     if ambiguous := re.match(r"Ambiguous value for argument '(.*)'", reason):
         key, _, value = ambiguous.group(1).partition("=")
-        remedy = f"`make sweep` runs one after another; one with a comma needs quotes of its own: '{key}=\"{value}\"'."
+        remedy = f"`make sweep` runs several in turn; a value with a comma needs its own quotes: '{key}=\"{value}\"'."
         if key in ONE_FILE:
             remedy = f"{one_file(key)} {remedy}"
         return ConfigError(must(key, "have one value", repr(value), remedy))
     if isinstance(cause, InterpolationResolutionError):
         return ConfigError(must("a value with ${…}", "name a key", reason, "Write \\${ for the characters themselves."))
-    remedy = "See the keys with --cfg job, and conf/ for the groups."
+    remedy = "--cfg job lists the keys, conf/ holds the groups."
     return ConfigError(must("the command line", "compose", reason, remedy))
 
 
@@ -68,11 +68,11 @@ def _in_quotes(word: object) -> str:
     """Return how to type an override whose value Hydra misreads, or a word that is no override."""
     key, equals, value = str(word).partition("=")
     if not equals:
-        return "A value with spaces goes in quotes of its own: ARGS=\"data.path='a b.jsonl'\"."
+        return "Give a value with spaces its own quotes: ARGS=\"data.path='a b.jsonl'\"."
     if value.startswith("["):
-        return f'Put what the list holds in quotes: \'{key}=["…","…"]\'.'
+        return f'Put the list items in quotes: \'{key}=["…","…"]\'.'
     shown = "…" if set(value) & set("\"'") else value
-    return f"Put the value in quotes of its own: '{key}=\"{shown}\"'."
+    return f"Give the value its own quotes: '{key}=\"{shown}\"'."
 
 
 def _resolvers(error: BaseException | None) -> ConfigError | None:

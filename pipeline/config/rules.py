@@ -50,4 +50,4 @@ def countable(key: str, value: object) -> None:
     if isinstance(value, int):
         check(abs(value) < LARGEST, key, "be below 2^32", value, "Use a smaller number.")
     elif isinstance(value, float):
-        check(abs(value) <= LARGEST_FLOAT, key, "be a finite number in fp32", value, "Use one nearer 0.")
+        check(abs(value) <= LARGEST_FLOAT, key, "be a finite number in fp32", value, "Use a value nearer 0.")

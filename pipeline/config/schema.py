@@ -89,7 +89,7 @@ class Config:
             "training.max_length",
             f"be at most model.max_length={self.model.max_length}",
             self.training.max_length,
-            "Use null to train on pairs as long as those that are scored.",
+            "Use null to train with the length used for scoring.",
         )
 
     def _evaluated_at_fixed_steps(self) -> list[str]:
@@ -133,7 +133,7 @@ def _check_outputs(folder: str) -> None:
     # An empty value, as from an unset shell variable, would be the root of the file system.
     check(bool(folder.strip()), "outputs_dir", "be a folder", folder, "Use outputs.")
     is_text = not any("\ud800" <= character <= "\udfff" for character in folder)
-    check(is_text, "outputs_dir", "be text in UTF-8", folder, "Use a folder of another name: records hold it as text.")
+    check(is_text, "outputs_dir", "be text in UTF-8", folder, "Use a folder with another name: it is recorded as text.")
 
 
 GROUPS = ("model", "data", "mining", "training", "evaluation", "runtime", "tracking", "emissions", "experiment", "size")

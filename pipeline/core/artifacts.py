@@ -104,16 +104,18 @@ def publish(
         full = foreign and (_says_full(error) or _is_full(folder.parent))
         shutil.rmtree(work, ignore_errors=True)
         if limited:
-            remedy = "Raise the limit and run again: everything finished is kept."
+            remedy = "Raise the limit and run again: finished work is kept."
             raise ResourceError(
                 must(f"a file of {folder}", f"be within {SIZE_LIMIT}", "a larger one", remedy)
             ) from error
         if removed:
-            remedy = "Run the same command again: everything finished is kept."
-            raise ResourceError(must(f"the work folder of {folder}", "stay", "one that was removed", remedy)) from error
+            remedy = "Run the same command again: finished work is kept."
+            raise ResourceError(
+                must(f"the work folder of {folder}", "stay while it is written", "one that was removed", remedy)
+            ) from error
         if full:  # libraries raise errors of their own for a full disk
-            remedy = "Free space, or pass outputs_dir=<another disk>; run again: everything finished is kept."
-            raise ResourceError(must(f"the disk of {folder}", "hold it", "a full disk", remedy)) from error
+            remedy = "Free space, or pass outputs_dir=<another disk>; run again: finished work is kept."
+            raise ResourceError(must(f"the disk of {folder}", "have room for it", "a full disk", remedy)) from error
         raise
 
 
@@ -169,7 +171,7 @@ def _manifest(folder: Path) -> dict[str, Any] | str | None:
     try:
         manifest = json.loads(path.read_bytes())
     except (ValueError, OSError, RecursionError) as error:
-        return f"no readable JSON ({first_line(error)})"
+        return f"unreadable JSON ({first_line(error)})"
     if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
         return "another JSON file"
     return manifest if is_sealed(manifest) else "an altered one"
@@ -180,7 +182,7 @@ def problems(folder: Path) -> list[str]:
     """Return how a folder differs from its manifest, a sentence per problem; empty if it verifies."""
     manifest = _manifest(folder)
     if isinstance(manifest, str):
-        return [f"{folder / MANIFEST} is not as it was written but {manifest}"]
+        return [f"{folder / MANIFEST} is not as it was written: it is {manifest}"]
     if manifest is None:
         return [f"{folder} has no {MANIFEST}: it was never completed"]
     found = []

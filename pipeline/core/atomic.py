@@ -50,7 +50,7 @@ def make_folder(folder: Path) -> None:
     except FileNotFoundError:  # the parent exists but takes no folder, as in /proc
         remedy = "Pass outputs_dir=<another folder>."
         raise ResourceError(
-            must(str(folder), "be a folder that can be made", "a refusal of the system", remedy)
+            must(str(folder), "be a folder that can be made", "a refusal by the system", remedy)
         ) from None
     for path in reversed(missing):
         sync_folder(path.parent)
@@ -156,7 +156,7 @@ def require_link(link: Path) -> None:
         ArtifactError: with the remedies for starting a run and for reading one.
     """
     if link.exists() and not link.is_symlink():
-        remedy = "Rename it (`cp -rL` makes such copies): the next run makes the link, and run=<folder> names a run."
+        remedy = "Rename it (`cp -rL` makes such copies): the next run makes the link, and run=<folder> chooses a run."
         raise ArtifactError(must(str(link), "be a link", "a folder" if link.is_dir() else "a file", remedy))
 
 

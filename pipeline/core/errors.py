@@ -71,9 +71,7 @@ class Interrupted(PipelineError):
 
 def changed(thing: str) -> DataError:
     """Return the refusal of an input that changed after its content was hashed and before it was read."""
-    return DataError(
-        must(thing, "stay as it was while a run reads it", "another content", "Run the same command again.")
-    )
+    return DataError(must(thing, "stay unchanged while a run reads it", "new content", "Run the same command again."))
 
 
 def one_file(key: str) -> str:

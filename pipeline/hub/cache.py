@@ -116,7 +116,7 @@ class Repository:
         }
         if differing := lock_file.differing(folder, announced):
             self._discard(folder, wanted, expected, lock_file)
-            raise Mismatch(f"{', '.join(differing)} otherwise than announced")
+            raise Mismatch(f"{', '.join(differing)} in a different form")
         found = {
             name: {"size": facts["size"], "sha256": lock_file.digest(folder / name)}
             for name, facts in announced.items()
@@ -151,7 +151,9 @@ class Repository:
             if any(is_pickle(name) for name in names):
                 log.info("%s has pickled weights only: they will be read with weights_only=True", self.name)
         if not names:
-            raise HubError(must(self.key, "hold the files wanted", f"{self.name} without them", "Check the hub id."))
+            raise HubError(
+                must(self.key, "hold the files that are needed", f"{self.name} without them", "Check the hub id.")
+            )
         kept = set(names)
         return sorted((entry for entry in entries if entry.path in kept), key=lambda entry: entry.path)
 

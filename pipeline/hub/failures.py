@@ -62,22 +62,22 @@ def cause_of(error: BaseException) -> str:
 def refusal(error: Exception, *, key: str, repository: str, kind: str, revision: str | None) -> HubError:
     """Return the one-sentence error for a failure of the hub client. It never holds an address, a header or a token."""
     thing = f"{key}={repository}"
-    got, rule, remedy = cause_of(error), "be had from the hub", "Try again later."
+    got, rule, remedy = cause_of(error), "be available from the hub", "Try again later."
     status = status_of(error)
     if isinstance(error, GatedRepoError):
-        rule, got = "be open to you", f"a gated repository (HTTP {status})"
+        rule, got = "be accessible to you", f"a gated repository (HTTP {status})"
         remedy = f"Accept its terms on its page, then {LOG_IN}."
     elif isinstance(error, RepositoryNotFoundError):
         rule, got = f"be a {kind} on the hub that you may read", f"none of that name, or a private one (HTTP {status})"
         remedy = f"Check the spelling; for a private repository {LOG_IN}."
     elif isinstance(error, RevisionNotFoundError):
-        rule, got = "have the revision asked for", f"none called {revision or 'main'} (HTTP {status})"
+        rule, got = "have the revision that was asked for", f"none called {revision or 'main'} (HTTP {status})"
         remedy = f"Correct {key.rsplit('.', 1)[0]}.revision, or pass hub.refresh=true if it moved."
     elif isinstance(error, RemoteEntryNotFoundError) or status == 404:
         rule, got = "hold every file it lists", f"a missing file (HTTP {status})"
-        remedy = "Pass hub.refresh=true to take its present commit."
+        remedy = "Pass hub.refresh=true to take its current commit."
     elif status in (401, 403):
-        rule, got = "be open to you", f"access refused (HTTP {status})"
+        rule, got = "be accessible to you", f"access refused (HTTP {status})"
         remedy = f"Ask for access on its page, then {LOG_IN}."
     elif isinstance(error, OfflineModeIsEnabled | LocalEntryNotFoundError):
         rule, got = "be in the cache when the hub is off (HF_HUB_OFFLINE=1)", f"{repository}, not all of it cached"
@@ -87,11 +87,11 @@ def refusal(error: Exception, *, key: str, repository: str, kind: str, revision:
     elif isinstance(error, Mismatch):
         rule, remedy = "arrive as the hub announced it", "The damaged file was removed: run again."
     elif isinstance(error, HfHubHTTPError | httpx2.HTTPError):
-        remedy = "Run again: what has arrived is kept and continued."
+        remedy = "Run again: partial downloads are kept and continued."
     elif isinstance(error, OSError):
         rule, remedy = "fit on this disk and be writable", "Free some space, or set HF_HOME to another folder."
         got = errno.errorcode.get(error.errno or 0, type(error).__name__)
     elif isinstance(error, ValueError | KeyError):
-        rule, remedy = "be answered for by a hub", "Check HF_ENDPOINT and any proxy."
+        rule, remedy = "be answered by a hub", "Check HF_ENDPOINT and any proxy."
         got = f"an answer that is not a hub's ({got})"
     return HubError(must(thing, rule, got, f"{remedy} {OTHER_WAYS}"))

@@ -56,7 +56,7 @@ class LockFile:
             if content.keys() <= SECTIONS and ("seal" not in found or is_sealed(found)):
                 return content
         raise ArtifactError(
-            must(str(self.path), "be as it was written", "an altered one", "Delete it to resolve anew.")
+            must(str(self.path), "be as it was written", "an altered one", "Delete it to resolve everything again.")
         )
 
     def digest(self, path: Path) -> str:
