@@ -186,7 +186,7 @@ def evaluation(name: str, trained_rank: float, systems: tuple[str, ...] = ("untr
         passages={f"p{number}": f"text {number}" for number in range(11)},
         candidates=candidates,
         qrels={query: {"p0" if found[query] else "p10": 1} for query in queries},
-        first_stage="BM25, by the lists that come with NanoBEIR" if name.startswith("Nano") else "",
+        first_stage="BM25, from the lists that come with NanoBEIR" if name.startswith("Nano") else "",
     )
     assert rankings["trained"][AS_RETRIEVED]
     return evaluate(reranking_set, rankings, resamples=2000)

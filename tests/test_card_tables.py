@@ -27,7 +27,7 @@ def test_a_list_is_as_deep_as_its_set_s_own(tmp_path: Path) -> None:
     depths = {of["name"]: json.loads(of["parameters"])["rerank_k"] for of in found}
     assert depths == {"gooaq-dev": 30, "NanoMSMARCO": 100, "NanoNQ": 100, "NanoBEIR_R100_mean": 100}
     stages = {of["name"]: of["first_stage"] for of in found}
-    assert stages["NanoNQ"] == "BM25, by the lists that come with NanoBEIR"
+    assert stages["NanoNQ"] == "BM25, from the lists that come with NanoBEIR"
     assert stages["NanoBEIR_R100_mean"] == "each set's own"
     added = {of["protocol"]: json.loads(of["parameters"])["always_rerank_positives"] for of in found}
     assert added == {"as_retrieved": False, "positives_added": True}

@@ -116,7 +116,7 @@ def test_a_model_that_changes_before_it_is_loaded_leaves_no_vectors_under_its_ol
     named_before = Embedder(copy, tmp_path / "cache")
     shutil.rmtree(copy)
     static_model(copy, WORDS, seed=1)
-    with pytest.raises(DataError, match=rf"^{copy} must stay as it was while a run reads it, got another content\."):
+    with pytest.raises(DataError, match=rf"^{copy} must stay unchanged while a run reads it, got new content\."):
         named_before.vectors(TEXTS, "passage")
     assert not list((tmp_path / "cache").glob("[!.]*"))
 
@@ -196,7 +196,7 @@ def test_a_full_gpu_halves_the_texts_of_a_batch(
     np.testing.assert_allclose(found, expected, atol=1e-6)
     assert asked == [64, 32, 16, 16], "what fitted is kept for the next texts"
     assert [record.message for record in caplog.records if "GPU" in record.message] == [
-        f"out of GPU memory: embedding goes on with {texts} texts a batch" for texts in (32, 16)
+        f"out of GPU memory: embedding continues with {texts} texts per batch" for texts in (32, 16)
     ]
 
 

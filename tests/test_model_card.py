@@ -231,7 +231,7 @@ def test_an_unset_country_is_said(tmp_path: Path) -> None:
 )
 def test_energy_that_is_not_known_is_no_figure(record: dict[str, object], said: str, tmp_path: Path) -> None:
     card = render(run_facts.write(tmp_path, emissions={"train": record}))
-    assert f"The energy of training is not known: {'codecarbon failed: ' * ('error' in record)}{said}." in card
+    assert f"The energy used in training is not known: {'codecarbon failed: ' * ('error' in record)}{said}." in card
     assert "co2_eq_emissions" not in ModelCard(card).data.to_dict()
 
 

@@ -17,18 +17,18 @@ ROWS = 160
     ("values", "said"),
     [
         ({}, []),
-        ({"max_steps": 3}, ["train     48 of 160 rows are seen, for training.max_steps=3 (null: all)"]),
+        ({"max_steps": 3}, ["train     48 of 160 rows are used, because training.max_steps=3 (null: all)"]),
         ({"max_steps": 0, "keep_best": True, "eval_steps": 4}, []),
         (
             {"max_steps": 1},
             [
-                "train     16 of 160 rows are seen, for training.max_steps=1 (null: all)",
-                "training.warmup_ratio=0.1 of 1 steps: every one is warm-up, the first at a learning rate of 0",
+                "train     16 of 160 rows are used, because training.max_steps=1 (null: all)",
+                "training.warmup_ratio=0.1 makes all 1 steps warm-up, the first at a learning rate of 0",
             ],
         ),
         (
             {"max_steps": 21, "epochs": 2},
-            ["training.max_steps=21: the 20 steps of training.epochs=2 are all there are; more epochs take more"],
+            ["training.max_steps=21 is not reached: training.epochs=2 gives 20 steps. Raise training.epochs for more"],
         ),
         (
             {"eval_steps": 11, "keep_best": True},

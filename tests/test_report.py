@@ -112,7 +112,7 @@ def test_an_unset_country_and_unmeasured_stages_are_said(tmp_path: Path) -> None
 def test_an_interrupted_training_and_a_failed_tracker_are_said_in_card_and_table(tmp_path: Path) -> None:
     training = {**run_facts.TRAINING, "processes": 3, "wall_seconds": 1234.56, "tracking": "W&B failed (x)"}
     facts = run_facts.write(tmp_path, training=training)
-    said = "1,234.6 s over 3 processes, loading and what was repeated after an interruption included"
+    said = "1,234.6 s over 3 processes, including loading and work repeated after an interruption"
     text = closing_table(summary(facts), 200)
     assert f"time     {said}" in text.splitlines() and "tracking W&B failed (x)" in text.splitlines()
     assert f"356.4 s with evaluations ({said}), precision bf16." in render(facts)

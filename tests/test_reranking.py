@@ -135,7 +135,7 @@ def test_a_set_of_a_collection_keeps_what_counts(caplog: pytest.LogCaptureFixtur
         qrels={"q1": {"a": 1, "f": 0}, "q2": {"b": 2}},
     )
     assert "2 of 3 queries have a positive" in caplog.text
-    with pytest.raises(DataError, match=r"^collection mine must hold each candidate, got 1 others, first"):
+    with pytest.raises(DataError, match=r"^collection mine must hold each candidate, got 1 unknown ones, first"):
         collection_set(collection, {"q1": ["x"]}, "mine")
     with pytest.raises(DataError, match="judge a passage relevant"):
         collection_set(Collection("c", collection.queries, {"a": "A"}, {"q1": {"a": 0}}), {}, "mine")
@@ -144,7 +144,7 @@ def test_a_set_of_a_collection_keeps_what_counts(caplog: pytest.LogCaptureFixtur
 def test_positives_that_the_collection_lacks_count_as_not_found(caplog: pytest.LogCaptureFixture) -> None:
     collection = Collection("c", {"q1": "one"}, {"a": "A", "b": "B"}, {"q1": {"a": 1, "lost": 1}})
     made = collection_set(collection, {"q1": ["b", "a"]}, "mine")
-    assert "mine: 1 of 2 relevant passages are not in it: they count as not found" in caplog.text
+    assert "mine: 1 of 2 relevant passages are missing from the collection and count as not found" in caplog.text
     assert made.passages == {"b": "B", "a": "A"} and made.pool("q1", POSITIVES_ADDED) == ["b", "a"]
     found = per_query({"q1": ["a", "b"]}, made.qrels)
     ideal = 1 + 1 / math.log2(3)

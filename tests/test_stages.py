@@ -229,8 +229,8 @@ def test_a_set_added_to_the_evaluation_does_not_retrain(outputs: Path, first: Pa
     (collection / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\n" + judged + "q1\tgone\t1\n")
     ran(outputs, *added)
     card = (first / "README.md").read_text()
-    assert "- First stage: the run.trec beside it\n" in card
-    assert "- Note that 1 of 9 relevant passages are not in it: they count as not found\n" in card
+    assert "- First stage: the run.trec in its folder\n" in card
+    assert "- Note that 1 of 9 relevant passages are missing from the collection and count as not found\n" in card
     assert "- Note that the first stage finds no passage for 7 of 8 queries, which count 0 for it and for every" in card
     (collection / "run.trec").unlink()
 
@@ -308,7 +308,7 @@ def test_a_collection_is_not_mistaken_for_another_set(tmp_path: Path, name: str)
     (tmp_path / name).mkdir()
     words = [*SMALLER, f"outputs_dir={tmp_path}/outputs", f"evaluation.collections=[{tmp_path / name}]"]
     planned = Run(composed(*words))
-    with pytest.raises(ConfigError, match=f"evaluation.collections must be folders of distinct names, .*got '{name}'"):
+    with pytest.raises(ConfigError, match=f"evaluation.collections must be folders with names that .*got '{name}'"):
         _ = planned.collections
 
 
@@ -386,7 +386,7 @@ def test_texts_that_the_tokenizer_does_not_know_are_warned_of(tmp_path: Path, ca
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     run = ran(tmp_path / "outputs", "data=local", f"data.path={path}", "data.limit=null")
     (said,) = [line for line in caplog.messages if "are unknown to its tokenizer" in line]
-    assert said.startswith("model.path: ") and "Pass a model of the texts' language" in said
+    assert said.startswith("model.path: ") and "Pass a model for the texts' language" in said
     assert "**Unknown Tokens:** " in (run / "README.md").read_text()
 
 
@@ -439,7 +439,8 @@ def test_a_disk_without_links_keeps_a_finished_run(
     monkeypatch.setattr(os, "symlink", refusing)
     assert ran(outputs) == first
     assert (
-        f"no link {outputs / 'latest'} (Operation not permitted): commands find the run by run={first}" in caplog.text
+        f"cannot make the link {outputs / 'latest'} (Operation not permitted): name this run with run={first}"
+        in caplog.text
     )
 
 
@@ -566,7 +567,7 @@ def test_what_changes_between_being_named_and_being_read_makes_nothing_under_its
         patch.setattr(stage, name, after_a_change)
         go(tmp_path / "out", *words, last)
     assert str(refused.value) == (
-        f"{key}={given} must stay as it was while a run reads it, got another content. Run the same command again."
+        f"{key}={given} must stay unchanged while a run reads it, got new content. Run the same command again."
     )
     assert not list((tmp_path / "out").glob(f"{made}/{artifacts.MANIFEST}"))
     assert not list((tmp_path / "out").glob("runs/*/checkpoints/*")) or module == "evaluate"
@@ -607,7 +608,7 @@ def test_a_rivals_name_is_its_own(paths: list[str], names: list[str]) -> None:
 
 @pytest.mark.parametrize("paths", [["a/model-1", "b/x", "a/model-1"], ["trained"], ["a/b-c", "a-b/c", "x/b-c", "y/c"]])
 def test_two_rivals_of_one_name_are_refused(paths: list[str]) -> None:
-    with pytest.raises(ConfigError, match=r"^evaluation\.rivals must be models of distinct names, none of the report"):
+    with pytest.raises(ConfigError, match=r"^evaluation\.rivals must be models with distinct names that the report"):
         rival_names(paths)
 
 

@@ -61,7 +61,7 @@ def test_the_verdict_follows_the_interval(figures: tuple[float, float, float], s
 
 def test_queries_that_were_trained_on_are_said() -> None:
     sentences = verdict("dev", {**_set(0.012, 0.031, 0.05), "queries_trained_on": 3})
-    assert sentences[1:] == ["dev: 3 of its 800 queries are training questions too, which flatters trained."]
+    assert sentences[1:] == ["dev: 3 of its 800 queries are training questions too, which favours trained."]
     assert len(verdict("dev", {**_set(0.012, 0.031, 0.05), "queries_trained_on": 0})) == 1
 
 
@@ -102,7 +102,7 @@ def test_a_reported_selection_set_is_said_with_the_last_step_s_figure(tmp_path: 
     assert (chosen["best_figure"], chosen["last_figure"]) == (0.51, 0.5)
     assert selection_sentence(chosen) == (
         "gooaq-dev: selected on this set (the checkpoint of step 20 had the best nDCG@10 of the fixed-step "
-        "evaluations, 0.5100), so its figure is favoured; the last step's (283) is 0.5000."
+        "evaluations, 0.5100), which favours its figure; the last step's (283) is 0.5000."
     )
 
 
@@ -120,7 +120,8 @@ def test_a_separate_selection_set_favours_no_figure(tmp_path: Path) -> None:
     assert "not evaluated" in selection_sentence(chosen)
     said = selection_sentence({**chosen, "best_figure": 0.41, "last_figure": 0.42})
     assert said == (
-        "The checkpoint of step 20 was kept for the best nDCG@10 of the fixed-step evaluations on validation (0.4100), "
+        "The checkpoint of step 20 was kept: it had the best nDCG@10 of the fixed-step evaluations on "
+        "validation (0.4100), "
         "which is not a reported set; the last step's (283) is 0.4200."
     ), "the last step is no fixed one and does not compete"
 

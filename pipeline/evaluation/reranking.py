@@ -84,17 +84,19 @@ def collection_set(collection: Collection, candidates: Mapping[str, Sequence[str
         remedy = "Check that the ids of qrels and queries agree."
         raise DataError(must(f"collection {name}", "judge a passage relevant for some query", "none", remedy))
     if len(queries) < len(collection.queries):
-        log.info("%s: %d of %d queries have a positive and count", name, len(queries), len(collection.queries))
+        log.info("%s: %d of %d queries have a positive and are counted", name, len(queries), len(collection.queries))
     qrels = {query: collection.qrels[query] for query in queries}
     needed = dict.fromkeys(passage for query in queries for passage in candidates.get(query, ()))
     unknown = [passage for passage in needed if passage not in collection.passages]
     if unknown:
-        got = f"{len(unknown)} others, first {unknown[0]!r}"
+        got = f"{len(unknown)} unknown ones, first {unknown[0]!r}"
         raise DataError(must(f"collection {name}", "hold each candidate", got, "Check the run's ids."))
     positives = {p for grades in qrels.values() for p, grade in grades.items() if grade > 0}
     remarks = []
     if lost := sum(passage not in collection.passages for passage in positives):
-        remarks.append(f"{lost} of {len(positives)} relevant passages are not in it: they count as not found")
+        remarks.append(
+            f"{lost} of {len(positives)} relevant passages are missing from the collection and count as not found"
+        )
         log.warning("%s: %s", name, remarks[0])
     needed |= dict.fromkeys(sorted(positives & collection.passages.keys()))
     return RerankingSet(

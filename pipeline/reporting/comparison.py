@@ -99,7 +99,7 @@ def _log(fact: Json, measured: Measured) -> Row:
         return _row(fact, None, "", FAIL, "not evaluated at this step")
     band, verdict, note = _figure(fact, ours, measured.half_width)
     if fact["step"] == 0 and verdict == FAIL:
-        verdict, note = OKISH, "untrained, no check: two heads drawn at random rank differently"
+        verdict, note = OKISH, "untrained, so no check: two heads drawn at random rank differently"
     return _row(fact, ours, band, verdict, note)
 
 
@@ -115,7 +115,7 @@ def _rows(fact: Json, measured: Measured) -> Row:
     if ours is None:
         return _row(fact, None, "exact", FAIL, "not counted")
     close = 0 < abs(ours - fact["value"]) <= NEAR_COUNT * fact["value"]
-    note = "so few more or less come of passages that score as a positive does, up to rounding" if close else ""
+    note = "passages with a positive's score, up to rounding, explain so small a difference" if close else ""
     return _row(fact, ours, "exact", OK if ours == fact["value"] else FAIL, note)
 
 
@@ -134,7 +134,7 @@ def _first_stage(fact: Json, measured: Measured) -> Row:
     if difference <= EXACT:
         return _row(fact, ours, f"±{EXACT}", OK, note)
     if difference <= NEAR_TIES:
-        return _row(fact, ours, f"±{EXACT}", OKISH, note or "near ties of the retriever may fall otherwise")
+        return _row(fact, ours, f"±{EXACT}", OKISH, note or "near ties of the retriever may break differently")
     return _row(fact, ours, f"±{EXACT}", FAIL, note)
 
 
@@ -152,7 +152,7 @@ def _energy(fact: Json, measured: Measured) -> Row:
         return _row(fact, None, f"±{ENERGY_BAND:.0%}", OKISH, "not measured")
     if abs(ours / fact["value"] - 1) <= ENERGY_BAND:
         return _row(fact, ours, f"±{ENERGY_BAND:.0%}", OK)
-    return _row(fact, ours, f"±{ENERGY_BAND:.0%}", OKISH, "kWh; follows the machine")
+    return _row(fact, ours, f"±{ENERGY_BAND:.0%}", OKISH, "kWh; depends on the machine")
 
 
 JUDGES: dict[str, Callable[[Json, Measured], Row]] = {

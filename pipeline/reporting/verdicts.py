@@ -36,7 +36,7 @@ def verdict(name: str, measures: Mapping[str, Any]) -> list[str]:
         return []
     seen = int(measures.get("queries_trained_on", 0))
     known = (
-        [f"{name}: {seen} of its {queries} queries are training questions too, which flatters trained."] if seen else []
+        [f"{name}: {seen} of its {queries} queries are training questions too, which favours trained."] if seen else []
     )
     found, label = protocol["differences"][TRAINED][HEADLINE], MEASURES[HEADLINE]
     by, interval = abs(found["mean"]), _interval(found, queries)
@@ -73,7 +73,7 @@ def not_trained(training: Mapping[str, Any]) -> str:
     else:
         model = "its scoring head was drawn at random (name a trained cross-encoder as model.path to measure one)"
     return (
-        f"No training step was taken (training.max_steps=0): {model}, and the rows untrained and trained are the same "
+        f"No training step was taken (training.max_steps=0): {model}, so the rows untrained and trained show the same "
         "weights."
     )
 
@@ -99,7 +99,7 @@ def time_over_processes(training: Mapping[str, Any]) -> str | None:
     if processes == 1:
         return None
     wall = f"{training['wall_seconds']:,.1f} s over {processes} processes"
-    return f"{wall}, loading and what was repeated after an interruption included"
+    return f"{wall}, including loading and work repeated after an interruption"
 
 
 def logged_figure(log: list[Json], step: int, name: str, measure: str) -> float | None:
@@ -143,10 +143,10 @@ def selection_sentence(chosen: Json) -> str:
     if chosen["is_reported"]:
         return (
             f"{chosen['set']}: selected on this set (the checkpoint of step {chosen['best_step']} had the best {label} "
-            f"of the fixed-step evaluations, {best}), so its figure is favoured; the last step's "
+            f"of the fixed-step evaluations, {best}), which favours its figure; the last step's "
             f"({chosen['last_step']}) is {last}."
         )
     return (
-        f"The checkpoint of step {chosen['best_step']} was kept for the best {label} of the fixed-step evaluations on "
-        f"{chosen['set']} ({best}), which is not a reported set; the last step's ({chosen['last_step']}) is {last}."
+        f"The checkpoint of step {chosen['best_step']} was kept: it had the best {label} of the fixed-step evaluations "
+        f"on {chosen['set']} ({best}), which is not a reported set; the last step's ({chosen['last_step']}) is {last}."
     )

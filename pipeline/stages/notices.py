@@ -23,7 +23,7 @@ def say_cut(config: Config, rows: TrainingRows) -> float:
     if share >= NOTABLE_CUT and config.training.max_steps != 0:
         log.info(
             "%-9s %.0f %% of the rows are longer than %s.max_length=%d tokens and are cut there "
-            "(training.max_length and model.max_length raise it, for more time)",
+            "(raising training.max_length and model.max_length keeps more, and takes more time)",
             "train", 100 * share, "model" if config.training.max_length is None else "training", config.training_length,
         )  # fmt: skip
     return share
@@ -34,8 +34,9 @@ def say_unknown(reranker: Reranker, rows: TrainingRows) -> float:
     share = rows.table.share_of(reranker.tokenizer.unk_token_id)
     if share >= NOTABLE_UNKNOWN:
         log.warning(
-            "model.path: %.0f %% of the training texts' tokens are unknown to its tokenizer, and all the same to the "
-            "model. Pass a model of the texts' language: model=custom model.path=<folder or hub id>.", 100 * share,
+            "model.path: %.0f %% of the training texts' tokens are unknown to its tokenizer, so the model cannot tell "
+            "them apart. Pass a model for the texts' language: model=custom model.path=<folder or hub id>.",
+            100 * share,
         )  # fmt: skip
     return share
 
@@ -44,17 +45,17 @@ def say_steps(config: TrainingConfig, plan: Plan) -> None:
     """Log how many rows the steps see, and which settings have no effect in so few steps."""
     if 0 < plan.steps < plan.steps_per_epoch:
         log.info(
-            "%-9s %s of %s rows are seen, for training.max_steps=%d (null: all)", "train",
+            "%-9s %s of %s rows are used, because training.max_steps=%d (null: all)", "train",
             f"{plan.steps * plan.batch_size:,}", f"{plan.rows:,}", plan.steps,
         )  # fmt: skip
     if config.max_steps is not None and plan.steps < config.max_steps:
         log.warning(
-            "training.max_steps=%d: the %d steps of training.epochs=%d are all there are; more epochs take more",
-            config.max_steps, plan.steps, config.epochs,
+            "training.max_steps=%d is not reached: training.epochs=%d gives %d steps. Raise training.epochs for more",
+            config.max_steps, config.epochs, plan.steps,
         )  # fmt: skip
     if 0 < plan.steps == warmup_steps(plan.steps, config.warmup_ratio):
         log.warning(
-            "training.warmup_ratio=%s of %d steps: every one is warm-up, the first at a learning rate of 0",
+            "training.warmup_ratio=%s makes all %d steps warm-up, the first at a learning rate of 0",
             config.warmup_ratio, plan.steps,
         )  # fmt: skip
     if config.keep_best and 0 < plan.steps < config.eval_steps:

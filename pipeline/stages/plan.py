@@ -207,8 +207,8 @@ def _suffix(path: str | None) -> str | None:
 
 def _check_name(name: str, others: Mapping[str, object], dev_name: str) -> None:
     if name in others or name == dev_name or is_reserved(name):
-        remedy = "Rename the folder: the name heads its figures."
-        rule = "be folders of distinct names, none of other sets (the dev set's, validation, NanoBEIR's)"
+        remedy = "Rename the folder: its figures are listed under its name."
+        rule = "be folders with names that no other set has (the dev set, validation, NanoBEIR's)"
         raise ConfigError(must("evaluation.collections", rule, repr(name), remedy))
 
 

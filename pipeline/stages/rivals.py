@@ -26,7 +26,7 @@ def rival_names(paths: Sequence[str]) -> list[str]:
         if name in NOT_RIVALS or short.count(name) > 1:
             name = _last_parts(path, 2)
         if name in NOT_RIVALS or name in names:
-            rule = "be models of distinct names, none of the report's own"
+            rule = "be models with distinct names that the report does not use itself"
             raise ConfigError(must("evaluation.rivals", rule, repr(path), "Name each model once; rename a folder."))
         names.append(name)
     return names

@@ -59,7 +59,10 @@ def _point_latest(run: Run) -> None:
         if error.errno not in (errno.EPERM, errno.EOPNOTSUPP):
             raise
         log.warning(
-            "no link %s (%s): commands find the run by run=%s", run.outputs / "latest", error.strerror, run.folder
+            "cannot make the link %s (%s): name this run with run=%s",
+            run.outputs / "latest",
+            error.strerror,
+            run.folder,
         )
 
 

@@ -43,18 +43,20 @@ def evaluation_set(run: Run, name: str) -> RerankingSet:
     if name in nano_names(run.config):
         collection, found = read_nano_beir(run.nano_beir.folder, name, run.cache)
         made = reranking.collection_set(collection, found, name)
-        made.first_stage = "BM25, by the lists that come with NanoBEIR"
+        made.first_stage = "BM25, from the lists that come with NanoBEIR"
         return made
     collection = read_beir(run.collections[name].folder, name)
     depth, itself = run.config.evaluation.depth, reranking.queries_among_passages(collection)
     if itself:
-        log.info("%s: %d queries are passages of it too and no candidates of their own, as in BEIR", name, len(itself))
+        log.info(
+            "%s: %d queries are passages too and are left out of their own candidates, as in BEIR", name, len(itself)
+        )
     ranked = collection.run
     if ranked is None:
         asked = {query: text for query, text in collection.queries.items() if query in collection.qrels}
         ranked = bm25_run(asked, collection.passages, depth + bool(itself))
     made = reranking.collection_set(collection, reranking.run_candidates(ranked, depth, itself), name)
-    made.first_stage = "BM25" if collection.run is None else "the run.trec beside it"
+    made.first_stage = "BM25" if collection.run is None else "the run.trec in its folder"
     covered = coverage(made)
     without, queries = covered["queries_without_candidates"], covered["queries"]
     if without > NOTABLE_SHARE * queries:

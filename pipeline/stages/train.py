@@ -78,7 +78,7 @@ def train(run: Run) -> Path:
                 say_steps(config.training, trainer.plan)
                 facts = trainer.run()
             if asked.is_set():  # the signal came too late for the loop; the last checkpoint is written all the same
-                raise Interrupted("training was asked to stop at its end. Run the same command again to go on.")
+                raise Interrupted("training was asked to stop at its end. Run the same command again to continue.")
             pieces.recover(trainer.energy_before)
             facts |= {"head_was_saved": reranker.head_was_saved}
             facts |= {"tracking": metrics.finish(), **shares, **pieces.facts()}
@@ -158,7 +158,7 @@ def _must_reload_equal(run: Run, reranker: Reranker, saved: Path) -> None:
     if not np.array_equal(before, after):
         got = f"logits {np.abs(before - after).max():.3g} apart"
         remedy = "Nothing was published; report this with the run's config.yaml."
-        raise ArtifactError(must("the saved model", "score as the one in memory", got, remedy))
+        raise ArtifactError(must("the saved model", "score like the one in memory", got, remedy))
 
 
 @contextmanager
@@ -178,7 +178,7 @@ def _signals() -> Iterator[threading.Event]:
         elif asked.is_set():
             raise KeyboardInterrupt
         if not asked.is_set():
-            log.info("stopping after this step (signal %d); once more stops at once", number)
+            log.info("stopping after this step (signal %d); a second signal stops immediately", number)
         asked.set()
 
     before = {number: signal.signal(number, handle) for number in (*stop_signals(), signal.SIGINT)}

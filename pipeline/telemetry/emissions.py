@@ -71,7 +71,7 @@ def _methods(hardware: Sequence[Any]) -> dict[str, str]:
             counters = [getattr(gpu, "_has_counter", True) for gpu in part.devices.devices]
             found["gpu"] = f"{MEASURED} (driver's {'energy counter' if all(counters) else 'power, sampled'})"
         elif kind == "RAM":
-            found["ram"] = f"{ESTIMATED} (constant power a memory slot)"
+            found["ram"] = f"{ESTIMATED} (constant power per memory slot)"
         else:
             found[kind.lower()] = f"{MEASURED} ({kind})"
     return found
@@ -108,7 +108,9 @@ class Meter:
             if self._country in DataSource().get_global_energy_mix_data():
                 self._grid = str(self._country)
             elif self._country is not None:
-                log.warning("codecarbon has no grid of emissions.country_iso_code=%s: world average", self._country)
+                log.warning(
+                    "codecarbon has no grid for emissions.country_iso_code=%s: using the world average", self._country
+                )
             # Every argument is set with which a user's own codecarbon settings could open a connection, write a file
             # or change the grid. An empty token means none; with None, codecarbon would look for one.
             tracker = OfflineEmissionsTracker(
@@ -145,7 +147,7 @@ class Meter:
         if tracker is not None:
             with contextlib.suppress(Exception):
                 tracker.stop()
-        log.warning("energy of %s is not measured: codecarbon failed (%s); the run goes on", self._name, cause)
+        log.warning("energy of %s is not measured: codecarbon failed (%s); the run continues", self._name, cause)
 
     def _read(self) -> dict[str, Any]:
         data = self._inbox.newest

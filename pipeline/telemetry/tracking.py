@@ -86,7 +86,7 @@ class WandbTracker:
         self._failure = named(error)
         self._run = None
         log.warning(
-            "W&B stopped working (%s); the run goes on without it and metrics.jsonl keeps every figure. "
+            "W&B stopped working (%s); the run continues without it, and metrics.jsonl keeps every figure. "
             "Run `wandb login`, or use tracking=wandb_offline or tracking=none",
             self._failure,
         )
@@ -95,7 +95,7 @@ class WandbTracker:
             try:
                 self._wandb.teardown()
             except Exception as again:
-                log.debug("W&B could not be torn down: %s", again)
+                log.debug("W&B could not be shut down: %s", again)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Mirror one row; after a failure, only count the row as lost."""
