@@ -106,7 +106,7 @@ def test_a_full_disk_in_any_library_is_one_refusal(small_disk: Path, writer: str
         "python": lambda path: path.write_bytes(bytes(2**22)),
         "parquet": lambda path: pq.write_table(pa.table({"a": big.numpy()}), path),
     }[writer]
-    full = pytest.raises(ResourceError, match="must hold it, got a full disk")
+    full = pytest.raises(ResourceError, match="must have room for it, got a full disk")
     with full, artifacts.publish(small_disk / "after", {}) as work:
         write(work / "big")
     assert [path.name for path in small_disk.iterdir()] == ["before"]
