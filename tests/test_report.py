@@ -61,7 +61,7 @@ def test_every_set_protocol_and_system_has_its_row(run: dict[str, object]) -> No
     assert len([line for line in lines if ", positives added (no claim against the first stage)" in line]) == 4
 
 
-def test_verdicts_speed_energy_and_paths_follow(run: dict[str, object]) -> None:
+def test_verdicts_speed_energy_and_paths_follow(run: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> None:
     text = closing_table(run, 200)  # type: ignore[arg-type]
     assert "gooaq-dev: trained beats the first stage by +" in text
     assert "NanoNQ: trained is below the first stage by " in text
@@ -69,6 +69,8 @@ def test_verdicts_speed_energy_and_paths_follow(run: dict[str, object]) -> None:
     assert "train: 0.019000 kWh, 0.007600 kg CO2eq (partly measured; grid DEU)" in text
     assert "all stages: 0.022000 kWh, 0.008800 kg CO2eq" in text
     assert f"model    {run['model']}" in text.splitlines()
+    monkeypatch.chdir(Path(str(run["run"])).parent)
+    assert "model    run/model" in closing_table(run).splitlines(), "as it would be typed"  # type: ignore[arg-type]
 
 
 def test_a_narrow_terminal_cuts_no_figure_and_no_path(run: dict[str, object]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from rich import box
@@ -11,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from pipeline.core.console import shown
 from pipeline.core.records import AS_RETRIEVED, FIRST_STAGE, HEADLINE, MEASURES, POSITIVES_ADDED, PROTOCOLS, TRAINED
 from pipeline.reporting.facts import Facts
 from pipeline.reporting.verdicts import (
@@ -129,7 +131,7 @@ def _lines(summary: Json) -> Iterable[str]:
     if len(energy["stages"]) > 1:
         yield f"energy   all stages: {_energy(energy['all_stages'])}"
     for key in ("model", "card", "run"):
-        yield f"{key:<8} {summary[key]}"
+        yield f"{key:<8} {shown(Path(summary[key]))}"
 
 
 def headline(summary: Json) -> str:
