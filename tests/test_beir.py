@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.core.errors import DataError
-from pipeline.data.beir import read_beir, read_passage
+from pipeline.data.beir import passage_id, read_beir, read_passage
 
 COLLECTIONS = Path(__file__).resolve().parents[2] / "shared" / "data" / "collections"
 
@@ -103,7 +103,7 @@ def test_judgements_fall_back_and_the_file_read_is_said(tmp_path: Path, caplog: 
     ],
 )
 def test_a_passages_record_is_read_with_null_as_none(record: dict[str, object], found: tuple[object, ...]) -> None:
-    assert read_passage(record, "a file, line 1") == found
+    assert (passage_id(record), *read_passage(record, "a file, line 1")) == found
 
 
 @pytest.mark.parametrize(

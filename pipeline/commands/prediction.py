@@ -9,7 +9,7 @@ from pipeline.config.asked import Prediction
 from pipeline.core.console import say
 from pipeline.core.errors import DataError, must
 from pipeline.core.records import encodable, titled
-from pipeline.data.beir import read_passage
+from pipeline.data.beir import passage_id, read_passage
 from pipeline.data.tables import json_objects
 
 
@@ -25,10 +25,11 @@ def read_passages(path: Path) -> tuple[list[str], list[str] | None]:
     passages, ids = list[str](), list[str]()
     for number, row in json_objects(path):
         place = f"{path}, line {number}"
-        identifier, title, text = read_passage(row, place)
+        title, text = read_passage(row, place)
         if row["text"] is None:
             raise DataError(must(f"{place}, key text", "be text", "None", "Correct the line, or delete it."))
         passages.append(encodable(titled(title, text)))
+        identifier = passage_id(row)
         ids += [] if identifier is None else [identifier]
     if not passages:
         raise DataError(must(str(path), "hold at least one passage", "none", "Write one JSON object per line."))

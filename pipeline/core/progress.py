@@ -75,10 +75,10 @@ def bar(what: str, total: int | None = None, done: int = 0) -> Iterator[Bar]:
         log.info("%s: %s in %s", what, f"{moving.done:,}", duration(moving.seconds()))
 
 
-def counted(items: Iterable[Item], what: str, total: int | None = None) -> Iterator[Item]:
+def counted(items: Iterable[Item], what: str) -> Iterator[Item]:
     """Yield the items of a long loop while a `bar` advances, `COUNTED` items at a time."""
     number = 0
-    with bar(what, total) as moving:
+    with bar(what) as moving:
         for number, item in enumerate(items, 1):
             yield item
             if number % COUNTED == 0:

@@ -85,10 +85,14 @@ def read_beir(
     return Collection(name or folder.resolve().name, queries, passages, qrels, run)
 
 
-def read_passage(
-    record: Record, place: str, key: str = "text", *, with_title: bool = True
-) -> tuple[str | None, str, str]:
-    """Return a record's id (the first of `_id` and `id` that is not null, else None), title and text; null is blank.
+def passage_id(record: Record) -> str | None:
+    """Return a record's id, the first of `_id` and `id` that is not null, or None."""
+    identifier = next((record[name] for name in ("_id", "id") if record.get(name) is not None), None)
+    return None if identifier is None else encodable(str(identifier))
+
+
+def read_passage(record: Record, place: str, key: str = "text", *, with_title: bool = True) -> tuple[str, str]:
+    """Return a record's title and text; null is blank.
 
     Args:
         record: The object of one line.
@@ -106,8 +110,7 @@ def read_passage(
     for name, part in (("title", title), (key, text)):
         if not isinstance(part, str | None):
             raise DataError(must(f"{place}, key {name}", "be text", repr(part), "Put it in quotes."))
-    identifier = next((record[name] for name in ("_id", "id") if record.get(name) is not None), None)
-    return None if identifier is None else encodable(str(identifier)), title or "", text or ""
+    return title or "", text or ""
 
 
 def _read_texts(path: Path, *, with_title: bool) -> dict[str, str]:
@@ -120,7 +123,7 @@ def _read_texts(path: Path, *, with_title: bool) -> dict[str, str]:
         if isinstance(identifier, bool) or not isinstance(identifier, str | int):
             got = repr(identifier) if "_id" in row else f"only the keys {sorted(row)}"
             raise DataError(must(f"{place}, key _id", "be text or a whole number", got, "Give every line its id."))
-        _, title, text = read_passage(row, place, with_title=with_title)
+        title, text = read_passage(row, place, with_title=with_title)
         identifier = encodable(str(identifier))
         if identifier in texts:
             got = f"{identifier!r} again (first on line {lines[identifier]})"

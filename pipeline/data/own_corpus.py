@@ -12,7 +12,7 @@ from pipeline.config.data import DataConfig
 from pipeline.core.errors import DataError, must
 from pipeline.core.progress import counted
 from pipeline.core.records import PairRows, fold, titled
-from pipeline.data.beir import read_passage
+from pipeline.data.beir import passage_id, read_passage
 from pipeline.data.row_builder import mended
 from pipeline.data.tables import json_objects
 
@@ -67,9 +67,9 @@ def read_corpus(path: Path, config: DataConfig, parts: Iterable[PairRows] = ()) 
     counts = Counter[str]()
     for line, record in counted(json_objects(path), "reading passages"):
         key = "text" if "text" in record or config.answer_column not in record else config.answer_column
-        identifier, title, own = read_passage(record, f"{path}, line {line}", key, with_title=key == "text")
+        title, own = read_passage(record, f"{path}, line {line}", key, with_title=key == "text")
         title, own = mended(title, counts), mended(own, counts)
-        text = titled(title, own)
+        text, identifier = titled(title, own), passage_id(record)
         if identifier is not None:
             if identifier in seen:
                 got = repr(identifier)

@@ -209,12 +209,13 @@ class Bm25:
         if not len(terms):
             return np.zeros(0, np.float32), np.zeros(0, np.int64)
         postings = [slice(start, end) for start, end in zip(starts.tolist(), ends.tolist(), strict=True)]
-        found: Positions = np.concatenate([self._postings.indices[own] for own in postings])
+        passages = np.concatenate([self._postings.indices[own] for own in postings])
         weights = [count * self._postings.data[own] for count, own in zip(counts, postings, strict=True)]
-        np.add.at(self._sums, found, np.concatenate(weights))  # one after another, in the order of terms
+        np.add.at(self._sums, passages, np.concatenate(weights))  # one after another, in the order of terms
         # The rarest term with `wanted` passages gives the lower bound.
         sizes = ends - starts
-        wanted = min(PROBED * depth, int(sizes.max(initial=0)))
+        wanted = min(PROBED * depth, int(sizes.max()))
+        found: Positions
         if wanted >= depth:
             term = int(np.where(sizes >= wanted, sizes, len(self._sums) + 1).argmin())
             probe = self._sums[self._postings.indices[starts[term] : ends[term]]]
