@@ -11,13 +11,13 @@ from pipeline.config.compose import command
 def main(asked: Benchmark) -> None:
     """Run one case; `growth` measures this pipeline alone, over growing numbers of rows."""
     # Imported late: a mistyped argument is refused without loading torch.
-    from pipeline.benchmark import figures, growth, paired
+    from pipeline.benchmark import growth, paired, results
     from pipeline.core.atomic import read_json
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     alone = asked.case is Case.growth
     path = (growth.growth if alone else paired.benchmark)(asked)
-    print(f"{(growth if alone else figures).table(read_json(path))}\n{path}")
+    print(f"{(growth if alone else results).table(read_json(path))}\n{path}")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from pipeline.config.asked import Faults
+from pipeline.config.command_arguments import Faults
 from pipeline.config.compose import command
 from pipeline.core.errors import EXIT_STATUS
 

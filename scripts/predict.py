@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pipeline.commands.prediction import predict
-from pipeline.config.asked import Prediction
+from pipeline.config.command_arguments import Prediction
 from pipeline.config.compose import command
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipeline.config.asked import Profile
+from pipeline.config.command_arguments import Profile
 from pipeline.config.compose import application_with
 from pipeline.config.schema import Config
 

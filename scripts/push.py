@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipeline.config.asked import Publication
+from pipeline.config.command_arguments import Publication
 from pipeline.config.compose import command
 
 

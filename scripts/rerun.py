@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipeline.config.asked import Rerun
+from pipeline.config.command_arguments import Rerun
 from pipeline.config.compose import command, keep_log
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipeline.config.asked import Verification
+from pipeline.config.command_arguments import Verification
 from pipeline.config.compose import command
 from pipeline.core.errors import EXIT_STATUS
 

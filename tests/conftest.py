@@ -35,6 +35,6 @@ def shared_data() -> Path:
 @pytest.fixture()
 def batches_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Give models on the CPU the packed batches of a GPU, for tests in which memory runs out as on a GPU."""
-    from pipeline.engine import packed
+    from pipeline.networks import packed
 
     monkeypatch.setattr(packed, "runs_in_blocks", lambda model: False)

@@ -23,15 +23,16 @@ import torch
 from transformers import BertConfig, BertForPreTraining, ModernBertConfig, ModernBertForMaskedLM
 
 from pipeline.config.learning import ModelConfig, Precision, TrainingConfig
-from pipeline.config.machine import Attention, Device, RuntimeConfig
+from pipeline.config.runtime import Attention, Device, RuntimeConfig
 from pipeline.core import provenance
-from pipeline.engine import collation, model_files
+from pipeline.engine import model_files
 from pipeline.engine.machine import gpu_tokens, resolve_device
 from pipeline.engine.modeling import Reranker
 from pipeline.engine.scoring import PairScorer
 from pipeline.engine.steps import TrainingRows
-from pipeline.engine.tokens import TokenTable
 from pipeline.engine.training import Hooks, Trainer
+from pipeline.inputs import collation
+from pipeline.inputs.tokens import TokenTable
 
 MODERNBERT_LARGE = {
     "vocab_size": 50368,

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from pipeline.config.learning import Precision
 from pipeline.engine import modeling, steps, update
-from pipeline.engine.batching import Plan
+from pipeline.inputs.batching import Plan
 
 
 def _mean(

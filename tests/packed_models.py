@@ -15,10 +15,11 @@ from transformers import (
     ModernBertForSequenceClassification,
 )
 
-from pipeline.engine import collation, flash, fused, kernels
-from pipeline.engine.batching import TRAINING_WIDTH_STEP, micro_batches
-from pipeline.engine.pair_template import PairTemplate
-from pipeline.engine.tokens import TokenTable
+from pipeline.inputs import collation
+from pipeline.inputs.batching import TRAINING_WIDTH_STEP, micro_batches
+from pipeline.inputs.pair_template import PairTemplate
+from pipeline.inputs.tokens import TokenTable
+from pipeline.networks import flash, fused, kernels
 
 Pairs = tuple[TokenTable, npt.NDArray[np.int64], npt.NDArray[np.int64]]
 

@@ -11,8 +11,8 @@ import pytest
 from hub_fixtures import _texts, bert_tiny, modernbert
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 
-from pipeline.engine import collation
-from pipeline.engine.pair_template import PairTemplate
+from pipeline.inputs import collation
+from pipeline.inputs.pair_template import PairTemplate
 
 MAX = 24
 ODD = [

@@ -23,8 +23,8 @@ from packed_models import plain_flash
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
 from torch.utils._pytree import tree_leaves, tree_map
 
-from pipeline.engine import fused, packed_attention
-from pipeline.engine.flash import FlashArguments
+from pipeline.networks import fused, packed_attention
+from pipeline.networks.flash import FlashArguments
 
 CUDA, CPU = torch.device("cuda", 0), torch.device("cpu")
 PIPELINE = str(Path(packed_attention.__file__).parents[1])

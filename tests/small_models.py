@@ -11,13 +11,14 @@ import torch
 from hub_fixtures import bert_tiny, sentences
 
 from pipeline.config.learning import ModelConfig, Precision, TrainingConfig
-from pipeline.config.machine import Attention
-from pipeline.engine import collation, model_files
+from pipeline.config.runtime import Attention
+from pipeline.engine import model_files
 from pipeline.engine.modeling import Reranker
 from pipeline.engine.scoring import PairScorer
 from pipeline.engine.steps import TrainingRows
-from pipeline.engine.tokens import TokenTable
 from pipeline.engine.training import Hooks, Trainer
+from pipeline.inputs import collation
+from pipeline.inputs.tokens import TokenTable
 
 CPU = torch.device("cpu")
 BUDGET = 256

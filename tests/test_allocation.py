@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.config.machine import RuntimeConfig
+from pipeline.config.runtime import RuntimeConfig
 from pipeline.core.allocation import release_memory, reuse_memory
 from pipeline.engine.machine import resolve_device
 

@@ -11,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pipeline.core.errors import ResourceError
-from pipeline.engine.batching import (
+from pipeline.inputs.batching import (
     BLOCK_TOKENS,
     SCORING_WIDTH_STEP,
     TRAINING_WIDTH_STEP,

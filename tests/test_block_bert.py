@@ -20,9 +20,11 @@ from packed_models import (
 )  # fmt: skip
 
 from pipeline.config.learning import Precision
-from pipeline.engine import block_attention, block_bert, block_embeddings, collation, modeling, packed
-from pipeline.engine.batching import TRAINING_WIDTH_STEP, micro_batches
-from pipeline.engine.dropout import Dropout, drawn_seed
+from pipeline.engine import modeling
+from pipeline.inputs import collation
+from pipeline.inputs.batching import TRAINING_WIDTH_STEP, micro_batches
+from pipeline.networks import block_attention, block_bert, block_embeddings, packed
+from pipeline.networks.dropout import Dropout, drawn_seed
 
 
 @pytest.mark.parametrize("layers", [1, 2, 3])

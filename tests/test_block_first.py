@@ -9,10 +9,10 @@ import pytest
 import torch
 from packed_models import batch_of, falling
 
-from pipeline.engine import block_first
-from pipeline.engine.block_attention import Block, blocks_of
-from pipeline.engine.block_linear import FirstTokenLinears
-from pipeline.engine.dropout import Dropout, scale
+from pipeline.networks import block_first
+from pipeline.networks.block_attention import Block, blocks_of
+from pipeline.networks.block_linear import FirstTokenLinears
+from pipeline.networks.dropout import Dropout, scale
 
 HEADS, WIDTH = 2, 32
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from pipeline.engine import block_linear
-from pipeline.engine.block_linear import Linear
+from pipeline.networks import block_linear
+from pipeline.networks.block_linear import Linear
 
 
 @pytest.mark.parametrize("gelu", [False, True])

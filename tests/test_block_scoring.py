@@ -10,11 +10,12 @@ from packed_models import batch_of, bert, falling, modernbert, padded, template
 from torch.nn import functional as F
 from transformers import BertModel
 
-from pipeline.engine import block_linear, block_scoring, collation, shared_rows
-from pipeline.engine.batching import SCORING_WIDTH_STEP, TRAINING_WIDTH_STEP
-from pipeline.engine.block_attention import Block, blocks_of
-from pipeline.engine.block_scoring import Frozen, FrozenEncoder, encodes
 from pipeline.engine.modeling import keep_head_in_fp32
+from pipeline.inputs import collation
+from pipeline.inputs.batching import SCORING_WIDTH_STEP, TRAINING_WIDTH_STEP
+from pipeline.networks import block_linear, block_scoring, shared_rows
+from pipeline.networks.block_attention import Block, blocks_of
+from pipeline.networks.block_scoring import Frozen, FrozenEncoder, encodes
 
 
 @pytest.fixture(params=["packed", "plain"])

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.config.arguments import parse_arguments
-from pipeline.config.asked import Faults
+from pipeline.config.argument_parser import parse_arguments
+from pipeline.config.command_arguments import Faults
 from pipeline.core.errors import ArtifactError, ConfigError
 from pipeline.faults import campaign
 from pipeline.faults.campaign import CUTS, arguments, run

@@ -11,7 +11,8 @@ from packed_models import bert, gradients, modernbert, random_pairs, template
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pipeline.config.learning import Precision
-from pipeline.engine import collation, modeling
+from pipeline.engine import modeling
+from pipeline.inputs import collation
 
 MODELS: dict[str, Callable[[], Any]] = {"bert": bert, "modernbert": modernbert}
 

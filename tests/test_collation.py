@@ -15,10 +15,10 @@ from pair_tokenizers import MAKERS, MAX, ODD, left_padded, made, roberta, saved,
 from tokenizers import processors
 
 from pipeline.core.errors import ModelError
-from pipeline.engine import collation
-from pipeline.engine.packed_rows import Rows
-from pipeline.engine.pair_template import PairTemplate
-from pipeline.engine.tokens import TokenTable
+from pipeline.inputs import collation
+from pipeline.inputs.pair_template import PairTemplate
+from pipeline.inputs.tokens import TokenTable
+from pipeline.networks.packed_rows import Rows
 
 TEXT = st.one_of(
     st.text(max_size=40),

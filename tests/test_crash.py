@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config.asked import Faults
+from pipeline.config.command_arguments import Faults
 from pipeline.core import artifacts, atomic
 from pipeline.core.errors import EXIT_REQUEUE, EXIT_STATUS, ArtifactError
 from pipeline.engine import checkpoints

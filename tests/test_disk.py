@@ -18,7 +18,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pipeline.config.asked import Faults
+from pipeline.config.command_arguments import Faults
 from pipeline.core import artifacts, atomic
 from pipeline.core.errors import EXIT_STATUS, ArtifactError, ResourceError
 from pipeline.faults import campaign

@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from pipeline.engine.dropout import Dropout, drawn_seed, drop_, scale
+from pipeline.networks.dropout import Dropout, drawn_seed, drop_, scale
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])

@@ -18,9 +18,9 @@ from transformers import BertConfig, BertModel
 
 from pipeline.core.errors import DataError, ModelError, NumericsError
 from pipeline.core.progress import Bar
-from pipeline.engine.block_scoring import FrozenEncoder
 from pipeline.mining import embeddings
 from pipeline.mining.embeddings import VECTORS, Embedder, Vectors, folder_digest
+from pipeline.networks.block_scoring import FrozenEncoder
 from tests.static_model import static_model
 
 WORDS = [f"w{number}" for number in range(50)]

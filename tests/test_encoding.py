@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from small_models import tiny
 from tokenizers import AddedToken, Tokenizer
 
-from pipeline.engine import encoding
-from pipeline.engine.encoding import Encoder, encoder_of, splits_at_spaces
+from pipeline.inputs import encoding
+from pipeline.inputs.encoding import Encoder, encoder_of, splits_at_spaces
 
 WORDS = st.text(st.characters(exclude_categories=["Cs"]), max_size=6) | st.sampled_from(
     ["[SEP]", "[MASK]x", "river", "bank,", "x" * 120, "漢字", "é", "\u0301", "\n", "\t\u3000", "##s", ""]

@@ -8,7 +8,7 @@ import pytest
 import torch
 from packed_models import run_plain_kernels
 
-from pipeline.engine import fused, kernels
+from pipeline.networks import fused, kernels
 
 CPU = torch.device("cpu")
 

@@ -11,7 +11,7 @@ from hub_fixtures import bert_tiny
 from small_models import labelled, lively, model_config, training_config, training_rows, weights
 
 from pipeline.config.learning import Precision
-from pipeline.config.machine import Attention, RuntimeConfig
+from pipeline.config.runtime import Attention, RuntimeConfig
 from pipeline.core.errors import Interrupted, out_of_gpu_memory
 from pipeline.engine import model_files
 from pipeline.engine.machine import resolve_device

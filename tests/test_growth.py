@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from pipeline.benchmark import growth, points
+from pipeline.benchmark import growth, growth_point
 from pipeline.benchmark.curves import Panel, decades, svg
 
 
@@ -33,7 +33,7 @@ def test_axes_end_at_powers_of_ten(values: list[float], expected: tuple[int, int
 
 
 def test_rows_are_each_question_with_its_passage_and_five_others(tmp_path: Path) -> None:
-    points._write_rows(13, 3, tmp_path)
+    growth_point._write_rows(13, 3, tmp_path)
     question, passage, label = (np.load(tmp_path / f"{name}.npy") for name in ("question", "passage", "label"))
     assert question.tolist() == [0] * 6 + [1] * 6 + [2]
     assert label.tolist() == [1, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 1]
@@ -43,9 +43,9 @@ def test_rows_are_each_question_with_its_passage_and_five_others(tmp_path: Path)
 
 def test_lines_are_read_in_chunks_and_no_further(tmp_path: Path) -> None:
     (tmp_path / "x").write_text("".join(f"text {n}\n" for n in range(20_000)))
-    chunks = list(points.read_lines(tmp_path / "x", 10_000))
+    chunks = list(growth_point.read_lines(tmp_path / "x", 10_000))
     assert list(map(len, chunks)) == [8192, 1808]
-    assert points.texts(tmp_path / "x", 10_000)[-1] == "text 9999"
+    assert growth_point.texts(tmp_path / "x", 10_000)[-1] == "text 9999"
 
 
 @pytest.mark.slow

@@ -32,7 +32,7 @@ from pipeline.data.source import load as load_pairs
 from pipeline.data.trec import read_qrels, read_run
 from pipeline.evaluation import evaluator
 from pipeline.stages.mine import mine
-from pipeline.stages.plan import Run
+from pipeline.stages.plan import RunPlan
 from pipeline.stages.run import run
 
 TEXTS = {
@@ -98,7 +98,7 @@ def load(path: Path, **keys: Any) -> Split:
 def mined_rows(root: Path, rows: list[dict[str, Any]]) -> storage.LabelledPairs:
     """MINE over the rows, every text of it usable, and nothing written but `outputs/`."""
     data = write(root / "rows.jsonl", rows)
-    folder = mine(Run(configured(data, root / "outputs")))
+    folder = mine(RunPlan(configured(data, root / "outputs")))
     assert problems(folder) == []
     found = storage.read_rows(folder)
     for text in (*found.questions, *found.passages):

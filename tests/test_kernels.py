@@ -6,8 +6,8 @@ import pytest
 import torch
 from packed_models import plain_add_norm, plain_add_norm_backward
 
-from pipeline.engine import fused, kernels
-from pipeline.engine.packed_modernbert import _apply_rotary
+from pipeline.networks import fused, kernels
+from pipeline.networks.packed_modernbert import _apply_rotary
 
 
 @pytest.fixture()

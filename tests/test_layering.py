@@ -11,8 +11,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 PACKAGES = [
-    "core", "config", "hub", "telemetry", "data", "engine", "mining", "evaluation", "reporting", "stages", "commands",
-    "faults", "benchmark",
+    "core", "config", "hub", "telemetry", "data", "inputs", "networks", "engine", "mining", "evaluation", "reporting",
+    "stages", "commands", "faults", "benchmark",
 ]  # fmt: skip
 """From the lowest to the highest: a module imports from lower packages, or its own without a cycle."""
 

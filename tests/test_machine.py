@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pipeline.config.learning import Precision
-from pipeline.config.machine import Attention, Device, RuntimeConfig
+from pipeline.config.runtime import Attention, Device, RuntimeConfig
 from pipeline.core import processor
 from pipeline.core.errors import ResourceError
 from pipeline.core.processor import bf16_unit

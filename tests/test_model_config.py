@@ -18,7 +18,7 @@ from small_models import BUDGET, CPU, lively, model_config
 from transformers import AutoTokenizer
 
 from pipeline.config.learning import Precision
-from pipeline.config.machine import Attention
+from pipeline.config.runtime import Attention
 from pipeline.core.errors import ModelError
 from pipeline.engine.model_config import OFFSET_POSITIONS, _say, own_max_length, read
 from pipeline.engine.model_files import load, save

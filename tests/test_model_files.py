@@ -18,7 +18,7 @@ from small_models import PROBES, lively, model_config, scores, tiny, weights
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, dynamic_module_utils
 
 from pipeline.config.learning import Activation
-from pipeline.config.machine import Attention
+from pipeline.config.runtime import Attention
 from pipeline.core.errors import ModelError
 from pipeline.engine import model_files
 from pipeline.engine.model_config import own_max_length

@@ -17,7 +17,7 @@ from packed_models import apart
 from small_models import PROBES, lively, model_config, scores, tiny, training_rows
 
 from pipeline.config.learning import Precision
-from pipeline.config.machine import Attention
+from pipeline.config.runtime import Attention
 from pipeline.engine.model_files import load
 from pipeline.engine.steps import backward, prepare
 

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from hub_fixtures import NANO_SETS, nano_beir
 
-from pipeline.config.sets import NANO_CANDIDATES
+from pipeline.config.set_names import NANO_CANDIDATES
 from pipeline.core.errors import DataError
 from pipeline.core.records import AS_RETRIEVED, POSITIVES_ADDED
 from pipeline.data.nano_beir import read

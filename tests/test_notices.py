@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from small_models import training_config
 
-from pipeline.engine.batching import Plan
+from pipeline.inputs.batching import Plan
 from pipeline.stages.notices import say_steps
 
 ROWS = 160

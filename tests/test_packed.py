@@ -31,8 +31,10 @@ from transformers import (
 
 from pipeline.config.learning import Precision
 from pipeline.core.reproducibility import seed_everything
-from pipeline.engine import collation, modeling, packed, packed_attention, packed_modernbert
-from pipeline.engine.flash import Flash
+from pipeline.engine import modeling
+from pipeline.inputs import collation
+from pipeline.networks import packed, packed_attention, packed_modernbert
+from pipeline.networks.flash import Flash
 
 MODELS: dict[str, Callable[[], Any]] = {
     "bert, 1 layer": lambda: bert(1),

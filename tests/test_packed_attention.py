@@ -9,11 +9,12 @@ import pytest
 import torch
 from packed_models import PlainFlash, random_pairs, template
 
-from pipeline.engine import collation, packed_attention
-from pipeline.engine.flash import Flash, FlashArguments
-from pipeline.engine.packed_attention import FULL, Layout, attend
-from pipeline.engine.packed_rows import Rows
-from pipeline.engine.tokens import TokenTable
+from pipeline.inputs import collation
+from pipeline.inputs.tokens import TokenTable
+from pipeline.networks import packed_attention
+from pipeline.networks.flash import Flash, FlashArguments
+from pipeline.networks.packed_attention import FULL, Layout, attend
+from pipeline.networks.packed_rows import Rows
 
 LENGTHS = [6, 3, 12]
 """Tokens of three pairs, special ones included; 21 rows."""

@@ -8,8 +8,8 @@ import pytest
 import torch
 from packed_models import random_pairs, template
 
-from pipeline.engine import collation, tokens
-from pipeline.engine.packed_rows import Rows
+from pipeline.inputs import collation, tokens
+from pipeline.networks.packed_rows import Rows
 
 CPU = torch.device("cpu")
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pair_tokenizers import roberta
 
-from pipeline.engine.pair_template import PairTemplate, identity, truncated
+from pipeline.inputs.pair_template import PairTemplate, identity, truncated
 
 
 @given(first=st.integers(0, 900), second=st.integers(0, 900), room=st.integers(1, 300))

@@ -16,12 +16,12 @@ import torch
 from transformers import AutoModelForSequenceClassification, BertTokenizerFast
 from transformers.utils import import_utils
 
-from pipeline.benchmark import cases, paired, reference, side
+from pipeline.benchmark import cases, measured_run, paired, reference
 from pipeline.benchmark.cases import CASES, DEPTH, FLASH, Benchmark, Case
-from pipeline.benchmark.figures import agreement, table
+from pipeline.benchmark.measured_run import prepare, run
 from pipeline.benchmark.processes import apart
-from pipeline.benchmark.side import prepare, run
-from pipeline.config.arguments import parse_arguments
+from pipeline.benchmark.results import agreement, table
+from pipeline.config.argument_parser import parse_arguments
 from pipeline.config.learning import Precision
 from pipeline.core.errors import ConfigError, ResourceError
 
@@ -57,7 +57,7 @@ def test_both_sides_do_the_same_work(tmp_path: Path, case: Case, monkeypatch: py
     # fp32 also where bf16 is fast: random weights score near ties, which bf16 orders by its rounding.
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX512_CORE")
     small = {"hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 96}
-    monkeypatch.setattr(side, "MODERNBERT_LARGE", {**side.MODERNBERT_LARGE, **small})
+    monkeypatch.setattr(measured_run, "MODERNBERT_LARGE", {**measured_run.MODERNBERT_LARGE, **small})
     job = CASES[case].job
     prepare(case, 70 if job == "train" else 12, tmp_path)
     ours = run(case, None, tmp_path, energy=False)
@@ -132,9 +132,9 @@ def test_the_reference_is_tried_with_flash_attention_where_it_can_be(
     ("case", "layers"), [(Case.train_bert_tiny, 393_216), (Case.train_modernbert_large, 343_146_496)]
 )
 def test_operations_are_two_for_each_weight_of_a_layer(tmp_path: Path, case: Case, layers: int) -> None:
-    config = side.configuration(CASES[case].model, BertTokenizerFast(vocab=VOCABULARY))
+    config = measured_run.configuration(CASES[case].model, BertTokenizerFast(vocab=VOCABULARY))
     config.save_pretrained(tmp_path)
-    assert side.operations(tmp_path) == 2 * layers
+    assert measured_run.operations(tmp_path) == 2 * layers
     with torch.device("meta"):
         model = AutoModelForSequenceClassification.from_config(config)
     inside = {name: p for name, p in model.named_parameters() if ".layer" in name and p.ndim == 2}

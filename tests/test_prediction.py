@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from pipeline.commands.prediction import predict, read_passages
-from pipeline.config.asked import Prediction
+from pipeline.config.command_arguments import Prediction
 from pipeline.core import artifacts, atomic
 from pipeline.core.errors import ConfigError, DataError
 

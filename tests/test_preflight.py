@@ -26,7 +26,7 @@ from pipeline.commands.preflight import (
 )
 from pipeline.config.data import Retriever, Source
 from pipeline.config.learning import Precision
-from pipeline.config.machine import Device, RuntimeConfig
+from pipeline.config.runtime import Device, RuntimeConfig
 from pipeline.config.schema import Config
 from pipeline.core.errors import ResourceError
 

@@ -11,7 +11,7 @@ from torch.autograd import DeviceType
 from torch.autograd.profiler_util import EventList, FunctionEventAvg
 
 from pipeline.commands.profiling import BETWEEN, ROWS, operators_of, run_profile, table
-from pipeline.config.asked import Profile
+from pipeline.config.command_arguments import Profile
 from pipeline.core import artifacts
 from pipeline.core.errors import ConfigError
 from pipeline.engine import lanes, steps

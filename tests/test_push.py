@@ -8,7 +8,7 @@ import pytest
 from published_run import build
 
 from pipeline.commands.push import push, stage_files
-from pipeline.config.asked import Publication
+from pipeline.config.command_arguments import Publication
 from pipeline.core.errors import ArtifactError, ConfigError, HubError
 
 

@@ -9,8 +9,8 @@ import pytest
 
 from pipeline.benchmark import quickstart
 from pipeline.benchmark.cases import CASES, Case
-from pipeline.benchmark.figures import agreement
-from pipeline.benchmark.side import run
+from pipeline.benchmark.measured_run import run
+from pipeline.benchmark.results import agreement
 
 SMALL = ["data.packages=[networkx]", "model=random_tiny", "training.precision=fp32", "evaluation.precision=fp32"]
 

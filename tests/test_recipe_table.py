@@ -12,12 +12,12 @@ import pytest
 import torch
 
 from pipeline.config.schema import Config
-from pipeline.config.sets import NANO_BEIR, NANO_MEAN
+from pipeline.config.set_names import NANO_BEIR, NANO_MEAN
 from pipeline.core.errors import ConfigError
 from pipeline.core.fingerprint import plain
-from pipeline.engine.batching import Plan, linear_schedule, warmup_steps
 from pipeline.engine.model_files import ACTIVATIONS
-from pipeline.engine.steps import optimizer_of
+from pipeline.engine.update import optimizer_of
+from pipeline.inputs.batching import Plan, linear_schedule, warmup_steps
 from pipeline.stages.sets import fixed_sets, nano_names
 
 ROOT = Path(__file__).resolve().parents[1]

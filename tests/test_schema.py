@@ -16,7 +16,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf.errors import OmegaConfBaseException
 
-from pipeline.config.arguments import keys, rule
+from pipeline.config.argument_parser import keys, rule
 from pipeline.config.compose import quoted
 from pipeline.config.paths import KEYS
 from pipeline.config.refusals import refusal

@@ -12,12 +12,14 @@ from hub_fixtures import sentences
 from small_models import BUDGET, CPU, lively, tiny
 
 from pipeline.config.learning import Precision
-from pipeline.config.machine import Attention
+from pipeline.config.runtime import Attention
 from pipeline.core.errors import NumericsError, ResourceError
-from pipeline.engine import block_embeddings, block_scoring, collation, lanes, scoring
+from pipeline.engine import lanes, scoring
 from pipeline.engine.modeling import Reranker
 from pipeline.engine.scoring import PairScorer
-from pipeline.engine.tokens import TokenTable
+from pipeline.inputs import collation
+from pipeline.inputs.tokens import TokenTable
+from pipeline.networks import block_embeddings, block_scoring
 
 PAIRS = [pair for n, pair in enumerate(sentences(60)) if n % 2] + [("", ""), ("river " * 200, "漢字")]
 

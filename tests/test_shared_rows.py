@@ -9,8 +9,8 @@ import pytest
 import torch
 from packed_models import batch_of, falling
 
-from pipeline.engine import shared_rows
-from pipeline.engine.block_attention import Block, blocks_of
+from pipeline.networks import shared_rows
+from pipeline.networks.block_attention import Block, blocks_of
 
 HEADS, WIDTH = 2, 6
 

@@ -15,13 +15,14 @@ from simulated_gpu import CUDA, Seen, Simulated, simulated_gpu  # noqa: F401  # 
 from small_models import CPU, labelled, lively, model_config, training_config, training_rows, weights
 
 from pipeline.config.learning import Precision
-from pipeline.config.machine import Attention
+from pipeline.config.runtime import Attention
 from pipeline.core.errors import Interrupted
-from pipeline.engine import collation, model_files, modeling
+from pipeline.engine import model_files, modeling
 from pipeline.engine.machine import GPU_BYTES_PER_TOKEN_LAYER
 from pipeline.engine.modeling import Reranker
 from pipeline.engine.scoring import PairScorer
 from pipeline.engine.training import Hooks, Trainer
+from pipeline.inputs import collation
 
 PAIRS = [*sentences(40), ("river " * 200, "a river")]
 STEPS = 8

@@ -21,7 +21,7 @@ from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 
 from pipeline.commands.verification import verify
-from pipeline.config.asked import Verification
+from pipeline.config.command_arguments import Verification
 from pipeline.config.ending import unusable
 from pipeline.core import artifacts
 from pipeline.core.errors import ArtifactError, ConfigError, DataError, ModelError, PipelineError
@@ -32,7 +32,7 @@ from pipeline.hub import location
 from pipeline.mining import embeddings
 from pipeline.stages.evaluate import evaluation_key
 from pipeline.stages.metrics_log import MetricsLog
-from pipeline.stages.plan import Run
+from pipeline.stages.plan import RunPlan
 from pipeline.stages.rivals import rival_names
 from pipeline.stages.run import run
 
@@ -120,7 +120,7 @@ def test_a_broken_record_of_the_tracker_is_made_again(
     path.write_text(text)
     for warned in (True, False):
         with caplog.at_level(logging.WARNING, "pipeline"):
-            MetricsLog(Run(composed(*SMALLER, f"outputs_dir={outputs}")))
+            MetricsLog(RunPlan(composed(*SMALLER, f"outputs_dir={outputs}")))
         assert ("tracking.json holds no id" in caplog.text) == warned
         caplog.clear()
     assert json.loads(path.read_text())["id"].startswith(f"{first.name}-")
@@ -299,7 +299,7 @@ def test_what_decides_an_evaluation_names_it(
     for name in ("queries.jsonl", "corpus.jsonl", "qrels/test.tsv"):
         (tmp_path / "tiny" / name).write_text("{}\n")
     words = [*SMALLER, f"outputs_dir={outputs}", f"evaluation.collections=[{tmp_path / 'tiny'}]"]
-    before, after = Run(composed(*words)), Run(composed(*words, override))
+    before, after = RunPlan(composed(*words)), RunPlan(composed(*words, override))
     assert {name for name in ("dev", "tiny") if evaluation_key(before, name) != evaluation_key(after, name)} == sets
 
 
@@ -307,7 +307,7 @@ def test_what_decides_an_evaluation_names_it(
 def test_a_collection_is_not_mistaken_for_another_set(tmp_path: Path, name: str) -> None:
     (tmp_path / name).mkdir()
     words = [*SMALLER, f"outputs_dir={tmp_path}/outputs", f"evaluation.collections=[{tmp_path / name}]"]
-    planned = Run(composed(*words))
+    planned = RunPlan(composed(*words))
     with pytest.raises(ConfigError, match=f"evaluation.collections must be folders with names that .*got '{name}'"):
         _ = planned.collections
 
@@ -322,8 +322,8 @@ def test_a_collection_of_the_hub_goes_by_its_name_there(tmp_path: Path, monkeypa
     folder = tmp_path / "0123456789ab"  # as the cache keeps it
     folder.mkdir()
     found = location.Located(folder, {"hub": "BeIR/SciFact", "commit": folder.name}, "")
-    monkeypatch.setattr(Run, "_locate", lambda *_: found)
-    planned = Run(composed(*SMALLER, f"outputs_dir={tmp_path}/outputs", "evaluation.collections=[BeIR/SciFact]"))
+    monkeypatch.setattr(RunPlan, "_locate", lambda *_: found)
+    planned = RunPlan(composed(*SMALLER, f"outputs_dir={tmp_path}/outputs", "evaluation.collections=[BeIR/SciFact]"))
     assert list(planned.collections) == ["SciFact"]
 
 

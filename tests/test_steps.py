@@ -18,8 +18,8 @@ from small_models import labelled, model_config, tiny, training_config, training
 from torch.nn import functional as F
 
 from pipeline.config.learning import Precision
-from pipeline.config.machine import Attention
-from pipeline.engine import model_files, modeling, steps
+from pipeline.config.runtime import Attention
+from pipeline.engine import model_files, modeling, steps, update
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +156,7 @@ def test_the_reference_decays_the_same_weights(kind: str) -> None:
     values = {name: value for name, value in {**SMALL, **KINDS[kind]}.items() if value is not None}
     config = getattr(transformers, f"{kind}Config")(vocab_size=100, pad_token_id=0, bos_token_id=1, **values)
     model = getattr(transformers, f"{kind}ForSequenceClassification")(config)
-    decayed, exempt = steps.optimizer_of(model, training_config(weight_decay=0.1)).param_groups
+    decayed, exempt = update.optimizer_of(model, training_config(weight_decay=0.1)).param_groups
     assert decayed["weight_decay"] == 0.1 and exempt["weight_decay"] == 0.0
     by_id = {id(parameter): name for name, parameter in model.named_parameters()}
     names = [{by_id[id(parameter)] for parameter in group["params"]} for group in (decayed, exempt)]

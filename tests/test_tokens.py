@@ -10,9 +10,9 @@ import pytest
 from hub_fixtures import _texts
 from pair_tokenizers import MAKERS, MAX, ODD, made
 
-from pipeline.engine import tokens
-from pipeline.engine.pair_template import PairTemplate
-from pipeline.engine.tokens import TokenTable
+from pipeline.inputs import tokens
+from pipeline.inputs.pair_template import PairTemplate
+from pipeline.inputs.tokens import TokenTable
 
 
 @pytest.fixture(params=MAKERS)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config.machine import TrackingConfig, Wandb
+from pipeline.config.runtime import TrackingConfig, Wandb
 from pipeline.telemetry.tracking import NoTracker, WandbTracker, start
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -20,7 +20,7 @@ KILLED = """
 import logging, sys, time
 from pathlib import Path
 import psutil
-from pipeline.config.machine import TrackingConfig, Wandb
+from pipeline.config.runtime import TrackingConfig, Wandb
 from pipeline.telemetry.tracking import start
 logging.basicConfig(level=logging.WARNING)
 tracker = start(TrackingConfig(wandb=Wandb.offline), "run-1", Path(sys.argv[1]), {})
@@ -46,7 +46,7 @@ def _python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 def test_none_is_the_default_and_imports_no_wandb(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from pipeline.telemetry import tracking\n"
-        "from pipeline.config.machine import TrackingConfig\n"
+        "from pipeline.config.runtime import TrackingConfig\n"
         "t = tracking.start(TrackingConfig(), 'x', Path(sys.argv[1]) / 'w', {}); t.log(1, {'loss': 1.0})\n"
         "assert t.finish() is None; assert 'wandb' not in sys.modules"
     )

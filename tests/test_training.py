@@ -23,8 +23,8 @@ from small_models import BUDGET, labelled, model_config, tiny, trainer_of, train
 from pipeline.config.learning import Precision, TrainingConfig
 from pipeline.core.errors import ArtifactError, Interrupted, NumericsError, ResourceError
 from pipeline.engine import checkpoints, model_files, modeling, steps, training, update
-from pipeline.engine.batching import Plan
 from pipeline.engine.training import Hooks
+from pipeline.inputs.batching import Plan
 
 Row = dict[str, Any]
 TIMES = {"pairs_per_second", "tokens_per_second", "train_seconds", "seconds"}

@@ -6,8 +6,8 @@ import math
 
 import pytest
 
-from pipeline.engine.batching import Plan
 from pipeline.engine.training_state import State
+from pipeline.inputs.batching import Plan
 
 PLAN = Plan(rows=10, batch_size=4, epochs=2, seed=1)
 """Batches of 4, 4 and 2, twice."""

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from pipeline.commands import rerunning, run_files, verification
 from pipeline.commands.verification import Verdict
-from pipeline.config.asked import Rerun, Verification
+from pipeline.config.command_arguments import Rerun, Verification
 from pipeline.core import artifacts, atomic
 from pipeline.core.errors import ArtifactError, ResourceError
 from pipeline.core.fingerprint import plain

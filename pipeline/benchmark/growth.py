@@ -14,9 +14,9 @@ from typing import Any
 
 from pipeline.benchmark.cases import ANSWER, CASES, DEPTH, QUESTION, SEED, Benchmark, Case, Writer, words_of
 from pipeline.benchmark.curves import Panel, svg
-from pipeline.benchmark.points import BATCH, QUESTIONS, STEPS
+from pipeline.benchmark.growth_point import BATCH, QUESTIONS, STEPS
+from pipeline.benchmark.measured_run import cross_encoder, packaged_model, static_model
 from pipeline.benchmark.processes import apart
-from pipeline.benchmark.side import cross_encoder, packaged_model, static_model
 from pipeline.core import atomic, provenance
 from pipeline.core.errors import Interrupted
 from pipeline.data.storage import CHUNK
@@ -91,7 +91,7 @@ def point(kind: str, rows: int, work: Path) -> dict[str, Any]:
     """Measure one kind at one size in a fresh process."""
     folder = work / f"{kind}-{rows}"
     folder.mkdir()
-    return {"rows": rows, **apart("pipeline.benchmark.points", {"kind": kind, "rows": rows, "work": str(work),
+    return {"rows": rows, **apart("pipeline.benchmark.growth_point", {"kind": kind, "rows": rows, "work": str(work),
                                   "folder": str(folder)}, folder, f"{kind} of {rows:,} rows")}  # fmt: skip
 
 

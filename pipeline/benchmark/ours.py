@@ -18,17 +18,18 @@ import torch
 from pipeline.benchmark.cases import DEPTH, NEGATIVES, SEED, Settings
 from pipeline.config.data import Match, MiningConfig, Retriever
 from pipeline.config.learning import ModelConfig, Precision, TrainingConfig
-from pipeline.config.machine import Device, RuntimeConfig
+from pipeline.config.runtime import Device, RuntimeConfig
 from pipeline.core.records import PairRows, RerankingSet, Split
-from pipeline.engine import collation, model_config, model_files, modeling
-from pipeline.engine.batching import SCORING_WIDTH_STEP, split_into_micro_batches
+from pipeline.engine import model_config, model_files, modeling
 from pipeline.engine.machine import micro_batch_tokens, resolve_attention
 from pipeline.engine.modeling import Reranker
 from pipeline.engine.scoring import PairScorer
 from pipeline.engine.steps import TrainingRows
-from pipeline.engine.tokens import TokenTable
 from pipeline.engine.training import Hooks, Trainer
 from pipeline.evaluation import reranking
+from pipeline.inputs import collation
+from pipeline.inputs.batching import SCORING_WIDTH_STEP, split_into_micro_batches
+from pipeline.inputs.tokens import TokenTable
 from pipeline.mining.miner import mine
 
 Columns = dict[str, list[Any]]

@@ -1,6 +1,6 @@
 """This pipeline and the reference in turn on the same work: ratios pair by pair, and the conditions of measurement.
 
-Each run is a process of its own (`side`); this module decides the order of the runs and computes the figures.
+Each run is a process of its own (`measured_run`); this module decides the order of the runs and computes the figures.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.benchmark.cases import CASES, DEPTH, FLASH, Benchmark
-from pipeline.benchmark.figures import PHASE_RATIOS, Found, agreement, median, ratio, reckoned, side
+from pipeline.benchmark.measured_run import prepare
 from pipeline.benchmark.processes import apart
-from pipeline.benchmark.side import prepare
+from pipeline.benchmark.results import PHASE_RATIOS, Found, agreement, median, ratio, reckoned, side
 from pipeline.config.learning import Precision
-from pipeline.config.machine import RuntimeConfig
+from pipeline.config.runtime import RuntimeConfig
 from pipeline.core import atomic, provenance
 from pipeline.core.errors import Interrupted
 from pipeline.engine.machine import resolve_device, resolve_precision
@@ -125,7 +125,7 @@ class _Runner:
         job = {
             "case": self._asked.case.name, "setting": setting, "work": str(folder), "energy": energy, "trial": trial,
         }  # fmt: skip
-        found = apart("pipeline.benchmark.side", job, folder, side)
+        found = apart("pipeline.benchmark.measured_run", job, folder, side)
         shutil.rmtree(folder)  # the quickstart leaves hundreds of megabytes
         log.info("%-44s %8.2f s %10.1f pairs/s", side, found["seconds"], found["pairs_per_second"])
         return found

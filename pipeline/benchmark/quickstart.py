@@ -29,7 +29,7 @@ from pipeline.stages.card import card
 from pipeline.stages.evaluate import evaluate, evaluation_folder
 from pipeline.stages.mine import mine
 from pipeline.stages.models import load as load_reranker
-from pipeline.stages.plan import Run
+from pipeline.stages.plan import RunPlan
 from pipeline.stages.train import train
 
 ROWS = "rows.json"
@@ -91,9 +91,9 @@ def scaled(whole: Config, rows: int, pairs: int) -> list[str]:
     ]
 
 
-def _run(command: Sequence[str], outputs: Path, cache: Path) -> Run:
+def _run(command: Sequence[str], outputs: Path, cache: Path) -> RunPlan:
     """Return a run whose docstrings are already read, as on any machine that has run the quickstart before."""
-    run = Run(configuration(command, outputs))
+    run = RunPlan(configuration(command, outputs))
     shutil.copytree(cache, run.cache)
     return run
 
@@ -130,7 +130,7 @@ def ours(settings: Settings, texts: Columns, model: Path, device: torch.device, 
 
     run = _run(texts["command"], model.parent / "outputs", model.parent / "cache")
     phases, before, clock = Phases(), upkeep.seconds(), Clock()
-    stages: dict[str, Callable[[Run], object]] = {"mine": mine, "train": train, "evaluate": evaluate}
+    stages: dict[str, Callable[[RunPlan], object]] = {"mine": mine, "train": train, "evaluate": evaluate}
     for name, stage in stages.items():
         with phases.of(name):
             stage(run)

@@ -21,8 +21,8 @@ from pipeline.config.learning import Precision
 from pipeline.config.schema import Config
 from pipeline.core.atomic import read_json
 from pipeline.core.records import BI_ENCODER, MEASURES, TRAINED, UNTRAINED
-from pipeline.engine.batching import Plan, warmup_steps
 from pipeline.evaluation.measures import mean, order, per_query
+from pipeline.inputs.batching import Plan, warmup_steps
 
 
 def reference(

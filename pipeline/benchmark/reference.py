@@ -17,7 +17,7 @@ from pipeline.benchmark.cases import DEPTH, NEGATIVES, SEED, Settings
 from pipeline.benchmark.ours import LEARNING_RATE, POS_WEIGHT, WARMUP_RATIO, Clock, Columns, Done
 from pipeline.config.learning import Precision
 from pipeline.core.records import MEASURES
-from pipeline.engine.batching import Plan, warmup_steps
+from pipeline.inputs.batching import Plan, warmup_steps
 
 
 class Steps:

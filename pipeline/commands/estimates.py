@@ -14,7 +14,7 @@ import torch
 
 from pipeline.config.learning import Precision
 from pipeline.config.schema import Config
-from pipeline.config.sets import DEV, NANO, VALIDATION
+from pipeline.config.set_names import DEV, NANO, VALIDATION
 from pipeline.core import processor
 from pipeline.engine import machine
 from pipeline.engine.matrix_rate import matrix_rate

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pipeline.commands.run_folder import find_run, model_folder
-from pipeline.config.asked import Prediction
+from pipeline.config.command_arguments import Prediction
 from pipeline.core.console import say
 from pipeline.core.errors import DataError, must
 from pipeline.core.records import encodable, titled
@@ -61,7 +61,7 @@ def _scores(folder: Path, pairs: list[tuple[str, str]]) -> list[float]:
     import torch
 
     from pipeline.config.learning import Activation, ModelConfig, Precision
-    from pipeline.config.machine import Attention, RuntimeConfig
+    from pipeline.config.runtime import Attention, RuntimeConfig
     from pipeline.engine import machine, model_config, model_files
     from pipeline.engine.scoring import PairScorer
 

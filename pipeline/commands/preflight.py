@@ -21,7 +21,7 @@ from pipeline.commands import estimates
 from pipeline.commands.estimates import Size
 from pipeline.config.data import Retriever, Source
 from pipeline.config.learning import Precision
-from pipeline.config.machine import Device
+from pipeline.config.runtime import Device
 from pipeline.config.schema import Config
 from pipeline.core import processor
 from pipeline.core.errors import HubError, ResourceError, must, one_line

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch.profiler import DeviceType, ProfilerActivity, profile, schedule
 
-from pipeline.config.asked import Profile
+from pipeline.config.command_arguments import Profile
 from pipeline.config.schema import Config
 from pipeline.core import artifacts, atomic
 from pipeline.core.console import shown
@@ -21,7 +21,7 @@ from pipeline.engine.training import Hooks, Trainer
 from pipeline.stages.banner import announce
 from pipeline.stages.mine import mine
 from pipeline.stages.models import load
-from pipeline.stages.plan import Run
+from pipeline.stages.plan import RunPlan
 from pipeline.stages.train import training_rows
 
 log = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ def run_profile(asked: Profile, config: Config) -> None:
     Raises:
         PipelineError: for every error that the user can act on.
     """
-    run = Run(config)
+    run = RunPlan(config)
     announce(run)
     mine(run)
     reranker = load(run, run.base.folder, config.model)

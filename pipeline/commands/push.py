@@ -15,7 +15,7 @@ from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 
 from pipeline.commands.run_folder import find_run
-from pipeline.config.asked import Publication
+from pipeline.config.command_arguments import Publication
 from pipeline.core.errors import ConfigError, HubError, must
 from pipeline.hub.failures import LOG_IN, cause_of, status_of
 from pipeline.hub.repo_files import ABOUT_A_RUN

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.commands.run_folder import find_run
-from pipeline.config.asked import FIRST, Reproduction
+from pipeline.config.command_arguments import FIRST, Reproduction
 from pipeline.config.schema import Config
-from pipeline.config.sets import NANO_MEAN
+from pipeline.config.set_names import NANO_MEAN
 from pipeline.core import atomic
 from pipeline.core.console import shown
 from pipeline.core.errors import ArtifactError, ConfigError, must
@@ -27,7 +27,7 @@ from pipeline.reporting.comparison import FAIL, compare
 from pipeline.reporting.run_figures import Measured, add_set, measured_run, reference_map
 from pipeline.stages.mine import mine
 from pipeline.stages.models import load, scorer_of
-from pipeline.stages.plan import Run
+from pipeline.stages.plan import RunPlan
 from pipeline.stages.sets import evaluation_set, final_sets, nano_names
 
 log = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ def reproduce(asked: Reproduction, config: Config) -> None:
         target = comparison.keep(folder, found)
         atomic.write_text(folder / "README.md", comparison.card_of(folder))
     else:
-        run = Run(config)
+        run = RunPlan(config)
         comparison.published(config.name, facts)  # refuse an unknown experiment before any work
         if asked.stage is not None:
             found, name = compare(first_stage(run), ("rows", "first_stage"), facts), FIRST
@@ -65,11 +65,11 @@ def reproduce(asked: Reproduction, config: Config) -> None:
         raise ArtifactError(must("every figure", "lie within its band", got, remedy))
 
 
-def _sets(run: Run) -> dict[str, RerankingSet]:
+def _sets(run: RunPlan) -> dict[str, RerankingSet]:
     return {name: evaluation_set(run, name) for name in final_sets(run)}
 
 
-def first_stage(run: Run) -> Measured:
+def first_stage(run: RunPlan) -> Measured:
     """Return a configuration's row counts and first-stage figures, mining first if that is not done."""
     mine(run)
     statistics = atomic.read_json(run.mined_folder / "statistics.json")
@@ -78,7 +78,7 @@ def first_stage(run: Run) -> Measured:
     return measured
 
 
-def published_weights(run: Run, path: str, revision: str | None) -> Measured:
+def published_weights(run: RunPlan, path: str, revision: str | None) -> Measured:
     """Return the figures of given weights on a configuration's sets; mine the first stage, train nothing.
 
     Raises:
@@ -103,7 +103,7 @@ def published_weights(run: Run, path: str, revision: str | None) -> Measured:
     return _evaluated(run, {name: {TRAINED: reranking.rerank(of, scorer)} for name, of in sets.items()}, sets)
 
 
-def _evaluated(run: Run, systems: dict[str, dict[str, Any]], sets: dict[str, RerankingSet]) -> Measured:
+def _evaluated(run: RunPlan, systems: dict[str, dict[str, Any]], sets: dict[str, RerankingSet]) -> Measured:
     """Return the figures of every set and of the NanoBEIR mean."""
     measured, resamples = Measured(run.config.name), run.config.evaluation.resamples
     done = {name: evaluator.evaluate(of, systems[name], resamples=resamples) for name, of in sets.items()}

@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import recorded
-from pipeline.config.asked import Rerun
+from pipeline.config.command_arguments import Rerun
 from pipeline.config.paths import KEYS
 from pipeline.config.schema import Config
 from pipeline.core.console import shown
 from pipeline.core.errors import ArtifactError, must
 from pipeline.hub.lock_file import LOCK
 from pipeline.hub.repo_files import looks_local
-from pipeline.stages.plan import Run
+from pipeline.stages.plan import RunPlan
 from pipeline.stages.run import run as run_stages
 
 log = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ def rerun(asked: Rerun) -> None:
     # Record the original command instead of this one, whose `outputs/latest` may mean another run tomorrow.
     elsewhere = [] if asked.outputs_dir is None else [f"outputs_dir={asked.outputs_dir}"]
     sys.argv[:] = [*manifest["provenance"]["command"], *elsewhere]
-    run = Run(config)
+    run = RunPlan(config)
     _find_inputs(config)
     key = {"mine": run.mine_key, "train": run.train_key}.get(manifest["artifact"])
     if key is not None and (changed := _changed(manifest["key"], key)):

@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from pipeline.commands import run_files
 from pipeline.commands.run_folder import find_run, mined_of
 from pipeline.config import recorded
-from pipeline.config.asked import Verification
+from pipeline.config.command_arguments import Verification
 from pipeline.core import artifacts, atomic, provenance
 from pipeline.core.errors import Interrupted, ResourceError, must
 from pipeline.core.records import AS_RETRIEVED, MEASURES, PROTOCOLS, TRAINED
@@ -29,11 +29,11 @@ from pipeline.core.reproducibility import differences
 from pipeline.data import storage, trec
 from pipeline.engine import checkpoints
 from pipeline.engine.modeling import Reranker
-from pipeline.engine.tokens import TokenTable
 from pipeline.engine.training import Hooks, Trainer
 from pipeline.evaluation import evaluator, reranking
+from pipeline.inputs.tokens import TokenTable
 from pipeline.stages.models import load_saved, scorer_of
-from pipeline.stages.plan import Run
+from pipeline.stages.plan import RunPlan
 from pipeline.stages.train import rows_of
 
 log = logging.getLogger(__name__)
@@ -76,7 +76,7 @@ def verify(asked: Verification) -> Verdict:
         return verdict
     outputs = folder.parent.parent
     config, manifest = recorded.of_manifest(folder / "model", masked_too=True)  # no input is read again
-    run = Run(dataclasses.replace(config, outputs_dir=str(outputs)))
+    run = RunPlan(dataclasses.replace(config, outputs_dir=str(outputs)))
     _circumstances(verdict, manifest)
     mined = mined_of(folder, manifest)
     assert mined is not None, "it is among the files"
@@ -105,12 +105,12 @@ def _circumstances(verdict: Verdict, manifest: dict[str, Any]) -> None:
         verdict.checked.append(f"{name}: {f'not as in the run: {changed}' if changed else 'as in the run'}")
 
 
-def _scope(run: Run, reranker: Reranker) -> dict[str, Any]:
+def _scope(run: RunPlan, reranker: Reranker) -> dict[str, Any]:
     budget = run.token_budget(reranker.hidden_size, reranker.layers)
     return run.scope(run.config.training.precision, budget)
 
 
-def _figures(verdict: Verdict, run: Run, mined: Path) -> None:
+def _figures(verdict: Verdict, run: RunPlan, mined: Path) -> None:
     """Score the dev set with the reloaded model, and compare measures and rankings with the recorded ones."""
     dev = storage.read_set(mined / "dev")
     evaluations = (artifacts.manifest_of(verdict.run / "card") or {})["key"]["evaluations"]
@@ -159,7 +159,7 @@ def _recorded_scope(run: Path) -> dict[str, Any] | None:
 # --- Training ---------------------------------------------------------------------------------------------------------
 
 
-def _stretch(verdict: Verdict, run: Run, mined: Path, place: Path) -> None:
+def _stretch(verdict: Verdict, run: RunPlan, mined: Path, place: Path) -> None:
     """Repeat the steps between the last two checkpoints, and compare the weights with the later checkpoint's."""
     root, config = verdict.run / "checkpoints", run.config.training
     steps = checkpoints.steps(root)

@@ -25,7 +25,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from pipeline.config.arguments import described, keys, parse_arguments
+from pipeline.config.argument_parser import described, keys, parse_arguments
 from pipeline.config.ending import EXIT_BUG, ended, log, report, unusable
 from pipeline.config.refusals import refusal
 from pipeline.config.schema import LOGS, Config, parse, register

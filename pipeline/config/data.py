@@ -8,7 +8,7 @@ from enum import Enum
 from pathlib import PurePath
 
 from pipeline.config.rules import check, seed
-from pipeline.config.sets import is_reserved
+from pipeline.config.set_names import is_reserved
 
 Source = Enum("Source", "packaged_docs local hub")
 Format = Enum("Format", "pairs labelled negatives beir")

@@ -8,7 +8,7 @@ from enum import Enum
 from pathlib import PurePath
 
 from pipeline.config.rules import check, positive
-from pipeline.config.sets import nano_beir_name
+from pipeline.config.set_names import nano_beir_name
 from pipeline.core.records import HEADLINE, MEASURES
 
 Activation = Enum("Activation", "identity sigmoid tanh")

@@ -13,7 +13,7 @@ from omegaconf.errors import (
     ValidationError,
 )
 
-from pipeline.config.arguments import keys, near, rule
+from pipeline.config.argument_parser import keys, near, rule
 from pipeline.config.schema import Config, unknown_key
 from pipeline.core.errors import ConfigError, first_line, must, one_file
 

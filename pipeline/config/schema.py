@@ -2,7 +2,7 @@
 
 `register()` puts the schema into Hydra's ConfigStore; `parse()` turns a composed configuration into dataclasses
 once, and checks every rule. Nothing assigns to these dataclasses after `parse`. The sections' keys, units and rules
-are in `data`, `learning` and `machine` beside this file.
+are in `data`, `learning` and `runtime` beside this file.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from pipeline.config.arguments import keys, nearest
+from pipeline.config.argument_parser import keys, nearest
 from pipeline.config.data import DataConfig, MiningConfig, Source
 from pipeline.config.learning import EvaluationConfig, ModelConfig, TrainingConfig
-from pipeline.config.machine import EmissionsConfig, HubConfig, RuntimeConfig, TrackingConfig
 from pipeline.config.paths import KEYS, at_home
 from pipeline.config.rules import check, countable, seed
-from pipeline.config.sets import DEV, NANO, NANO_MEAN, VALIDATION, nano_beir_name
+from pipeline.config.runtime import EmissionsConfig, HubConfig, RuntimeConfig, TrackingConfig
+from pipeline.config.set_names import DEV, NANO, NANO_MEAN, VALIDATION, nano_beir_name
 from pipeline.core.errors import ConfigError, first_line, must
 
 Stage = Enum("Stage", "mine train evaluate card")

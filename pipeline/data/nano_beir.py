@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pipeline.config.sets import NANO_CANDIDATES
+from pipeline.config.set_names import NANO_CANDIDATES
 from pipeline.core.errors import DataError, first_line, must
 from pipeline.core.records import Collection
 

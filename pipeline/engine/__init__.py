@@ -1,1 +1,1 @@
-"""The cross-encoder: tokens, batches, weights, training, scoring."""
+"""The cross-encoder: its files, its training and its scores."""

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from pipeline.config.learning import Precision
-from pipeline.config.machine import Attention, Device, RuntimeConfig
+from pipeline.config.runtime import Attention, Device, RuntimeConfig
 from pipeline.core import processor
 from pipeline.core.allocation import let_segments_grow
 from pipeline.core.errors import ResourceError, must

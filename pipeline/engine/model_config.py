@@ -25,9 +25,9 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from pipeline.config.learning import ModelConfig
-from pipeline.config.machine import Attention
+from pipeline.config.runtime import Attention
 from pipeline.core.errors import ModelError, first_line, must, raise_shortage
-from pipeline.engine import tokenizer_files
+from pipeline.inputs import tokenizer_files
 
 log = logging.getLogger(__name__)
 

@@ -16,10 +16,11 @@ from torch import nn
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase
 
 from pipeline.config.learning import Activation, ModelConfig
-from pipeline.config.machine import Attention
+from pipeline.config.runtime import Attention
 from pipeline.core.errors import ModelError, first_line, must, named, raise_shortage
-from pipeline.engine import missing_weights, model_config, model_kinds, packed
+from pipeline.engine import missing_weights, model_config, model_kinds
 from pipeline.engine.modeling import Reranker, keep_head_in_fp32
+from pipeline.networks import packed
 
 ACTIVATIONS = {
     Activation.identity: "torch.nn.modules.linear.Identity",

@@ -11,11 +11,13 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from pipeline.config.learning import Precision
-from pipeline.engine import block_bert, block_scoring, collation, lanes, packed
-from pipeline.engine.batching import Indices
-from pipeline.engine.cast_weights import with_cast_weights
-from pipeline.engine.pair_template import Ints, PairTemplate
-from pipeline.engine.tokens import TokenTable
+from pipeline.engine import lanes
+from pipeline.inputs import collation
+from pipeline.inputs.batching import Indices
+from pipeline.inputs.pair_template import Ints, PairTemplate
+from pipeline.inputs.tokens import TokenTable
+from pipeline.networks import block_bert, block_scoring, packed
+from pipeline.networks.cast_weights import with_cast_weights
 
 Batch = dict[str, torch.Tensor]
 

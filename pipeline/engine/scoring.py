@@ -17,10 +17,12 @@ from pipeline.config.learning import Precision
 from pipeline.core.allocation import reuse_memory
 from pipeline.core.errors import NumericsError, must, out_of_gpu_memory
 from pipeline.core.progress import bar
-from pipeline.engine import collation, lanes, shared_rows
-from pipeline.engine.batching import SCORING_WIDTH_STEP, Indices, halved, split_into_micro_batches
+from pipeline.engine import lanes
 from pipeline.engine.modeling import Batch, Reranker
-from pipeline.engine.tokens import TokenTable
+from pipeline.inputs import collation
+from pipeline.inputs.batching import SCORING_WIDTH_STEP, Indices, halved, split_into_micro_batches
+from pipeline.inputs.tokens import TokenTable
+from pipeline.networks import shared_rows
 
 log = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""One training step: its micro-batches, its loss, its gradient, and the optimizer that applies the gradient.
+"""One training step: its micro-batches, its loss and its gradient.
 
 Knows nothing of other steps, files or logs.
 """
@@ -13,24 +13,19 @@ import numpy.typing as npt
 import torch
 from accelerate import Accelerator
 from torch.nn import functional as F
-from transformers.trainer_pt_utils import get_parameter_names
 
-from pipeline.config.learning import Precision, TrainingConfig
+from pipeline.config.learning import Precision
 from pipeline.engine import lanes, modeling
 from pipeline.engine.accumulation import accumulate
-from pipeline.engine.batching import TRAINING_WIDTH_STEP, split_into_micro_batches
-from pipeline.engine.dropout import drawn_seed
 from pipeline.engine.modeling import Reranker
-from pipeline.engine.pair_template import PairTemplate
-from pipeline.engine.tokens import TokenTable
+from pipeline.inputs.batching import TRAINING_WIDTH_STEP, split_into_micro_batches
+from pipeline.inputs.pair_template import PairTemplate
+from pipeline.inputs.tokens import TokenTable
+from pipeline.networks.dropout import drawn_seed
 
 LANE_TOKENS = 1024
 """Fewest tokens of a lane: with fewer, it saves less time than its own gradient of every weight costs (measured with a
 BERT of 6 layers and width 384 on 2 cores)."""
-
-NOT_DECAYED = ["bias", "layernorm", "rmsnorm", r"(?:^|\.)norm(?:$|\.)", r"_norm(?:$|\.)"]
-"""The patterns of `Trainer.get_decay_parameter_names`, searched in lower-case names; MPNet's relative_attention_bias
-matches too."""
 
 
 @dataclass(slots=True)
@@ -128,18 +123,3 @@ def _backward_in_lanes(model: torch.nn.Module, step: Step, pos_weight: float, pr
         for parameter, gradient in zip(parameters, of_batch, strict=True):
             accumulate(parameter, gradient)
     return total
-
-
-def optimizer_of(model: torch.nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
-    """Return a fused AdamW that, like the reference trainer, does not decay biases and norms (chosen by name)."""
-    names = set(get_parameter_names(model, [torch.nn.LayerNorm], NOT_DECAYED))
-    decayed: list[torch.nn.Parameter] = []
-    exempt: list[torch.nn.Parameter] = []
-    for name, parameter in model.named_parameters():
-        (decayed if name in names else exempt).append(parameter)
-    groups = [
-        {"params": decayed, "weight_decay": config.weight_decay},
-        {"params": exempt, "weight_decay": 0.0},
-    ]
-    betas = (config.adam_beta1, config.adam_beta2)
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas, eps=config.adam_epsilon, fused=True)

@@ -24,12 +24,12 @@ from pipeline.core.errors import ArtifactError, Interrupted, NumericsError, must
 from pipeline.core.progress import bar
 from pipeline.core.reproducibility import differences, rng_state, seed_everything, set_rng_state
 from pipeline.engine import checkpoints
-from pipeline.engine.batching import Plan, linear_schedule, warmup_steps
 from pipeline.engine.checkpoints import Checkpoint
 from pipeline.engine.modeling import Reranker
 from pipeline.engine.steps import Step, TrainingRows
 from pipeline.engine.training_state import Measures, State
 from pipeline.engine.update import Updater
+from pipeline.inputs.batching import Plan, linear_schedule, warmup_steps
 
 log = logging.getLogger(__name__)
 

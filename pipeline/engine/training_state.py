@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from pipeline.engine.batching import Plan
+from pipeline.inputs.batching import Plan
 
 Measures = dict[str, dict[str, float]]
 """Set → measure → value, of one fixed-step evaluation."""

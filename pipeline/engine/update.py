@@ -10,15 +10,20 @@ import logging
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
+from transformers.trainer_pt_utils import get_parameter_names
 
 from pipeline.config.learning import Precision, TrainingConfig
 from pipeline.core.errors import out_of_gpu_memory
 from pipeline.core.reproducibility import repeatable, rng_state, set_rng_state
-from pipeline.engine.batching import Indices, halved
 from pipeline.engine.modeling import Reranker
-from pipeline.engine.steps import Step, TrainingRows, backward, optimizer_of, prepare
+from pipeline.engine.steps import Step, TrainingRows, backward, prepare
+from pipeline.inputs.batching import Indices, halved
 
 log = logging.getLogger(__name__)
+
+NOT_DECAYED = ["bias", "layernorm", "rmsnorm", r"(?:^|\.)norm(?:$|\.)", r"_norm(?:$|\.)"]
+"""The patterns of `Trainer.get_decay_parameter_names`, searched in lower-case names; MPNet's relative_attention_bias
+matches too."""
 
 
 class Updater:
@@ -120,3 +125,18 @@ class Updater:
         longest = int(self.data.table.pair_lengths(self.data.template, first, second).max())
         self.budget = halved(self.budget, longest)
         log.warning("out of GPU memory: runtime.micro_batch_tokens halved to %d", self.budget)
+
+
+def optimizer_of(model: torch.nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
+    """Return a fused AdamW that, like the reference trainer, does not decay biases and norms (chosen by name)."""
+    names = set(get_parameter_names(model, [torch.nn.LayerNorm], NOT_DECAYED))
+    decayed: list[torch.nn.Parameter] = []
+    exempt: list[torch.nn.Parameter] = []
+    for name, parameter in model.named_parameters():
+        (decayed if name in names else exempt).append(parameter)
+    groups = [
+        {"params": decayed, "weight_decay": config.weight_decay},
+        {"params": exempt, "weight_decay": 0.0},
+    ]
+    betas = (config.adam_beta1, config.adam_beta2)
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas, eps=config.adam_epsilon, fused=True)

@@ -5,7 +5,7 @@ Pure: knows nothing of rankings, figures or how they are shown.
 
 from __future__ import annotations
 
-from pipeline.config.sets import is_nano_beir
+from pipeline.config.set_names import is_nano_beir
 from pipeline.core.records import AS_RETRIEVED, POSITIVES_ADDED
 
 NOTES = {

@@ -15,7 +15,7 @@ import time
 from contextlib import closing
 from pathlib import Path
 
-from pipeline.config.asked import Faults
+from pipeline.config.command_arguments import Faults
 from pipeline.config.compose import composed
 from pipeline.core import atomic
 from pipeline.core.errors import ConfigError, must

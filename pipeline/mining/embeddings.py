@@ -21,8 +21,10 @@ from pipeline.core.allocation import reuse_memory
 from pipeline.core.errors import ModelError, NumericsError, changed, must, named, out_of_gpu_memory, raise_shortage
 from pipeline.core.fingerprint import file_digest, file_state, fingerprint, text_digest
 from pipeline.core.progress import bar
-from pipeline.engine import block_scoring, missing_weights, tokenizer_files
+from pipeline.engine import missing_weights
+from pipeline.inputs import tokenizer_files
 from pipeline.mining.topk import Positions
+from pipeline.networks import block_scoring
 
 log = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.config.sets import NANO_BEIR, NANO_CANDIDATES
+from pipeline.config.set_names import NANO_BEIR, NANO_CANDIDATES
 from pipeline.core.markdown import as_json, without_places
 from pipeline.core.records import FIRST_STAGE, HEADLINE, MEASURES, POSITIVES_ADDED, PROTOCOLS, TRAINED
 from pipeline.evaluation.protocols import fixed_step_protocol

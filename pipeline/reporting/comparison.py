@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.config.sets import is_nano_beir
+from pipeline.config.set_names import is_nano_beir
 from pipeline.core import artifacts, atomic
 from pipeline.core.atomic import read_json
 from pipeline.core.errors import ArtifactError, ConfigError, must

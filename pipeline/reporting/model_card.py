@@ -17,7 +17,7 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from pipeline.core.markdown import as_json, escape, literal, sample, without_places
 from pipeline.core.records import AS_RETRIEVED, MEASURES, PROTOCOLS, TRAINED
-from pipeline.engine.tokens import NOTABLE_UNKNOWN
+from pipeline.inputs.tokens import NOTABLE_UNKNOWN
 from pipeline.reporting.card_tables import evaluations, log_table
 from pipeline.reporting.facts import Facts
 from pipeline.reporting.verdicts import (

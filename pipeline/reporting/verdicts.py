@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipeline.core.records import AS_RETRIEVED, COMPARISONS, FIRST_STAGE, HEADLINE, MEASURES, TRAINED
-from pipeline.engine.batching import Plan
+from pipeline.inputs.batching import Plan
 from pipeline.reporting.facts import Facts
 
 Json = dict[str, Any]

@@ -8,12 +8,12 @@ import torch
 
 from pipeline.config.data import Source
 from pipeline.core.console import shown
-from pipeline.stages.plan import Run
+from pipeline.stages.plan import RunPlan
 
 log = logging.getLogger(__name__)
 
 
-def announce(run: Run, *, mines_only: bool = False) -> None:
+def announce(run: RunPlan, *, mines_only: bool = False) -> None:
     """Log experiment, base model, data, device, precision and needs, before any work.
 
     With `mines_only`, the base model is not needed: it is named but not located.
@@ -40,7 +40,7 @@ def announce(run: Run, *, mines_only: bool = False) -> None:
         log.info("            %s", line)
 
 
-def _needs(run: Run, needs_hub: bool, mines_only: bool) -> str:
+def _needs(run: RunPlan, needs_hub: bool, mines_only: bool) -> str:
     """Return what a configuration needs when the experiment's own text does not apply."""
     trains_from_hub = not mines_only and "hub" in run.base.identity
     gpu = "a GPU is advised" if run.device.type == "cpu" and trains_from_hub else "no GPU asked for"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from pipeline.config.sets import NANO_MEAN
+from pipeline.config.set_names import NANO_MEAN
 from pipeline.core import artifacts, atomic
 from pipeline.core.console import shown
 from pipeline.core.fingerprint import fingerprint, plain
@@ -14,14 +14,14 @@ from pipeline.reporting import comparison, model_card, report
 from pipeline.reporting.facts import collect
 from pipeline.reporting.samples import EXAMPLE_ROWS
 from pipeline.stages.evaluate import evaluation_folder
-from pipeline.stages.plan import OF_THE_CARD, VERSIONS, Run, is_done, stage
+from pipeline.stages.plan import OF_THE_CARD, VERSIONS, RunPlan, is_done, stage
 from pipeline.stages.sets import final_sets
 from pipeline.telemetry.energy_records import add
 
 log = logging.getLogger(__name__)
 
 
-def card(run: Run) -> Path:
+def card(run: RunPlan) -> Path:
     """Write card/ with README.md and summary.json, and copies of both in the run's folder; log the closing table."""
     evaluations = {name: evaluation_folder(run, name) for name in final_sets(run)}
     if run.config.evaluation.nano_beir:

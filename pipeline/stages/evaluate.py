@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config.learning import ModelConfig
-from pipeline.config.sets import NANO_MEAN
+from pipeline.config.set_names import NANO_MEAN
 from pipeline.core import artifacts, atomic
 from pipeline.core.console import shown
 from pipeline.core.fingerprint import fingerprint, slug
@@ -21,13 +21,13 @@ from pipeline.evaluation import evaluator, figures, reranking
 from pipeline.evaluation.bi_encoder import BiEncoderScorer
 from pipeline.hub import location
 from pipeline.stages.models import load, load_saved, scorer_of
-from pipeline.stages.plan import VERSIONS, Run, is_done, stage
+from pipeline.stages.plan import VERSIONS, RunPlan, is_done, stage
 from pipeline.stages.sets import evaluation_set, final_sets, nano_names
 
 log = logging.getLogger(__name__)
 
 
-def evaluation_key(run: Run, name: str) -> dict[str, Any]:
+def evaluation_key(run: RunPlan, name: str) -> dict[str, Any]:
     """Return everything that decides what EVALUATE writes for one set; no set evaluated beside it is included."""
     config = run.config.evaluation
     if name in run.collections:
@@ -50,12 +50,12 @@ def evaluation_key(run: Run, name: str) -> dict[str, Any]:
     }
 
 
-def evaluation_folder(run: Run, name: str) -> Path:
+def evaluation_folder(run: RunPlan, name: str) -> Path:
     """Return the folder of a set's evaluation."""
     return run.folder / "evaluations" / f"{slug(name)}-{fingerprint(evaluation_key(run, name))}"
 
 
-def evaluate(run: Run) -> dict[str, Path]:
+def evaluate(run: RunPlan) -> dict[str, Path]:
     """Evaluate every system on every set, with models loaded from disk; return set → folder of its evaluation.
 
     Models are loaded anew for each set, so that only one is in memory at a time, a finished set stays finished when
@@ -81,7 +81,7 @@ def evaluate(run: Run) -> dict[str, Path]:
     return folders
 
 
-def check_inputs(run: Run) -> None:
+def check_inputs(run: RunPlan) -> None:
     """Check the collections, rivals and NanoBEIR sets, so that a mistake in them is reported before training.
 
     Raises:
@@ -97,12 +97,14 @@ def check_inputs(run: Run) -> None:
             read_nano_beir(run.nano_beir.folder, name, run.cache)
 
 
-def _bi_encoder(run: Run) -> BiEncoderScorer:
+def _bi_encoder(run: RunPlan) -> BiEncoderScorer:
     cache, precision = run.cache / "embeddings", run.config.evaluation.precision
     return BiEncoderScorer(run.base.folder, cache, device=run.device, precision=precision)
 
 
-def _evaluate_one(run: Run, name: str, folder: Path, questions: set[str], bi_encoder: BiEncoderScorer | None) -> None:
+def _evaluate_one(
+    run: RunPlan, name: str, folder: Path, questions: set[str], bi_encoder: BiEncoderScorer | None
+) -> None:
     with stage(run, folder, evaluation_key(run, name)) as (work, _):
         reranking_set = evaluation_set(run, name)
         systems = dict(_systems(run, reranking_set, bi_encoder))
@@ -115,7 +117,7 @@ def _evaluate_one(run: Run, name: str, folder: Path, questions: set[str], bi_enc
     log.info("%-9s %s in %s", "evaluate", name, shown(folder))
 
 
-def _trained_on(run: Run) -> set[str]:
+def _trained_on(run: RunPlan) -> set[str]:
     """Return the training questions, folded; an empty set if no training step was taken."""
     questions: set[str] = set()
     if atomic.read_json(run.folder / "model" / "training.json")["steps"]:
@@ -125,7 +127,7 @@ def _trained_on(run: Run) -> set[str]:
 
 
 def _systems(
-    run: Run, reranking_set: RerankingSet, bi_encoder: BiEncoderScorer | None
+    run: RunPlan, reranking_set: RerankingSet, bi_encoder: BiEncoderScorer | None
 ) -> Iterator[tuple[str, reranking.SystemRankings]]:
     """Yield the name and rankings of every system but the first stage, with one model in memory at a time."""
     config = run.config

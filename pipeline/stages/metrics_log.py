@@ -13,7 +13,7 @@ from pipeline.core import atomic
 from pipeline.core.console import shown
 from pipeline.core.errors import ArtifactError
 from pipeline.core.fingerprint import plain
-from pipeline.stages.plan import Run
+from pipeline.stages.plan import RunPlan
 from pipeline.telemetry.tracking import Tracker, start
 
 log = logging.getLogger(__name__)
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 class MetricsLog:
     """A run's metrics.jsonl and its mirror in W&B. Both hold each row once, also across resumes."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: RunPlan) -> None:
         self.path = run.folder / "metrics.jsonl"
         self._written: int | None = None
         self._tracker: Tracker = start(run.config.tracking, _tracked_as(run.folder), run.folder, plain(run.config))

@@ -13,12 +13,12 @@ from pipeline.data import content, source, storage
 from pipeline.engine import model_kinds
 from pipeline.hub import location
 from pipeline.mining.miner import mine as mine_pairs
-from pipeline.stages.plan import Run, is_done, stage
+from pipeline.stages.plan import RunPlan, is_done, stage
 
 log = logging.getLogger(__name__)
 
 
-def check_data(run: Run) -> None:
+def check_data(run: RunPlan) -> None:
     """Read and hash the pairs if they are local files, before any request to the hub.
 
     Raises:
@@ -28,7 +28,7 @@ def check_data(run: Run) -> None:
         fingerprint(run.mine_key)
 
 
-def mine(run: Run) -> Path:
+def mine(run: RunPlan) -> Path:
     """Mine training rows, dev set and validation set unless they are complete; return their folder.
 
     Raises:

@@ -10,10 +10,10 @@ from pipeline.core.allocation import release_memory
 from pipeline.engine import model_files
 from pipeline.engine.modeling import Reranker
 from pipeline.engine.scoring import PairScorer
-from pipeline.stages.plan import Run
+from pipeline.stages.plan import RunPlan
 
 
-def check_base(run: Run) -> None:
+def check_base(run: RunPlan) -> None:
     """Read the base model's configuration and tokenizer, so that a mistake in them is reported before mining.
 
     Raises:
@@ -22,18 +22,18 @@ def check_base(run: Run) -> None:
     model_files.planned(run.base.folder, run.config.model)
 
 
-def load(run: Run, folder: Path, config: ModelConfig) -> Reranker:
+def load(run: RunPlan, folder: Path, config: ModelConfig) -> Reranker:
     """Load the model in a folder; if it has no head, draw one from the run's seed."""
     release_memory()  # freed by earlier models: what training leaves exceeds a small model's weights
     return model_files.load(folder, config, seed=run.config.seed, attention=run.attention())
 
 
-def load_saved(run: Run, folder: Path) -> Reranker:
+def load_saved(run: RunPlan, folder: Path) -> Reranker:
     """Load a model that this run saved: its folder already holds the trained layers, width and weights."""
     return load(run, folder, dataclasses.replace(run.config.model, layers=None, hidden_size=None, random_init=False))
 
 
-def scorer_of(run: Run, reranker: Reranker) -> PairScorer:
+def scorer_of(run: RunPlan, reranker: Reranker) -> PairScorer:
     """Move the model to the device and return a scorer at the evaluation precision."""
     reranker.model.to(run.device)
     budget = run.token_budget(reranker.hidden_size, reranker.layers)

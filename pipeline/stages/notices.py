@@ -6,10 +6,10 @@ import logging
 
 from pipeline.config.learning import TrainingConfig
 from pipeline.config.schema import Config
-from pipeline.engine.batching import Plan, warmup_steps
 from pipeline.engine.modeling import Reranker
 from pipeline.engine.steps import TrainingRows
-from pipeline.engine.tokens import NOTABLE_UNKNOWN
+from pipeline.inputs.batching import Plan, warmup_steps
+from pipeline.inputs.tokens import NOTABLE_UNKNOWN
 
 log = logging.getLogger(__name__)
 

@@ -18,23 +18,24 @@ import torch
 
 from pipeline.config.data import Retriever, Source
 from pipeline.config.learning import Precision
-from pipeline.config.machine import Attention
+from pipeline.config.runtime import Attention
 from pipeline.config.schema import Config
-from pipeline.config.sets import NANO, is_reserved
+from pipeline.config.set_names import NANO, is_reserved
 from pipeline.core import artifacts, atomic, upkeep
 from pipeline.core.console import shown
 from pipeline.core.errors import ConfigError, must
 from pipeline.core.fingerprint import fingerprint, plain, slug
 from pipeline.core.provenance import record
 from pipeline.data.content import content_digest
-from pipeline.engine import fused, machine
+from pipeline.engine import machine
 from pipeline.hub import location
 from pipeline.hub.cache import Kind
 from pipeline.hub.lock_file import LOCK
+from pipeline.networks import fused
 from pipeline.stages.rivals import rival_names
 from pipeline.telemetry.emissions import measured
 from pipeline.telemetry.energy_records import add
-from pipeline.telemetry.pieces import Pieces, counted
+from pipeline.telemetry.stage_energy import Pieces, counted
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +47,7 @@ OF_THE_CARD = ("title", "language", "license")
 """Keys of `model` that affect only the model card."""
 
 
-class Run:
+class RunPlan:
     """One configuration on this machine: resolved choices, located inputs, names of its folders.
 
     `auto` precisions are resolved first, because the precision is part of the fingerprints that name folders.
@@ -213,7 +214,7 @@ def _check_name(name: str, others: Mapping[str, object], dev_name: str) -> None:
 
 
 @contextmanager
-def stage(run: Run, folder: Path, key: Mapping[str, Any]) -> Iterator[tuple[Path, Pieces]]:
+def stage(run: RunPlan, folder: Path, key: Mapping[str, Any]) -> Iterator[tuple[Path, Pieces]]:
     """Yield a work folder that becomes `folder`, with manifest, provenance and emissions, if the block succeeds.
 
     emissions.json is the sum over all processes that worked on the stage, including killed ones. The manifest's

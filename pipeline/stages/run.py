@@ -14,7 +14,7 @@ from pipeline.stages.card import card
 from pipeline.stages.evaluate import check_inputs, evaluate
 from pipeline.stages.mine import check_data, mine
 from pipeline.stages.models import check_base
-from pipeline.stages.plan import Run
+from pipeline.stages.plan import RunPlan
 from pipeline.stages.train import train
 
 log = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ def run(config: Config, stop_after: Stage | None = None) -> Path | None:
     """
     last = stop_after or config.stop_after
     mines_only, evaluates = last is Stage.mine, last in (Stage.evaluate, Stage.card)
-    this = Run(config)
+    this = RunPlan(config)
     if not mines_only:
         atomic.require_link(this.outputs / "latest")
     check_data(this)
@@ -52,7 +52,7 @@ def run(config: Config, stop_after: Stage | None = None) -> Path | None:
     return this.folder
 
 
-def _point_latest(run: Run) -> None:
+def _point_latest(run: RunPlan) -> None:
     try:
         atomic.point(run.outputs / "latest", run.folder)
     except OSError as error:

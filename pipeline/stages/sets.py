@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from pipeline.config.schema import Config
-from pipeline.config.sets import DEV, NANO, VALIDATION, nano_beir_name
+from pipeline.config.set_names import DEV, NANO, VALIDATION, nano_beir_name
 from pipeline.core.records import RerankingSet
 from pipeline.data import storage
 from pipeline.data.beir import read_beir
@@ -13,7 +13,7 @@ from pipeline.data.nano_beir import read as read_nano_beir
 from pipeline.evaluation import reranking
 from pipeline.mining.checks import NOTABLE_SHARE, coverage
 from pipeline.mining.retrieval import bm25_run
-from pipeline.stages.plan import Run
+from pipeline.stages.plan import RunPlan
 
 log = logging.getLogger(__name__)
 
@@ -29,12 +29,12 @@ def fixed_sets(config: Config) -> list[str]:
     return [name for asked in config.training.eval_sets for name in meant[asked]]
 
 
-def final_sets(run: Run) -> list[str]:
+def final_sets(run: RunPlan) -> list[str]:
     """Return the names of the reported sets in display order, without the NanoBEIR mean, which follows from them."""
     return [run.config.data.dev_name, *run.collections, *nano_names(run.config)]
 
 
-def evaluation_set(run: Run, name: str) -> RerankingSet:
+def evaluation_set(run: RunPlan, name: str) -> RerankingSet:
     """Return a set by name: the dev set, `validation`, a NanoBEIR split, or a folder of `evaluation.collections`."""
     if name == run.config.data.dev_name:
         return storage.read_set(run.mined_folder / "dev")

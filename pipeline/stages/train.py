@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.config import recorded
-from pipeline.config.sets import DEV, NANO_MEAN
+from pipeline.config.set_names import DEV, NANO_MEAN
 from pipeline.core import artifacts, atomic, upkeep
 from pipeline.core.console import shown
 from pipeline.core.credentials import masked
@@ -22,20 +22,21 @@ from pipeline.core.fingerprint import fingerprint, plain, slug
 from pipeline.core.records import AS_RETRIEVED
 from pipeline.core.signals import hung_up, restore, stop_signals
 from pipeline.data import storage
-from pipeline.engine import collation, model_files
+from pipeline.engine import model_files
 from pipeline.engine.modeling import Reranker
-from pipeline.engine.pair_template import identity
 from pipeline.engine.steps import TrainingRows
-from pipeline.engine.tokens import TokenTable
 from pipeline.engine.training import Hooks, Trainer
 from pipeline.engine.training_state import Measures
 from pipeline.evaluation import figures, reranking
 from pipeline.evaluation.protocols import fixed_step_protocol
 from pipeline.hub import location
+from pipeline.inputs import collation
+from pipeline.inputs.pair_template import identity
+from pipeline.inputs.tokens import TokenTable
 from pipeline.stages.metrics_log import MetricsLog
 from pipeline.stages.models import load, load_saved, scorer_of
 from pipeline.stages.notices import say_cut, say_steps, say_unknown
-from pipeline.stages.plan import VERSIONS, Run, is_done, stage
+from pipeline.stages.plan import VERSIONS, RunPlan, is_done, stage
 from pipeline.stages.sets import evaluation_set, fixed_sets, nano_names
 
 log = logging.getLogger(__name__)
@@ -45,7 +46,7 @@ PROBE_PAIRS = 64
 """Pairs scored before saving and after reloading; every score must be equal."""
 
 
-def train(run: Run) -> Path:
+def train(run: RunPlan) -> Path:
     """Train unless it is done; return model/ with weights, tokenizer, training.json, metrics.jsonl, emissions.json."""
     folder, config = run.folder / "model", run.config
     with atomic.locked(folder):
@@ -91,7 +92,7 @@ def train(run: Run) -> Path:
     return folder
 
 
-def training_rows(run: Run, reranker: Reranker) -> TrainingRows:
+def training_rows(run: RunPlan, reranker: Reranker) -> TrainingRows:
     """Return the mined rows with their token table: built once per tokenizer, data and length, then memory-mapped."""
     key = {
         "stage": "tokens",
@@ -121,7 +122,7 @@ def rows_of(mined: Path, tokens: Path, reranker: Reranker, max_length: int) -> T
     )
 
 
-def _fixed_evaluation(run: Run, reranker: Reranker) -> Any:
+def _fixed_evaluation(run: RunPlan, reranker: Reranker) -> Any:
     """Return the function that evaluates at fixed steps, giving set → measure → mean.
 
     All its calls share one scorer, which keeps tokens and micro-batches.
@@ -142,7 +143,7 @@ def _fixed_evaluation(run: Run, reranker: Reranker) -> Any:
 
 
 @upkeep.spent("verify")
-def _must_reload_equal(run: Run, reranker: Reranker, saved: Path) -> None:
+def _must_reload_equal(run: RunPlan, reranker: Reranker, saved: Path) -> None:
     """Refuse to publish a folder whose scores are not those of the model in memory.
 
     Raises:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from pipeline.config.machine import TrackingConfig, Wandb
+from pipeline.config.runtime import TrackingConfig, Wandb
 from pipeline.core.credentials import masked
 from pipeline.core.errors import named
 

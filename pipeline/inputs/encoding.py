@@ -16,7 +16,7 @@ import numpy.typing as npt
 from tokenizers import Encoding, Tokenizer
 from transformers import PreTrainedTokenizerBase
 
-from pipeline.engine.pair_template import Ints, plain
+from pipeline.inputs.pair_template import Ints, plain
 
 MOST_WORDS, MOST_CHARACTERS = 2**17, 2**23
 """Words and characters that an encoder remembers before it forgets all of them: some 30 MB, and more words than most

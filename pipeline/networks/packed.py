@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from pipeline.engine import block_bert, packed_bert, packed_modernbert
-from pipeline.engine.packed_attention import has_unpadded
-from pipeline.engine.packed_rows import Rows
+from pipeline.networks import block_bert, packed_bert, packed_modernbert
+from pipeline.networks.packed_attention import has_unpadded
+from pipeline.networks.packed_rows import Rows
 
 KINDS: dict[str, Any] = {
     "transformers.models.bert.modeling_bert.BertForSequenceClassification": packed_bert,

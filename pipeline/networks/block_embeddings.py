@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from pipeline.engine.dropout import Dropout, drop_, scale
+from pipeline.networks.dropout import Dropout, drop_, scale
 
 
 def embed(embeddings: Any, batch: dict[str, torch.Tensor], dropout: Dropout | None) -> torch.Tensor:

@@ -15,8 +15,8 @@ from transformers import PreTrainedTokenizerBase
 
 from pipeline.core.errors import out_of_gpu_memory
 from pipeline.core.progress import bar
-from pipeline.engine.encoding import before, encoder_of, spans
-from pipeline.engine.pair_template import Ints, PairTemplate, truncated
+from pipeline.inputs.encoding import before, encoder_of, spans
+from pipeline.inputs.pair_template import Ints, PairTemplate, truncated
 
 KEPT_SHARE = 1 / 64
 """Share of a GPU's memory for a table's tokens: 100 million tokens on 24 GiB; 100,000 GooAQ pairs have 7 million."""

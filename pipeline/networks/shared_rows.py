@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from pipeline.engine.batching import ROWS_STEP, Indices, rounded
-from pipeline.engine.block_attention import Block
+from pipeline.inputs.batching import ROWS_STEP, Indices, rounded
+from pipeline.networks.block_attention import Block
 
 LOOKED_AT = 2**19
 """About how many rows of a pass, at most, are counted to find the most frequent; counting takes 40 ms."""

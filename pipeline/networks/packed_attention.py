@@ -13,7 +13,7 @@ import torch
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from pipeline.engine.flash import Flash, FlashArguments
+from pipeline.networks.flash import Flash, FlashArguments
 
 FULL = -1
 """The `window` that covers the whole pair."""

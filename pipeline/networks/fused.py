@@ -13,7 +13,7 @@ import torch
 from torch.nn import functional as F
 
 from pipeline.core.errors import one_line, out_of_gpu_memory
-from pipeline.engine import kernels
+from pipeline.networks import kernels
 
 log = logging.getLogger(__name__)
 

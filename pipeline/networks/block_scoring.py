@@ -15,11 +15,11 @@ from torch.nn import functional as F
 from transformers.modeling_outputs import BaseModelOutput
 
 from pipeline.core.processor import bf16_unit
-from pipeline.engine import block_bert, block_embeddings, block_first, shared_rows
-from pipeline.engine.batching import SCORING_WIDTH_STEP, Blocks, Indices, pairs_step
-from pipeline.engine.block_attention import Block, blocks_of
-from pipeline.engine.block_linear import FirstTokenLinears, Linear, linears_of
-from pipeline.engine.shared_rows import LookedUp, Lookup
+from pipeline.inputs.batching import SCORING_WIDTH_STEP, Blocks, Indices, pairs_step
+from pipeline.networks import block_bert, block_embeddings, block_first, shared_rows
+from pipeline.networks.block_attention import Block, blocks_of
+from pipeline.networks.block_linear import FirstTokenLinears, Linear, linears_of
+from pipeline.networks.shared_rows import LookedUp, Lookup
 
 MOST_WEIGHTS = 4_000_000
 """Most attention weights of a block for which separate matmuls take less time: more do not fit into the cache."""

@@ -1,4 +1,4 @@
-"""One point of a growth curve, as a process with a peak memory of its own: `python -m pipeline.benchmark.points`.
+"""One point of a growth curve, as a process with a peak memory of its own: `python -m pipeline.benchmark.growth_point`.
 
 Reads the texts that `growth` wrote. Points do not depend on each other, except that training reads the table that the
 tokenise point of the same size wrote.
@@ -19,16 +19,16 @@ import torch
 from pipeline.benchmark import ours
 from pipeline.benchmark.cases import DEPTH, NEGATIVES, SEED
 from pipeline.config.learning import Precision, TrainingConfig
-from pipeline.config.machine import RuntimeConfig
+from pipeline.config.runtime import RuntimeConfig
 from pipeline.core import atomic
 from pipeline.data.storage import CHUNK
-from pipeline.engine import collation
 from pipeline.engine.machine import resolve_device, resolve_precision
 from pipeline.engine.scoring import PairScorer
 from pipeline.engine.steps import TrainingRows
-from pipeline.engine.tokens import TokenTable
 from pipeline.engine.training import Hooks, Trainer
 from pipeline.evaluation import reranking
+from pipeline.inputs import collation
+from pipeline.inputs.tokens import TokenTable
 from pipeline.mining.miner import mine
 
 QUESTIONS = 10_000

@@ -1,4 +1,4 @@
-"""One run of one side, as a process with a peak memory of its own: `python -m pipeline.benchmark.side`.
+"""One run of one side, as a process with a peak memory of its own: `python -m pipeline.benchmark.measured_run`.
 
 Also prepares what both sides read: one model folder and one file of texts.
 """
@@ -26,7 +26,7 @@ from pipeline.benchmark.cases import (
 )
 from pipeline.commands.estimates import encoder_parameters
 from pipeline.config.learning import Activation, ModelConfig, Precision
-from pipeline.config.machine import RuntimeConfig
+from pipeline.config.runtime import RuntimeConfig
 from pipeline.core.atomic import read_json, write_json
 from pipeline.engine import model_files
 from pipeline.engine.machine import resolve_device, resolve_precision

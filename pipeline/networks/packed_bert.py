@@ -12,8 +12,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from pipeline.engine.packed_attention import Layout, attend
-from pipeline.engine.packed_rows import Rows
+from pipeline.networks.packed_attention import Layout, attend
+from pipeline.networks.packed_rows import Rows
 
 
 def supports(config: Any) -> bool:

@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 
-from pipeline.config.asked import Faults
+from pipeline.config.command_arguments import Faults
 from pipeline.core import atomic
 from pipeline.faults import campaign
 from pipeline.faults.victim import Place, Server, kill
 from pipeline.telemetry.emissions import measured
 from pipeline.telemetry.energy_records import add
-from pipeline.telemetry.pieces import NOTE_SECONDS, Pieces, counted
+from pipeline.telemetry.stage_energy import NOTE_SECONDS, Pieces, counted
 
 METERED = [word for word in campaign.arguments(Faults()) if word != "emissions=off"]
 
@@ -27,7 +27,7 @@ WORK = """
 import sys, time
 from pathlib import Path
 from pipeline.telemetry.emissions import measured
-from pipeline.telemetry.pieces import counted
+from pipeline.telemetry.stage_energy import counted
 with counted(Path(sys.argv[1])) as pieces:
     print("counting", flush=True)
     with measured(True, None, "work") as meter, pieces.metered(meter.snapshot):

@@ -12,8 +12,16 @@ from typing import Any
 import pytest
 
 from pipeline.benchmark.cases import Benchmark
-from pipeline.config.arguments import described, keys, near, nearest, parse_arguments, rule
-from pipeline.config.asked import Faults, Prediction, Profile, Publication, Reproduction, Rerun, Verification
+from pipeline.config.argument_parser import described, keys, near, nearest, parse_arguments, rule
+from pipeline.config.command_arguments import (
+    Faults,
+    Prediction,
+    Profile,
+    Publication,
+    Reproduction,
+    Rerun,
+    Verification,
+)
 from pipeline.config.paths import ARGUMENTS
 from pipeline.core.errors import ConfigError
 

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional as F
 
-from pipeline.engine.block_attention import Block
-from pipeline.engine.block_linear import FirstTokenLinears
-from pipeline.engine.dropout import Dropout, drop_, scale
+from pipeline.networks.block_attention import Block
+from pipeline.networks.block_linear import FirstTokenLinears
+from pipeline.networks.dropout import Dropout, drop_, scale
 
 
 @dataclass(slots=True)

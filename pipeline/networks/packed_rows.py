@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from pipeline.engine.packed_attention import Layout
+from pipeline.networks.packed_attention import Layout
 
 
 @dataclass(slots=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from pipeline.engine.dropout import Dropout, drop_, scale
+from pipeline.networks.dropout import Dropout, drop_, scale
 
 
 @dataclass(slots=True)

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from pipeline.engine import block_embeddings, block_first, packed_bert
-from pipeline.engine.block_attention import Block, Kept, attend, blocks_of, gradients
-from pipeline.engine.block_linear import FirstTokenLinears, LayerLinears, Linear, linears_of
-from pipeline.engine.dropout import Dropout, drawn_seed, drop_, scale
+from pipeline.networks import block_embeddings, block_first, packed_bert
+from pipeline.networks.block_attention import Block, Kept, attend, blocks_of, gradients
+from pipeline.networks.block_linear import FirstTokenLinears, LayerLinears, Linear, linears_of
+from pipeline.networks.dropout import Dropout, drawn_seed, drop_, scale
 
 Tensors = tuple[torch.Tensor, ...]
 

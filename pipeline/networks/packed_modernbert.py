@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
-from pipeline.engine import fused, kernels
-from pipeline.engine.packed_attention import FULL, Layout, attend
-from pipeline.engine.packed_rows import Rows
+from pipeline.networks import fused, kernels
+from pipeline.networks.packed_attention import FULL, Layout, attend
+from pipeline.networks.packed_rows import Rows
 
 GLOBAL, LOCAL = "full_attention", "sliding_attention"
 

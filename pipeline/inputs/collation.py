@@ -14,10 +14,10 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from pipeline.core.errors import ModelError, must
-from pipeline.engine.batching import Blocks, rounded
-from pipeline.engine.encoding import spans
-from pipeline.engine.pair_template import Ints, PairTemplate, truncated
-from pipeline.engine.tokens import TokenTable
+from pipeline.inputs.batching import Blocks, rounded
+from pipeline.inputs.encoding import spans
+from pipeline.inputs.pair_template import Ints, PairTemplate, truncated
+from pipeline.inputs.tokens import TokenTable
 
 _PROVEN: set[tuple[object, ...]] = set()
 """Tokenizers, by class and full state, with the templates proven on them: a run builds a dozen scorers with one.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.benchmark.figures import Found, agreement, ratio, reckoned, side, table
+from pipeline.benchmark.results import Found, agreement, ratio, reckoned, side, table
 
 
 def test_ratios_are_pair_by_pair() -> None:
