@@ -1,4 +1,4 @@
-# One command each; `make` alone lists them. Overrides of the configuration go into ARGS:
+# Each target runs one command; `make` alone lists them. Overrides of the configuration go into ARGS:
 #     make train EXPERIMENT=gooaq_bert_tiny ARGS="runtime=rtx3090 seed=13"
 # A command's own exit status (2 refused, 75 interrupted with the work saved, 1 a bug) is in make's last line;
 # make itself then exits 2. A scheduler that requeues on 75 should call `.venv/bin/python scripts/train.py …` instead.

@@ -102,21 +102,32 @@ def parse_arguments(schema: type[T], arguments: list[str]) -> T:
 def described(schema: type[Any]) -> str:
     """Return the `--help` text of a command's arguments: for each, a line with rule and default, and its meaning."""
     lines = []
-    meanings = _meanings(schema)
+    known = meanings(schema)
     for field in dataclasses.fields(schema):
         default = "" if field.default is dataclasses.MISSING else f"; {_shown(field.default)} by default"
-        lines += [f"{field.name}=  {rule(keys(schema)[field.name])}{default}", f"    {meanings[field.name]}"]
+        lines += [
+            f"{field.name}=  {rule(keys(schema)[field.name])}{default}",
+            f"    {known[field.name].splitlines()[0]}",
+        ]
     return "\n".join(lines)
 
 
-def _meanings(schema: type[Any]) -> dict[str, str]:
-    """Return field → first line of the docstring below it, read from the source: Python keeps no such docstrings."""
+def meanings(schema: type[Any], prefix: str = "") -> dict[str, str]:
+    """Return dotted name → docstring of every value below a dataclass, in the order of its fields.
+
+    The docstrings below fields are read from the source, since Python keeps none of them.
+    """
+    found: dict[str, str] = {}
+    hints = typing.get_type_hints(schema)
     (body,) = (node.body for node in ast.parse(inspect.getsource(schema)).body if isinstance(node, ast.ClassDef))
-    found = {}
-    for field, text in itertools.pairwise(body):
-        match field, text:
-            case ast.AnnAssign(target=ast.Name(name)), ast.Expr(ast.Constant(str(said))):
-                found[name] = said.splitlines()[0]
+    for field, following in itertools.pairwise([*body, ast.Pass()]):
+        match field:
+            case ast.AnnAssign(target=ast.Name(name)) if dataclasses.is_dataclass(hints[name]):
+                found.update(meanings(typing.cast(type[Any], hints[name]), f"{prefix}{name}."))
+            case ast.AnnAssign(target=ast.Name(name)):
+                match following:
+                    case ast.Expr(ast.Constant(str(docstring))):
+                        found[prefix + name] = docstring
     return found
 
 
