@@ -87,6 +87,16 @@ def test_twenty_steps_of_the_recipe_fit_an_rtx_3090(tmp_path: Path) -> None:
     assert 0 < found["peak_allocated_gib"] <= found["peak_reserved_gib"] <= GPU_LIMIT_BYTES / 2**30
 
 
+@pytest.mark.gpu
+@pytest.mark.timeout(1800)
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_full_micro_batches_fit_an_rtx_3090(tmp_path: Path) -> None:
+    """The recipe's own steps fill less than half of a micro-batch."""
+    found = measured("modernbert_large_gpu_full", tmp_path)
+    assert found["mean_pair_tokens"] * found["batch_size"] > 8192 == found["micro_batch_tokens"]
+    assert 0 < found["peak_reserved_gib"] <= GPU_LIMIT_BYTES / 2**30
+
+
 def test_the_gpu_measurement_trains_what_it_says_where_there_is_none(tmp_path: Path) -> None:
     found = gpu_steps(
         modernbert(tmp_path / "base"), tmp_path, torch.device("cpu"), precision=Precision.fp32,

@@ -41,6 +41,17 @@ def test_kernels_that_do_not_agree_are_not_used(
     assert "their results differ from torch's operators" in caplog.text
 
 
+def test_kernels_are_tried_once_however_the_gpu_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = []
+    monkeypatch.setattr(kernels, "triton_version", lambda: "3")
+    monkeypatch.setattr(fused, "_agree_with_operators", lambda device: tried.append(device) is None)
+    fused._work.cache_clear()
+    assert [fused.version(torch.device(name)) for name in ("cuda", "cuda:0")] == ["3", "3"]
+    assert fused._work(torch.device("cuda", 0))
+    fused._work.cache_clear()
+    assert tried == [torch.device("cuda", 0)]
+
+
 def test_kernels_that_do_not_compile_are_not_used(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

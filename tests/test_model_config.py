@@ -190,6 +190,13 @@ def test_a_model_that_asks_for_more_than_tokens_is_refused_when_it_is_loaded(tmp
     one_sentence(error)
 
 
+def test_a_model_of_few_positions_is_loaded_if_cut_pairs_fit_them(tmp_path: Path) -> None:
+    source = saved(tmp_path, "Electra", embedding_size=32, max_position_embeddings=8)
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    assert len(tokenizer("one", "two three")["input_ids"]) > 8
+    assert np.isfinite(scores(load(source, model_config(source, max_length=8), seed=1))).all()
+
+
 def rates(model: torch.nn.Module) -> set[float]:
     return {
         getattr(module, name)

@@ -162,7 +162,8 @@ def _check_scores(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path) 
         return  # `collation.checked_template` refuses it and says why
     try:
         with torch.no_grad():
-            model(**tokenizer([["one", "two"], ["one", "two three"]], padding=True, return_tensors="pt"))
+            pairs = [["one", "two"], ["one", "two three"]]
+            model(**tokenizer(pairs, padding=True, truncation=True, return_tensors="pt"))
     except Exception as error:  # a kind of model may need more than tokens, such as a decoder's first token
         raise_shortage(error)
         raise ModelError(must("model.path", f"score pairs of texts as {type(model).__name__}",

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.func import functional_call
 
 
 def with_cast_weights(model: nn.Module, run: Callable[[nn.Module, Any], torch.Tensor]) -> Callable[[Any], torch.Tensor]:
@@ -21,25 +20,24 @@ def with_cast_weights(model: nn.Module, run: Callable[[nn.Module, Any], torch.Te
     model's own parameters in fp32, if each batch has its own backward pass: within one pass they are added in bf16.
     Layers whose `forward` was replaced are left as they are. The weights are cast now: later changes are not seen.
     """
-    holder = _Held(model, run)
-    names = [
-        f"{path}.{name}" for path, module in holder.named_modules()
+    places = [
+        (module, name, parameter) for module in model.modules()
         if isinstance(module, nn.Linear) and "forward" not in vars(module)
-        for name, _ in module.named_parameters()
+        for name, parameter in module.named_parameters(recurse=False)
     ]  # fmt: skip
-    cast = dict(zip(names, _Cast.apply(*map(holder.get_parameter, names)), strict=True))  # type: ignore[no-untyped-call]
-    return lambda batch: functional_call(holder, cast, (batch,), tie_weights=False)
+    cast = _Cast.apply(*(parameter for *_, parameter in places))  # type: ignore[no-untyped-call]
 
+    def run_with_cast(batch: Any) -> torch.Tensor:
+        # `torch.func.functional_call` does the same, but its bookkeeping takes 2.5 ms a step of ModernBERT-large.
+        for (module, name, _), tensor in zip(places, cast, strict=True):
+            module._parameters[name] = tensor
+        try:
+            return run(model, batch)
+        finally:
+            for module, name, parameter in places:
+                module._parameters[name] = parameter
 
-class _Held(nn.Module):
-    """A model with `run` as its `forward`, because `functional_call` takes a module."""
-
-    def __init__(self, model: nn.Module, run: Callable[[nn.Module, Any], torch.Tensor]) -> None:
-        super().__init__()
-        self.model, self.run = model, run
-
-    def forward(self, batch: Any) -> torch.Tensor:
-        return self.run(self.model, batch)
+    return run_with_cast
 
 
 class _Cast(torch.autograd.Function):

@@ -25,7 +25,10 @@ def available_for(rows: torch.Tensor) -> bool:
 
 def version(device: torch.device) -> str | None:
     """Return Triton's version if bf16 kernels run on this device, else None; versions may differ in last bits."""
-    return kernels.triton_version() if device.type == "cuda" and _work(device) else None
+    if device.type != "cuda":
+        return None
+    tried = torch.device("cuda", device.index or 0)  # as rows name it, so that the kernels are tried once
+    return kernels.triton_version() if _work(tried) else None
 
 
 @cache
@@ -56,16 +59,18 @@ Compared = tuple[tuple[torch.Tensor, torch.Tensor], ...]
 
 
 def _rotary(device: torch.device) -> Compared:
-    rows = torch.linspace(-4, 4, 40 * 3 * 64, device=device).view(40, 3, 64).bfloat16()
+    query = torch.linspace(-4, 4, 40 * 3 * 64, device=device).view(40, 3, 64).bfloat16()
+    key, value = query.flip(0), query.flip(1)
     angles = torch.linspace(-3, 3, 40 * 32, device=device).view(40, 32)
     cos, sin = angles.cos(), angles.sin()
-    low, high = rows.float().chunk(2, dim=-1)
     c = cos[:, None]
     results = []
     for is_gradient, s in ((False, sin[:, None]), (True, -sin[:, None])):
-        rotated = torch.cat([low * c - high * s, high * c + low * s], dim=-1)
-        packed = kernels.apply_rotary(rows, rows, rows, cos.repeat(1, 2), sin.repeat(1, 2), is_gradient=is_gradient)
-        results += [(packed[:, 0], rotated), (packed[:, 1], rotated), (packed[:, 2], rows)]
+        packed = kernels.apply_rotary(query, key, value, cos.repeat(1, 2), sin.repeat(1, 2), is_gradient=is_gradient)
+        for index, rows in enumerate((query, key)):
+            low, high = rows.float().chunk(2, dim=-1)
+            results.append((packed[:, index], torch.cat([low * c - high * s, high * c + low * s], dim=-1)))
+        results.append((packed[:, 2], value))
     return tuple(results)
 
 

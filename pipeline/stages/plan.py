@@ -186,7 +186,7 @@ class RunPlan:
         return {
             **machine.scope(self.device, precision, budget),
             "attention": self.attention().name,
-            "fused": fused.version(self.device),
+            "fused": fused.version(self.device) if precision is Precision.bf16 else None,
             "code": code,
         }
 
