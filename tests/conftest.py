@@ -33,6 +33,14 @@ def shared_data() -> Path:
 
 
 @pytest.fixture()
+def pairs_file(tmp_path: Path) -> Path:
+    """Return a JSON-lines file of 150 question/answer rows, `pairs.jsonl`, alone in its folder."""
+    from pair_files import pair_rows, write_jsonl
+
+    return write_jsonl(tmp_path / "pairs.jsonl", pair_rows(150))
+
+
+@pytest.fixture()
 def batches_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Give models on the CPU the packed batches of a GPU, for tests in which memory runs out as on a GPU."""
     from pipeline.networks import packed

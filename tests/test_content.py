@@ -1,4 +1,4 @@
-"""Every outside input is known by what it holds, and what cannot be read is refused before anything else."""
+"""Every local input is identified by its content, and one that cannot be read is refused before anything else."""
 
 from __future__ import annotations
 
@@ -8,15 +8,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from beir_folders import write_beir
+from pair_files import data_config
 
-from pipeline.config.data import DataConfig, Format, Source
+from pipeline.config.data import Format, Source
 from pipeline.core.errors import DataError
 from pipeline.data.content import content_digest, refuse_changed
 
+KEYS = ("path", "dev_path", "corpus_path")
+
 
 def digests(path: Path, /, **keys: Any) -> dict[str, str]:
-    section = DataConfig(**{"source": Source.local, "name": "x", "path": str(path), **keys})
-    return content_digest(section, source=None, cache=path.parent)
+    return content_digest(data_config(**{"path": path, **keys}), source=None, cache=path.parent)
+
+
+def refused(path: Path, /, **keys: Any) -> str:
+    with pytest.raises(DataError) as error:
+        digests(path, **keys)
+    return str(error.value)
 
 
 def sha256(path: Path) -> str:
@@ -24,112 +33,131 @@ def sha256(path: Path) -> str:
 
 
 @pytest.fixture
-def jsonl(tmp_path: Path) -> Path:
-    path = tmp_path / "pairs.jsonl"
-    path.write_text('{"question": "a", "answer": "b"}\n')
-    return path
+def beir(tmp_path: Path) -> Path:
+    """Return a folder of one query and one passage with a judgement, in a test file, and a run."""
+    folder = write_beir(tmp_path / "beir", {"q": "a"}, {"p": "b"}, test=[("q", "p", 1)])
+    (folder / "run.trec").write_text("q Q0 p 1 1 t\n")
+    return folder
 
 
-def test_files_of_ones_own_are_known_by_their_sha256(jsonl: Path) -> None:
-    dev, corpus = jsonl.with_name("dev.jsonl"), jsonl.with_name("corpus.jsonl")
+# What identifies an input
+
+
+def test_local_files_are_identified_by_their_sha256(pairs_file: Path) -> None:
+    dev, corpus = pairs_file.with_name("dev.jsonl"), pairs_file.with_name("corpus.jsonl")
     dev.write_text('{"question": "c", "answer": "d"}\n')
     corpus.write_text('{"text": "e"}\n')
-    assert digests(jsonl, dev_path=str(dev), corpus_path=str(corpus)) == {
-        "path": sha256(jsonl),
+    assert digests(pairs_file, dev_path=str(dev), corpus_path=str(corpus)) == {
+        "path": sha256(pairs_file),
         "dev_path": sha256(dev),
         "corpus_path": sha256(corpus),
     }
 
 
-def test_a_beir_folder_is_known_by_the_files_its_pairs_are_read_from(tmp_path: Path) -> None:
-    folder = tmp_path / "beir"
-    (folder / "qrels").mkdir(parents=True)
-    for name in ("queries.jsonl", "corpus.jsonl", "qrels/test.tsv", "run.trec"):
-        (folder / name).write_text(name)
+def test_beir_folder_is_identified_by_the_files_its_pairs_come_from(beir: Path) -> None:
     read = ("queries.jsonl", "corpus.jsonl", "qrels/test.tsv")
-    assert digests(folder, format=Format.beir) == {f"path/{name}": sha256(folder / name) for name in read}
-    (folder / "qrels" / "train.tsv").write_text("judgements to train on")
-    assert digests(folder, format=Format.beir, dev_path=str(folder)) == {
-        **{f"path/{name}": sha256(folder / name) for name in (*read[:2], "qrels/train.tsv")},
-        **{f"dev_path/{name}": sha256(folder / name) for name in read},
+    assert digests(beir, format=Format.beir) == {f"path/{name}": sha256(beir / name) for name in read}
+    (beir / "qrels" / "train.tsv").write_text("judgements to train on")
+    assert digests(beir, format=Format.beir, dev_path=str(beir)) == {
+        **{f"path/{name}": sha256(beir / name) for name in (*read[:2], "qrels/train.tsv")},
+        **{f"dev_path/{name}": sha256(beir / name) for name in read},
     }
 
 
-def test_a_data_set_of_the_hub_is_known_by_its_commit_alone(jsonl: Path) -> None:
-    assert digests(jsonl.parent, source=Source.hub) == {}
-    assert digests(jsonl.parent, source=Source.hub, corpus_path=str(jsonl)) == {"corpus_path": sha256(jsonl)}
+def test_hub_data_set_has_no_digest_but_its_own_corpus_has(pairs_file: Path) -> None:
+    assert digests(pairs_file.parent, source=Source.hub) == {}
+    assert digests(pairs_file.parent, source=Source.hub, corpus_path=str(pairs_file)) == {
+        "corpus_path": sha256(pairs_file)
+    }
 
 
-def test_a_pipe_is_refused_and_not_waited_for(jsonl: Path) -> None:
-    pipe = jsonl.with_name("pipe.jsonl")
-    os.mkfifo(pipe)
-    for key in ("path", "dev_path", "corpus_path"):
-        with pytest.raises(DataError) as refused:
-            digests(jsonl, **{key: str(pipe)})
-        assert str(refused.value) == (
-            f"data.{key}={pipe} must be a file, got a pipe or device. "
-            f"Write its content to a file and pass data.{key}=<file>."
-        )
-
-
-def test_a_missing_file_is_refused_by_its_key(tmp_path: Path, jsonl: Path) -> None:
-    gone = tmp_path / "gone"
-    for key in ("path", "dev_path", "corpus_path"):
-        with pytest.raises(DataError) as refused:
-            digests(jsonl, **{key: str(gone)})
-        assert str(refused.value) == (
-            f"data.{key}={gone} must exist, got nothing there. Correct data.{key} or data.format."
-        )
-    with pytest.raises(DataError, match=rf"^data\.path={gone}, file queries\.jsonl must exist, got nothing there\. "):
-        digests(gone, format=Format.beir)
-    with pytest.raises(DataError, match=rf"^data\.path={tmp_path} must be a file, got a folder\. .* data\.format=beir"):
-        digests(tmp_path)
-
-
-def test_files_that_are_no_longer_those_that_were_named_are_refused(tmp_path: Path) -> None:
-    folder, corpus = tmp_path / "beir", tmp_path / "corpus.jsonl"
-    (folder / "qrels").mkdir(parents=True)
-    for file in (corpus, *(folder / name for name in ("queries.jsonl", "corpus.jsonl", "qrels/train.tsv"))):
-        file.write_text("a")
-    section = DataConfig(
-        source=Source.local, format=Format.beir, name="x", path=str(folder), corpus_path=str(corpus)
-    )  # fmt: skip
-    before = content_digest(section, source=None, cache=tmp_path)
-    refuse_changed(section, before, source=None)
+def test_file_that_changes_while_a_run_reads_it_is_refused(beir: Path) -> None:
+    corpus = beir.with_name("corpus.jsonl")
+    corpus.write_text("a")
+    (beir / "qrels" / "test.tsv").rename(beir / "qrels" / "train.tsv")
+    config = data_config(beir, format=Format.beir, corpus_path=str(corpus))
+    before = content_digest(config, source=None, cache=beir.parent)
+    refuse_changed(config, before, source=None)
     for file, thing in (
-        (folder / "corpus.jsonl", f"data.path={folder}, file corpus.jsonl"),
+        (beir / "corpus.jsonl", f"data.path={beir}, file corpus.jsonl"),
         (corpus, f"data.corpus_path={corpus}"),
     ):
+        content = file.read_bytes()
         file.write_text("b")
-        with pytest.raises(DataError) as refused:
-            refuse_changed(section, before, source=None)
-        assert str(refused.value) == (
+        with pytest.raises(DataError) as error:
+            refuse_changed(config, before, source=None)
+        assert str(error.value) == (
             f"{thing} must stay unchanged while a run reads it, got new content. Run the same command again."
         )
-        file.write_text("a")
-    (folder / "qrels" / "train.tsv").rename(folder / "qrels" / "dev.tsv")  # of the same content, and other judgements
+        file.write_bytes(content)
+    (beir / "qrels" / "train.tsv").rename(beir / "qrels" / "dev.tsv")  # of the same content, and other judgements
     with pytest.raises(DataError, match=r"file qrels/dev\.tsv must stay unchanged"):
-        refuse_changed(section, before, source=None)
+        refuse_changed(config, before, source=None)
 
 
-@pytest.mark.parametrize("given", ["*.jsonl", "pairs.jsonl,b.jsonl", "pairs.jsonl b.jsonl"])
-def test_several_files_are_told_to_be_one(jsonl: Path, given: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(jsonl.parent)
-    Path("b.jsonl").write_bytes(jsonl.read_bytes())
-    for key in ("path", "dev_path", "corpus_path"):
-        with pytest.raises(DataError) as refused:
-            digests(jsonl, **{key: given})
-        assert str(refused.value) == (
-            f"data.{key}={given} must exist, got nothing there. "
-            f"data.{key} names one file: concatenate several into one."
-        )
+# What cannot be read
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_pipe_is_refused_without_waiting_for_it(pairs_file: Path, key: str) -> None:
+    pipe = pairs_file.with_name("pipe.jsonl")
+    os.mkfifo(pipe)
+    assert refused(pairs_file, **{key: str(pipe)}) == (
+        f"data.{key}={pipe} must be a file, got a pipe or device. "
+        f"Write its content to a file and pass data.{key}=<file>."
+    )
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_missing_file_is_refused_by_its_key(pairs_file: Path, key: str) -> None:
+    gone = pairs_file.with_name("gone")
+    assert refused(pairs_file, **{key: str(gone)}) == (
+        f"data.{key}={gone} must exist, got nothing there. Correct data.{key} or data.format."
+    )
+
+
+def test_missing_file_of_a_beir_folder_is_refused_by_its_name(tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    assert refused(gone, format=Format.beir).startswith(
+        f"data.path={gone}, file queries.jsonl must exist, got nothing there. "
+    )
+
+
+def test_packed_file_of_a_beir_folder_refusal_asks_to_unpack_it(beir: Path) -> None:
+    (beir / "queries.jsonl").rename(beir / "queries.jsonl.gz")
+    assert "file queries.jsonl must exist, got nothing there. Unpack queries.jsonl.gz " in refused(
+        beir, format=Format.beir
+    )
+
+
+def test_folder_refusal_names_the_beir_format(tmp_path: Path) -> None:
+    message = refused(tmp_path)
+    assert message.startswith(f"data.path={tmp_path} must be a file, got a folder. ") and "data.format=beir" in message
+
+
+@pytest.mark.parametrize("key", KEYS)
+@pytest.mark.parametrize("value", ["*.jsonl", "pairs.jsonl,b.jsonl", "pairs.jsonl b.jsonl"])
+def test_several_files_for_one_key_refusal_asks_to_concatenate(
+    pairs_file: Path, monkeypatch: pytest.MonkeyPatch, key: str, value: str
+) -> None:
+    monkeypatch.chdir(pairs_file.parent)
+    Path("b.jsonl").write_bytes(pairs_file.read_bytes())
+    assert refused(pairs_file, **{key: value}) == (
+        f"data.{key}={value} must exist, got nothing there. data.{key} names one file: concatenate several into one."
+    )
+
+
+@pytest.mark.parametrize("name", ["a,b.csv", "new/pairs 2.jsonl", "[b].jsonl"])
+def test_missing_name_with_a_comma_space_or_bracket_is_one_file(
+    pairs_file: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(pairs_file.parent)
+    Path("b.jsonl").write_bytes(pairs_file.read_bytes())
     Path("new").mkdir()
-    for other in ("a,b.csv", "new/pairs 2.jsonl", "[b].jsonl"):
-        with pytest.raises(DataError, match=r"Correct data\.path or data\.format\.$"):
-            digests(Path(other))
+    assert refused(Path(name)).endswith("Correct data.path or data.format.")
 
 
-def test_a_loop_of_links_is_refused(tmp_path: Path) -> None:
+def test_loop_of_symbolic_links_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").symlink_to(tmp_path / "b.jsonl")
     (tmp_path / "b.jsonl").symlink_to(tmp_path / "a.jsonl")
     with pytest.raises(DataError, match="must be a readable file, got Too many levels of symbolic links"):

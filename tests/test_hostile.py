@@ -1,4 +1,4 @@
-"""Nasty rows: each is handled or refused in one sentence that names file and line; nothing is written elsewhere."""
+"""Hostile input: rows, ids, pickles and planted secrets are handled or refused in one sentence, and leak nowhere."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from beir_folders import write_beir
 from composed_config import composed
 from hub_fixtures import sentences
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pair_files import Row, load_split, write_jsonl, write_rows
 
 from pipeline.commands.prediction import read_passages
-from pipeline.config.data import DataConfig, Source
 from pipeline.config.schema import Config
 from pipeline.core.artifacts import MANIFEST, problems
-from pipeline.core.errors import DataError, PipelineError
-from pipeline.core.records import AS_RETRIEVED, PROTOCOLS, TRAINED, RerankingSet, Split
+from pipeline.core.errors import PipelineError
+from pipeline.core.records import AS_RETRIEVED, PROTOCOLS, TRAINED, RerankingSet
 from pipeline.data import storage
 from pipeline.data.beir import read_beir
-from pipeline.data.source import load as load_pairs
 from pipeline.data.trec import read_qrels, read_run
 from pipeline.evaluation import evaluator
 from pipeline.stages.mine import mine
@@ -70,16 +70,11 @@ ANY_JSON = st.recursive(
 )
 
 
-def write(path: Path, rows: list[Any]) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path
-
-
-def plain_rows(count: int = 120) -> list[dict[str, Any]]:
+def plain_rows(count: int = 120) -> list[Row]:
     return [{"question": question, "answer": answer} for question, answer in sentences(count, seed=5)]
 
 
-def nasty_rows() -> list[dict[str, Any]]:
+def hostile_rows() -> list[Row]:
     """Each text as a question and as an answer, and a pair of both."""
     rows = [{"question": f"what about number {i}", "answer": text} for i, text in enumerate(TEXTS.values())]
     rows += [{"question": text[:2000], "answer": f"an answer for number {i}"} for i, text in enumerate(TEXTS.values())]
@@ -90,63 +85,59 @@ def configured(data: Path, outputs: Path, *overrides: str) -> Config:
     return composed(*CONFIGURATION, f"data.path={data}", f"outputs_dir={outputs}", *overrides)
 
 
-def load(path: Path, **keys: Any) -> Split:
-    config = DataConfig(name="t", source=Source.local, path=str(path), dev_queries=20, **keys)
-    return load_pairs(config, source=None, cache=path.parent / "cache")
-
-
-def mined_rows(root: Path, rows: list[dict[str, Any]]) -> storage.LabelledPairs:
-    """MINE over the rows, every text of it usable, and nothing written but `outputs/`."""
-    data = write(root / "rows.jsonl", rows)
+def mined_rows(root: Path, rows: list[Row]) -> storage.LabelledPairs:
+    """Mine the rows and return what is stored; check that every text is usable and only `outputs/` written."""
+    data = write_jsonl(root / "rows.jsonl", rows)
     folder = mine(RunPlan(configured(data, root / "outputs")))
     assert problems(folder) == []
-    found = storage.read_rows(folder)
-    for text in (*found.questions, *found.passages):
+    mined = storage.read_rows(folder)
+    for text in (*mined.questions, *mined.passages):
         assert text.strip() and "\0" not in text
         text.encode()  # no half of a surrogate pair is left
-    assert np.isfinite(found.label).all()
-    nothing_outside(root, data)
-    return found
+    assert np.isfinite(mined.label).all()
+    assert_nothing_outside(root, data)
+    return mined
 
 
-def nothing_outside(root: Path, data: Path) -> None:
+def assert_nothing_outside(root: Path, data: Path) -> None:
     assert {path.name for path in root.iterdir()} == {"outputs", data.name}
 
 
 def one_sentence(error: PipelineError) -> str:
-    said = str(error)
-    assert "\n" not in said and " must " in said and said.isprintable(), repr(said)
-    return said
+    """Return the error's message, which must be one printable line that states a rule."""
+    message = str(error)
+    assert "\n" not in message and " must " in message and message.isprintable(), repr(message)
+    return message
 
 
 # --- Rows -------------------------------------------------------------------------------------------------------------
 
 
-def test_a_thousand_generated_rows_are_mined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tried = []
+def test_thousand_generated_rows_are_mined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = []
     row = st.fixed_dictionaries({"question": ANY_TEXT, "answer": ANY_TEXT})
 
     @settings(GENERATED, max_examples=25)
     @given(st.lists(row, min_size=50, max_size=60))
-    def every(rows: list[dict[str, Any]]) -> None:
+    def every(rows: list[Row]) -> None:
         with tempfile.TemporaryDirectory(dir=tmp_path) as root:
             monkeypatch.chdir(root)
             mined_rows(Path(root), [*plain_rows(), *rows])
             monkeypatch.chdir(tmp_path)
-        tried.append(len(rows))
+        sizes.append(len(rows))
 
     every()
-    assert sum(tried) >= 1000
+    assert sum(sizes) >= 1000
 
 
-def test_the_listed_rows_go_through_a_whole_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hostile_texts_pass_a_run_and_are_inert_in_its_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     hostile = [{"question": f"<script>alert({i})</script> how", "answer": TEXTS["HTML"] + str(i)} for i in range(60)]
-    data = write(tmp_path / "rows.jsonl", [*hostile, *plain_rows(60), *nasty_rows()])
+    data = write_jsonl(tmp_path / "rows.jsonl", [*hostile, *plain_rows(60), *hostile_rows()])
     folder = run(configured(data, tmp_path / "outputs", "data.title='<img src=x onerror=alert(9)>'"))
     assert folder is not None
-    for found in (path.parent for path in (tmp_path / "outputs").rglob(MANIFEST)):
-        assert problems(found) == []
+    for artifact in (path.parent for path in (tmp_path / "outputs").rglob(MANIFEST)):
+        assert problems(artifact) == []
     card = (folder / "README.md").read_text(encoding="utf-8")
     assert card.count("\n---\n") == 1, "a row cannot end the card's own front matter"
     front, _, body = card.partition("\n---\n")
@@ -155,40 +146,27 @@ def test_the_listed_rows_go_through_a_whole_run(tmp_path: Path, monkeypatch: pyt
     assert "alert(1" not in front and "license" not in yaml.safe_load(front)
     reading = json.loads(next((tmp_path / "outputs" / "mined").glob("*/statistics.json")).read_text())["reading"]
     assert {name for name, count in reading.items() if count} >= {"texts_with_nul", "texts_with_lone_surrogate"}
-    nothing_outside(tmp_path, data)
+    assert_nothing_outside(tmp_path, data)
 
 
-def test_halves_of_surrogate_pairs_are_mended_wherever_texts_and_ids_are_read(tmp_path: Path) -> None:
+def test_lone_surrogates_are_repaired_in_all_texts_and_ids(tmp_path: Path) -> None:
     cut = TEXTS["lone surrogates"]
-    folder = tmp_path / "beir"
-    folder.mkdir()
-    write(folder / "queries.jsonl", [{"_id": "q", "text": cut}, {"_id": cut, "text": "b"}])
-    write(folder / "corpus.jsonl", [{"_id": "p", "text": "passage", "title": cut}, {"_id": f"p{cut}", "text": cut}])
-    (folder / "qrels.tsv").write_text("q\tp\t1\n")
-    found = read_beir(folder, "beir")
+    queries, passages = {"q": cut, cut: "b"}, {"p": (cut, "passage"), f"p{cut}": cut}
+    collection = read_beir(write_beir(tmp_path / "beir", queries, passages, test=[("q", "p", 1)]))
     rows = [{**row, "doc": cut + str(i)} for i, row in enumerate(plain_rows())]
-    corpus = write(tmp_path / "corpus.jsonl", [{"_id": cut + str(i), "text": f"{cut} {i}"} for i in range(3)])
-    split = load(write(tmp_path / "rows.jsonl", rows), group_column="doc", corpus_path=str(corpus))
+    path = write_jsonl(tmp_path / "rows.jsonl", rows)
+    corpus = write_jsonl(tmp_path / "corpus.jsonl", [{"_id": cut + str(i), "text": f"{cut} {i}"} for i in range(3)])
+    split = load_split(path, dev_queries=20, group_column="doc", corpus_path=str(corpus))
     assert split.train.groups is not None
     texts, ids = read_passages(corpus)
-    for text in (*found.queries.values(), *found.queries, *found.passages.values(), *found.passages):
+    for text in (*collection.queries.values(), *collection.queries, *collection.passages.values()):
         text.encode()
-    for text in (*split.train.groups, *split.corpus, *texts, *(ids or ["\ud800"])):
+    for text in (*collection.passages, *split.train.groups, *split.corpus, *texts, *(ids or ["\ud800"])):
         text.encode()
 
 
-@pytest.mark.parametrize("value", [3, 2.5, True, ["a"], {"a": 1}])
-@pytest.mark.parametrize("column", ["question", "answer"])
-def test_what_is_no_text_is_refused_with_file_and_line(tmp_path: Path, value: Any, column: str) -> None:
-    rows = plain_rows()
-    rows[41][column] = value
-    with pytest.raises(DataError, match=rf"rows\.jsonl, line 42, key '{column}' must be text, got ") as refused:
-        load(write(tmp_path / "rows.jsonl", rows))
-    one_sentence(refused.value)
-
-
-def test_any_json_at_all_is_read_or_refused_in_one_sentence(tmp_path: Path) -> None:
-    said = []
+def test_any_json_line_is_read_or_refused_with_its_line(tmp_path: Path) -> None:
+    messages = []
     pair = st.fixed_dictionaries({"question": ANY_JSON, "answer": ANY_JSON})
 
     @settings(GENERATED, max_examples=400)
@@ -197,98 +175,69 @@ def test_any_json_at_all_is_read_or_refused_in_one_sentence(tmp_path: Path) -> N
         rows: list[Any] = plain_rows()
         rows.insert(at, row)
         try:
-            load(write(tmp_path / "rows.jsonl", rows))
+            load_split(write_jsonl(tmp_path / "rows.jsonl", rows), dev_queries=20)
         except PipelineError as error:
-            said.append(one_sentence(error))
-            assert f"rows.jsonl, line {at + 1}" in said[-1]
+            messages.append(one_sentence(error))
+            assert f"rows.jsonl, line {at + 1}" in messages[-1]
 
     every()
-    assert len(said) > 100
+    assert len(messages) > 100
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "csv", "tsv", "parquet"])
-def test_any_bytes_at_all_are_read_or_refused_in_one_sentence(tmp_path: Path, suffix: str) -> None:
-    said = []
-    path = tmp_path / f"rows.{suffix}"
-    if suffix == "jsonl":
-        good = write(path, plain_rows()).read_bytes()
-    elif suffix == "parquet":
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        pq.write_table(pa.Table.from_pylist(plain_rows()), path)
-        good = path.read_bytes()
-    else:
-        mark = "," if suffix == "csv" else "\t"
-        lines = [mark.join(("question", "answer")), *(mark.join(row.values()) for row in plain_rows())]
-        good = "\n".join(lines).encode() + b"\n"
+def test_file_with_changed_bytes_is_read_or_refused_by_its_name(tmp_path: Path, suffix: str) -> None:
+    messages = []
+    path = write_rows(tmp_path / f"rows.{suffix}", plain_rows())
+    intact = path.read_bytes()
 
     @settings(GENERATED, max_examples=100)
-    @given(st.integers(0, len(good)), st.integers(0, 40), st.binary(max_size=40))
+    @given(st.integers(0, len(intact)), st.integers(0, 40), st.binary(max_size=40))
     def every(at: int, cut: int, put: bytes) -> None:
-        path.write_bytes(good[:at] + put + good[at + cut :])
+        path.write_bytes(intact[:at] + put + intact[at + cut :])
         try:
-            load(path)
+            load_split(path, dev_queries=20)
         except PipelineError as error:
-            said.append(one_sentence(error))
-            assert path.name in said[-1]
+            messages.append(one_sentence(error))
+            assert path.name in messages[-1]
 
     every()
-    assert said
+    assert messages
 
 
-def test_ten_thousand_positives_of_one_question(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_question_with_ten_thousand_positives_is_mined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     many = [{"question": "the one question", "answer": f"positive number {i}"} for i in range(10_000)]
     mined = mined_rows(tmp_path, [*plain_rows(), *many])
-    one = mined.questions.index("the one question")  # by the seed it is a training question
-    of_one = mined.question == one
-    positives = {mined.passages[p] for p in mined.passage[of_one & (mined.label == 1)]}
-    negatives = {mined.passages[p] for p in mined.passage[of_one & (mined.label == 0)]}
+    number = mined.questions.index("the one question")  # by the seed it is a training question
+    rows = mined.question == number
+    positives = {mined.passages[p] for p in mined.passage[rows & (mined.label == 1)]}
+    negatives = {mined.passages[p] for p in mined.passage[rows & (mined.label == 0)]}
     assert len(positives) == 10_000
     assert not positives & negatives
 
 
-def test_a_dev_set_equal_to_the_train_set_is_refused(tmp_path: Path) -> None:
-    data = write(tmp_path / "rows.jsonl", plain_rows())
-    with pytest.raises(
-        DataError, match="must hold pairs that are not in the training data, got 120 rows that are all in"
-    ):
-        load(data, dev_path=str(data))
-
-
 # --- Ids --------------------------------------------------------------------------------------------------------------
 
-NASTY_IDS = ["../../x", "/etc/passwd", "a\tb", "a\nb", "a b", "%20", "", "ünï", "\u2028", "CON", "-", "a\\b", "<b>"]
+HOSTILE_IDS = ["../../x", "/etc/passwd", "a\tb", "a\nb", "a b", "%20", "", "ünï", "\u2028", "CON", "-", "a\\b", "<b>"]
 
 
-def test_nasty_ids_survive_trec_files_and_stay_inside(tmp_path: Path) -> None:
-    identity = {i: i for i in NASTY_IDS}
-    nasty = RerankingSet(
-        name="../../set", queries=identity, passages=identity, candidates={i: NASTY_IDS for i in NASTY_IDS},
-        qrels={i: {i: 1} for i in NASTY_IDS},
+def test_hostile_ids_survive_trec_files_and_name_no_path(tmp_path: Path) -> None:
+    identity = {i: i for i in HOSTILE_IDS}
+    hostile = RerankingSet(
+        name="../../set", queries=identity, passages=identity, candidates={i: HOSTILE_IDS for i in HOSTILE_IDS},
+        qrels={i: {i: 1} for i in HOSTILE_IDS},
     )  # fmt: skip
-    rankings = {protocol: {i: NASTY_IDS for i in NASTY_IDS} for protocol in PROTOCOLS}
-    found = evaluator.evaluate(nasty, {"../../rival": rankings, TRAINED: rankings}, resamples=100)
+    rankings = {protocol: {i: HOSTILE_IDS for i in HOSTILE_IDS} for protocol in PROTOCOLS}
+    evaluation = evaluator.evaluate(hostile, {"../../rival": rankings, TRAINED: rankings}, resamples=100)
     folder = tmp_path / "in" / "evaluation"
-    evaluator.write(found, folder)
-    assert read_qrels(folder / "qrels.trec") == nasty.qrels
-    read = read_run(folder / "run.trec")
-    assert {query: list(passages) for query, passages in read.items()} == rankings[AS_RETRIEVED]
+    evaluator.write(evaluation, folder)
+    assert read_qrels(folder / "qrels.trec") == hostile.qrels
+    stored = read_run(folder / "run.trec")
+    assert {query: list(passages) for query, passages in stored.items()} == rankings[AS_RETRIEVED]
     lines = (folder / "per_query.tsv").read_text(encoding="utf-8").split("\n")
     assert {line.count("\t") for line in lines if line} == {4}
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
     assert [path.name for path in (tmp_path / "in").iterdir()] == ["evaluation"]
-
-
-def test_duplicate_ids_are_refused_with_their_line(tmp_path: Path) -> None:
-    folder = tmp_path / "beir"
-    folder.mkdir()
-    write(folder / "queries.jsonl", [{"_id": "q", "text": "a"}, {"_id": "q", "text": "b"}])
-    write(folder / "corpus.jsonl", [{"_id": "p", "text": "passage"}])
-    (folder / "qrels.trec").write_text("q 0 p 1\n")
-    with pytest.raises(DataError, match=r"queries\.jsonl, line 2"):
-        read_beir(folder, "beir")
 
 
 # --- Secrets and pickles ----------------------------------------------------------------------------------------------
@@ -302,11 +251,11 @@ PLANTED = {
 TRAIN = Path(__file__).resolve().parents[1] / "scripts" / "train.py"
 
 
-def command(root: Path, *overrides: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """A whole run as a user starts it, in folders of its own."""
+def train(root: Path, *overrides: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Train in a process, as a user does, with its working, home and temporary folders below `root`."""
     for name in ("here", "home"):
         (root / name).mkdir()
-    data = write(root / "rows.jsonl", plain_rows())
+    data = write_jsonl(root / "rows.jsonl", plain_rows())
     inherited = {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"}
     return subprocess.run(
         [sys.executable, str(TRAIN), *CONFIGURATION, f"data.path={data}", f"outputs_dir={root}/outputs", *overrides],
@@ -316,7 +265,7 @@ def command(root: Path, *overrides: str, **environment: str) -> subprocess.Compl
 
 
 def test_planted_secrets_reach_no_file_and_no_console(tmp_path: Path) -> None:
-    done = command(tmp_path, "tracking=wandb_offline", **PLANTED)
+    done = train(tmp_path, "tracking=wandb_offline", **PLANTED)
     assert done.returncode == 0, done.stderr
     written = [path for path in tmp_path.rglob("*") if path.is_file() and path.name != "rows.jsonl"]
     assert any(path.suffix == ".wandb" for path in written), "tracking was on"
@@ -338,15 +287,15 @@ class Payload:
 
 
 @pytest.mark.parametrize("key", ["model.path", "mining.path", "evaluation.rivals"])
-def test_a_pickle_given_as_a_model_runs_nothing(tmp_path: Path, key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pickle_given_as_a_model_is_not_executed(tmp_path: Path, key: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from hub_fixtures import bert_tiny
 
     monkeypatch.chdir(tmp_path)
     model, mark = tmp_path / "model", tmp_path / "executed"
     bert_tiny(model)
-    settings = json.loads((model / "config.json").read_text())
+    config = json.loads((model / "config.json").read_text())
     one_label = {"architectures": ["BertForSequenceClassification"], "id2label": {"0": "LABEL_0"}}  # as a rival has
-    (model / "config.json").write_text(json.dumps({**settings, **one_label}))
+    (model / "config.json").write_text(json.dumps({**config, **one_label}))
     (model / "model.safetensors").unlink(missing_ok=True)
     torch.save({"classifier.bias": Payload(mark)}, model / "pytorch_model.bin")
     words = {
@@ -354,10 +303,10 @@ def test_a_pickle_given_as_a_model_runs_nothing(tmp_path: Path, key: str, monkey
         "mining.path": ["mining=embedding", f"mining.path={model}"],
         "evaluation.rivals": [f"evaluation.rivals=[{model}]"],
     }[key]
-    data = write(tmp_path / "rows.jsonl", plain_rows())
-    with pytest.raises(PipelineError) as refused:
+    data = write_jsonl(tmp_path / "rows.jsonl", plain_rows())
+    with pytest.raises(PipelineError) as error:
         run(configured(data, tmp_path / "outputs", "training.precision=fp32", "evaluation.precision=fp32", *words))
-    one_sentence(refused.value)
+    one_sentence(error.value)
     assert not mark.exists()
     torch.load(model / "pytorch_model.bin", weights_only=False)
     assert mark.exists(), "the payload does work where pickles are trusted"

@@ -1,4 +1,4 @@
-"""NanoBEIR read from a snapshot: the reference's queries, positives and candidates, in an order of our own."""
+"""NanoBEIR from a snapshot: the queries, positives and candidates of the reference evaluator, ordered by id."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def snapshot(tmp_path: Path) -> Path:
     return nano_beir(tmp_path / "nano")
 
 
-def test_what_is_made_of_it_lies_in_the_cache_it_is_given(snapshot: Path, tmp_path: Path) -> None:
+def test_converted_files_are_written_to_the_given_cache_alone(snapshot: Path, tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from pipeline.data.nano_beir import read\n"
         "read(Path(sys.argv[1]), 'NanoNQ', Path(sys.argv[2]))"
@@ -39,15 +39,15 @@ def test_what_is_made_of_it_lies_in_the_cache_it_is_given(snapshot: Path, tmp_pa
     assert not [path for path in home.rglob("*") if path.is_file()]
 
 
-def test_queries_positives_and_candidates_are_the_reference_evaluators(
+def test_queries_positives_and_candidates_equal_the_reference(
     snapshot: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import datasets
     from sentence_transformers.cross_encoder.evaluation import CrossEncoderNanoBEIREvaluator
 
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "theirs"))
-    short = ["msmarco", "nfcorpus", "nq"]
-    reference = CrossEncoderNanoBEIREvaluator(dataset_names=short, dataset_id=str(snapshot), rerank_k=NANO_CANDIDATES)
+    names = ["msmarco", "nfcorpus", "nq"]
+    reference = CrossEncoderNanoBEIREvaluator(dataset_names=names, dataset_id=str(snapshot), rerank_k=NANO_CANDIDATES)
     for name, evaluator in zip(NANO_SETS, reference.evaluators, strict=True):
         collection, candidates = read(snapshot, name, tmp_path / "cache")
         assert list(candidates) == list(collection.queries) == list(collection.qrels)
@@ -58,7 +58,7 @@ def test_queries_positives_and_candidates_are_the_reference_evaluators(
             assert sorted(positives) == sorted(sample["positive"])
 
 
-def test_a_passage_listed_twice_counts_once_at_its_better_rank(snapshot: Path, tmp_path: Path) -> None:
+def test_candidate_listed_twice_keeps_its_better_rank(snapshot: Path, tmp_path: Path) -> None:
     path = snapshot / "bm25" / "NanoNQ-00000-of-00001.parquet"
     table = pq.read_table(path)
     lists = table["corpus-ids"].to_pylist()
@@ -66,13 +66,13 @@ def test_a_passage_listed_twice_counts_once_at_its_better_rank(snapshot: Path, t
     pq.write_table(table.set_column(1, "corpus-ids", pa.array(lists)), path)
     collection, candidates = read(snapshot, "NanoNQ", tmp_path / "cache")
     listed = ["d3", "d1", *[f"d{number}" for number in range(4, 101)]]
-    assert candidates["q0"] == listed, "one of the 100 that are taken"
-    made = collection_set(collection, candidates, "NanoNQ")
-    assert first_stage(made)[AS_RETRIEVED]["q0"] == listed
-    assert pool_pairs(made, POSITIVES_ADDED)[0]["q0"] == [*listed, "d0"]
+    assert candidates["q0"] == listed, "its two places take one of the 100"
+    reranking_set = collection_set(collection, candidates, "NanoNQ")
+    assert first_stage(reranking_set)[AS_RETRIEVED]["q0"] == listed
+    assert pool_pairs(reranking_set, POSITIVES_ADDED)[0]["q0"] == [*listed, "d0"]
 
 
-def test_positives_stand_in_the_order_of_their_ids(snapshot: Path, tmp_path: Path) -> None:
+def test_positives_are_ordered_by_id(snapshot: Path, tmp_path: Path) -> None:
     collection, candidates = read(snapshot, "NanoNFCorpus", tmp_path / "cache")
     assert collection.qrels["q1"] == {"d1": 1, "d129": 1, "d21": 1}
     assert list(collection.qrels["q1"]) == ["d1", "d129", "d21"]
@@ -80,9 +80,12 @@ def test_positives_stand_in_the_order_of_their_ids(snapshot: Path, tmp_path: Pat
     assert len(collection.passages) == 130
 
 
-def test_a_missing_split_subset_or_column_is_named(snapshot: Path, tmp_path: Path) -> None:
+def test_missing_split_is_refused(snapshot: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="NanoSciFact"):
         read(snapshot, "NanoSciFact", tmp_path / "cache")
+
+
+def test_missing_column_is_refused(snapshot: Path, tmp_path: Path) -> None:
     for number, name in enumerate(NANO_SETS):
         path = snapshot / "queries" / f"{name}-00000-of-00001.parquet"
         pq.write_table(pq.read_table(path).rename_columns(["_id", "words"]), path)
@@ -91,7 +94,7 @@ def test_a_missing_split_subset_or_column_is_named(snapshot: Path, tmp_path: Pat
             read(snapshot, "NanoNQ", tmp_path / "cache")
 
 
-def test_an_error_of_datasets_that_says_nothing_is_known_by_its_name(
+def test_error_of_datasets_without_a_message_is_named_by_its_type(
     snapshot: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import datasets
@@ -104,7 +107,7 @@ def test_an_error_of_datasets_that_says_nothing_is_known_by_its_name(
         read(snapshot, "NanoNQ", tmp_path / "cache")
 
 
-def test_ids_that_lead_nowhere_are_named(snapshot: Path, tmp_path: Path) -> None:
+def test_id_of_no_passage_is_refused(snapshot: Path, tmp_path: Path) -> None:
     path = snapshot / "corpus" / "NanoNQ-00000-of-00001.parquet"
     pq.write_table(pq.read_table(path).slice(1), path)
     with pytest.raises(DataError, match="known passages, got 'd0'"):

@@ -1,16 +1,20 @@
-"""Extraction from real packages on disk: what is read, what is dropped, the cache, and worker counts."""
+"""Pairs from the docstrings of packages on disk: what is read and dropped, the cache, workers, and the split."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from pipeline.config.data import DataConfig, Source
 from pipeline.core.errors import DataError, ResourceError
 from pipeline.core.records import fold
 from pipeline.data import python_sources
-from pipeline.data.packaged_docs import extract
+from pipeline.data.content import content_digest
+from pipeline.data.packaged_docs import Extraction, extract
+from pipeline.data.source import load
 
 SUBJECTS = ("kernels", "graphs", "tensors", "splines", "matrices", "polynomials", "wavelets", "clusters")
 
@@ -55,7 +59,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def test_pairs_of_a_package_and_what_was_dropped(package: Path, tmp_path: Path) -> None:
+def test_pairs_are_read_without_importing_and_drops_are_counted(package: Path, tmp_path: Path) -> None:
     extraction = extract(["docpack"], tmp_path / "cache")
     rows = extraction.rows
     assert list(zip(rows.questions, rows.groups or [], rows.lines, strict=True)) == [
@@ -76,57 +80,98 @@ def test_pairs_of_a_package_and_what_was_dropped(package: Path, tmp_path: Path) 
     assert "docpack" not in sys.modules
 
 
-def test_the_cache_answers_until_it_is_damaged_or_the_package_changes(
+def test_second_extraction_reads_the_cache_alone(
+    package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = extract(["docpack"], tmp_path / "cache")
+    monkeypatch.setattr(python_sources, "read_modules", None)  # reading sources again would fail
+    assert extract(["docpack"], tmp_path / "cache") == first
+
+
+def test_damaged_cache_is_reported_and_written_again(
     package: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    cache = tmp_path / "cache"
-    first = extract(["docpack"], cache)
-    (path,) = cache.iterdir()
+    first = extract(["docpack"], tmp_path / "cache")
+    (path,) = (tmp_path / "cache").iterdir()
     written = path.read_bytes()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(python_sources, "read_modules", None)  # reading sources again would fail
-        assert extract(["docpack"], cache) == first
-    path.write_bytes(written.replace(b"wavelets", b"wavelatz"))
-    assert extract(["docpack"], cache) == first
-    assert "damaged" in caplog.text
-    assert path.read_bytes() == written
-    for damaged in (b"", written.replace(b'"docstrings": ', b'"docstrings": 1')):
+    changed_text, changed_count = (b"wavelets", b"wavelatz"), (b'"docstrings": ', b'"docstrings": 1')
+    for damaged in (written.replace(*changed_text), b"", written.replace(*changed_count)):
+        caplog.clear()
         path.write_bytes(damaged)
-        assert extract(["docpack"], cache) == first
+        assert extract(["docpack"], tmp_path / "cache") == first
+        assert "damaged" in caplog.text
         assert path.read_bytes() == written
+
+
+def test_changed_package_is_extracted_again(package: Path, tmp_path: Path) -> None:
+    first = extract(["docpack"], tmp_path / "cache")
     (package / "d.py").write_text(function("f", "Sum all of the clusters.", passage("clusters")))
-    assert len(extract(["docpack"], cache).rows) == len(first.rows) + 1
+    assert len(extract(["docpack"], tmp_path / "cache").rows) == len(first.rows) + 1
 
 
 @pytest.mark.parametrize("name", ["no_such_package_here", "../networkx", "json.decoder", "this"])
-def test_what_is_no_installed_package_is_refused(name: str, tmp_path: Path) -> None:
-    with pytest.raises(DataError) as refusal:
+def test_name_of_no_installed_package_is_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError) as error:
         extract([name], tmp_path)
-    assert str(refusal.value) == (
+    assert str(error.value) == (
         f"data.packages must name installed packages, got {name!r}. Run `make setup`, or remove it from data.packages."
     )
 
 
-def test_a_process_that_is_killed_is_the_memorys_or_the_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_killed_worker_refusal_suggests_fewer_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(python_sources, "_ENTRY", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
-    with pytest.raises(ResourceError) as refused:
+    with pytest.raises(ResourceError) as error:
         extract(["networkx"], tmp_path, workers=2)
-    assert str(refused.value) == (
+    assert str(error.value) == (
         "a process that reads sources must run to its end, got one that was killed by SIGKILL. "
         "Lower runtime.workers: there may be too little memory for so many."
     )
 
 
-def test_networkx_gives_the_same_pairs_with_any_number_of_workers(tmp_path: Path) -> None:
-    one = extract(["networkx"], tmp_path / "one", workers=1)
-    two = extract(["networkx"], tmp_path / "two", workers=2)
-    assert one == two
-    rows = one.rows
+# A whole package
+
+
+@pytest.fixture(scope="module")
+def networkx_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a cache that holds the pairs of networkx, read by one worker."""
+    cache = tmp_path_factory.mktemp("networkx")
+    extract(["networkx"], cache, workers=1)
+    return cache
+
+
+@pytest.fixture
+def networkx(networkx_cache: Path) -> Extraction:
+    return extract(["networkx"], networkx_cache)
+
+
+def test_pairs_do_not_depend_on_the_number_of_workers(networkx: Extraction, tmp_path: Path) -> None:
+    assert extract(["networkx"], tmp_path, workers=2) == networkx
+
+
+def test_pairs_of_networkx_are_distinct_plain_paragraphs(networkx: Extraction) -> None:
+    rows = networkx.rows
     assert len(rows) > 800
     assert len({fold(question) for question in rows.questions}) == len(rows)
     assert all(80 <= len(answer) <= 400 for answer in rows.answers)
     assert not any(mark in text for text in rows.answers for mark in (">>>", "``", ":func:", "----", "\n"))
     assert all(group.startswith("networkx.") and "tests" not in group.split(".") for group in rows.groups or [])
+
+
+def test_packaged_docs_are_split_by_module(networkx_cache: Path) -> None:
+    keys: dict[str, Any] = {"dev_queries": 60, "validation_queries": 20, "limit": 600}
+    config = DataConfig(source=Source.packaged_docs, name="docs", packages=["networkx"], **keys)
+    split = load(config, source=None, cache=networkx_cache)
+    assert split.validation is not None
+    assert (len(split.dev), len(split.validation)) == (60, 20)
+    assert not set(split.train.groups or []) & (set(split.dev.groups or []) | set(split.validation.groups or []))
+    reading: Any = split.statistics["reading"]
+    assert reading["docstrings"] > 1000
+
+
+def test_packaged_docs_are_identified_by_one_digest(networkx_cache: Path) -> None:
+    config = DataConfig(source=Source.packaged_docs, name="docs", packages=["networkx"])
+    (digest,) = content_digest(config, source=None, cache=networkx_cache).values()
+    assert len(digest) == 64
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ from pipeline.core.errors import DataError
 from pipeline.data.trec import escape, read_qrels, read_run, unescape, write_qrels, write_run
 
 IDS = st.text(st.characters(), max_size=8) | st.sampled_from(["../../x", "a b", "%", "%20", "50%", "\ud800", "\0", ""])
+CHANCE = random.Random(5)
 
 
 @pytest.mark.parametrize(
@@ -32,14 +33,18 @@ IDS = st.text(st.characters(), max_size=8) | st.sampled_from(["../../x", "a b", 
         ("", "%"),
         ("%", "%25"),
     ],
+    ids=[
+        *["plain", "path", "percent sign", "space", "tab", "line break", "escaped space", "letter beyond ASCII"],
+        *["no-break space", "empty", "percent sign alone"],
+    ],
 )
-def test_an_id_is_escaped_only_where_a_column_cannot_hold_it(identifier: str, column: str) -> None:
+def test_id_is_escaped_only_where_a_column_cannot_hold_it(identifier: str, column: str) -> None:
     assert escape(identifier) == column
     assert unescape(column) == identifier
 
 
 @given(st.lists(IDS, max_size=5, unique=True))
-def test_any_id_is_one_column_and_distinct_ids_stay_distinct(ids: list[str]) -> None:
+def test_escaped_ids_are_single_distinct_columns(ids: list[str]) -> None:
     columns = [escape(identifier) for identifier in ids]
     assert all(len(column.split()) == 1 for column in columns)
     assert len(set(columns)) == len(ids)
@@ -59,22 +64,27 @@ def test_runs_and_judgements_survive_a_round_trip(rankings: dict[str, list[str]]
         assert read_qrels(Path(folder) / "qrels.trec") == qrels
 
 
-def test_a_run_is_written_in_rank_order_with_strictly_decreasing_scores(tmp_path: Path) -> None:
+def test_run_is_written_in_rank_order_with_decreasing_scores(tmp_path: Path) -> None:
     write_run(tmp_path / "run.trec", {"q2": ["b", "a"], "q1": ["x y"], "none": []}, "trained")
     text = "q2 Q0 b 1 2 trained\nq2 Q0 a 2 1 trained\nq1 Q0 x%20y 1 1 trained\n"
     assert (tmp_path / "run.trec").read_text() == text
+
+
+def test_run_with_a_passage_ranked_twice_does_not_replace_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "run.trec"
+    path.write_text("as before")
     with pytest.raises(ValueError, match="twice"):
-        write_run(tmp_path / "run.trec", {"q": ["a", "a"]}, "trained")
-    assert (tmp_path / "run.trec").read_text() == text
+        write_run(path, {"q": ["a", "a"]}, "trained")
+    assert path.read_text() == "as before"
 
 
-def test_a_run_is_read_by_score_with_ties_by_id_whatever_its_lines_order(tmp_path: Path) -> None:
+def test_run_is_read_by_score_with_ties_by_id(tmp_path: Path) -> None:
     path = tmp_path / "run.trec"
     path.write_bytes("\ufeffq Q0 b 1 1.5 t\r\nq\tQ0\tc\t2\t7e0\tt\r\n\r\nq Q0 a 3 1.5 t\n".encode())
     assert list(read_run(path)["q"].items()) == [("c", 7.0), ("a", 1.5), ("b", 1.5)]
 
 
-def test_a_foreign_id_with_a_percent_sign_is_taken_as_it_stands_where_it_is_known(tmp_path: Path) -> None:
+def test_known_id_with_a_percent_sign_is_not_unescaped(tmp_path: Path) -> None:
     path = tmp_path / "run.trec"
     path.write_text("q Q0 wiki/A%20b 1 1 t\n")
     assert read_run(path, known={"wiki/A%20b"}) == {"q": {"wiki/A%20b": 1.0}}
@@ -91,20 +101,28 @@ def test_a_foreign_id_with_a_percent_sign_is_taken_as_it_stands_where_it_is_know
         (b"q Q0 a 1 2 t\nq Q0 a 2 1 t\n", "line 2 must rank each passage of a query once, got .*'a'"),
         (b"q Q0 a 1 2 t\n\xff\xfe\n", "line 2 must be UTF-8"),
     ],
+    ids=["empty file", "extra column", "word as score", "NaN as score", "passage twice", "not UTF-8"],
 )
-def test_a_broken_run_is_refused_with_its_line(tmp_path: Path, content: bytes, message: str) -> None:
+def test_broken_run_is_refused_with_its_line(tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / "run.trec").write_bytes(content)
-    with pytest.raises(DataError, match=message) as caught:
+    with pytest.raises(DataError, match=message) as error:
         read_run(tmp_path / "run.trec")
-    assert "run.trec" in str(caught.value)
+    assert "run.trec" in str(error.value)
 
 
-def test_broken_judgements_are_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("q 0 a\n", "4 columns"), ("q 0 a 0.5\n", "whole number"), ("", "at least one")],
+    ids=["missing column", "fraction as grade", "empty file"],
+)
+def test_broken_judgements_are_refused(tmp_path: Path, content: str, message: str) -> None:
     path = tmp_path / "qrels.trec"
-    for content, message in [("q 0 a\n", "4 columns"), ("q 0 a 0.5\n", "whole number"), ("", "at least one")]:
-        path.write_text(content)
-        with pytest.raises(DataError, match=message):
-            read_qrels(path)
+    path.write_text(content)
+    with pytest.raises(DataError, match=message):
+        read_qrels(path)
+
+
+def test_missing_or_unreadable_judgements_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="must exist"):
         read_qrels(tmp_path / "absent.trec")
     with pytest.raises(DataError, match="readable file"):
@@ -112,28 +130,32 @@ def test_broken_judgements_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("score", "said"),
+    ("score", "expected"),
     [
         (lambda rank: rank / 10, "got scores that rise with the rank for 12 of 12 queries. Only scores .* negate"),
         (lambda rank: 0.0, "got one score for all passages of 12 of 12 queries. .* write scores that fall with the r"),
     ],
+    ids=["rising", "constant"],
 )
-def test_a_run_whose_scores_do_not_fall_with_its_ranks_is_refused(
-    tmp_path: Path, score: Callable[[int], float], said: str
+def test_run_whose_scores_do_not_fall_with_its_ranks_is_refused(
+    tmp_path: Path, score: Callable[[int], float], expected: str
 ) -> None:
     path = tmp_path / "run.trec"
     path.write_text("".join(f"q{q} Q0 d{r} {r} {score(r)} x\n" for q in range(12) for r in range(1, 5)))
-    with pytest.raises(DataError, match=f"must give the first rank a higher score than the last, {said}"):
+    with pytest.raises(DataError, match=f"must give the first rank a higher score than the last, {expected}"):
         read_run(path)
 
 
-def test_ranks_of_an_earlier_stage_none_or_few_queries_are_no_reason_to_refuse(tmp_path: Path) -> None:
-    path, draw = tmp_path / "run.trec", random.Random(5)
-    for lines in (
-        [f"q{q} Q0 d{r} {r} {draw.random()} x\n" for q in range(200) for r in range(10)],
+@pytest.mark.parametrize(
+    "lines",
+    [
+        [f"q{q} Q0 d{r} {r} {score} x\n" for q in range(200) for r, score in enumerate(CHANCE.sample(range(10), 10))],
         [f"q{q} Q0 d{r} 0 {r}.5 x\n" for q in range(30) for r in range(4)],
         [f"q{q} Q0 d{r} {r} {r}.5 x\n" for q in range(3) for r in range(4)],
         [f"q{q} Q0 d{r} {r} 1 x\n" for q in range(40) for r in range(1 + (q < 12))],
-    ):
-        path.write_text("".join(lines))
-        assert len(read_run(path)) >= 3
+    ],
+    ids=["ranks of an earlier stage", "no ranks", "few queries", "mostly one passage a query"],
+)
+def test_run_without_clear_evidence_of_rising_scores_is_accepted(tmp_path: Path, lines: list[str]) -> None:
+    (tmp_path / "run.trec").write_text("".join(lines))
+    assert len(read_run(tmp_path / "run.trec")) >= 3

@@ -1,0 +1,126 @@
+"""A corpus of the user's own: what is searched, left out or refused, and which answers are its passages."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+from pair_files import load_split, pair_rows, pairs, refusal, write_jsonl
+
+from pipeline.config.data import Format, MiningConfig, Retriever
+from pipeline.core.records import Split, fold
+from pipeline.mining.miner import mine
+
+
+def answers_by_question(split: Split) -> dict[str, str]:
+    return {question: answer for part in (split.train, split.dev) for question, answer in pairs(part)}
+
+
+def test_passages_are_title_and_text_and_distinct_with_their_first_id(pairs_file: Path) -> None:
+    corpus = write_jsonl(
+        pairs_file.parent / "corpus.jsonl",
+        [{"_id": "d1", "title": "T", "text": "x"}, {"_id": "d2", "text": "T x"}, {"_id": "d3", "text": "y"}],
+    )
+    dev = write_jsonl(pairs_file.parent / "dev.jsonl", [{"question": f"new {i}", "answer": "New."} for i in range(30)])
+    for keys in ({}, {"dev_path": str(dev)}):
+        split = load_split(pairs_file, corpus_path=str(corpus), **keys)
+        assert (split.corpus, split.corpus_ids) == (["T x", "y"], ["d1", "d3"])
+
+
+def test_passages_left_out_or_repaired_are_counted(pairs_file: Path, caplog: pytest.LogCaptureFixture) -> None:
+    texts = ["x", " \t", "y", "x", "", "x", "nul\0"]
+    corpus = write_jsonl(pairs_file.parent / "corpus.jsonl", [{"text": text} for text in [*texts, None]])
+    with caplog.at_level(logging.INFO):
+        split = load_split(pairs_file, corpus_path=str(corpus))
+    assert split.corpus == ["x", "y", "nul"]
+    assert split.statistics["reading"] == {
+        "corpus_passages_with_an_earlier_text": 2,
+        "corpus_passages_without_text": 3,
+        "texts_with_nul": 1,
+    }
+    assert f"{corpus}: 3 passages to search; left out: 3 without text, 2 that repeat an earlier one" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("line", "ending"),
+    [
+        ({"txt": "x"}, "key text must be present, got only the keys ['txt']. Write {\"text\": …} on each line."),
+        ({"text": 5}, "key text must be text, got 5. Put it in quotes."),
+        ({"text": "x", "title": 0}, "key title must be text, got 0. Put it in quotes."),
+        ({"answer": ["x"]}, "key answer must be text, got ['x']. Put it in quotes."),
+        ({"_id": None, "id": "d1", "text": "x"}, "have a unique id, got 'd1'. Rename it."),
+    ],
+    ids=["no text", "number as text", "number as title", "list as answer", "repeated id"],
+)
+def test_broken_line_is_refused_with_its_number_and_key(pairs_file: Path, line: dict[str, object], ending: str) -> None:
+    corpus = write_jsonl(pairs_file.parent / "corpus.jsonl", [{"_id": "d1", "answer": "y", "title": 7}, line])
+    message = refusal(pairs_file, corpus_path=str(corpus))
+    assert message.startswith(f"{corpus}, line 2") and message.endswith(ending)
+
+
+@pytest.mark.parametrize(("suffix", "content"), [(".csv", b"text\na\n"), (".parquet", b"PAR1\xff")])
+def test_table_as_a_corpus_refusal_asks_for_json_lines(pairs_file: Path, suffix: str, content: bytes) -> None:
+    corpus = pairs_file.parent / f"corpus{suffix}"
+    corpus.write_bytes(content)
+    assert refusal(pairs_file, corpus_path=str(corpus)) == (
+        f'{corpus} must be JSONL, got a {suffix} file. Only JSONL is read here: write {{"text": …}} on each line.'
+    )
+
+
+def test_listed_negative_is_replaced_by_its_titled_passage(tmp_path: Path) -> None:
+    rows = [{**row, "negatives": ["Wrong."]} for row in pair_rows(148)]
+    # One answer equals two passages without their titles, the other equals one of these with its title.
+    rows += [{"question": q, "answer": a, "negatives": []} for q, a in (("who", "Body."), ("what", "Other Body."))]
+    titled = [("First", "Body."), ("Other", "Body."), ("T", "Wrong.")]
+    passages = [{"_id": title, "title": title, "text": text} for title, text in titled]
+    corpus = write_jsonl(tmp_path / "corpus.jsonl", [*passages, {"text": "more"}])
+    path = write_jsonl(tmp_path / "a.jsonl", rows)
+    split = load_split(path, format=Format.negatives, corpus_path=str(corpus))
+    assert split.corpus == ["First Body.", "Other Body.", "T Wrong.", "more"], "an answer's own passage is kept"
+    assert split.corpus_ids is None, "one passage has none"
+    answers = answers_by_question(split)
+    assert (answers["who"], answers["what"]) == ("First Body.", "Other Body.")
+    listed = [text for part in (split.train, split.dev) for own in part.negatives or [] for text in own]
+    assert listed == ["T Wrong."] * 148
+
+
+def test_answer_is_matched_with_the_passage_of_its_text(pairs_file: Path, caplog: pytest.LogCaptureFixture) -> None:
+    answers = [row["answer"] for row in pair_rows(150)]
+    passages = [{"title": f"Title {i}", "text": answer.upper()} for i, answer in enumerate(answers[:100])]
+    passages += [
+        {"title": "Later", "text": answers[0]},
+        {"text": answers[1]},
+        {"title": "Thing", "text": "140 is number 140."},
+    ]
+    corpus = write_jsonl(pairs_file.parent / "corpus.jsonl", [*passages, {"text": "more"}])
+    with caplog.at_level(logging.INFO):
+        split = load_split(pairs_file, corpus_path=str(corpus))
+    assert f"data.corpus_path={corpus}: 101 of 150 answers are among its passages" in caplog.text
+    assert split.statistics["corpus"] == {"answers": 150, "answers_in_corpus": 101}
+    # "Later" would be a wrong answer to question 0, and "Title 1" to question 1.
+    reading = split.statistics["reading"]
+    assert isinstance(reading, dict) and reading["corpus_passages_with_an_answers_text_under_another_title"] == 2
+    assert len(split.corpus) == 102 and not any(text.startswith(("Later", "Title 1 ")) for text in split.corpus)
+    matched = answers_by_question(split)
+    assert matched["what is thing 0"] == "Title 0 THING 0 IS NUMBER 0."  # the first of its text
+    assert matched["what is thing 1"] == answers[1]  # as it stands, rather than under a title
+    assert matched["what is thing 140"] == "Thing 140 is number 140." and matched["what is thing 149"] == answers[149]
+    config = MiningConfig(retriever=Retriever.bm25, negatives=20, random_negatives=20, dev_depth=20)
+    mined = mine(split, config, pairs_file.parent / "unused")
+    assert not any(
+        fold(mined.train.passages[p]).endswith(fold(mined.train.questions[q].removeprefix("what is ")) + ".")
+        for q, p, label in zip(mined.train.question, mined.train.passage, mined.train.label, strict=True)
+        if not label
+    ), "no copy of an answer is mined as its question's negative"
+    for query, text in mined.dev.queries.items():
+        number = text.removeprefix("what is thing ")
+        positives = {p for p, grade in mined.dev.qrels[query].items() if grade}
+        same_text = {p for p, passage in mined.dev.passages.items() if fold(passage).endswith(f"is number {number}.")}
+        assert positives == same_text
+
+
+def test_corpus_with_none_of_the_answers_warns(pairs_file: Path, caplog: pytest.LogCaptureFixture) -> None:
+    corpus = write_jsonl(pairs_file.parent / "corpus.jsonl", [{"text": f"else {i}"} for i in range(20)])
+    load_split(pairs_file, corpus_path=str(corpus))
+    assert f"data.corpus_path={corpus}: none of 150 answers is among its passages, with the title or" in caplog.text
