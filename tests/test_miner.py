@@ -21,10 +21,10 @@ from pipeline.config.data import Match, MiningConfig, Retriever, Sampling
 from pipeline.core.errors import DataError
 from pipeline.core.records import LabelledPairs, PairRows, Split, fold
 from pipeline.mining import dense_search
+from pipeline.mining.bm25 import Bm25
 from pipeline.mining.exact_search import Plain, Rounded
 from pipeline.mining.judged import Corpus
 from pipeline.mining.miner import mine
-from pipeline.mining.retrieval import Bm25
 from pipeline.mining.topk import Positions, Ranking
 from tests.static_model import static_model
 

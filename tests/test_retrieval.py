@@ -10,8 +10,10 @@ import bm25s
 import numpy as np
 import pytest
 
-from pipeline.mining.retrieval import _UNSEEN as UNSEEN
-from pipeline.mining.retrieval import K1, UNSPACED, B, Bm25, ImportedRun, Stems, _words, bm25_run
+from pipeline.mining.bm25 import K1, B, Bm25, bm25_run
+from pipeline.mining.imported_run import ImportedRun
+from pipeline.mining.stems import Stems
+from pipeline.mining.words import UNSEEN, UNSPACED, split_words
 
 PASSAGES = [
     "The cat sat with other cats on the mat",
@@ -78,7 +80,7 @@ def test_a_search_in_parts_is_the_search_at_once(monkeypatch: pytest.MonkeyPatch
     draw = np.random.default_rng(1)
     texts = [" ".join(f"word{number}" for number in draw.integers(0, 60, 9)) for _ in range(300)]
     whole = Bm25(texts).search(texts[:40], 20)
-    monkeypatch.setattr("pipeline.mining.retrieval.QUERIES", 7)
+    monkeypatch.setattr("pipeline.mining.bm25.QUERIES", 7)
     parts = Bm25(texts).search(texts[:40], 20)
     assert parts.indices.tolist() == whole.indices.tolist()
     assert parts.scores.tolist() == whole.scores.tolist()
@@ -163,10 +165,12 @@ def test_scripts_without_spaces_are_searched_by_pairs_of_characters() -> None:
 
 
 def test_pairs_of_characters_stand_between_words_as_they_were() -> None:
-    assert _words("a big cat's 7 x-rays") == ["big", "cat", "rays"]
-    assert _words("naïve café größe über") == ["naïve", "café", "größe", "über"]
-    assert _words("人々の暮らし、カラオケ・バー")[:2] == ["人々", "々の"] and "ケ・" not in _words("カラオケ・バー")
-    assert _words("gpt4是模型 ok 我") == ["gpt4", "是模", "模型", "ok", "我"]
+    assert split_words("a big cat's 7 x-rays") == ["big", "cat", "rays"]
+    assert split_words("naïve café größe über") == ["naïve", "café", "größe", "über"]
+    assert split_words("人々の暮らし、カラオケ・バー")[:2] == ["人々", "々の"] and "ケ・" not in split_words(
+        "カラオケ・バー"
+    )
+    assert split_words("gpt4是模型 ok 我") == ["gpt4", "是模", "模型", "ok", "我"]
 
 
 def reciprocal_rank(questions: list[str], passages: list[str]) -> float:
@@ -198,10 +202,10 @@ def test_words_with_combining_marks_are_found(letters: str, signs: str) -> None:
 
 
 def test_a_word_keeps_its_marks_and_a_joiner_is_none_of_it() -> None:
-    assert _words("हिन्दी में किताब") == ["हिन्दी", "में", "किताब"]
-    assert _words("ශ්\u200dරී லங்கா") == ["ශ්රී", "லங்கா"]
-    assert _words("the infor\u00admation\ufeff desk") == ["the", "information", "desk"]
-    assert _words("cafe\u0301 \u0301\u0302 x") == ["café"]
+    assert split_words("हिन्दी में किताब") == ["हिन्दी", "में", "किताब"]
+    assert split_words("ශ්\u200dරී லங்கா") == ["ශ්රී", "லங்கா"]
+    assert split_words("the infor\u00admation\ufeff desk") == ["the", "information", "desk"]
+    assert split_words("cafe\u0301 \u0301\u0302 x") == ["café"]
 
 
 MARKLESS = "".join(c for c in map(chr, range(33, 0x3100)) if unicodedata.category(c)[0] != "M" and ord(c) not in UNSEEN)
@@ -217,4 +221,4 @@ def test_words_without_marks_are_those_that_were_found_before() -> None:
                 pairs = [run[at : at + 2] for at in range(max(1, len(run) - 1))]
                 words += pairs if re.match(f"[{UNSPACED}]", run) else re.findall(r"\b\w\w+\b", run)
             marked = any(unicodedata.category(c)[0] == "M" and not re.match(f"[{UNSPACED}]", c) for c in text)
-            assert marked or _words(text) == words
+            assert marked or split_words(text) == words
