@@ -64,7 +64,17 @@ def without_positive(split: Split, left: PairRows, leaks: Mapping[str, Any], thr
     return DataError(must("the training part", "hold a positive", got, remedy))
 
 
-def say_merged(name: str, part: Questions, config: MiningConfig) -> int:
+def say_repeats(
+    parts: Mapping[str, Questions], corpus: Corpus, config: MiningConfig, threshold: float
+) -> dict[str, int]:
+    """Log repeated pairs and answers that many questions share; return how many rows of each part repeat a pair."""
+    merged = {name: _say_merged(name, part, config) for name, part in parts.items()}
+    for name, part in parts.items():
+        _say_one_answer(name, part, corpus, threshold)
+    return merged
+
+
+def _say_merged(name: str, part: Questions, config: MiningConfig) -> int:
     """Log how many usable rows of a part repeat an earlier pair, and return their number."""
     rows = sum(part.sizes)
     if part.merged:
@@ -74,7 +84,7 @@ def say_merged(name: str, part: Questions, config: MiningConfig) -> int:
     return part.merged
 
 
-def say_one_answer(name: str, part: Questions, corpus: Corpus, threshold: float) -> None:
+def _say_one_answer(name: str, part: Questions, corpus: Corpus, threshold: float) -> None:
     """Warn of a passage that answers many of a part's questions: a model learns to prefer such a placeholder."""
     answers = Counter(chain.from_iterable(part.positives(threshold)))
     (position, count), of = answers.most_common(1)[0] if answers else (-1, 0), len(part.texts)
@@ -145,7 +155,15 @@ def coverage(reranking: RerankingSet) -> dict[str, Any]:
     }
 
 
-def check_candidates(name: str, covered: Mapping[str, Any], config: MiningConfig) -> None:
+def check_sets(sets: Mapping[str, RerankingSet], config: MiningConfig) -> dict[str, dict[str, Any]]:
+    """Refuse sets for which the first stage finds nothing, and return the `coverage` of each."""
+    covered = {name: coverage(reranking) for name, reranking in sets.items()}
+    for name, counts in covered.items():
+        _check_candidates(name, counts, config)
+    return covered
+
+
+def _check_candidates(name: str, covered: Mapping[str, Any], config: MiningConfig) -> None:
     """Refuse a set if the first stage finds no passage for any question.
 
     Warn if the first stage often finds no passage, or rarely a right one. `covered` is the set's `coverage`.
