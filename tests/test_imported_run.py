@@ -107,3 +107,18 @@ def test_run_with_ids_that_stand_for_two_texts_is_refused(tmp_path: Path, clash:
         expected = "must have one text each, got 'p0' with two"
     with pytest.raises(DataError, match=expected):
         mine(given, config(retriever=Retriever.run, path=str(run)), tmp_path)
+
+
+@pytest.mark.parametrize("ranked", ["second id alone", "both"])
+def test_training_question_is_ranked_under_any_of_its_ids(
+    tmp_path: Path, ranked: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    train = rows([*CATS, (CATS[0][0], CATS[1][1])], question_ids=["a", "b", "c", "d", "a2"])
+    whole = split(train, rows(DEV, question_ids=["e"]))
+    whole.corpus_ids = ["A", "B", "C", "D", "E"]
+    run = tmp_path / "run.trec"
+    lines = ["a2 Q0 C 1 3 x", "e Q0 E 1 2 x", "b Q0 C 1 2 x"] + (["a Q0 C 1 3 x"] if ranked == "both" else [])
+    run.write_text("\n".join(lines) + "\n")
+    mined = mine(whole, config(retriever=Retriever.run, path=str(run), negatives=1), tmp_path)
+    assert (CATS[0][0], CATS[2][1], 0.0) in triples(mined.train)
+    assert "are not used here" not in caplog.text

@@ -77,6 +77,25 @@ def test_hard_negatives_follow_the_rule(
     assert chosen(positives, scores, **keys) == expected
 
 
+@pytest.mark.parametrize(
+    ("margins", "limit"),
+    [
+        ({"absolute_margin": -0.5}, 1.5),
+        ({"relative_margin": -0.5}, 1.5),
+        ({"relative_margin": -0.5, "absolute_margin": -0.25}, 1.25),
+    ],
+)
+def test_negative_margins_allow_passages_above_the_positive(margins: dict[str, float], limit: float) -> None:
+    scores = np.array([[2.0, 1.4, 1.2, 1.0]], np.float32)
+    ranking = Ranking(np.array([[1, 2, 3, 0]], np.int32), scores)
+    positives = Pairs.of(np.array([0]), np.array([0]), 4)
+    found = hard_negatives(
+        ranking, positives, np.array([1.0], np.float32), MiningConfig(retriever=Retriever.bm25, negatives=3, **margins),
+        question_seeds(["q"], 1, "hard"),
+    )  # fmt: skip
+    assert found[1].tolist() == [p for p, score in zip([1, 2, 3], scores[0], strict=False) if score <= limit]
+
+
 def test_ties_with_a_positive_are_judged_by_the_rankings_scores() -> None:
     # The same pair scored apart may differ in the last bit; passage 7 ties with positive 6 in the ranking.
     assert chosen([(0, 1), (1, 6)], [0.9, np.nextafter(np.float32(0.5), 0)], absolute_margin=0.0)[1] == [7, 5]

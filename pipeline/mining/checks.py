@@ -13,7 +13,8 @@ import numpy as np
 from pipeline.config.data import MiningConfig, Retriever
 from pipeline.core.errors import DataError, must
 from pipeline.core.records import LabelledPairs, PairRows, RerankingSet, Split
-from pipeline.mining.judged import Corpus, Questions, positive_folds
+from pipeline.mining.judged import Corpus, Questions
+from pipeline.mining.leaks import positive_folds
 
 log = logging.getLogger(__name__)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -81,7 +82,8 @@ def _texts_by_id(parts: list[Questions]) -> dict[str, str]:
     """Map the ids of all parts' questions to their texts; refuse an id that stands for two questions."""
     texts: dict[str, str] = {}
     for part in parts:
-        for identifier, text in zip(part.ids, part.texts, strict=True):
+        by_alias = ((identifier, part.texts[q]) for identifier, q in part.aliases.items())
+        for identifier, text in chain(zip(part.ids, part.texts, strict=True), by_alias):
             if fold(texts.setdefault(identifier, text)) != fold(text):
                 got = f"{identifier!r} for {texts[identifier][:40]!r} and for {text[:40]!r}"
                 remedy = "Rename the questions of one part: a run cannot tell them apart."
@@ -92,7 +94,7 @@ def _texts_by_id(parts: list[Questions]) -> dict[str, str]:
 def _refuse_foreign(path: Path, run: Run, positions: Mapping[str, int], parts: list[Questions]) -> None:
     """Refuse a run that ranks no question of some part, or none of the passages with `positions`."""
     for part in parts:
-        if not any(identifier in run for identifier in part.ids):
+        if not any(identifier in run for identifier in chain(part.ids, part.aliases)):
             rule = f"rank questions of this data, such as {part.ids[0]!r}"
             remedy = (
                 "Rank training, validation and dev questions in it, with the data's ids (those of the BEIR folder)."

@@ -15,7 +15,8 @@ from pipeline.mining.bm25 import Bm25
 from pipeline.mining.dense_search import Nearest
 from pipeline.mining.embeddings import Embedder
 from pipeline.mining.imported_run import imported_first_stage
-from pipeline.mining.judged import Corpus, Questions, elsewhere, questions_of, train_corpus, without_leaks
+from pipeline.mining.judged import Corpus, Questions, elsewhere, questions_of, train_corpus
+from pipeline.mining.leaks import without_leaks
 from pipeline.mining.stems import Stems
 from pipeline.mining.topk import FirstStage, Searcher
 from pipeline.mining.training_rows import training_rows
@@ -75,6 +76,7 @@ def mine(
     merged = checks.say_repeats(parts, corpus, config, positive_threshold)
     minable = train_corpus(split, train, corpus, positive_threshold, drop_leaks=config.drop_leaks)
     others = elsewhere(questions, split, corpus, positive_threshold)
+    questions.forget_negatives(others, positive_threshold)
     pairs, statistics = training_rows(questions, others, corpus, minable, stage, config, positive_threshold)
     sets = _reranking_sets(reranked, corpus, stage, config.dev_depth, positive_threshold)
     checks.check_rows(questions, pairs, statistics, config)
