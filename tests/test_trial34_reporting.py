@@ -13,6 +13,7 @@ import pytest
 import run_facts
 from scipy import stats
 
+from pipeline.commands.prediction import read_passages
 from pipeline.config.data import DataConfig, Format, MiningConfig, Retriever, Source
 from pipeline.core.records import AS_RETRIEVED, POSITIVES_ADDED, RerankingSet
 from pipeline.data.source import load
@@ -162,3 +163,14 @@ def test_the_card_says_how_the_first_stage_s_map_differs_from_published_ones(tmp
     assert render(run_facts.write(tmp_path / "nano")).count(said) == 1
     own = {**run_facts.CONFIG, "evaluation": {**run_facts.CONFIG["evaluation"], "nano_beir": []}}
     assert said not in render(run_facts.write(tmp_path / "own", config=own))
+
+
+# --- commands/prediction ---
+
+
+def test_a_passage_without_an_id_beside_others_goes_by_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "passages.jsonl"
+    path.write_text('{"text": "a", "id": "x"}\n\n{"text": "b"}\n{"text": "c", "_id": null, "id": 7}\n')
+    assert read_passages(path) == (["a", "b", "c"], ["x", "line 3", "7"])
+    path.write_text('{"text": "a"}\n{"text": "b", "id": null}\n')
+    assert read_passages(path) == (["a", "b"], None)
