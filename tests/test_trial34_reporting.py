@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import re
 from pathlib import Path
@@ -11,7 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 import run_facts
+from composed_config import composed
 from scipy import stats
+from script_process import script_process
 
 from pipeline.commands.prediction import read_passages
 from pipeline.config.data import DataConfig, Format, MiningConfig, Retriever, Source
@@ -23,6 +26,7 @@ from pipeline.evaluation.measures import difference, stratified_difference
 from pipeline.mining.miner import mine
 from pipeline.reporting.model_card import render
 from pipeline.reporting.verdicts import verdict
+from pipeline.stages.run import run
 
 # --- evaluation/measures ---
 
@@ -174,3 +178,38 @@ def test_a_passage_without_an_id_beside_others_goes_by_its_line(tmp_path: Path) 
     assert read_passages(path) == (["a", "b", "c"], ["x", "line 3", "7"])
     path.write_text('{"text": "a"}\n{"text": "b", "id": null}\n')
     assert read_passages(path) == (["a", "b"], None)
+
+
+# --- scripts/evaluate, stages/card ---
+
+TINY = [
+    *["experiment=smoke", "data.limit=150", "data.dev_queries=20", "data.validation_queries=0", "runtime=cpu"],
+    *["training.eval_sets=[]", "training.max_steps=6", "training.eval_steps=3", "mining.dev_depth=5"],
+    *["runtime.workers=1", "runtime.threads=1", "emissions=off"],
+    *["evaluation.bi_encoder=false", "evaluation.fusion=false"],
+]
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """Return the outputs of one run that was evaluated twice, and what both commands printed."""
+    root = tmp_path_factory.mktemp("evaluated")
+    with script_process(root) as process:
+        done = [process.run("scripts/evaluate.py", *TINY, f"outputs_dir={root / 'outputs'}") for _ in range(2)]
+    assert [one.status for one in done] == [0, 0], done
+    return root / "outputs", [one.out for one in done]
+
+
+def test_evaluate_ends_with_the_table_of_the_card_also_when_nothing_was_left_to_do(
+    evaluated: tuple[Path, list[str]], caplog: pytest.LogCaptureFixture
+) -> None:
+    outputs, said = evaluated
+    assert "evaluate  nothing to do" not in said[0] and "evaluate  nothing to do" in said[1]
+    assert not (outputs / "latest" / "README.md").exists()
+    tables = [text[text.index("\n\n") :] for text in said]
+    assert tables[0] == tables[1] and re.search(r"^trained +\d\.\d{4}", tables[0], re.MULTILINE)
+    with caplog.at_level(logging.INFO):
+        run(composed(*TINY, f"outputs_dir={outputs}"))
+    lines = caplog.messages[-1].strip().splitlines()
+    without_card = [line for line in lines if not line.startswith("card ")]
+    assert tables[0].strip().splitlines() == without_card != lines
