@@ -16,8 +16,11 @@ from composed_config import composed
 from scipy import stats
 from script_process import script_process
 
+from pipeline.commands import verification
 from pipeline.commands.prediction import read_passages
+from pipeline.config.command_arguments import Verification
 from pipeline.config.data import DataConfig, Format, MiningConfig, Retriever, Source
+from pipeline.core import progress
 from pipeline.core.records import AS_RETRIEVED, POSITIVES_ADDED, RerankingSet
 from pipeline.data.source import load
 from pipeline.evaluation.evaluator import Evaluation, evaluate
@@ -213,3 +216,20 @@ def test_evaluate_ends_with_the_table_of_the_card_also_when_nothing_was_left_to_
     lines = caplog.messages[-1].strip().splitlines()
     without_card = [line for line in lines if not line.startswith("card ")]
     assert tables[0].strip().splitlines() == without_card != lines
+
+
+# --- commands/verification ---
+
+
+def test_verify_tokenises_towards_a_total(
+    evaluated: tuple[Path, list[str]], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outputs, _ = evaluated
+    run(composed(*TINY, f"outputs_dir={outputs}"))
+    monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
+    with caplog.at_level(logging.INFO):
+        found = verification.verify(Verification(outputs_dir=str(outputs)))
+    assert found.verified, str(found)
+    assert "steps 4 to 6 repeated" in str(found)
+    (line,) = (line for line in caplog.messages if line.startswith("tokenising texts:"))
+    assert re.search(r": 130 of 260, about \d", line)
