@@ -373,10 +373,10 @@ def test_few_or_equal_clusters_give_finite_figures() -> None:
     together = difference(a, b, dict.fromkeys(a, "one"))
     assert together.as_json() == pytest.approx({"mean": 0.7 / 3, "low": -1, "high": 1, "p": 1})
     two = difference(a, b, GROUPED)
-    # Half of all draws hold one cluster twice. q1 and q2 differ by 0.8 and -0.1, q3 not: means of one of two and
-    # one of one, residuals 0.7 / 3 and its opposite; Student's t with one degree of freedom is Cauchy's.
+    # q1 and q2 differ by 0.8 and -0.1, q3 not: without either cluster the mean is the other's, 0 or 0.35. Student's t
+    # with one degree of freedom is Cauchy's.
     assert (two.low, two.high) == (-1.0, 1.0)
-    t = two.mean / (math.sqrt(2 * (0.7 / 3) ** 2) / 3 * math.sqrt(2))
+    t = two.mean / math.sqrt((two.mean**2 + (0.35 - two.mean) ** 2) / 2)
     assert two.p == pytest.approx(1 - 2 * math.atan(t) / math.pi)
     # Each cluster's mean is the same while its queries differ: no spread between clusters at all.
     level = difference(

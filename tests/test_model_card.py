@@ -126,7 +126,7 @@ def test_parameters_and_rows_are_those_that_were_used(tmp_path: Path) -> None:
     assert '"rerank_k": 100' in card and '"rerank_k": 20' not in card  # NanoBEIR's lists are cut at 100 whatever asked
     assert "validation_ndcg@10" in card and "| saved model |" not in card  # no set of the log is reported at the end
     assert "Its negatives were given or mined" in card
-    assert "- Left out: 1,234 rows that share a question or a positive with a held-out part" in card
+    assert "- Left out: 1,234 rows of the source: 1,000 that share a question with a held-out part, 234 that" in card
     facts.statistics["leaks"]["dropped"] = False
     assert "Left out" not in render(facts)
 

@@ -30,6 +30,7 @@ from pipeline.core.records import (
 from pipeline.data.trec import escape, write_qrels, write_run
 from pipeline.evaluation.figures import SetFigures, Values, means_of, protocol_json
 from pipeline.evaluation.measures import (
+    FEWEST_RESAMPLED,
     Difference,
     difference,
     judged,
@@ -100,10 +101,7 @@ class Evaluation:
             "groups": clusters,
             "positives_found": self.positives_found(),
             "queries_trained_on": self.trained_on,
-            "interval": "95 %, paired t over queries"
-            if clusters is None
-            else f"95 %, studentised bootstrap over {clusters} groups of queries, {self.resamples} draws; Student's t "
-            "where hardly any group differs",
+            "interval": self._interval(clusters),
             "notes": dict(NOTES),
             "first_stage": self.set.first_stage,
             "remarks": self.set.remarks,
@@ -112,6 +110,15 @@ class Evaluation:
             means = {system: self.means(protocol, system) for system in self.systems}
             result[protocol] = protocol_json(means, partial(self.differences, protocol))
         return result
+
+    def _interval(self, clusters: int | None) -> str:
+        """Return in words how `differences` estimates intervals."""
+        if clusters is None:
+            return "95 %, paired t over queries"
+        if clusters < FEWEST_RESAMPLED:
+            return f"95 %, Student's t over {clusters} groups of queries"
+        of = f"{clusters} groups of queries, {self.resamples} draws"
+        return f"95 %, studentised bootstrap over {of}; Student's t where hardly any group differs"
 
 
 def evaluate(

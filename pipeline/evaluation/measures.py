@@ -30,6 +30,10 @@ ROUNDING = 1e-12
 SEED = 12
 """Seed of the bootstrap's draws."""
 
+FEWEST_RESAMPLED = 5
+"""Fewest clusters that are resampled: of four, one draw in 64 takes a single cluster, and such draws reach into the
+quantile. In simulations, the mean interval was 1.25 wide with four resampled clusters, 0.79 with five."""
+
 FUSION_K = 60
 """The constant k of reciprocal rank fusion, from Cormack et al. (2009)."""
 
@@ -105,6 +109,11 @@ class Difference:
         return asdict(self)
 
 
+def _cut(mean: float, low: float, high: float, p: float) -> Difference:
+    """Return a difference whose interval ends where differences of values in [0, 1] do, at -1 and 1."""
+    return Difference(mean, max(-1.0, float(low)), min(1.0, float(high)), float(p))
+
+
 def difference(
     a: Mapping[str, float],
     b: Mapping[str, float],
@@ -115,9 +124,9 @@ def difference(
     """Estimate the mean of a - b over queries, both of them values of one measure in [0, 1] for the same queries.
 
     Without groups, this is the paired t test with its interval. With groups, whole groups are resampled, see
-    `_by_cluster`. Where nothing can be estimated, the result is fixed and never NaN: equal values everywhere give 0
-    within [0, 0] with p 1; the same non-zero difference everywhere gives that difference as both ends with p 0; a
-    single query (or group) says nothing about others, so it gives the widest possible interval, [-1, 1], with p 1.
+    `_by_cluster`. Intervals are cut to [-1, 1]. Where nothing can be estimated, the result is fixed and never NaN:
+    equal values everywhere give 0 within [0, 0] with p 1; the same non-zero difference everywhere gives that difference
+    as both ends with p 0; a single query (or group) says nothing about others, so it gives [-1, 1] with p 1.
 
     Args:
         a: Query id → value.
@@ -144,7 +153,7 @@ def difference(
         return _by_cluster(differences, average, clusters, resamples)
     test = stats.ttest_rel([a[query] for query in queries], [b[query] for query in queries])
     interval = test.confidence_interval(CONFIDENCE)
-    return Difference(average, float(interval.low), float(interval.high), float(test.pvalue))
+    return _cut(average, interval.low, interval.high, test.pvalue)
 
 
 def _by_cluster(
@@ -153,17 +162,14 @@ def _by_cluster(
     """Resample whole clusters in a studentised bootstrap (Efron and Tibshirani 1993, 12.5; Cameron et al. 2008).
 
     Each draw takes as many clusters as there are, with replacement, and yields t* = |mean* - mean| / se*, where se is
-    the cluster-robust standard error of a mean over queries. The interval is mean ± q·se, cut to [-1, 1], where q is
-    the 95 % quantile of t*. p is the share of draws with t* at least |mean| / se, so interval and p agree. In
-    simulations with skewed cluster sizes, coverage was 93 to 96 % from 5 to 150 clusters, while percentile and BCa
-    intervals fell to 82 % and 90 % at 5 and 20. Where the difference itself grows with a cluster's size, coverage was
-    91 % at 20 clusters and 92 % at 60.
+    the cluster-robust standard error of a mean over queries. The interval is mean ± q·se, where q is the 95 % quantile
+    of t*. p is the share of draws with t* at least |mean| / se, so interval and p agree. In simulations with skewed
+    cluster sizes, coverage was 93 to 96 % from 5 to 150 clusters, while percentile and BCa intervals fell to 82 % and
+    90 % at 5 and 20. Where the difference itself grows with a cluster's size, coverage was 91 % at 20 clusters and 92 %
+    at 60.
 
-    A draw without spread (of one cluster, or of clusters that do not differ) has an infinite t*. If such draws decide
-    the quantile (hardly any cluster differs, or there are fewer than four), the interval is Student's. Its degrees of
-    freedom are the number of clusters that carry the variance, (sum r²)² / sum r⁴ over the residuals r of the clusters,
-    at most the number of clusters less one. In simulations, coverage was 95 to 98 % with 2 to 4 clusters, and with 100
-    and 267 clusters of which 0.4 to 3 % differ.
+    With fewer than `FEWEST_RESAMPLED` clusters, the interval is Student's, see `_by_few_clusters`. It is as well if
+    hardly any cluster differs, so that draws without spread, whose t* is infinite, decide the quantile.
     """
     names = {name: number for number, name in enumerate(dict.fromkeys(clusters))}
     index = np.array([names[name] for name in clusters])
@@ -182,6 +188,9 @@ def _by_cluster(
     if error < ROUNDING:  # every group has the same mean difference
         average = 0.0 if abs(average) < ROUNDING else average
         return Difference(average, average, average, 1.0 if average == 0 else 0.0)
+    shifts = (sums - average * counts) / (counts.sum() - counts)
+    if size < FEWEST_RESAMPLED:
+        return _by_few_clusters(shifts, average)
     draws = np.random.default_rng(SEED).multinomial(size, np.full(size, 1 / size), size=resamples).astype(np.float64)
     drawn, drawn_errors = estimate(draws)
     degenerate = drawn_errors <= 1e-12 * error
@@ -189,19 +198,26 @@ def _by_cluster(
     t = np.sort(np.where(degenerate, np.inf, t))
     quantile = float(t[min(math.ceil(CONFIDENCE * (resamples + 1)), resamples) - 1])
     if math.isinf(quantile):
-        return _by_few_clusters(sums - average * counts, average, error * math.sqrt(size / (size - 1)))
+        return _by_few_clusters(shifts, average)
     reached = int(np.count_nonzero(t >= abs(average) / error))
     half, p = quantile * error, (1 + reached) / (1 + resamples)
-    return Difference(average, max(-1.0, average - half), min(1.0, average + half), p)
+    return _cut(average, average - half, average + half, p)
 
 
-def _by_few_clusters(residuals: npt.NDArray[np.float64], average: float, error: float) -> Difference:
-    """Return Student's interval, cut to [-1, 1], with as many degrees of freedom as clusters carry the variance."""
-    squares = residuals**2
-    freedom = max(1.0, min(len(squares) - 1.0, math.fsum(squares) ** 2 / math.fsum(squares**2)))
+def _by_few_clusters(shifts: npt.NDArray[np.float64], average: float) -> Difference:
+    """Return Student's interval from the shifts of the mean that leaving out each cluster causes (the jackknife).
+
+    The degrees of freedom are the number of clusters that carry the variance, (sum s²)² / sum s⁴ over the shifts s, at
+    most the number of clusters less one. In simulations with skewed cluster sizes, coverage was 96, 95 and 96 % with 2,
+    3 and 4 clusters (95, 94 and 93 % if the clusters' differences are skewed too); with the cluster-robust error of
+    `_by_cluster` in place of the jackknife's it was 92, 90 and 92 %. With 100 and 267 clusters of which 0.4 to 1 %
+    differ, it was 94 to 99 %.
+    """
+    size, squares = len(shifts), shifts**2
+    error = math.sqrt((size - 1) / size * math.fsum(squares))
+    freedom = max(1.0, min(size - 1.0, math.fsum(squares) ** 2 / math.fsum(squares**2)))
     half = float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom)) * error
-    p = float(2 * stats.t.sf(abs(average) / error, freedom))
-    return Difference(average, max(-1.0, average - half), min(1.0, average + half), p)
+    return _cut(average, average - half, average + half, 2 * stats.t.sf(abs(average) / error, freedom))
 
 
 def stratified_difference(pairs: Sequence[tuple[Mapping[str, float], Mapping[str, float]]]) -> Difference:
@@ -209,8 +225,8 @@ def stratified_difference(pairs: Sequence[tuple[Mapping[str, float], Mapping[str
 
     The sets are fixed (strata), so the interval is about other queries to the same sets, not about other sets. The
     variance is the sum of s²/n over sets, divided by the square of their number; the degrees of freedom are those of
-    Welch and Satterthwaite. For one set, this is the paired t interval. Degenerate cases are as in `difference`; if
-    any set has a single query, the interval is [-1, 1] with p 1.
+    Welch and Satterthwaite. For one set, this is the paired t interval. Cuts and degenerate cases are as in
+    `difference`; if any set has a single query, the interval is [-1, 1] with p 1.
 
     Raises:
         ValueError: when there is no set, or a set's two sides differ in their queries or have none.
@@ -230,7 +246,7 @@ def stratified_difference(pairs: Sequence[tuple[Mapping[str, float], Mapping[str
     freedom = total**2 / math.fsum(v**2 / (len(sample) - 1) for v, sample in zip(variances, samples, strict=True))
     error = math.sqrt(total) / len(samples)
     half = float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom)) * error
-    return Difference(average, average - half, average + half, float(2 * stats.t.sf(abs(average) / error, freedom)))
+    return _cut(average, average - half, average + half, 2 * stats.t.sf(abs(average) / error, freedom))
 
 
 def reciprocal_rank_fusion(rankings: Sequence[Mapping[str, Sequence[str]]]) -> dict[str, list[str]]:
