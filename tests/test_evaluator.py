@@ -25,9 +25,9 @@ from pipeline.core.records import (
 )
 from pipeline.data.trec import read_qrels, read_run, unescape
 from pipeline.evaluation import evaluator
+from pipeline.evaluation.differences import difference
 from pipeline.evaluation.evaluator import Evaluation, write
 from pipeline.evaluation.figures import mean_of, mean_of_means, read
-from pipeline.evaluation.measures import difference
 from pipeline.evaluation.reranking import SystemRankings
 
 evaluate = functools.partial(evaluator.evaluate, resamples=500)

@@ -28,14 +28,9 @@ from pipeline.core.records import (
     fold,
 )
 from pipeline.data.trec import escape, write_qrels, write_run
+from pipeline.evaluation.differences import FEWEST_RESAMPLED, Difference, difference
 from pipeline.evaluation.figures import SetFigures, Values, means_of, protocol_json
-from pipeline.evaluation.measures import (
-    FEWEST_RESAMPLED,
-    Difference,
-    difference,
-    judged,
-    per_query,
-)
+from pipeline.evaluation.measures import judged, per_query
 from pipeline.evaluation.protocols import NOTES
 from pipeline.evaluation.reranking import SystemRankings, first_stage
 
