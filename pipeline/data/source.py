@@ -204,7 +204,8 @@ def _hold_out(config: DataConfig, rows: PairRows, size: int, usable: dict[str, N
         drawn = hold_out_rows(len(rows), size, seed=config.split_seed)
         return whole_questions(drawn, rows, usable) if config.dedupe else drawn  # else as the published recipe does
     seed: int | list[int] = config.split_seed if not salt else [config.split_seed, salt]
-    return hold_out(rows, size, usable=usable, seed=seed, per_group=config.queries_per_group)
+    most, threshold = config.queries_per_group, config.positive_threshold
+    return hold_out(rows, size, usable=usable, seed=seed, per_group=most, threshold=threshold)
 
 
 def _corpus(
