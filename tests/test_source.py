@@ -343,7 +343,7 @@ def test_given_negatives_are_searched_too(tmp_path: Path) -> None:
             b'{"question": "a", "answer": "b"}\n',
             {},
             "{path} must hold at least 100 usable questions, got 1. "
-            "Give more rows, raise data.rows or data.limit, or check the columns and data.positive_threshold.",
+            "Give more rows, or check data.question_column and data.answer_column.",
         ),
     ],
 )

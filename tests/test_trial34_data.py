@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 
-from pipeline.config.data import DataConfig, Format, Source
+from pipeline.config.data import DataConfig, Format, MiningConfig, Retriever, Source
+from pipeline.core.errors import DataError
 from pipeline.core.records import Split
 from pipeline.data.source import load
+from pipeline.mining.miner import mine
 
 Row = dict[str, Any]
 
@@ -28,6 +30,20 @@ def write_jsonl(path: Path, rows: list[Row]) -> Path:
 def loaded(path: Path, **keys: Any) -> Split:
     given = {"source": Source.local, "name": "x", "path": str(path), **keys}
     return load(DataConfig(**given), source=None, cache=path.parent / "cache")
+
+
+def refusal(path: Path, **keys: Any) -> str:
+    with pytest.raises(DataError) as error:
+        loaded(path, **keys)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def said_in_mining(split: Split, caplog: pytest.LogCaptureFixture) -> list[str]:
+    """Return what `mining.checks` logs while a split is mined with BM25."""
+    caplog.set_level(logging.INFO)
+    mine(split, MiningConfig(retriever=Retriever.bm25, negatives=1, random_negatives=1), Path("unused"))
+    return [record.getMessage() for record in caplog.records if record.name == "pipeline.mining.checks"]
 
 
 def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -57,3 +73,93 @@ def test_a_group_gives_a_question_only_by_a_positive_of_it(
         documents = {group for group in part.groups if group.startswith("document")}
         assert len(documents) == -(-questions // (per_group or 5))
         assert documents.isdisjoint(split.train.groups or [])
+
+
+# --- checks ---
+
+
+def test_the_width_of_an_interval_is_forecast_from_the_groups_it_resamples(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = [{**row, "document": f"d{i // 40}"} for i, row in enumerate(rows_of(2000))]
+    path = write_jsonl(tmp_path / "a.jsonl", rows)
+    loaded(path, group_column="document", dev_queries=400)
+    said = "a 95 % interval of an nDCG@10 difference will be about 0.38 wide"
+    assert warnings(caplog)[0] == f"only 10 groups of dev questions: {said}"
+    caplog.clear()
+    loaded(path, dev_queries=400)
+    assert not warnings(caplog)
+
+
+@pytest.mark.parametrize(
+    ("keys", "remedy"),
+    [
+        ({}, "Give more rows, or check data.question_column and data.answer_column."),
+        (
+            {"format": Format.labelled, "limit": 70},
+            "Give more rows, raise data.limit, or check data.question_column, data.answer_column and "
+            "data.positive_threshold.",
+        ),
+    ],
+)
+def test_too_few_questions_name_only_keys_that_are_set_or_read(
+    tmp_path: Path, keys: dict[str, Any], remedy: str
+) -> None:
+    path = write_jsonl(tmp_path / "a.jsonl", [{**row, "label": 1} for row in rows_of(60)])
+    keys = keys or {"label_column": "unused"}
+    assert refusal(path, **keys) == f"{path} must hold at least 100 usable questions, got 60. {remedy}"
+
+
+def test_too_few_queries_of_a_beir_folder_name_no_columns(tmp_path: Path) -> None:
+    (tmp_path / "qrels").mkdir()
+    write_jsonl(tmp_path / "queries.jsonl", [{"_id": f"q{i}", "text": f"what is {i}"} for i in range(30)])
+    write_jsonl(tmp_path / "corpus.jsonl", [{"_id": f"d{i}", "text": f"it is {i}"} for i in range(30)])
+    (tmp_path / "qrels" / "train.tsv").write_text("".join(f"q{i}\td{i}\t1\n" for i in range(30)))
+    said = refusal(tmp_path, format=Format.beir, rows=20)
+    assert said.endswith("got 20. Give more rows, raise data.rows, or check data.positive_threshold.")
+
+
+# --- mining checks ---
+
+
+def test_pairs_with_two_labels_are_said_for_every_part(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rows = [{**row, "label": label} for row in rows_of(200) for label in (1, 0)]
+    rows += [{**row, "answer": f"Wrong {i}.", "label": 0} for i, row in enumerate(rows_of(200))]
+    path = write_jsonl(tmp_path / "a.jsonl", rows)
+    said = said_in_mining(loaded(path, format=Format.labelled, dev_queries=30, validation_queries=20), caplog)
+    told = [text for text in said if "two labels" in text]
+    assert told == [
+        f"{part} pairs have two labels: the higher one is used" for part in ("train: 150", "dev: 30", "validation: 20")
+    ]
+
+
+@pytest.mark.parametrize("column", [None, "user"])
+@pytest.mark.parametrize("is_shared", [True, False])
+def test_groups_are_advised_against_leaks_only_where_they_can_help(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, column: str | None, is_shared: bool
+) -> None:
+    """A third of the questions have the same answer, or every answer has two questions; neither is within a group."""
+    texts = ["Please restart." if i % 3 == 0 else f"Answer {i}." for i in range(300)]
+    if not is_shared:
+        texts = [f"Answer {i % 150}." for i in range(300)]
+    rows = [{"question": f"what is {i}", "answer": text, "user": f"u{i}"} for i, text in enumerate(texts)]
+    split = loaded(write_jsonl(tmp_path / "a.jsonl", rows), group_column=column, dev_queries=60)
+    (told,) = [text for text in said_in_mining(split, caplog) if "with a held-out part" in text]
+    assert ("data.group_column=<column>" in told) == (column is None and not is_shared)
+    assert ("fewer data.dev_queries" in told) == (not is_shared)
+    assert ("have the answer 'Please restart.': leave them out if it is a placeholder" in told) == is_shared
+
+
+# --- tables ---
+
+
+@pytest.mark.parametrize(("suffix", "mark", "kind"), [("tsv", "\t", "TSV"), ("csv", ",", "CSV")])
+def test_a_broken_file_is_called_by_its_own_kind(tmp_path: Path, suffix: str, mark: str, kind: str) -> None:
+    path = tmp_path / f"a.{suffix}"
+    path.write_text(f'question{mark}answer\na{mark}b\n"c{mark}d\ne{mark}f\n')
+    assert refusal(path) == (
+        f"{path}, line 3 must be valid {kind}, got unexpected end of data, 1 line further on. "
+        f"Repair its quotes, or save the file again as {kind}."
+    )
+    path.write_text(f"question{mark}answer\na{mark}b{mark}c\n")
+    assert refusal(path).endswith(f"Quote a field that holds the separator, or save the file again as {kind}.")

@@ -111,10 +111,8 @@ def _usable(config: DataConfig, rows: PairRows) -> dict[str, None]:
         checks.say_labels(rows.labels, config.positive_threshold)
     usable = usable_questions(rows, config.positive_threshold)
     if len(usable) < FEWEST_QUESTIONS:
-        remedy = "Give more rows, raise data.rows or data.limit, or check the columns and data.positive_threshold."
-        raise DataError(
-            must(checks.name_of(config), f"hold at least {FEWEST_QUESTIONS} usable questions", len(usable), remedy)
-        )
+        rule = f"hold at least {FEWEST_QUESTIONS} usable questions"
+        raise DataError(must(checks.name_of(config), rule, len(usable), checks.more_questions(config)))
     return usable
 
 

@@ -51,6 +51,7 @@ def csv_records(path: Path, delimiter: str, wanted: Wanted) -> Iterator[tuple[in
     Quoted fields may hold line breaks.
     """
     reader = csv.reader((line for _, line in decoded_lines(path)), delimiter=delimiter, strict=True)
+    kind = "TSV" if delimiter == "\t" else "CSV"
     before = csv.field_size_limit(_LONGEST_FIELD)
     start = 1
     try:
@@ -65,25 +66,25 @@ def csv_records(path: Path, delimiter: str, wanted: Wanted) -> Iterator[tuple[in
         for values in reader:
             if values and len(values) != len(header):
                 got = f"{len(values)}: {delimiter.join(values)[:80]!r}"
-                remedy = "Quote a field that holds the separator, or save the file again as CSV."
+                remedy = f"Quote a field that holds the separator, or save the file again as {kind}."
                 raise DataError(must(f"{path}, line {start}", f"have {len(header)} fields", got, remedy))
             if values:
                 yield start, dict(zip(header, values, strict=True))
             start = reader.line_num + 1
     except csv.Error as error:
-        raise _broken_csv(f"{path}, line {start}", str(error), reader.line_num - start) from None
+        raise _broken(f"{path}, line {start}", kind, str(error), reader.line_num - start) from None
     finally:
         csv.field_size_limit(before)
 
 
-def _broken_csv(row: str, error: str, further: int) -> DataError:
-    """Return the error for the CSV row that starts at `row`, which the parser noticed `further` lines later."""
+def _broken(row: str, kind: str, error: str, further: int) -> DataError:
+    """Return the error for the row that starts at `row`, which the parser noticed `further` lines later."""
     if error.startswith("new-line character"):
         remedy = "Save the file with LF or CRLF line ends, and quote a field that holds a CR."
         return DataError(must(row, "end in LF or CRLF", "a lone CR outside quotes", remedy))
     # A quote that is never closed swallows all that follows, so the error names the line where its row starts.
-    got = f"{error}, {further} lines further on" if further > 0 else error
-    return DataError(must(row, "be valid CSV", got, "Repair its quotes, or save the file again as CSV."))
+    got = f"{error}, {further} line{'s' * (further > 1)} further on" if further > 0 else error
+    return DataError(must(row, f"be valid {kind}", got, f"Repair its quotes, or save the file again as {kind}."))
 
 
 def _not_utf8(path: Path, number: int, raw: bytes, error: UnicodeDecodeError) -> DataError:
