@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import logging
 from pathlib import Path
@@ -163,3 +164,28 @@ def test_a_broken_file_is_called_by_its_own_kind(tmp_path: Path, suffix: str, ma
     )
     path.write_text(f"question{mark}answer\na{mark}b{mark}c\n")
     assert refusal(path).endswith(f"Quote a field that holds the separator, or save the file again as {kind}.")
+
+
+def test_rows_that_a_stray_quote_joins_are_counted_and_prose_is_not(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    lines = [f"what is thing {i}\tThing {i}, so to say, is {i}." for i in range(400)]
+    for i in range(3, 396, 9):  # these open a field, and the 12" three rows below closes it
+        lines[i] = lines[i].replace("\t", '\t"Hello ')
+        lines[i + 3] += ' and 12"'
+    path = tmp_path / "a.tsv"
+    path.write_text("question\tanswer\n" + "".join(f"{line}\n" for line in lines))
+    split = loaded(path)
+    assert split.statistics["rows_read"] == 400 - 44 * 3
+    told = [text for text in warnings(caplog) if "look like rows" in text]
+    assert len(told) == 1 and told[0].startswith(
+        f"{path}: 44 quoted fields hold 132 lines that look like rows, the first from line 5 on; they are read as text."
+    )
+    caplog.clear()
+    paragraphs = ["It is, as said.\n\nMore of it, then, follows:\n- one, or\n- two", "First.\nSecond, the last.", "x"]
+    prose = tmp_path / "prose.csv"
+    with prose.open("w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerows([["question", "answer"], *([f"what is {i}", paragraphs[i % 3]] for i in range(300))])
+    loaded(prose)
+    assert not [text for text in warnings(caplog) if "look like rows" in text]

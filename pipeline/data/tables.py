@@ -7,11 +7,15 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from pipeline.core.errors import DataError, first_line, must, named, raise_shortage
+
+log = logging.getLogger(__name__)
 
 Record = dict[str, Any]
 """One row, column name → value as the file holds it."""
@@ -24,6 +28,7 @@ PARQUET_SUFFIXES = (".parquet", ".pq")
 
 _LONGEST_FIELD = 2**31 - 1
 _BATCH = 50_000
+_NOTABLE_SHARE, _FEWEST_JOINED = 0.01, 10
 
 
 def _check_columns(source: str, wanted: Wanted, present: list[str], separator: str = "") -> None:
@@ -48,12 +53,12 @@ def _check_columns(source: str, wanted: Wanted, present: list[str], separator: s
 def csv_records(path: Path, delimiter: str, wanted: Wanted) -> Iterator[tuple[int, Record]]:
     """Yield each row of a CSV file with a header, after the number of the line where it starts.
 
-    Quoted fields may hold line breaks.
+    Quoted fields may hold line breaks. Warns at the end of many lines in fields that look like rows.
     """
     reader = csv.reader((line for _, line in decoded_lines(path)), delimiter=delimiter, strict=True)
     kind = "TSV" if delimiter == "\t" else "CSV"
     before = csv.field_size_limit(_LONGEST_FIELD)
-    start = 1
+    start, spans = 1, Counter[str]()
     try:
         named = (names for names in reader if any(name.strip() for name in names))  # skips blank lines
         header = [name.strip() for name in next(named, [])]
@@ -68,13 +73,41 @@ def csv_records(path: Path, delimiter: str, wanted: Wanted) -> Iterator[tuple[in
                 got = f"{len(values)}: {delimiter.join(values)[:80]!r}"
                 remedy = f"Quote a field that holds the separator, or save the file again as {kind}."
                 raise DataError(must(f"{path}, line {start}", f"have {len(header)} fields", got, remedy))
+            if reader.line_num > start:
+                _count_lines(spans, values, delimiter, start)
             if values:
+                spans["rows"] += 1
                 yield start, dict(zip(header, values, strict=True))
             start = reader.line_num + 1
     except csv.Error as error:
         raise _broken(f"{path}, line {start}", kind, str(error), reader.line_num - start) from None
     finally:
         csv.field_size_limit(before)
+        _say_joined(path, spans)
+
+
+def _count_lines(spans: Counter[str], values: list[str], delimiter: str, start: int) -> None:
+    """Count the lines within the fields of a row, and those that look like rows: they have as many delimiters as one.
+
+    The latter are counted only in fields that break lines nowhere else, so paragraphs of prose rarely count.
+    """
+    for later in (value.split("\n")[1:] for value in values if "\n" in value):
+        whole = [line.count(delimiter) == len(values) - 1 for line in later]
+        spans["lines"] += len(later)
+        if all(whole[:-1]) and any(whole):
+            spans["fields"] += 1
+            spans["like rows"] += sum(whole)
+            spans["first"] = spans["first"] or start
+
+
+def _say_joined(path: Path, spans: Counter[str]) -> None:
+    """Warn if most lines within fields look like rows: a quote that opens a field joins all lines up to the next."""
+    if spans["like rows"] > max(spans["lines"] / 2, spans["rows"] * _NOTABLE_SHARE, _FEWEST_JOINED):
+        log.warning(
+            "%s: %d quoted fields hold %d lines that look like rows, the first from line %d on; they are read as text. "
+            'If they are rows, remove the quotes around them, or write "" for a quote within a quoted field',
+            path, spans["fields"], spans["like rows"], spans["first"],
+        )  # fmt: skip
 
 
 def _broken(row: str, kind: str, error: str, further: int) -> DataError:
