@@ -9,7 +9,7 @@ import csv
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -182,12 +182,21 @@ def json_objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         yield number, value
 
 
-def parquet_records(
-    path: Path, wanted: Wanted, also: Iterable[str] = (), told: Callable[[list[str]], None] | None = None
-) -> Iterator[tuple[int, Record]]:
+Also = Callable[[str, bool], bool]
+"""Whether to read a column that is not wanted, by its name and whether it holds numbers or booleans."""
+
+
+def _may_count(column: Any) -> bool:
+    """Return whether a column of an Arrow schema holds numbers or booleans."""
+    from pyarrow import types
+
+    return bool(types.is_boolean(column.type) or types.is_integer(column.type) or types.is_floating(column.type))
+
+
+def parquet_records(path: Path, wanted: Wanted, also: Also) -> Iterator[tuple[int, Record]]:
     """Yield the rows of a Parquet file, numbered from 1, with one batch in memory at a time.
 
-    A row has the `wanted` columns and those of `also` that exist. `told` is called first, with all column names.
+    A row has the `wanted` columns and those that `also` chooses, which is asked again for every batch.
     """
     import pyarrow as arrow
     import pyarrow.parquet as parquet
@@ -195,12 +204,11 @@ def parquet_records(
     try:
         with parquet.ParquetFile(path) as file:
             _check_columns(str(path), wanted, list(file.schema_arrow.names))
-            names = file.schema_arrow.names
-            if told is not None:
-                told(names)
-            columns = list(dict.fromkeys([*wanted.values(), *(column for column in also if column in names)]))
+            others = {column.name: _may_count(column) for column in file.schema_arrow}
+            columns = list(dict.fromkeys([*wanted.values(), *(name for name in others if also(name, others[name]))]))
             line = 0
             for batch in file.iter_batches(batch_size=_BATCH, columns=columns):
+                columns = [name for name in columns if name in wanted.values() or also(name, others[name])]
                 # By position: a column of `also`, which the caller refuses by its name, may occur twice.
                 places = [batch.schema.names.index(column) for column in columns]
                 values = [batch.column(place).to_pylist() for place in places]
@@ -230,13 +238,11 @@ def hub_records(
     subset: str | None,
     split: str,
     cache: Path,
-    also: Iterable[str] = (),
-    told: Callable[[list[str]], None] | None = None,
+    also: Also,
 ) -> Iterator[tuple[int, Record]]:
     """Yield the rows of one split, numbered from 1, of the local copy of a hub data set, which `datasets` reads.
 
-    A row has the `wanted` columns and those of `also` that exist. `told` is called first, with all column names.
-    `datasets` writes its converted files below `cache`.
+    A row has the `wanted` columns and those that `also` chooses. `datasets` writes its converted files below `cache`.
     """
     import datasets
 
@@ -252,10 +258,8 @@ def hub_records(
         got, remedy = named(error), "Check data.path, data.subset and data.split."
         raise DataError(must(source, f"be a data set with the split {split!r}", got, remedy)) from error
     _check_columns(source, wanted, list(loaded.column_names))
-    present = loaded.column_names
-    if told is not None:
-        told(present)
-    columns = list(dict.fromkeys([*wanted.values(), *(column for column in also if column in present)]))
+    others = [column.name for column in loaded.features.arrow_schema if also(column.name, _may_count(column))]
+    columns = list(dict.fromkeys([*wanted.values(), *others]))
     line = 0
     try:
         for batch in loaded.select_columns(columns).iter(batch_size=_BATCH):
