@@ -261,3 +261,44 @@ def test_unread_columns_of_a_hub_data_set_are_looked_at(tmp_path: Path, caplog: 
     load(given, source=folder, cache=tmp_path / "cache")
     (told,) = [text for text in warnings(caplog) if "ignored" in text]
     assert "ignored 'flag', so" in told and told.endswith("data.format=labelled data.label_column=flag")
+
+
+# --- own_corpus ---
+
+
+def test_answers_that_are_ids_of_the_corpus_are_read_as_its_passages(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    passages = [{"id": f"d{i}", "title": f"T{i}", "text": f"It is {i}."} for i in range(200)]
+    corpus = write_jsonl(tmp_path / "corpus.jsonl", passages)
+    log = [{"query": f"what is {i}", "doc": f"d{(i + k) % 150}", "clicked": 1 - k} for i in range(150) for k in (0, 1)]
+    keys: dict[str, Any] = {"question_column": "query", "answer_column": "doc", "corpus_path": str(corpus)}
+    keys |= {"format": Format.labelled, "label_column": "clicked"}
+    split = loaded(write_jsonl(tmp_path / "clicks.jsonl", log), **keys)
+    assert f"data.corpus_path={corpus}: all 150 answers are ids of its passages" in caplog.text
+    assert split.statistics["corpus"] == {"answers": 150, "answers_in_corpus": 150}
+    for part in (split.train, split.dev):
+        for question, answer, label in zip(part.questions, part.answers, part.labels or [], strict=True):
+            number = (int(question.split()[-1]) + (label == 0)) % 150
+            assert answer == f"T{number} It is {number}."
+    assert split.corpus == [f"T{i} It is {i}." for i in range(200)]
+
+
+def test_answers_that_are_mostly_ids_are_refused_and_a_few_are_texts(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = [{"question": f"what is {i}", "answer": f"d{i}"} for i in range(150)]
+    path = write_jsonl(tmp_path / "a.jsonl", rows)
+    corpus = write_jsonl(tmp_path / "c.jsonl", [{"_id": f"d{i}", "text": f"It is {i}."} for i in range(100)])
+    assert refusal(path, corpus_path=str(corpus)) == (
+        f"{corpus} must hold a passage for each of 150 answers, got 100 that are ids, but 50 that are not, such as "
+        "'d100'. Add the passages of these ids, leave their rows out, or write the texts in place of the ids."
+    )
+    few = write_jsonl(tmp_path / "few.jsonl", [{"_id": f"d{i}", "text": f"It is {i}."} for i in range(75)])
+    loaded(path, corpus_path=str(few))
+    assert "none of 150 answers is among its passages" in caplog.text
+    # One answer that is a text: the others may look like ids, but are not.
+    mixed = write_jsonl(tmp_path / "m.jsonl", [*rows[:-1], {"question": "what is last", "answer": "it is 5."}])
+    split = loaded(mixed, corpus_path=str(corpus))
+    assert split.statistics["corpus"] == {"answers": 150, "answers_in_corpus": 1}
