@@ -5,12 +5,16 @@ from __future__ import annotations
 import csv
 import json
 import logging
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from loopback_hub import LoopbackHub
 
 from pipeline.config.data import DataConfig, Format, MiningConfig, Retriever, Source
 from pipeline.core.errors import DataError
@@ -302,3 +306,39 @@ def test_answers_that_are_mostly_ids_are_refused_and_a_few_are_texts(
     mixed = write_jsonl(tmp_path / "m.jsonl", [*rows[:-1], {"question": "what is last", "answer": "it is 5."}])
     split = loaded(mixed, corpus_path=str(corpus))
     assert split.statistics["corpus"] == {"answers": 150, "answers_in_corpus": 1}
+
+
+# --- failures ---
+
+ASK = """
+import sys
+from pathlib import Path
+import pipeline.hub.download
+from pipeline.core.errors import HubError
+from pipeline.hub.location import locate
+pipeline.hub.download.WAITS_S = ()
+try:
+    locate(sys.argv[1], None, kind="model", lock=Path(sys.argv[2]), key="model.path")
+except HubError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("how", ["no such repository", "no connection", "offline"])
+def test_a_name_without_an_owner_that_no_hub_has_is_said_to_be_no_folder_here_either(tmp_path: Path, how: str) -> None:
+    def told(name: str) -> str:
+        environment = {**os.environ, "HF_HOME": str(tmp_path / "home"), "HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": ""}
+        environment |= {"PYTHONPATH": str(Path(__file__).resolve().parents[1])}
+        environment |= {"HF_HUB_OFFLINE": "1"} if how == "offline" else {}
+        command = [sys.executable, "-c", ASK, name, str(tmp_path / "lock.json")]
+        return subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True, text=True).stdout
+
+    hub = LoopbackHub()
+    with hub.serving():
+        if how == "no such repository":
+            bare, owned = told("modle"), told("acme/modle")
+    if how != "no such repository":  # the server is gone
+        bare, owned = told("modle"), told("acme/modle")
+    got = {"no such repository": "or a private one (HTTP 401)", "offline": "modle, not cached"}.get(how, how)
+    assert f"{got}, and no folder of that name here. " in bare and bare.count("\n") == 1
+    assert f"{got}. " in owned and "no folder" not in owned
