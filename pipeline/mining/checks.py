@@ -38,14 +38,26 @@ def say_leaks(split: Split, leaks: Mapping[str, Any]) -> None:
         return
     told = f"dropped, {rows - leaked} are left" if leaks["dropped"] else "kept, because mining.drop_leaks=false"
     if leaks["dropped"] and rows > leaked > rows * NOTABLE_SHARE:  # if no row is left, `without_positive` explains
-        told += " (data.group_column=<column> keeps rows of one passage together; fewer data.dev_queries drop fewer"
-        told += "; mining.drop_leaks=false keeps them)" if leaked > rows / 2 else ")"
+        ways = _fewer_leaks(split.train, leaked)
         if split.dev_file:
-            told = f"dropped, {rows - leaked} are left (leave them out of data.dev_path={split.dev_file} to keep them)"
+            ways = [f"leave them out of data.dev_path={split.dev_file} to keep them"]
+        told += f" ({'; '.join(ways)})"
     log.info(
         "train: %d of %d rows share a question (%d) or a positive (%d more) with a held-out part: %s",
         leaked, rows, questions, passages, told,
     )  # fmt: skip
+
+
+def _fewer_leaks(train: PairRows, leaked: int) -> list[str]:
+    """Return the ways to drop fewer than `leaked` rows. Groups cannot help where very many rows share an answer."""
+    answer, count = Counter(train.answers).most_common(1)[0]
+    if count > max(leaked / 2, FEWEST_ALIKE):
+        ways = [f"{count} have the answer {answer[:80]!r}: leave them out if it is a placeholder"]
+    else:
+        ways = ["fewer data.dev_queries drop fewer"]
+        if train.groups is None:
+            ways.insert(0, "data.group_column=<column> keeps rows of one passage together")
+    return [*ways, "mining.drop_leaks=false keeps them"] if leaked > len(train) / 2 else ways
 
 
 def without_positive(split: Split, left: PairRows, leaks: Mapping[str, Any], threshold: float) -> DataError:
@@ -76,7 +88,9 @@ def say_repeats(
 
 
 def _say_merged(name: str, part: Questions, config: MiningConfig) -> int:
-    """Log how many usable rows of a part repeat an earlier pair, and return their number."""
+    """Log how many rows of a part repeat an earlier pair, and return their number; warn of pairs with two labels."""
+    if part.contradicted:
+        log.warning("%s: %d pairs have two labels: the higher one is used", name, len(part.contradicted))
     rows = sum(part.sizes)
     if part.merged:
         level = logging.WARNING if part.merged > rows * NOTABLE_SHARE else logging.INFO
@@ -99,13 +113,12 @@ def _say_one_answer(name: str, part: Questions, corpus: Corpus, threshold: float
 def check_rows(questions: Questions, pairs: LabelledPairs, statistics: Mapping[str, Any], config: MiningConfig) -> None:
     """Refuse training rows without a negative; warn of what a user is unlikely to have meant.
 
-    Warnings are about pairs with two labels, many questions without a negative, hard negatives that are asked for but
-    hardly found, and a question with a large share of the rows.
+    Warnings are about many questions without a negative, hard negatives that are asked for but hardly found, and a
+    question with a large share of the rows.
     """
-    if contradicted := len(questions.contradicted):
-        log.warning("train: %d pairs have two labels: the higher one is used", contradicted)
     mined, found = statistics["questions_mined"], statistics["questions_with_hard_negatives"]
     if not statistics["negatives"]:
+        contradicted = len(questions.contradicted)
         got = f"none, after {contradicted} pairs with two labels got the higher one" if contradicted else "none"
         remedy = "Add rows that are wrong answers: questions that come with their own are not mined."
         if mined:

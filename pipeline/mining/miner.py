@@ -73,10 +73,10 @@ def mine(
         stage = imported_first_stage(located, split, corpus, list(parts.values()))
     else:
         stage = _first_stage(config, corpus, located, cache, device)
-    merged = checks.say_repeats(parts, corpus, config, positive_threshold)
-    minable = train_corpus(split, train, corpus, positive_threshold, drop_leaks=config.drop_leaks)
     others = elsewhere(questions, split, corpus, positive_threshold)
     questions.forget_negatives(others, positive_threshold)
+    merged = checks.say_repeats(parts, corpus, config, positive_threshold)
+    minable = train_corpus(split, train, corpus, positive_threshold, drop_leaks=config.drop_leaks)
     pairs, statistics = training_rows(questions, others, corpus, minable, stage, config, positive_threshold)
     sets = _reranking_sets(reranked, corpus, stage, config.dev_depth, positive_threshold)
     checks.check_rows(questions, pairs, statistics, config)
