@@ -19,6 +19,8 @@ from composed_config import composed
 from hub_fixtures import sentences
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from injected_faults import MaliciousPickle
+from refusals import one_line_refusal
 
 from pipeline.commands.prediction import read_passages
 from pipeline.config.data import DataConfig, Source
@@ -113,12 +115,6 @@ def nothing_outside(root: Path, data: Path) -> None:
     assert {path.name for path in root.iterdir()} == {"outputs", data.name}
 
 
-def one_sentence(error: PipelineError) -> str:
-    said = str(error)
-    assert "\n" not in said and " must " in said and said.isprintable(), repr(said)
-    return said
-
-
 # --- Rows -------------------------------------------------------------------------------------------------------------
 
 
@@ -184,7 +180,7 @@ def test_what_is_no_text_is_refused_with_file_and_line(tmp_path: Path, value: An
     rows[41][column] = value
     with pytest.raises(DataError, match=rf"rows\.jsonl, line 42, key '{column}' must be text, got ") as refused:
         load(write(tmp_path / "rows.jsonl", rows))
-    one_sentence(refused.value)
+    one_line_refusal(refused.value)
 
 
 def test_any_json_at_all_is_read_or_refused_in_one_sentence(tmp_path: Path) -> None:
@@ -199,7 +195,7 @@ def test_any_json_at_all_is_read_or_refused_in_one_sentence(tmp_path: Path) -> N
         try:
             load(write(tmp_path / "rows.jsonl", rows))
         except PipelineError as error:
-            said.append(one_sentence(error))
+            said.append(one_line_refusal(error))
             assert f"rows.jsonl, line {at + 1}" in said[-1]
 
     every()
@@ -230,7 +226,7 @@ def test_any_bytes_at_all_are_read_or_refused_in_one_sentence(tmp_path: Path, su
         try:
             load(path)
         except PipelineError as error:
-            said.append(one_sentence(error))
+            said.append(one_line_refusal(error))
             assert path.name in said[-1]
 
     every()
@@ -327,16 +323,6 @@ def test_planted_secrets_reach_no_file_and_no_console(tmp_path: Path) -> None:
     assert not any((tmp_path / "here").iterdir()), "nothing is written where the command was typed"
 
 
-class Payload:
-    """Unpickled without care, this makes a folder."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = str(path)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.mkdir, (self.path,)
-
-
 @pytest.mark.parametrize("key", ["model.path", "mining.path", "evaluation.rivals"])
 def test_a_pickle_given_as_a_model_runs_nothing(tmp_path: Path, key: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from hub_fixtures import bert_tiny
@@ -348,7 +334,7 @@ def test_a_pickle_given_as_a_model_runs_nothing(tmp_path: Path, key: str, monkey
     one_label = {"architectures": ["BertForSequenceClassification"], "id2label": {"0": "LABEL_0"}}  # as a rival has
     (model / "config.json").write_text(json.dumps({**settings, **one_label}))
     (model / "model.safetensors").unlink(missing_ok=True)
-    torch.save({"classifier.bias": Payload(mark)}, model / "pytorch_model.bin")
+    torch.save({"classifier.bias": MaliciousPickle(mark)}, model / "pytorch_model.bin")
     words = {
         "model.path": ["model=custom", "training=small", f"model.path={model}"],
         "mining.path": ["mining=embedding", f"mining.path={model}"],
@@ -357,7 +343,7 @@ def test_a_pickle_given_as_a_model_runs_nothing(tmp_path: Path, key: str, monkey
     data = write(tmp_path / "rows.jsonl", plain_rows())
     with pytest.raises(PipelineError) as refused:
         run(configured(data, tmp_path / "outputs", "training.precision=fp32", "evaluation.precision=fp32", *words))
-    one_sentence(refused.value)
+    one_line_refusal(refused.value)
     assert not mark.exists()
     torch.load(model / "pytorch_model.bin", weights_only=False)
     assert mark.exists(), "the payload does work where pickles are trusted"
