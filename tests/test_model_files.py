@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,8 @@ import numpy as np
 import pytest
 import torch
 from hub_fixtures import bert_tiny, modernbert
+from injected_faults import MaliciousPickle
+from refusals import one_line_refusal
 from safetensors.torch import load_file, save_file
 from small_models import PROBES, lively, model_config, scores, tiny, weights
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, dynamic_module_utils
@@ -129,11 +130,6 @@ def test_modernbert_pools_as_its_configuration_says_and_comes_back(tmp_path: Pat
 # --- refusals ---------------------------------------------------------------------------------------------------------
 
 
-def one_sentence(error: pytest.ExceptionInfo[ModelError]) -> None:
-    assert "\n" not in str(error.value)
-    assert error.value.__suppress_context__ or error.value.__context__ is None
-
-
 def test_more_than_one_label_is_refused(base: Path, tmp_path: Path) -> None:
     from transformers import BertConfig, BertForSequenceClassification
 
@@ -178,7 +174,7 @@ def test_a_damaged_folder_is_refused_in_one_sentence(
     folder = damaged(base, tmp_path, name, data)
     with pytest.raises(ModelError, match=rf"^model\.path must {said}.*, got ") as error:
         load(folder, model_config(folder), seed=0)
-    one_sentence(error)
+    one_line_refusal(error.value)
     assert str(folder) in str(error.value)
 
 
@@ -200,7 +196,7 @@ def test_a_folder_without_its_tokenizer_is_refused_for_transformers_makes_an_emp
         path.unlink()
     with pytest.raises(ModelError, match=r"^model\.path must hold its tokenizer, such as vocab\.txt, got ") as error:
         load(tmp_path, model_config(tmp_path), seed=0)
-    one_sentence(error)
+    one_line_refusal(error.value)
 
 
 def renamed(folder: Path, names: Callable[[str], str | None]) -> Path:
@@ -237,7 +233,7 @@ def test_weights_under_other_names_are_refused_not_drawn_at_random(
     said = rf"^model\.path must hold all weights .*, got no bert\.embeddings\.\S+ in .*'{prefix}bert\.embed.*merge_and"
     with pytest.raises(ModelError, match=said) as error:
         load(folder, model_config(folder), seed=0)
-    one_sentence(error)
+    one_line_refusal(error.value)
 
 
 @pytest.mark.parametrize(
@@ -276,22 +272,12 @@ def test_a_modernbert_lacks_its_head_alone(tmp_path: Path) -> None:
     assert load(source, model_config(source, layers=2), seed=0).layers == 2
 
 
-class Payload:
-    """Unpickled without care, this makes a folder."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = str(path)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.mkdir, (self.path,)
-
-
 def test_weights_that_would_run_code_are_refused_and_run_nothing(base: Path, tmp_path: Path) -> None:
     folder = damaged(base, tmp_path / "model", "model.safetensors", None)
-    torch.save({"classifier.bias": Payload(tmp_path / "executed")}, folder / "pytorch_model.bin")
+    torch.save({"classifier.bias": MaliciousPickle(tmp_path / "executed")}, folder / "pytorch_model.bin")
     with pytest.raises(ModelError, match=r"^model\.path must hold weights that load as fp32 tensors, got ") as error:
         load(folder, model_config(folder), seed=0)
-    one_sentence(error)
+    one_line_refusal(error.value)
     assert not (tmp_path / "executed").exists()
     torch.load(folder / "pytorch_model.bin", weights_only=False)
     assert (tmp_path / "executed").exists(), "the payload does work where pickles are trusted"

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from composed_config import composed
+from tiny_run import tiny_config
 from torch.autograd import DeviceType
 from torch.autograd.profiler_util import EventList, FunctionEventAvg
 
@@ -15,14 +15,13 @@ from pipeline.config.command_arguments import Profile
 from pipeline.core import artifacts
 from pipeline.core.errors import ConfigError
 from pipeline.engine import lanes, steps
-from tests.test_stages import SMALLER
 
 
 def test_a_profile_says_where_the_time_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Side by side where a run would: the profiler does not see what other threads do.
     monkeypatch.setattr(steps, "LANE_TOKENS", 1)
     monkeypatch.setattr(lanes, "available", lambda: 2)
-    run_profile(Profile(steps=2), composed(*SMALLER, f"outputs_dir={tmp_path}"))
+    run_profile(Profile(steps=2), tiny_config(tmp_path))
     (folder,) = (tmp_path / "profiles").iterdir()
     assert artifacts.is_complete(folder)
     assert not (tmp_path / "runs").exists() and not (tmp_path / "latest").exists()
