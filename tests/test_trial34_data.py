@@ -157,46 +157,6 @@ def test_groups_are_advised_against_leaks_only_where_they_can_help(
     assert ("have the answer 'Please restart.': leave them out if it is a placeholder" in told) == is_shared
 
 
-# --- tables ---
-
-
-@pytest.mark.parametrize(("suffix", "mark", "kind"), [("tsv", "\t", "TSV"), ("csv", ",", "CSV")])
-def test_a_broken_file_is_called_by_its_own_kind(tmp_path: Path, suffix: str, mark: str, kind: str) -> None:
-    path = tmp_path / f"a.{suffix}"
-    path.write_text(f'question{mark}answer\na{mark}b\n"c{mark}d\ne{mark}f\n')
-    assert refusal(path) == (
-        f"{path}, line 3 must be valid {kind}, got unexpected end of data, 1 line further on. "
-        f"Repair its quotes, or save the file again as {kind}."
-    )
-    path.write_text(f"question{mark}answer\na{mark}b{mark}c\n")
-    assert refusal(path).endswith(f"Quote a field that holds the separator, or save the file again as {kind}.")
-
-
-def test_rows_that_a_stray_quote_joins_are_counted_and_prose_is_not(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    lines = [f"what is thing {i}\tThing {i}, so to say, is {i}." for i in range(400)]
-    for i in range(3, 396, 9):  # these open a field, and the 12" three rows below closes it
-        lines[i] = lines[i].replace("\t", '\t"Hello ')
-        lines[i + 3] += ' and 12"'
-    path = tmp_path / "a.tsv"
-    path.write_text("question\tanswer\n" + "".join(f"{line}\n" for line in lines))
-    split = loaded(path)
-    assert split.statistics["rows_read"] == 400 - 44 * 3
-    told = [text for text in warnings(caplog) if "look like rows" in text]
-    assert len(told) == 1 and told[0].startswith(
-        f"{path}: 44 quoted fields hold 132 lines that look like rows, the first from line 5 on; they are read as text."
-    )
-    caplog.clear()
-    paragraphs = ["It is, as said.\n\nMore of it, then, follows:\n- one, or\n- two", "First.\nSecond, the last.", "x"]
-    prose = tmp_path / "prose.csv"
-    with prose.open("w", newline="") as stream:
-        writer = csv.writer(stream)
-        writer.writerows([["question", "answer"], *([f"what is {i}", paragraphs[i % 3]] for i in range(300))])
-    loaded(prose)
-    assert not [text for text in warnings(caplog) if "look like rows" in text]
-
-
 # --- row_builder ---
 
 

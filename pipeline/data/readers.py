@@ -16,17 +16,10 @@ from pipeline.core.errors import DataError, must
 from pipeline.core.progress import counted
 from pipeline.core.records import PairRows
 from pipeline.data.beir import TRAIN_QRELS_FILES, read_beir
+from pipeline.data.delimited import csv_records
 from pipeline.data.own_corpus import REPEATED
 from pipeline.data.row_builder import RowBuilder
-from pipeline.data.tables import (
-    CSV_SUFFIXES,
-    PARQUET_SUFFIXES,
-    Record,
-    csv_records,
-    hub_records,
-    json_objects,
-    parquet_records,
-)
+from pipeline.data.tables import CSV_SUFFIXES, PARQUET_SUFFIXES, Record, hub_records, json_objects, parquet_records
 
 JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
 SHEET_SUFFIXES = (".xlsx", ".xls", ".ods")
