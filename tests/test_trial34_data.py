@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import logging
 import os
@@ -11,8 +10,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from loopback_hub import LoopbackHub
 
@@ -155,76 +152,6 @@ def test_groups_are_advised_against_leaks_only_where_they_can_help(
     assert ("data.group_column=<column>" in told) == (column is None and not is_shared)
     assert ("fewer data.dev_queries" in told) == (not is_shared)
     assert ("have the answer 'Please restart.': leave them out if it is a placeholder" in told) == is_shared
-
-
-# --- row_builder ---
-
-
-@pytest.mark.parametrize("suffix", ["jsonl", "csv", "parquet"])
-@pytest.mark.parametrize(
-    ("column", "values", "is_told"),
-    [
-        ("clicked", [1, 0, 0], True),
-        ("Clicks", [12, 0, 3], True),
-        ("score", [0.25, 0.5, 0.75], True),
-        ("target", ["good", "bad"], True),
-        ("flag", [True, False], True),
-        ("flag", [1, 0, 0, None], True),
-        ("how_good", [3, 2, 0], True),
-        ("flag", [1.0, 0.0, None], True),
-        ("clicked", [1], False),  # only the right answers were written
-        ("target", [f"text {i}" for i in range(150)], False),
-        ("id", list(range(150)), False),
-        ("product", [0, 7, 12], False),
-        ("words", [1, 2, 3], False),
-        ("year", [1999, 2000], False),
-        ("language", ["en", "de"], False),
-        ("empty", [None], False),
-    ],
-)
-def test_unread_columns_that_may_be_judgements_are_named(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, suffix: str, column: str, values: list[Any], is_told: bool
-) -> None:
-    rows = [{**row, column: values[i % len(values)]} for i, row in enumerate(rows_of(150))]
-    path = tmp_path / f"a.{suffix}"
-    if suffix == "jsonl":
-        # Not every row has the key: the first one neither.
-        write_jsonl(
-            path, [{k: v for k, v in row.items() if v is not None and (i or k != column)} for i, row in enumerate(rows)]
-        )
-    elif suffix == "csv":
-        with path.open("w", newline="") as stream:
-            writer = csv.DictWriter(stream, list(rows[0]))
-            writer.writeheader()
-            writer.writerows(rows)
-    else:
-        pq.write_table(pa.Table.from_pylist(rows), path)
-    loaded(path)
-    said = f"{path}: ignored {column!r}, so every row counts as a right answer. If it marks wrong ones, pass "
-    told = [text for text in warnings(caplog) if "ignored" in text]
-    assert told == ([f"{said}data.format=labelled data.label_column={column}"] if is_told else [])
-
-
-def test_of_several_unread_columns_a_usual_name_comes_first(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    rows = [{"has_code": i % 2, **row, "rank": [i], "clicked": i % 3 > 0} for i, row in enumerate(rows_of(150))]
-    path = write_jsonl(tmp_path / "a.jsonl", rows)
-    loaded(path)
-    (told,) = [text for text in warnings(caplog) if "ignored" in text]
-    assert "ignored 'clicked', 'has_code', so" in told and told.endswith("data.label_column=clicked")
-    caplog.clear()
-    loaded(path, format=Format.labelled, label_column="clicked")
-    assert not [text for text in warnings(caplog) if "ignored" in text]
-
-
-def test_unread_columns_of_a_hub_data_set_are_looked_at(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    rows = [{**row, "flag": i % 2 == 0, "year": 2000 + i % 5, "tag": "a"} for i, row in enumerate(rows_of(150))]
-    folder = tmp_path / "hub"
-    folder.mkdir()
-    pq.write_table(pa.Table.from_pylist(rows), folder / "train.parquet")
-    given = DataConfig(source=Source.hub, name="x", path="owner/name", revision="main")
-    load(given, source=folder, cache=tmp_path / "cache")
-    (told,) = [text for text in warnings(caplog) if "ignored" in text]
-    assert "ignored 'flag', so" in told and told.endswith("data.format=labelled data.label_column=flag")
 
 
 # --- own_corpus ---
