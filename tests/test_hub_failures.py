@@ -43,6 +43,7 @@ def refusals(folder: Path, root: Path, *models: str, **environment: str) -> list
         ("no connection", "no connection"),
         ("offline", "modle, not cached"),
     ],
+    ids=["no such repository", "no connection", "offline"],
 )
 def test_name_without_an_owner_is_refused_as_no_folder_either(tmp_path: Path, root: Path, fault: str, got: str) -> None:
     """A name such as `modle` is more likely a misspelt folder than a hub id; `acme/modle` is taken for an id."""
