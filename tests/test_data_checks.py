@@ -87,6 +87,18 @@ def test_few_dev_questions_warn_of_the_intervals_width(
     assert expected in caplog.text
 
 
+def test_interval_width_is_forecast_from_the_number_of_groups(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rows = [{**row, "document": f"d{i // 40}"} for i, row in enumerate(pair_rows(2000))]
+    path = write_jsonl(tmp_path / "a.jsonl", rows)
+    load_split(path, group_column="document", dev_queries=400)
+    warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    expected = "a 95 % interval of an nDCG@10 difference will be about 0.38 wide"
+    assert warnings[0] == f"only 10 groups of dev questions: {expected}"
+    caplog.clear()
+    load_split(path, dev_queries=400)
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
 def test_two_hundred_dev_questions_warn_of_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     load_split(write_jsonl(tmp_path / "a.jsonl", pair_rows(1000)), dev_queries=200)
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]

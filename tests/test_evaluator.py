@@ -240,3 +240,25 @@ def test_mean_over_sets_weighs_each_set_equally() -> None:
     }
     with pytest.raises(ValueError, match="at least one set"):
         mean_of([], "NanoBEIR_R100_mean")
+
+
+@pytest.mark.parametrize(
+    ("groups", "expected"),
+    [
+        (4, "95 %, Student's t over 4 groups of queries"),
+        (5, "95 %, studentised bootstrap over 5 groups of queries, 500 draws; Student's t where hardly any group"),
+    ],
+    ids=["4 groups", "5 groups"],
+)
+def test_interval_of_few_groups_names_its_method(groups: int, expected: str) -> None:
+    queries = [f"q{number}" for number in range(6)]
+    reranking_set = RerankingSet(
+        "dev",
+        {query: query for query in queries},
+        {passage: passage for passage in "abc"},
+        {query: ["c", "b", "a"] for query in queries},
+        {query: {"a": 1} for query in queries},
+        {query: str(number % groups) for number, query in enumerate(queries)},
+    )
+    rankings = {protocol: {query: ["a", "b", "c"] for query in queries} for protocol in PROTOCOLS}
+    assert evaluate(reranking_set, {TRAINED: rankings}).measures_json()["interval"].startswith(expected)

@@ -8,9 +8,19 @@ from pathlib import Path
 
 import pytest
 from mining_data import CATS, DEV, WORDS, config, random_pairs, rows, split, triples
+from pair_files import load_split, pair_rows, write_jsonl
 
+from pipeline.config.data import Format
 from pipeline.core.errors import DataError
+from pipeline.core.records import Split
 from pipeline.mining.miner import mine
+
+
+def messages_of_mining(whole: Split, caplog: pytest.LogCaptureFixture) -> list[str]:
+    """Return what `mining.checks` logs while a split is mined."""
+    caplog.set_level(logging.INFO)
+    mine(whole, config(negatives=1, random_negatives=1), Path("unused"))
+    return [record.getMessage() for record in caplog.records if record.name == "pipeline.mining.checks"]
 
 
 def test_leak_message_names_the_remedy(caplog: pytest.LogCaptureFixture) -> None:
@@ -34,6 +44,23 @@ def test_leak_message_names_the_remedy(caplog: pytest.LogCaptureFixture) -> None
     mine(given, config(), Path("unused"))
     assert "are left (leave them out of data.dev_path=d.jsonl to keep them)" in caplog.text
     assert "data.dev_queries" not in caplog.text
+
+
+@pytest.mark.parametrize("column", [None, "user"], ids=["no group column", "group column"])
+@pytest.mark.parametrize("is_shared", [True, False], ids=["an answer of many questions", "answers of two questions"])
+def test_leak_message_advises_groups_only_where_they_can_help(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, column: str | None, is_shared: bool
+) -> None:
+    """A third of the questions have the same answer, or every answer has two questions; neither is within a group."""
+    texts = ["Please restart." if i % 3 == 0 else f"Answer {i}." for i in range(300)]
+    if not is_shared:
+        texts = [f"Answer {i % 150}." for i in range(300)]
+    given = [{"question": f"what is {i}", "answer": text, "user": f"u{i}"} for i, text in enumerate(texts)]
+    whole = load_split(write_jsonl(tmp_path / "a.jsonl", given), group_column=column, dev_queries=60)
+    (message,) = [text for text in messages_of_mining(whole, caplog) if "with a held-out part" in text]
+    assert ("data.group_column=<column>" in message) == (column is None and not is_shared)
+    assert ("fewer data.dev_queries" in message) == (not is_shared)
+    assert ("have the answer 'Please restart.': leave them out if it is a placeholder" in message) == is_shared
 
 
 def test_training_part_without_a_positive_is_refused() -> None:
@@ -88,6 +115,16 @@ def test_pair_with_two_labels_keeps_the_higher_one_and_is_warned_of(caplog: pyte
     assert mined.statistics["contradicted_pairs"] == 1
     assert ("red cat", "a red cat", 1.0) in triples(mined.train)
     assert "train: 1 pairs have two labels: the higher one is used" in caplog.text
+
+
+def test_pairs_with_two_labels_are_counted_in_every_part(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    given = [{**row, "label": label} for row in pair_rows(200) for label in (1, 0)]
+    given += [{**row, "answer": f"Wrong {i}.", "label": 0} for i, row in enumerate(pair_rows(200))]
+    path = write_jsonl(tmp_path / "a.jsonl", given)
+    whole = load_split(path, format=Format.labelled, dev_queries=30, validation_queries=20)
+    assert [message for message in messages_of_mining(whole, caplog) if "two labels" in message] == [
+        f"{part} pairs have two labels: the higher one is used" for part in ("train: 150", "dev: 30", "validation: 20")
+    ]
 
 
 def test_question_with_a_tenth_of_the_rows_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:

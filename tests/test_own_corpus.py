@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import pytest
-from pair_files import load_split, pair_rows, pairs, refusal, write_jsonl
+from pair_files import Row, load_split, pair_rows, pairs, refusal, write_jsonl
 
 from pipeline.config.data import Format, MiningConfig, Retriever
 from pipeline.core.records import Split, fold
@@ -124,3 +125,57 @@ def test_corpus_with_none_of_the_answers_warns(pairs_file: Path, caplog: pytest.
     corpus = write_jsonl(pairs_file.parent / "corpus.jsonl", [{"text": f"else {i}"} for i in range(20)])
     load_split(pairs_file, corpus_path=str(corpus))
     assert f"data.corpus_path={corpus}: none of 150 answers is among its passages, with the title or" in caplog.text
+
+
+def test_answers_that_are_ids_of_the_corpus_are_read_as_its_passages(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    passages = [{"id": f"d{i}", "title": f"T{i}", "text": f"It is {i}."} for i in range(200)]
+    corpus = write_jsonl(tmp_path / "corpus.jsonl", passages)
+    clicks = [
+        {"query": f"what is {i}", "doc": f"d{(i + shift) % 150}", "clicked": 1 - shift}
+        for i in range(150)
+        for shift in (0, 1)
+    ]
+    keys: dict[str, Any] = {"question_column": "query", "answer_column": "doc", "corpus_path": str(corpus)}
+    keys |= {"format": Format.labelled, "label_column": "clicked"}
+    split = load_split(write_jsonl(tmp_path / "clicks.jsonl", clicks), **keys)
+    assert f"data.corpus_path={corpus}: all 150 answers are ids of its passages" in caplog.text
+    assert split.statistics["corpus"] == {"answers": 150, "answers_in_corpus": 150}
+    for part in (split.train, split.dev):
+        for question, answer, label in zip(part.questions, part.answers, part.labels or [], strict=True):
+            number = (int(question.split()[-1]) + (label == 0)) % 150
+            assert answer == f"T{number} It is {number}."
+    assert split.corpus == [f"T{i} It is {i}." for i in range(200)]
+
+
+def rows_with_ids(count: int) -> list[Row]:
+    """Return rows whose answers are the ids d0, d1, …"""
+    return [{"question": f"what is {i}", "answer": f"d{i}"} for i in range(count)]
+
+
+def write_corpus(path: Path, count: int) -> Path:
+    """Write passages with the ids d0, d1, …"""
+    return write_jsonl(path, [{"_id": f"d{i}", "text": f"It is {i}."} for i in range(count)])
+
+
+def test_answers_that_are_mostly_ids_but_not_all_are_refused(tmp_path: Path) -> None:
+    path, corpus = write_jsonl(tmp_path / "a.jsonl", rows_with_ids(150)), write_corpus(tmp_path / "c.jsonl", 100)
+    assert refusal(path, corpus_path=str(corpus)) == (
+        f"{corpus} must hold a passage for each of 150 answers, got 100 that are ids, but 50 that are not, such as "
+        "'d100'. Add the passages of these ids, leave their rows out, or write the texts in place of the ids."
+    )
+
+
+def test_answers_of_which_half_are_ids_are_read_as_texts(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path, corpus = write_jsonl(tmp_path / "a.jsonl", rows_with_ids(150)), write_corpus(tmp_path / "c.jsonl", 75)
+    load_split(path, corpus_path=str(corpus))
+    assert "none of 150 answers is among its passages" in caplog.text
+
+
+def test_answers_are_not_ids_if_one_is_the_text_of_a_passage(tmp_path: Path) -> None:
+    rows = [*rows_with_ids(149), {"question": "what is last", "answer": "it is 5."}]
+    path, corpus = write_jsonl(tmp_path / "a.jsonl", rows), write_corpus(tmp_path / "c.jsonl", 100)
+    split = load_split(path, corpus_path=str(corpus))
+    assert split.statistics["corpus"] == {"answers": 150, "answers_in_corpus": 1}

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from pair_files import Row, data_config, load_split, pair_rows, refusal, write_jsonl, write_rows
+from pair_files import Row, data_config, pair_rows, refusal, write_jsonl, write_rows
 
 from pipeline.config.data import Format
 from pipeline.core.errors import DataError
@@ -124,52 +124,6 @@ def test_value_that_is_no_text_is_refused_with_its_line(tmp_path: Path, value: o
     path = write_jsonl(tmp_path / "a.jsonl", rows)
     message = refusal(path)
     assert message.startswith(f"{path}, line 42, key '{column}' must be text, got ") and message.isprintable()
-
-
-# Columns that the format `pairs` does not read
-
-
-@pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".parquet"])
-@pytest.mark.parametrize(
-    ("column", "cell", "remedy"),
-    [("label", 0, "Pass data.format=labelled, or "), ("negatives", [], "Pass data.format=negatives, or ")],
-    ids=["label", "negatives"],
-)
-def test_label_or_negatives_column_is_refused_in_format_pairs(
-    tmp_path: Path, suffix: str, column: str, cell: object, remedy: str
-) -> None:
-    path = write_rows(tmp_path / f"a{suffix}", [{"question": "a", "answer": "b", column: cell}])
-    assert refusal(path) == (
-        f"data.format must read the column '{column}' of {path}, got 'pairs'. "
-        f"{remedy}data.{column}_column=<another name> if it means something else."
-    )
-
-
-def test_label_column_may_point_elsewhere_to_ignore_a_column(tmp_path: Path) -> None:
-    path = write_jsonl(tmp_path / "a.jsonl", [{**row, "label": "easy"} for row in pair_rows(150)])
-    assert len(load_split(path, label_column="relevance").train) > 0
-
-
-@pytest.mark.parametrize("suffix", ["jsonl", "csv", "parquet"])
-@pytest.mark.parametrize(
-    ("column", "remedy"),
-    [
-        ("Relevance", "data.format=labelled data.label_column=Relevance"),
-        ("Label", "data.format=labelled data.label_column=Label"),
-        ("Negatives", "data.format=negatives data.negatives_column=Negatives"),
-        ("negative", "data.format=negatives data.negatives_column=negative"),
-        ("url", None),
-    ],
-    ids=["Relevance", "Label", "Negatives", "negative", "url"],
-)
-def test_unread_column_that_may_mark_wrong_answers_warns(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, suffix: str, column: str, remedy: str | None
-) -> None:
-    path = write_rows(tmp_path / f"a.{suffix}", [{**row, column: "Irrelevant"} for row in pair_rows(150)])
-    load_split(path)
-    messages = [record.getMessage() for record in caplog.records if "so every row counts" in record.getMessage()]
-    expected = f"{path}: ignored {column!r}, so every row counts as a right answer. If it marks wrong ones, pass "
-    assert messages == ([] if remedy is None else [expected + remedy])
 
 
 # Labels, negatives and groups

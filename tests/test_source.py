@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from beir_folders import write_beir
 from pair_files import Row, data_config, load_split, pair_rows, pairs, refusal, write_jsonl
 
 from pipeline.config.data import DataConfig, Format, Source
@@ -25,11 +26,37 @@ def test_missing_dev_file_or_corpus_is_refused_by_its_key(pairs_file: Path, key:
     assert refusal(pairs_file, **{key: "no.jsonl"}).startswith(f"data.{key}=no.jsonl must exist, got nothing there.")
 
 
-def test_fewer_than_100_usable_questions_are_refused(tmp_path: Path) -> None:
-    path = write_jsonl(tmp_path / "a.jsonl", [{"question": "a", "answer": "b"}])
-    assert refusal(path).startswith(
-        f"{path} must hold at least 100 usable questions, got 1. "
-        "Give more rows, or check data.question_column and data.answer_column."
+@pytest.mark.parametrize(
+    ("count", "keys", "remedy"),
+    [
+        (1, {}, "Give more rows, or check data.question_column and data.answer_column."),
+        (
+            60,
+            {"label_column": "unused"},
+            "Give more rows, or check data.question_column and data.answer_column.",
+        ),
+        (
+            60,
+            {"format": Format.labelled, "limit": 70},
+            "Give more rows, raise data.limit, or check data.question_column, data.answer_column and "
+            "data.positive_threshold.",
+        ),
+    ],
+    ids=["one row", "pairs with a label column", "labelled rows with a limit"],
+)
+def test_fewer_than_100_usable_questions_refusal_names_the_keys_in_use(
+    tmp_path: Path, count: int, keys: dict[str, Any], remedy: str
+) -> None:
+    rows = [{**row, "label": 1} for row in pair_rows(count)] if keys else pair_rows(count)
+    path = write_jsonl(tmp_path / "a.jsonl", rows)
+    assert refusal(path, **keys) == f"{path} must hold at least 100 usable questions, got {count}. {remedy}"
+
+
+def test_too_few_queries_of_a_beir_folder_refusal_names_no_columns(tmp_path: Path) -> None:
+    queries, passages = {f"q{i}": f"what is {i}" for i in range(30)}, {f"d{i}": f"it is {i}" for i in range(30)}
+    folder = write_beir(tmp_path / "beir", queries, passages, train=[(f"q{i}", f"d{i}", 1) for i in range(30)])
+    assert refusal(folder, format=Format.beir, rows=20).endswith(
+        "got 20. Give more rows, raise data.rows, or check data.positive_threshold."
     )
 
 

@@ -7,11 +7,12 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pair_files import load_split, pair_rows, pairs, write_jsonl
+from pair_files import Row, load_split, pair_rows, pairs, write_jsonl
 
-from pipeline.config.data import MiningConfig, Retriever
+from pipeline.config.data import Format, MiningConfig, Retriever
 from pipeline.core.records import PairRows, fold
 from pipeline.data.splitting import Held, hold_out, subset, whole_questions
 from pipeline.mining.miner import mine
@@ -140,6 +141,28 @@ def test_held_out_question_takes_its_rows_of_other_groups_along(tmp_path: Path) 
     train = mine(split, config, tmp_path).train
     for question, passage, label in zip(train.question, train.passage, train.label, strict=True):
         assert label == 1 or train.passages[passage] not in answers[train.questions[question]]
+
+
+@pytest.mark.parametrize("per_group", [None, 3], ids=["whole groups", "three questions a group"])
+@pytest.mark.parametrize("keys", [{}, {"format": Format.labelled}], ids=["pairs", "labelled"])
+def test_question_is_drawn_only_from_a_group_that_holds_its_positive(
+    tmp_path: Path, keys: dict[str, Any], per_group: int | None
+) -> None:
+    """Each question has an unusable row in a group of its own, and its positive in the group of a document."""
+    rows: list[Row] = []
+    for i in range(150):
+        unusable = {"answer": f"wrong {i}", "label": 0} if keys else {"answer": ""}
+        rows.append({"question": f"q {i}", "group": f"own {i}", **unusable})
+        positive = {"question": f"q {i}", "group": f"document {i // 5}", "answer": f"right {i}"}
+        rows.append({**positive, "label": 1} if keys else positive)
+    keys = {**keys, "group_column": "group", "dev_queries": 25, "queries_per_group": per_group}
+    split = load_split(write_jsonl(tmp_path / "a.jsonl", rows), validation_queries=20, **keys)
+    assert split.validation is not None
+    for part, questions in ((split.dev, 25), (split.validation, 20)):
+        assert part.groups is not None and len(set(part.questions)) == questions
+        documents = {group for group in part.groups if group.startswith("document")}
+        assert len(documents) == -(-questions // (per_group or 5))
+        assert documents.isdisjoint(split.train.groups or [])
 
 
 def test_whole_questions_moves_all_rows_of_a_usable_question() -> None:

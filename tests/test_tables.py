@@ -1,4 +1,4 @@
-"""JSON lines, CSV and Parquet: which files can be read, and one sentence with line and remedy for each that cannot."""
+"""JSON lines, Parquet and text: which files can be read, and one sentence with line and remedy for each that cannot."""
 
 from __future__ import annotations
 
@@ -14,26 +14,7 @@ from pair_files import data_config, refusal
 
 from pipeline.config.data import Format, Source
 from pipeline.core.errors import DataError
-from pipeline.data.readers import read
 from pipeline.data.source import load
-
-
-def test_csv_reads_quoted_and_long_fields_with_line_numbers(tmp_path: Path) -> None:
-    path = tmp_path / "a.csv"
-    path.write_bytes(
-        '\ufeffquestion,answer\r\n"a ""quoted"", one","two\nlines"\r\n\r\nb,'.encode() + b"x" * 1_000_000 + b"\r\n"
-    )
-    rows = read(path, data_config(path)).rows
-    assert rows.questions == ['a "quoted", one', "b"]
-    assert rows.answers == ["two\nlines", "x" * 1_000_000]
-    assert rows.lines == [2, 5]
-
-
-def test_csv_skips_blank_lines_before_its_header(tmp_path: Path) -> None:
-    path = tmp_path / "a.csv"
-    path.write_text("\n ,\nquestion,answer\na,b\n")
-    rows = read(path, data_config(path)).rows
-    assert (rows.questions, rows.answers, rows.lines) == (["a"], ["b"], [4])
 
 
 @pytest.mark.parametrize(
@@ -67,90 +48,6 @@ def test_csv_skips_blank_lines_before_its_header(tmp_path: Path) -> None:
 )
 def test_broken_json_lines_are_refused_with_their_line(tmp_path: Path, content: bytes, sentence: str) -> None:
     path = tmp_path / "a.jsonl"
-    path.write_bytes(content)
-    assert refusal(path).startswith(sentence.format(path=path))
-
-
-@pytest.mark.parametrize(
-    ("content", "sentence"),
-    [
-        pytest.param(
-            b"",
-            "{path} must hold rows, got an empty file. Write a header line, then one row per line.",
-            id="empty file",
-        ),
-        pytest.param(
-            b"\n \r\n",
-            "{path} must hold rows, got an empty file. Write a header line, then one row per line.",
-            id="blank lines",
-        ),
-        pytest.param(
-            b"\nq,answer\na,b\n",
-            "{path}, line 2 must have the column 'question', got the columns 'q', 'answer'. ",
-            id="missing column after a blank line",
-        ),
-        pytest.param(
-            b"question,answer\n",
-            "{path} must hold rows, got an empty file. Write one question and answer per line.",
-            id="header alone",
-        ),
-        pytest.param(
-            b"q,answer\na,b\n",
-            "{path}, line 1 must have the column 'question', got the columns 'q', 'answer'. "
-            "Name it: data.question_column=<column>. The first line must name the columns.",
-            id="missing column",
-        ),
-        pytest.param(
-            b"question;answer\na;b\n",
-            "{path}, line 1 must have the column 'question', got the columns 'question;answer'. "
-            "They are separated by ';': save the file with commas, or with tabs as .tsv.",
-            id="semicolons",
-        ),
-        pytest.param(
-            b"question,answer\na,b\na,b,c\n",
-            "{path}, line 3 must have 2 fields, got 3: 'a,b,c'. "
-            "Quote a field that holds the separator, or save the file again as CSV.",
-            id="extra field",
-        ),
-        pytest.param(
-            b'question,answer\na,"b\n',
-            "{path}, line 2 must be valid CSV, got unexpected end of data. ",
-            id="open quote in the last line",
-        ),
-        pytest.param(
-            b'question,answer\na,b\n"c,d\n' + b"e,f\n" * 40,
-            "{path}, line 3 must be valid CSV, got unexpected end of data, 40 lines further on. Repair its quotes, ",
-            id="open quote",
-        ),
-        pytest.param(
-            b'question,answer\na,b\n"c,d\n' + b"e,f\n" * 40 + b'g,"h"\n',
-            "{path}, line 3 must be valid CSV, got ',' expected after '\"', 41 lines further on. Repair its ",
-            id="open quote and a later quote",
-        ),
-        pytest.param(
-            b"question,answer\ra,b\r",
-            "{path}, line 1 must end in LF or CRLF, got a lone CR outside quotes. "
-            "Save the file with LF or CRLF line ends, and quote a field that holds a CR.",
-            id="lines end in CR",
-        ),
-        pytest.param(
-            b'question,answer\na,"b\rb"\nc\rc,d\n',
-            "{path}, line 3 must end in LF or CRLF, got a lone CR outside ",
-            id="CR within a field",
-        ),
-        pytest.param(
-            b"question,answer\na,b\n\xe9,c\n", "{path}, line 3 must be UTF-8, got ", id="not UTF-8"
-        ),
-        pytest.param(
-            b"question,answer,answer\na,b,c\n",
-            "{path}, line 1 must have the column 'answer' once, got 2 of them. "
-            "Rename one of them, or name another: data.answer_column=<column>.",
-            id="column twice",
-        ),
-    ],
-)  # fmt: skip
-def test_broken_csv_is_refused_with_its_line(tmp_path: Path, content: bytes, sentence: str) -> None:
-    path = tmp_path / "a.csv"
     path.write_bytes(content)
     assert refusal(path).startswith(sentence.format(path=path))
 

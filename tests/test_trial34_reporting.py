@@ -1,4 +1,4 @@
-"""What reports say of figures that cannot be compared, rows that were left out and intervals of few queries."""
+"""The table with which `make evaluate` ends, and the progress of `make verify`, for one small run."""
 
 from __future__ import annotations
 
@@ -13,58 +13,7 @@ from script_process import script_process
 from pipeline.commands import verification
 from pipeline.config.command_arguments import Verification
 from pipeline.core import progress
-from pipeline.core.records import AS_RETRIEVED, POSITIVES_ADDED, RerankingSet
-from pipeline.evaluation.evaluator import Evaluation, evaluate
-from pipeline.evaluation.figures import mean_of
-from pipeline.reporting.verdicts import verdict
 from pipeline.stages.run import run
-
-# --- evaluation/evaluator ---
-
-
-def two_systems(name: str, *, groups: int | None = None, found: bool = True) -> Evaluation:
-    """Evaluate the first stage and a trained model that reverses it, on six queries."""
-    queries = [f"q{number}" for number in range(6)]
-    positive = "a" if found else "lost"
-    made = RerankingSet(
-        name,
-        {query: f"text of {query}" for query in queries},
-        {passage: f"text {passage}" for passage in ("a", "b", "c", "lost")},
-        {query: ["c", "b", "a"] for query in queries},
-        {query: {positive: 1} for query in queries},
-        None if groups is None else {query: str(number % groups) for number, query in enumerate(queries)},
-    )
-    trained = {query: ["a", "b", "c"] for query in queries}
-    added = trained if found else {query: ["lost", "a", "b", "c"] for query in queries}
-    return evaluate(made, {"trained": {AS_RETRIEVED: trained, POSITIVES_ADDED: added}}, resamples=100)
-
-
-@pytest.mark.parametrize(
-    ("groups", "said"),
-    [
-        (4, "95 %, Student's t over 4 groups of queries"),
-        (5, "95 %, studentised bootstrap over 5 groups of queries, 100 draws; Student's t where hardly any group"),
-    ],
-)
-def test_the_interval_of_few_groups_is_named_for_what_it_is(groups: int, said: str) -> None:
-    assert two_systems("dev", groups=groups).measures_json()["interval"].startswith(said)
-
-
-# --- reporting/verdicts ---
-
-
-def test_without_a_positive_among_the_candidates_nothing_is_compared() -> None:
-    lost = two_systems("dev", found=False)
-    said = "the first stage found no positive for any of"
-    assert verdict("dev", lost.measures_json()) == [
-        f"dev: {said} 6 queries, so there is nothing to compare as retrieved."
-    ]
-    trained_on = verdict("dev", {**lost.measures_json(), "queries_trained_on": 2})
-    assert trained_on[1:] == ["dev: 2 of its 6 queries are training questions too, which favours trained."]
-    found = two_systems("other")
-    assert verdict("mean", mean_of([lost.scored(), lost.scored()], "mean"))[0].startswith(f"mean: {said} 12 queries")
-    assert said not in " ".join(verdict("mean", mean_of([lost.scored(), found.scored()], "mean")))
-
 
 # --- scripts/evaluate, stages/card ---
 

@@ -8,6 +8,9 @@ from typing import Any
 import pytest
 import run_facts
 
+from pipeline.core.records import AS_RETRIEVED, POSITIVES_ADDED, TRAINED, RerankingSet
+from pipeline.evaluation.evaluator import Evaluation, evaluate
+from pipeline.evaluation.figures import mean_of
 from pipeline.reporting.verdicts import below_first_stage, not_trained, selection, selection_sentence, verdict
 
 
@@ -140,3 +143,44 @@ def test_a_model_that_took_no_step_is_told_from_one_whose_head_is_random(facts: 
 
 def test_without_selection_nothing_is_said(tmp_path: Path) -> None:
     assert selection(run_facts.write(tmp_path)) is None
+
+
+# Sets whose first stage finds no positive
+
+
+def reversed_set(name: str, *, is_found: bool) -> Evaluation:
+    """Evaluate a trained model that reverses the first stage's ranking of six queries.
+
+    Their positive is the last candidate (`is_found`), or a passage that the first stage does not find.
+    """
+    queries = [f"q{number}" for number in range(6)]
+    positive = "a" if is_found else "lost"
+    reranking_set = RerankingSet(
+        name,
+        {query: f"text of {query}" for query in queries},
+        {passage: f"text {passage}" for passage in ("a", "b", "c", "lost")},
+        {query: ["c", "b", "a"] for query in queries},
+        {query: {positive: 1} for query in queries},
+    )
+    as_retrieved = {query: ["a", "b", "c"] for query in queries}
+    added = as_retrieved if is_found else {query: ["lost", "a", "b", "c"] for query in queries}
+    return evaluate(reranking_set, {TRAINED: {AS_RETRIEVED: as_retrieved, POSITIVES_ADDED: added}}, resamples=100)
+
+
+NO_POSITIVE = "the first stage found no positive for any of"
+
+
+def test_set_without_a_positive_among_its_candidates_compares_nothing() -> None:
+    measures = reversed_set("dev", is_found=False).measures_json()
+    sentence = f"dev: {NO_POSITIVE} 6 queries, so there is nothing to compare as retrieved."
+    assert verdict("dev", measures) == [sentence]
+    assert verdict("dev", {**measures, "queries_trained_on": 2}) == [
+        sentence,
+        "dev: 2 of its 6 queries are training questions too, which favours trained.",
+    ]
+
+
+def test_mean_compares_systems_if_one_set_has_a_positive() -> None:
+    lost, found = (reversed_set(name, is_found=name == "found").scored() for name in ("lost", "found"))
+    assert verdict("mean", mean_of([lost, lost], "mean"))[0].startswith(f"mean: {NO_POSITIVE} 12 queries")
+    assert NO_POSITIVE not in " ".join(verdict("mean", mean_of([lost, found], "mean")))

@@ -1,21 +1,16 @@
-"""Read lines of text files, objects of JSON-lines files, and rows of CSV, TSV and Parquet files and of `datasets`.
+"""Read lines of text files, objects of JSON-lines files, and rows of Parquet files and of `datasets`.
 
 Checks that the file can be read and has the wanted columns; knows nothing of what they mean.
 """
 
 from __future__ import annotations
 
-import csv
 import json
-import logging
-from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from pipeline.core.errors import DataError, first_line, must, named, raise_shortage
-
-log = logging.getLogger(__name__)
 
 Record = dict[str, Any]
 """One row, column name → value as the file holds it."""
@@ -26,12 +21,10 @@ Wanted = dict[str, str]
 CSV_SUFFIXES = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
 PARQUET_SUFFIXES = (".parquet", ".pq")
 
-_LONGEST_FIELD = 2**31 - 1
 _BATCH = 50_000
-_NOTABLE_SHARE, _FEWEST_JOINED = 0.01, 10
 
 
-def _check_columns(source: str, wanted: Wanted, present: list[str], separator: str = "") -> None:
+def check_columns(source: str, wanted: Wanted, present: list[str], separator: str = "") -> None:
     """Refuse a table that lacks a wanted column or has it twice; `separator` is the delimiter of a text file."""
     for key, column in wanted.items():
         if present.count(column) > 1:
@@ -48,76 +41,6 @@ def _check_columns(source: str, wanted: Wanted, present: list[str], separator: s
             elif separator:
                 remedy += " The first line must name the columns."
             raise DataError(must(source, f"have the column {column!r}", got, remedy))
-
-
-def csv_records(path: Path, delimiter: str, wanted: Wanted) -> Iterator[tuple[int, Record]]:
-    """Yield each row of a CSV file with a header, after the number of the line where it starts.
-
-    Quoted fields may hold line breaks. Warns at the end of many lines in fields that look like rows.
-    """
-    reader = csv.reader((line for _, line in decoded_lines(path)), delimiter=delimiter, strict=True)
-    kind = "TSV" if delimiter == "\t" else "CSV"
-    before = csv.field_size_limit(_LONGEST_FIELD)
-    start, spans = 1, Counter[str]()
-    try:
-        named = (names for names in reader if any(name.strip() for name in names))  # skips blank lines
-        header = [name.strip() for name in next(named, [])]
-        if not header:
-            raise DataError(
-                must(str(path), "hold rows", "an empty file", "Write a header line, then one row per line.")
-            )
-        _check_columns(f"{path}, line {reader.line_num}", wanted, header, delimiter)
-        start = reader.line_num + 1
-        for values in reader:
-            if values and len(values) != len(header):
-                got = f"{len(values)}: {delimiter.join(values)[:80]!r}"
-                remedy = f"Quote a field that holds the separator, or save the file again as {kind}."
-                raise DataError(must(f"{path}, line {start}", f"have {len(header)} fields", got, remedy))
-            if reader.line_num > start:
-                _count_lines(spans, values, delimiter, start)
-            if values:
-                spans["rows"] += 1
-                yield start, dict(zip(header, values, strict=True))
-            start = reader.line_num + 1
-    except csv.Error as error:
-        raise _broken(f"{path}, line {start}", kind, str(error), reader.line_num - start) from None
-    finally:
-        csv.field_size_limit(before)
-        _say_joined(path, spans)
-
-
-def _count_lines(spans: Counter[str], values: list[str], delimiter: str, start: int) -> None:
-    """Count the lines within the fields of a row, and those that look like rows: they have as many delimiters as one.
-
-    The latter are counted only in fields that break lines nowhere else, so paragraphs of prose rarely count.
-    """
-    for later in (value.split("\n")[1:] for value in values if "\n" in value):
-        whole = [line.count(delimiter) == len(values) - 1 for line in later]
-        spans["lines"] += len(later)
-        if all(whole[:-1]) and any(whole):
-            spans["fields"] += 1
-            spans["like rows"] += sum(whole)
-            spans["first"] = spans["first"] or start
-
-
-def _say_joined(path: Path, spans: Counter[str]) -> None:
-    """Warn if most lines within fields look like rows: a quote that opens a field joins all lines up to the next."""
-    if spans["like rows"] > max(spans["lines"] / 2, spans["rows"] * _NOTABLE_SHARE, _FEWEST_JOINED):
-        log.warning(
-            "%s: %d quoted fields hold %d lines that look like rows, the first from line %d on; they are read as text. "
-            'If they are rows, remove the quotes around them, or write "" for a quote within a quoted field',
-            path, spans["fields"], spans["like rows"], spans["first"],
-        )  # fmt: skip
-
-
-def _broken(row: str, kind: str, error: str, further: int) -> DataError:
-    """Return the error for the row that starts at `row`, which the parser noticed `further` lines later."""
-    if error.startswith("new-line character"):
-        remedy = "Save the file with LF or CRLF line ends, and quote a field that holds a CR."
-        return DataError(must(row, "end in LF or CRLF", "a lone CR outside quotes", remedy))
-    # A quote that is never closed swallows all that follows, so the error names the line where its row starts.
-    got = f"{error}, {further} line{'s' * (further > 1)} further on" if further > 0 else error
-    return DataError(must(row, f"be valid {kind}", got, f"Repair its quotes, or save the file again as {kind}."))
 
 
 def _not_utf8(path: Path, number: int, raw: bytes, error: UnicodeDecodeError) -> DataError:
@@ -203,7 +126,7 @@ def parquet_records(path: Path, wanted: Wanted, also: Also) -> Iterator[tuple[in
 
     try:
         with parquet.ParquetFile(path) as file:
-            _check_columns(str(path), wanted, list(file.schema_arrow.names))
+            check_columns(str(path), wanted, list(file.schema_arrow.names))
             others = {column.name: _may_count(column) for column in file.schema_arrow}
             columns = list(dict.fromkeys([*wanted.values(), *(name for name in others if also(name, others[name]))]))
             line = 0
@@ -257,7 +180,7 @@ def hub_records(
         raise_shortage(error)
         got, remedy = named(error), "Check data.path, data.subset and data.split."
         raise DataError(must(source, f"be a data set with the split {split!r}", got, remedy)) from error
-    _check_columns(source, wanted, list(loaded.column_names))
+    check_columns(source, wanted, list(loaded.column_names))
     others = [column.name for column in loaded.features.arrow_schema if also(column.name, _may_count(column))]
     columns = list(dict.fromkeys([*wanted.values(), *others]))
     line = 0

@@ -1,0 +1,91 @@
+"""Read rows of CSV and TSV files, and notice the rows that a stray quote joined. Knows nothing of what columns mean."""
+
+from __future__ import annotations
+
+import csv
+import logging
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from pipeline.core.errors import DataError, must
+from pipeline.data.tables import Record, Wanted, check_columns, decoded_lines
+
+log = logging.getLogger(__name__)
+
+_LONGEST_FIELD = 2**31 - 1
+_NOTABLE_SHARE, _FEWEST_JOINED = 0.01, 10
+
+
+def csv_records(path: Path, delimiter: str, wanted: Wanted) -> Iterator[tuple[int, Record]]:
+    """Yield each row of a CSV file with a header, after the number of the line where it starts.
+
+    Quoted fields may hold line breaks. Warns at the end of many lines in fields that look like rows.
+
+    Raises:
+        DataError: if the file cannot be read, is not valid CSV or lacks a wanted column, or a row has too few or many
+        fields.
+    """
+    reader = csv.reader((line for _, line in decoded_lines(path)), delimiter=delimiter, strict=True)
+    kind = "TSV" if delimiter == "\t" else "CSV"
+    before = csv.field_size_limit(_LONGEST_FIELD)
+    start, spans = 1, Counter[str]()
+    try:
+        named = (names for names in reader if any(name.strip() for name in names))  # skips blank lines
+        header = [name.strip() for name in next(named, [])]
+        if not header:
+            raise DataError(
+                must(str(path), "hold rows", "an empty file", "Write a header line, then one row per line.")
+            )
+        check_columns(f"{path}, line {reader.line_num}", wanted, header, delimiter)
+        start = reader.line_num + 1
+        for values in reader:
+            if values and len(values) != len(header):
+                got = f"{len(values)}: {delimiter.join(values)[:80]!r}"
+                remedy = f"Quote a field that holds the separator, or save the file again as {kind}."
+                raise DataError(must(f"{path}, line {start}", f"have {len(header)} fields", got, remedy))
+            if reader.line_num > start:
+                _count_lines(spans, values, delimiter, start)
+            if values:
+                spans["rows"] += 1
+                yield start, dict(zip(header, values, strict=True))
+            start = reader.line_num + 1
+    except csv.Error as error:
+        raise _broken(f"{path}, line {start}", kind, str(error), reader.line_num - start) from None
+    finally:
+        csv.field_size_limit(before)
+        _say_joined(path, spans)
+
+
+def _count_lines(spans: Counter[str], values: list[str], delimiter: str, start: int) -> None:
+    """Count the lines within the fields of a row, and those that look like rows: they have as many delimiters as one.
+
+    The latter are counted only in fields that break lines nowhere else, so paragraphs of prose rarely count.
+    """
+    for later in (value.split("\n")[1:] for value in values if "\n" in value):
+        whole = [line.count(delimiter) == len(values) - 1 for line in later]
+        spans["lines"] += len(later)
+        if all(whole[:-1]) and any(whole):
+            spans["fields"] += 1
+            spans["like rows"] += sum(whole)
+            spans["first"] = spans["first"] or start
+
+
+def _say_joined(path: Path, spans: Counter[str]) -> None:
+    """Warn if most lines within fields look like rows: a quote that opens a field joins all lines up to the next."""
+    if spans["like rows"] > max(spans["lines"] / 2, spans["rows"] * _NOTABLE_SHARE, _FEWEST_JOINED):
+        log.warning(
+            "%s: %d quoted fields hold %d lines that look like rows, the first from line %d on; they are read as text. "
+            'If they are rows, remove the quotes around them, or write "" for a quote within a quoted field',
+            path, spans["fields"], spans["like rows"], spans["first"],
+        )  # fmt: skip
+
+
+def _broken(row: str, kind: str, error: str, further: int) -> DataError:
+    """Return the error for the row that starts at `row`, which the parser noticed `further` lines later."""
+    if error.startswith("new-line character"):
+        remedy = "Save the file with LF or CRLF line ends, and quote a field that holds a CR."
+        return DataError(must(row, "end in LF or CRLF", "a lone CR outside quotes", remedy))
+    # A quote that is never closed swallows all that follows, so the error names the line where its row starts.
+    got = f"{error}, {further} line{'s' * (further > 1)} further on" if further > 0 else error
+    return DataError(must(row, f"be valid {kind}", got, f"Repair its quotes, or save the file again as {kind}."))
