@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import re
 import shutil
 from pathlib import Path
 
@@ -10,7 +12,8 @@ import pytest
 import torch
 from hub_fixtures import sentences
 from safetensors.torch import load_file, save_file
-from tiny_run import GRADES, collection, measures, mined_set, only, run_tiny, snapshot, tiny_config, write_grades
+from script_process import script_process
+from tiny_run import GRADES, TINY, collection, measures, mined_set, only, run_tiny, snapshot, tiny_config, write_grades
 
 from pipeline.commands.verification import verify
 from pipeline.config.command_arguments import Verification
@@ -162,3 +165,25 @@ def test_evaluation_inputs_are_checked_before_any_work(
         run_tiny(own_outputs, "seed=4321", f"evaluation.{key}=[{folder}]")
     assert message in str(error.value)
     assert snapshot(own_outputs) == before
+
+
+# --- what the command prints ------------------------------------------------------------------------------------------
+
+
+def test_evaluate_ends_with_the_cards_table_also_if_nothing_was_left_to_do(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    outputs = tmp_path / "outputs"
+    with script_process(tmp_path) as process:
+        done = [process.run("scripts/evaluate.py", *TINY, f"outputs_dir={outputs}") for _ in range(2)]
+    assert [one.status for one in done] == [0, 0], done
+    first, second = (one.out for one in done)
+    assert "evaluate  nothing to do" not in first and "evaluate  nothing to do" in second
+    assert not (outputs / "latest" / "README.md").exists()
+    tables = [text[text.index("\n\n") :] for text in (first, second)]
+    assert tables[0] == tables[1] and re.search(r"^trained +\d\.\d{4}", tables[0], re.MULTILINE)
+    with caplog.at_level(logging.INFO):
+        run_tiny(outputs)
+    lines = caplog.messages[-1].strip().splitlines()
+    without_card = [line for line in lines if not line.startswith("card ")]
+    assert tables[0].strip().splitlines() == without_card != lines

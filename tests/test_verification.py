@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from tiny_run import run_tiny
 from pipeline.commands import run_files, verification
 from pipeline.commands.verification import Verdict
 from pipeline.config.command_arguments import Verification
-from pipeline.core import artifacts, atomic
+from pipeline.core import artifacts, atomic, progress
 from pipeline.core.errors import ArtifactError, ResourceError
 from pipeline.engine import checkpoints
 
@@ -43,6 +45,16 @@ def test_finished_run_verifies_bit_identical_and_stays_unchanged(own_outputs: Pa
     assert "equal in every digit and rank" in str(found)
     assert "steps 4 to 6 repeated: weights bit-identical" in str(found)
     assert {path: path.stat().st_mtime_ns for path in own_outputs.rglob("*")} == before
+
+
+def test_tokenising_reports_its_total(
+    own_outputs: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
+    with caplog.at_level(logging.INFO):
+        assert verdict(own_outputs).verified
+    (line,) = (line for line in caplog.messages if line.startswith("tokenising texts:"))
+    assert re.search(r": 130 of 260, about \d", line)
 
 
 @pytest.mark.parametrize(
