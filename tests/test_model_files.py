@@ -36,7 +36,7 @@ def differing(one: Reranker, two: Reranker) -> set[str]:
     return {name for name in a if not torch.equal(a[name], b[name])}
 
 
-def test_the_seed_alone_draws_the_head(base: Path) -> None:
+def test_seed_alone_decides_the_head(base: Path) -> None:
     torch.manual_seed(999)
     one = tiny(base, seed=12)
     torch.rand(100)
@@ -47,7 +47,7 @@ def test_the_seed_alone_draws_the_head(base: Path) -> None:
     assert all(parameter.dtype == torch.float32 for parameter in one.model.parameters())
 
 
-def test_random_weights_come_from_the_seed_too(base: Path) -> None:
+def test_seed_alone_decides_random_weights(base: Path) -> None:
     shape = {"random_init": True, "hidden_size": 64, "layers": 1}
     one, two = tiny(base, seed=1, **shape), tiny(base, seed=2, **shape)
     assert differing(one, tiny(base, seed=1, **shape)) == set()
@@ -56,7 +56,7 @@ def test_random_weights_come_from_the_seed_too(base: Path) -> None:
 
 
 @pytest.mark.parametrize("activation", list(Activation), ids=lambda activation: activation.name)
-def test_the_saved_folder_predicts_as_the_pipeline_scores(base: Path, tmp_path: Path, activation: Activation) -> None:
+def test_saved_folder_predicts_as_the_pipeline_scores(base: Path, tmp_path: Path, activation: Activation) -> None:
     from sentence_transformers import CrossEncoder
 
     reranker = lively(tiny(base))
@@ -75,12 +75,12 @@ def test_the_saved_folder_predicts_as_the_pipeline_scores(base: Path, tmp_path: 
     ]
 
 
-def test_a_saved_head_is_kept_whatever_the_seed(base: Path, tmp_path: Path) -> None:
+def test_saved_head_is_kept_whatever_the_seed(base: Path, tmp_path: Path) -> None:
     first = tiny(base, seed=5)
     save(first, tmp_path, model_config(base))
     again = load(tmp_path, model_config(tmp_path), seed=99)
     assert again.head_was_saved and differing(first, again) == set()
-    assert own_max_length(tmp_path) == 64, "the length it was trained with travels in the tokenizer"
+    assert own_max_length(tmp_path) == 64, "the length it was trained with is saved with the tokenizer"
 
 
 def test_saving_twice_gives_the_same_bytes(base: Path, tmp_path: Path) -> None:
@@ -92,7 +92,7 @@ def test_saving_twice_gives_the_same_bytes(base: Path, tmp_path: Path) -> None:
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes(), name
 
 
-def test_the_first_layers_are_kept(base: Path, tmp_path: Path) -> None:
+def test_first_layers_are_kept_and_more_than_all_are_refused(base: Path, tmp_path: Path) -> None:
     whole, sliced = tiny(base), tiny(base, layers=1)
     a, b = weights(whole), weights(sliced)
     assert sliced.layers == 1 and set(a) - set(b) == {name for name in a if ".layer.1." in name} != set()
@@ -107,7 +107,7 @@ def test_the_first_layers_are_kept(base: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("attention", ["varlen", "eager"])
-def test_modernbert_pools_as_its_configuration_says_and_comes_back(tmp_path: Path, attention: str) -> None:
+def test_modernbert_pools_as_configured_also_when_reloaded(tmp_path: Path, attention: str) -> None:
     from sentence_transformers import CrossEncoder
 
     source = modernbert(tmp_path / "source")
@@ -144,7 +144,7 @@ def test_more_than_one_label_is_refused(base: Path, tmp_path: Path) -> None:
         load(tmp_path, model_config(tmp_path), seed=0)
 
 
-def test_a_length_beyond_the_positions_is_refused(base: Path) -> None:
+def test_max_length_beyond_the_positions_is_refused(base: Path) -> None:
     with pytest.raises(ModelError, match=r"^model\.max_length must be at most the 512 positions .*max_length=512\."):
         tiny(base, max_length=513)
 
@@ -159,7 +159,7 @@ def damaged(base: Path, folder: Path, name: str, data: bytes | None) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("name", "data", "said"),
+    ("name", "data", "rule"),
     [
         ("config.json", None, "be a folder with config.json"),
         ("config.json", b"{", "hold a model and tokenizer"),
@@ -171,19 +171,23 @@ def damaged(base: Path, folder: Path, name: str, data: bytes | None) -> Path:
         ("model.safetensors", b"torn", "hold weights"),
         ("model.safetensors", b"", "hold weights"),
     ],
+    ids=[
+        *["no config", "torn config", "list as config", "unknown model type", "text as width"],
+        *["torn tokenizer", "no weights", "torn weights", "empty weights"],
+    ],
 )
-def test_a_damaged_folder_is_refused_in_one_sentence(
-    base: Path, tmp_path: Path, name: str, data: bytes | None, said: str
+def test_damaged_folder_is_refused_in_one_sentence(
+    base: Path, tmp_path: Path, name: str, data: bytes | None, rule: str
 ) -> None:
     folder = damaged(base, tmp_path, name, data)
-    with pytest.raises(ModelError, match=rf"^model\.path must {said}.*, got ") as error:
+    with pytest.raises(ModelError, match=rf"^model\.path must {rule}.*, got ") as error:
         load(folder, model_config(folder), seed=0)
     one_sentence(error)
     assert str(folder) in str(error.value)
 
 
 @pytest.mark.parametrize("reader", [AutoTokenizer, AutoModelForSequenceClassification], ids=["tokenizer", "weights"])
-def test_a_shortage_of_memory_is_no_damage(base: Path, monkeypatch: pytest.MonkeyPatch, reader: Any) -> None:
+def test_memory_error_is_not_reported_as_damage(base: Path, monkeypatch: pytest.MonkeyPatch, reader: Any) -> None:
     def short(*_: object, **__: object) -> None:
         raise MemoryError
 
@@ -192,9 +196,8 @@ def test_a_shortage_of_memory_is_no_damage(base: Path, monkeypatch: pytest.Monke
         load(base, model_config(base), seed=0)
 
 
-def test_a_folder_without_its_tokenizer_is_refused_for_transformers_makes_an_empty_one(
-    base: Path, tmp_path: Path
-) -> None:
+def test_folder_without_tokenizer_files_is_refused(base: Path, tmp_path: Path) -> None:
+    """transformers would make an empty tokenizer."""
     save(tiny(base), tmp_path, model_config(base))
     for path in (*tmp_path.glob("tokenizer*"), *tmp_path.glob("vocab*")):
         path.unlink()
@@ -234,8 +237,8 @@ def test_weights_under_other_names_are_refused_not_drawn_at_random(
 ) -> None:
     folder = written(base, tmp_path / "model", trained=trained)
     renamed(folder, lambda name: prefix + name)
-    said = rf"^model\.path must hold all weights .*, got no bert\.embeddings\.\S+ in .*'{prefix}bert\.embed.*merge_and"
-    with pytest.raises(ModelError, match=said) as error:
+    rule = rf"^model\.path must hold all weights .*, got no bert\.embeddings\.\S+ in .*'{prefix}bert\.embed.*merge_and"
+    with pytest.raises(ModelError, match=rule) as error:
         load(folder, model_config(folder), seed=0)
     one_sentence(error)
 
@@ -247,11 +250,11 @@ def test_weights_under_other_names_are_refused_not_drawn_at_random(
         (True, "classifier.", True),
         (True, "bert.pooler.", True),
         (False, "bert.encoder.layer.1.", True),
-        (False, "bert.pooler.", False),  # as of a model for masked words, whose head training draws
+        (False, "bert.pooler.", False),  # as of a model for masked words: drawn with the head
         (False, "cls.", False),
     ],
 )
-def test_a_missing_layer_or_saved_head_is_refused_a_pooler_without_a_head_is_drawn(
+def test_missing_weights_are_refused_unless_an_untrained_head_or_pooler(
     base: Path, tmp_path: Path, trained: bool, lost: str, refused: bool
 ) -> None:
     folder = written(base, tmp_path / "model", trained=trained)
@@ -266,7 +269,7 @@ def test_a_missing_layer_or_saved_head_is_refused_a_pooler_without_a_head_is_dra
         assert not load(folder, model_config(folder), seed=0).head_was_saved
 
 
-def test_a_modernbert_lacks_its_head_alone(tmp_path: Path) -> None:
+def test_modernbert_may_lack_its_head_but_no_layer(tmp_path: Path) -> None:
     source = modernbert(tmp_path)
     renamed(source, lambda name: None if name.startswith(("head.", "decoder.")) else name)
     assert not load(source, model_config(source), seed=0).head_was_saved
@@ -286,7 +289,7 @@ class Payload:
         return os.mkdir, (self.path,)
 
 
-def test_weights_that_would_run_code_are_refused_and_run_nothing(base: Path, tmp_path: Path) -> None:
+def test_pickle_that_would_run_code_is_refused_and_not_run(base: Path, tmp_path: Path) -> None:
     folder = damaged(base, tmp_path / "model", "model.safetensors", None)
     torch.save({"classifier.bias": Payload(tmp_path / "executed")}, folder / "pytorch_model.bin")
     with pytest.raises(ModelError, match=r"^model\.path must hold weights that load as fp32 tensors, got ") as error:
@@ -297,7 +300,7 @@ def test_weights_that_would_run_code_are_refused_and_run_nothing(base: Path, tmp
     assert (tmp_path / "executed").exists(), "the payload does work where pickles are trusted"
 
 
-def test_code_that_comes_with_a_model_is_never_run(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_code_in_a_model_folder_is_never_run(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = damaged(base, tmp_path / "model", "own.py", f"open({str(tmp_path / 'executed')!r}, 'w')\n".encode())
     path = folder / "config.json"
     auto = {name: f"own.{name}" for name in ("AutoConfig", "AutoModel", "AutoModelForSequenceClassification")}
@@ -315,7 +318,7 @@ def test_code_that_comes_with_a_model_is_never_run(base: Path, tmp_path: Path, m
     assert (tmp_path / "executed").exists(), "the code does run where it is trusted"
 
 
-def test_no_notice_is_left_on_the_console(base: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_loading_and_saving_print_nothing(base: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     save(tiny(base), tmp_path, model_config(base))
     model_files.load(tmp_path, model_config(tmp_path), seed=0)
     assert capfd.readouterr() == ("", "")
