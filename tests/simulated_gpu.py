@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import traceback
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,7 +28,7 @@ from pipeline.networks import fused, packed_attention
 from pipeline.networks.flash import FlashArguments
 
 CUDA, CPU = torch.device("cuda", 0), torch.device("cpu")
-PIPELINE = str(Path(packed_attention.__file__).parents[1])
+PIPELINE = Path(packed_attention.__file__).parents[1]
 aten = torch.ops.aten
 
 WAIT = {
@@ -41,11 +42,11 @@ INDEXED = {aten.index.Tensor, aten.index_put.default, aten.index_put_.default, a
 
 
 @dataclass(slots=True)
-class Seen:
+class DeviceRecord:
     """What was asked of the device."""
 
     waits: Counter[str] = field(default_factory=Counter)
-    """Function of the pipeline → how often the host waited for the device in it."""
+    """Module of the pipeline, as `engine/steps`, → how often the host waited for the device in it; "" elsewhere."""
     kernels: Counter[str] = field(default_factory=Counter)
     """Operator → how often it ran on the device."""
     windows: list[int] = field(default_factory=list)
@@ -106,9 +107,9 @@ class Simulated(torch.Tensor):
 
 
 class _Mode(TorchDispatchMode):
-    def __init__(self, seen: Seen) -> None:
+    def __init__(self, record: DeviceRecord) -> None:
         super().__init__()
-        self.seen = seen
+        self.record = record
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return self.run(func, args, kwargs or {})
@@ -136,18 +137,19 @@ class _Mode(TorchDispatchMode):
         if mine and (func in WAIT or masks) and not told:
             self.wait()
         if there:
-            self.seen.kernels[str(func)] += 1
+            self.record.kernels[str(func)] += 1
         if not there:
             return func(*args, **kwargs)
-        result = _computed(func, tree_map(_held, args), tree_map(_held, kwargs), self.seen)
-        if func is aten.gelu.default and len(result) > self.seen.most_rows:
+        result = _computed(func, tree_map(_held, args), tree_map(_held, kwargs), self.record)
+        if func is aten.gelu.default and len(result) > self.record.most_rows:
             raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
         result = tree_map(_simulated, result)
         return return_and_correct_aliasing(func, args, kwargs, result) if mine else result
 
     def wait(self) -> None:
-        ours = [frame.name for frame in traceback.extract_stack() if frame.filename.startswith(PIPELINE)]
-        self.seen.waits[ours[-1] if ours else ""] += 1
+        files = [Path(frame.filename) for frame in traceback.extract_stack()]
+        modules = [file.relative_to(PIPELINE).with_suffix("") for file in files if file.is_relative_to(PIPELINE)]
+        self.record.waits[modules[-1].as_posix() if modules else ""] += 1
 
 
 _MODE: list[_Mode] = []
@@ -175,10 +177,10 @@ def _first(place: Any) -> Any:
     return CUDA if str(place) == "cuda" and not isinstance(place, torch.Tensor) else place
 
 
-def _computed(func: Any, args: Any, kwargs: dict[str, Any], seen: Seen) -> Any:
+def _computed(func: Any, args: Any, kwargs: dict[str, Any], record: DeviceRecord) -> Any:
     if func is aten._flash_attention_forward.default:
         query, arguments = args[0], _arguments(args[5:8], kwargs)
-        seen.windows.append(arguments.window)
+        record.windows.append(arguments.window)
         seed = int(torch.randint(2**62, ())) if arguments.dropout else 0  # a GPU draws it from its own generator
         random = torch.tensor([seed, 0]).view(torch.uint64)
         return (
@@ -221,9 +223,9 @@ def _attended(
     return plain_flash(query.float(), key.float(), value.float(), starts, key_starts, arguments, seed).to(query.dtype)
 
 
-@pytest.fixture()
-def simulated_gpu(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Show torch a GPU of 24 GiB for the duration of a test; yield a `Seen`, which records what was asked of it."""
+@contextmanager
+def simulation(monkeypatch: pytest.MonkeyPatch) -> Iterator[DeviceRecord]:
+    """Show torch a GPU of 24 GiB; yield a `DeviceRecord`, which records what was asked of it."""
     card = SimpleNamespace(name="simulated GPU", total_memory=24 * 2**30, major=8, minor=6)
     state = torch.zeros(16, dtype=torch.uint8)
     stands_in: dict[str, Callable[..., Any]] = {
@@ -256,10 +258,10 @@ def simulated_gpu(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(fused, "_work", lambda device: False)
     # Unlike with a real GPU, a CPU parameter cannot become one of the simulated device in place.
     torch.__future__.set_overwrite_module_params_on_conversion(True)
-    seen = Seen()
-    with _Mode(seen) as mode:
+    record = DeviceRecord()
+    with _Mode(record) as mode:
         _MODE.append(mode)
-        yield seen
+        yield record
         _MODE.pop()
     torch.__future__.set_overwrite_module_params_on_conversion(False)
     packed_attention._has_kernel.cache_clear()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,10 @@ from pipeline.inputs.tokens import TokenTable
 
 CPU = torch.device("cpu")
 BUDGET = 256
+TIMES = {"pairs_per_second", "tokens_per_second", "train_seconds", "seconds"}
+"""Keys of a training log's rows that differ from run to run."""
+
+Row = dict[str, Any]
 
 
 def model_config(folder: Path, **values: Any) -> ModelConfig:
@@ -86,6 +90,19 @@ def trainer_of(
         reranker, rows, config, seed=12, device=CPU, precision=precision, token_budget=budget, folder=folder,
         identity={"key": "test"}, hooks=hooks or Hooks(),
     )  # fmt: skip
+
+
+def rows_into(target: list[Row]) -> Callable[[list[Row]], None]:
+    """Return an `on_row` hook that keeps the log's rows in a list."""
+
+    def keep(rows: list[Row]) -> None:
+        target[:] = rows
+
+    return keep
+
+
+def without_times(rows: list[Row]) -> list[Row]:
+    return [{name: value for name, value in row.items() if name not in TIMES} for row in rows]
 
 
 def weights(reranker: Reranker) -> dict[str, torch.Tensor]:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from injected_faults import MaliciousPickle
 
 from pipeline.core import artifacts
 from pipeline.core.errors import ArtifactError
@@ -48,7 +49,7 @@ def flipped(path: Path) -> None:
     path.write_bytes(bytes(data))
 
 
-def test_what_is_read_is_what_was_written(tmp_path: Path) -> None:
+def test_checkpoint_reads_back_as_written(tmp_path: Path) -> None:
     written = checkpoint(7)
     folder = write(tmp_path, written, {"key": "abc", "scope": {"threads": 2}})
     assert folder == folder_of(tmp_path, 7) and folder.name == "step-0000007"
@@ -66,7 +67,7 @@ def test_what_is_read_is_what_was_written(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("damage", [missing, truncated, emptied, flipped])
 @pytest.mark.parametrize("name", FILES)
-def test_a_damaged_one_is_skipped_with_its_reason_for_the_one_before(
+def test_damaged_checkpoint_is_skipped_for_the_one_before(
     tmp_path: Path, name: str, damage: Callable[[Path], None], caplog: pytest.LogCaptureFixture
 ) -> None:
     for step in (10, 20):
@@ -75,14 +76,14 @@ def test_a_damaged_one_is_skipped_with_its_reason_for_the_one_before(
     with caplog.at_level(logging.WARNING):
         found = newest(tmp_path)
     assert found is not None and found.step == 10
-    (line,) = [record.getMessage() for record in caplog.records]
-    assert line.startswith("skipping the checkpoint of step 20: ") and "step-0000020" in line
-    assert name in line
+    (message,) = caplog.messages
+    assert message.startswith("skipping the checkpoint of step 20: ") and "step-0000020" in message
+    assert name in message
     with pytest.raises(ArtifactError, match=r"step-0000020"):
         read(folder_of(tmp_path, 20))
 
 
-def test_with_none_left_it_is_said_and_nothing_starts_anew(tmp_path: Path) -> None:
+def test_no_valid_checkpoint_is_an_error_not_a_restart(tmp_path: Path) -> None:
     for step in (10, 20):
         write(tmp_path, checkpoint(step), {})
         flipped(folder_of(tmp_path, step) / "optimizer.pt")
@@ -90,7 +91,7 @@ def test_with_none_left_it_is_said_and_nothing_starts_anew(tmp_path: Path) -> No
         newest(tmp_path)
 
 
-def test_without_any_there_is_nothing_to_resume(tmp_path: Path) -> None:
+def test_folder_without_checkpoints_gives_none(tmp_path: Path) -> None:
     assert newest(tmp_path) is None and newest(tmp_path / "never") is None
     (tmp_path / "step-1").mkdir()
     (tmp_path / ".step-0000005.123.partial").mkdir()
@@ -98,7 +99,7 @@ def test_without_any_there_is_nothing_to_resume(tmp_path: Path) -> None:
     assert steps(tmp_path) == [] and newest(tmp_path) is None
 
 
-def test_a_manifest_that_hides_a_file_does_not_verify(tmp_path: Path) -> None:
+def test_manifest_that_omits_a_file_does_not_verify(tmp_path: Path) -> None:
     folder = write(tmp_path, checkpoint(1), {})
     manifest = json.loads((folder / "manifest.json").read_text())
     del manifest["files"]["optimizer.pt"]
@@ -108,18 +109,8 @@ def test_a_manifest_that_hides_a_file_does_not_verify(tmp_path: Path) -> None:
         read(folder)
 
 
-class Payload:
-    """Unpickled with a plain `torch.load`, this writes a file."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return Path.write_text, (self.path, "executed")
-
-
 @pytest.mark.parametrize("name", ["optimizer.pt", "generators.pt"])
-def test_a_pickle_that_would_run_code_is_refused(tmp_path: Path, name: str) -> None:
+def test_pickle_that_would_run_code_is_refused(tmp_path: Path, name: str) -> None:
     good = write(tmp_path / "run", checkpoint(1), {})
     mark = tmp_path / "mark"
     work = tmp_path / "forged"
@@ -128,13 +119,15 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path: Path, name: str) -> N
     shutil.rmtree(good)
     with artifacts.publish(good, {}) as folder:
         shutil.copytree(work, folder, dirs_exist_ok=True)
-        torch.save(Payload(mark), folder / name)
+        torch.save(MaliciousPickle(mark), folder / name)
     with pytest.raises(ArtifactError, match=r"step-0000001"):
         read(good)
     assert not mark.exists()
+    torch.load(good / name, weights_only=False)
+    assert mark.exists(), "the pickle does run code where pickles are trusted"
 
 
-def test_one_that_memory_does_not_suffice_for_is_not_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lack_of_memory_while_reading_is_raised_not_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def short(*_: object, **__: object) -> None:
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes.")
 
@@ -144,7 +137,7 @@ def test_one_that_memory_does_not_suffice_for_is_not_skipped(tmp_path: Path, mon
         newest(tmp_path)
 
 
-def test_pruning_keeps_the_newest_and_the_best(tmp_path: Path) -> None:
+def test_prune_keeps_the_newest_and_the_best(tmp_path: Path) -> None:
     for step in (10, 20, 30, 40):
         write(tmp_path, checkpoint(step), {})
     prune(tmp_path, keep=2, also=10)
@@ -155,7 +148,7 @@ def test_pruning_keeps_the_newest_and_the_best(tmp_path: Path) -> None:
     assert steps(tmp_path) == [40]
 
 
-def test_nothing_is_pruned_until_the_newest_verifies(tmp_path: Path) -> None:
+def test_prune_waits_until_the_newest_verifies(tmp_path: Path) -> None:
     for step in (10, 20, 30):
         write(tmp_path, checkpoint(step), {})
     truncated(folder_of(tmp_path, 30) / "model.safetensors")
@@ -168,7 +161,7 @@ def test_nothing_is_pruned_until_the_newest_verifies(tmp_path: Path) -> None:
     assert steps(tmp_path) == [30]
 
 
-def test_a_step_written_again_replaces_its_folder(tmp_path: Path) -> None:
+def test_checkpoint_of_the_same_step_replaces_the_folder(tmp_path: Path) -> None:
     write(tmp_path, checkpoint(5), {"piece": 1})
     other = checkpoint(5)
     other.facts["best"] = 0.5

@@ -46,14 +46,14 @@ def place(server: Server, tmp_path: Path) -> Place:
 
 
 def wait_for(place: Place, pattern: str, lines: int = 0) -> None:
-    """Until the run under way has such a file, of so many lines where it is one."""
+    """Wait until the run has a file or folder of this pattern and, if `lines` is given, so many lines in it."""
     end = time.monotonic() + 300
     while time.monotonic() < end:
         found = list(place.outputs.glob(pattern))
         if found and (not lines or len(found[0].read_text().splitlines()) >= lines):
             return
         time.sleep(0.002)
-    pytest.fail(f"nothing like {pattern} in time: {place.said()}")
+    pytest.fail(f"no {pattern} in time: {place.said()}")
 
 
 def only(place: Place, pattern: str) -> Path:
@@ -61,7 +61,7 @@ def only(place: Place, pattern: str) -> Path:
     return found
 
 
-def test_a_forked_run_is_a_started_one(reference: Undisturbed, place: Place) -> None:
+def test_forked_and_subprocess_runs_are_equal(reference: Undisturbed, place: Place) -> None:
     words = [*SMOKE, f"outputs_dir={place.outputs}"]
     done = subprocess.run([sys.executable, str(TRAIN), *words], cwd=place.root / "here", capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -82,7 +82,7 @@ def test_kills_at_random_moments_lose_nothing(reference: Undisturbed, place: Pla
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-def test_a_campaign_loses_nothing(tmp_path: Path) -> None:
+def test_campaign_loses_nothing(tmp_path: Path) -> None:
     record, path = campaign.run(Faults(kills=20, files=40, outputs_dir=str(tmp_path)))
     assert record.lost == []
     assert {"mine", "train"} < set(record.kills) and record.kills.total() >= 20
@@ -90,7 +90,7 @@ def test_a_campaign_loses_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
-def test_a_signal_in_training_writes_a_checkpoint_and_exits_with_75(place: Place, number: signal.Signals) -> None:
+def test_signal_in_training_writes_a_checkpoint_and_exits_with_75(place: Place, number: signal.Signals) -> None:
     place.arguments = [*SMOKE, "training.epochs=8", "training.max_steps=160", "training.eval_steps=80"]
     pid = place.start()
     wait_for(place, "runs/*/metrics.jsonl", lines=6)
@@ -106,8 +106,8 @@ def test_a_signal_in_training_writes_a_checkpoint_and_exits_with_75(place: Place
     assert (facts["resumed_at"], facts["processes"]) == ([stopped], 2)
 
 
-def test_a_closed_terminal_ends_training_with_a_checkpoint_and_75(place: Place) -> None:
-    """A real one: nothing can be written to it any more, and its shell sends the signal once more."""
+def test_closed_terminal_writes_a_checkpoint_and_exits_with_75(place: Place) -> None:
+    """A real terminal: after it is closed nothing can be written to it, and its shell sends SIGHUP a second time."""
 
     def begin() -> None:
         os.login_tty(its)
@@ -135,7 +135,7 @@ def test_a_closed_terminal_ends_training_with_a_checkpoint_and_75(place: Place) 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("stage", ["mine", "evaluate"])
-def test_a_signal_in_another_stage_keeps_what_is_finished(
+def test_signal_in_another_stage_keeps_finished_work(
     reference: Undisturbed, place: Place, stage: str, number: signal.Signals
 ) -> None:
     if stage == "evaluate":
@@ -154,7 +154,7 @@ def test_a_signal_in_another_stage_keeps_what_is_finished(
     assert place.wrong(reference.results) == []
 
 
-def test_a_kill_between_checkpoints_loses_no_time_without_word(place: Place) -> None:
+def test_killed_process_time_is_counted(place: Place) -> None:
     place.arguments = [*SMOKE, "training.epochs=8", "training.max_steps=400", "training.eval_steps=0"]
     pid = place.start()
     wait_for(place, "runs/*/metrics.jsonl", lines=2)
@@ -168,7 +168,7 @@ def test_a_kill_between_checkpoints_loses_no_time_without_word(place: Place) -> 
     assert facts["processes"] == 2 and facts["wall_seconds"] >= facts["seconds"] + earlier["duration_s"]
 
 
-def test_a_power_loss_takes_only_what_was_not_synced(reference: Undisturbed, place: Place) -> None:
+def test_power_loss_takes_only_unsynced_files(reference: Undisturbed, place: Place) -> None:
     for lines in (7, 12):  # one step after the checkpoints of steps 4 and 8
         pid = place.start()
         wait_for(place, "runs/*/metrics.jsonl", lines)
@@ -183,7 +183,7 @@ def test_a_power_loss_takes_only_what_was_not_synced(reference: Undisturbed, pla
     assert place.wrong(reference.results) == []
 
 
-def test_the_simulated_power_loss_does_lose_things(place: Place) -> None:
+def test_simulated_power_loss_takes_unsynced_files(place: Place) -> None:
     place.outputs.mkdir()
     for name in ("kept", "changed"):
         (place.outputs / name).write_text("synced")
@@ -202,7 +202,7 @@ def test_the_simulated_power_loss_does_lose_things(place: Place) -> None:
 # --- Files ------------------------------------------------------------------------------------------------------------
 
 
-def test_every_damage_to_every_file_of_every_artefact_is_noticed(reference: Undisturbed) -> None:
+def test_damage_to_any_file_of_any_artefact_is_detected(reference: Undisturbed) -> None:
     draw, tried = random.Random(1), 0
     for manifest in sorted(reference.place.outputs.rglob(artifacts.MANIFEST)):
         folder = manifest.parent
@@ -232,7 +232,7 @@ def test_every_damage_to_every_file_of_every_artefact_is_noticed(reference: Undi
         ("hub.lock.json", "truncated", "refused"),
     ],
 )
-def test_a_damaged_file_is_made_again_or_refused(
+def test_damaged_file_is_made_again_or_refused(
     reference: Undisturbed, place: Place, pattern: str, fault: str, outcome: str
 ) -> None:
     path = only(reference.place, pattern)
@@ -242,7 +242,7 @@ def test_a_damaged_file_is_made_again_or_refused(
     assert damage(place, reference, name, fault, damaged) == (outcome, [])
 
 
-def test_checkpoints_that_are_all_torn_are_refused_in_one_sentence(reference: Undisturbed, place: Place) -> None:
+def test_run_without_an_intact_checkpoint_is_refused_in_one_sentence(reference: Undisturbed, place: Place) -> None:
     shutil.copytree(reference.place.outputs, place.outputs, symlinks=True)
     for pattern in ("runs/*/model", "runs/*/evaluations", "runs/*/card"):
         shutil.rmtree(only(place, pattern))

@@ -1,4 +1,4 @@
-"""Dense search is exact: what it finds is what all products give, in blocks of any size."""
+"""Dense search finds what a product of all vectors gives, in blocks of any size and in bounded memory."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from static_model import static_model
 
 from pipeline.mining import dense_search
 from pipeline.mining.dense_search import Nearest
 from pipeline.mining.embeddings import Embedder
 from pipeline.mining.exact_search import Plain, Rounded
-from tests.static_model import static_model
 
 WORDS = [f"w{number}" for number in range(50)]
 TEXTS = [f"w{a} w{b}" for a in range(12) for b in range(12, 24)]
@@ -27,7 +27,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("search", [Plain, Rounded])
-def test_search_is_exact_and_blocks_do_not_show(
+def test_search_equals_all_cosines_whatever_the_block_size(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, search: type[Plain] | type[Rounded]
 ) -> None:
     monkeypatch.setattr(dense_search, "prepared", search)
@@ -51,7 +51,7 @@ def test_search_is_exact_and_blocks_do_not_show(
 
 
 @pytest.mark.parametrize("search", [Plain, Rounded])
-def test_equal_passages_stand_in_order(
+def test_equal_passages_are_ranked_in_corpus_order(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, search: type[Plain] | type[Rounded]
 ) -> None:
     monkeypatch.setattr(dense_search, "prepared", search)

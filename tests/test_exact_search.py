@@ -1,4 +1,4 @@
-"""Both ways of searching against a full sort in exact arithmetic."""
+"""Both kinds of block search, in fp32 and with bf16 rounding, against a full sort in exact arithmetic."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def candidates(corpus: np.ndarray, queries: np.ndarray, depth: int) -> torch.Ten
     return rough >= floor
 
 
-def sorted_in_full(scores: np.ndarray, depth: int) -> tuple[list[list[int]], list[list[float]]]:
+def full_sort(scores: np.ndarray, depth: int) -> tuple[list[list[int]], list[list[float]]]:
     missing = depth - min(depth, scores.shape[1])
     order = np.argsort(-scores, axis=1, kind="stable")[:, :depth]
     values = np.take_along_axis(scores, order, axis=1).astype(np.float32)
@@ -42,25 +42,25 @@ def sorted_in_full(scores: np.ndarray, depth: int) -> tuple[list[list[int]], lis
     queries=st.integers(1, 40), passages=st.integers(1, 300), depth=st.integers(1, 30),
     largest=st.sampled_from([1, 300, 2000]), spread=st.sampled_from([1, 5, 300, 2000]), seed=st.integers(0, 99),
 )  # fmt: skip
-def test_the_best_are_those_of_a_full_sort(
+def test_best_passages_equal_those_of_a_full_sort(
     kind: type[Plain] | type[Rounded], queries: int, passages: int, depth: int, largest: int, spread: int, seed: int
 ) -> None:
     # Whole numbers: exact in fp32 (4 * 2000² < 2²⁴), not in bf16 beyond 256; a small spread makes ties and near ties.
     draw = np.random.default_rng(seed)
     base = draw.integers(-largest, largest + 1, 4)
     corpus = np.clip(base + draw.integers(-spread, spread + 1, (passages, 4)), -2000, 2000)
-    asked = np.clip(base + draw.integers(-spread, spread + 1, (queries, 4)), -2000, 2000)
-    asked *= draw.choice([-1, 1], 4)  # sums that cancel keep the error of what was rounded before
-    found = ranked(kind(corpus.astype(np.float32)), asked.astype(np.float32), depth)
-    assert found == sorted_in_full(asked @ corpus.T, depth)
+    query_vectors = np.clip(base + draw.integers(-spread, spread + 1, (queries, 4)), -2000, 2000)
+    query_vectors *= draw.choice([-1, 1], 4)  # sums that cancel keep the error of what was rounded before
+    found = ranked(kind(corpus.astype(np.float32)), query_vectors.astype(np.float32), depth)
+    assert found == full_sort(query_vectors @ corpus.T, depth)
 
 
 @pytest.mark.parametrize("largest", [260, 300, 600, 2000])
-def test_no_query_of_many_loses_a_passage_to_rounding(largest: int) -> None:
+def test_rounding_loses_no_passage_of_many_queries(largest: int) -> None:
     draw = np.random.default_rng(largest)
-    corpus, asked = (draw.integers(-largest, largest + 1, (rows, 4)) for rows in (400, 8_000))
-    found = Rounded(corpus.astype(np.float32)).best(asked.astype(np.float32), 10)
-    expected = np.array(sorted_in_full(asked @ corpus.T, 10)[0])
+    corpus, query_vectors = (draw.integers(-largest, largest + 1, (rows, 4)) for rows in (400, 8_000))
+    found = Rounded(corpus.astype(np.float32)).best(query_vectors.astype(np.float32), 10)
+    expected = np.array(full_sort(query_vectors @ corpus.T, 10)[0])
     np.testing.assert_array_equal(np.sort(found[1], axis=1), np.sort(expected, axis=1))
 
 
@@ -72,21 +72,21 @@ ALMOST_LOST = {
     # 257.0078 becomes 258 and 257 becomes 256, but the second is ahead by the query's 2^-14, which is lost too.
     "sum": ([1.0, 2**-4 * (1 + 2**-10)], [256.0, 16.125], [245.0, 192.0]),
 }
-"""Query, the passage that bf16 puts first, and the one that is first."""
+"""Query, the passage that bf16 ranks first, and the one that is first in fp32."""
 
 
 @pytest.mark.parametrize("case", ALMOST_LOST)
 @pytest.mark.parametrize("rows", [exact_search.ROWS, 2])
-def test_no_part_of_the_bound_can_be_left_out(case: str, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bound_on_rounding_needs_each_of_its_parts(case: str, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exact_search, "ROWS", rows)
     query, *passages = (np.array([values], np.float32) for values in ALMOST_LOST[case])
     nothing = np.zeros((2, query.shape[1]), np.float32)
     corpus = np.concatenate([nothing, *passages, *(-one for one in passages), nothing])
-    assert not corpus.mean(axis=0).any(), "the mean is taken off, and these are to stand as they are written"
-    assert ranked(Rounded(corpus), query, 1)[0] == sorted_in_full(query @ corpus.T, 1)[0] == [[3]]
+    assert not corpus.mean(axis=0).any(), "the search subtracts the mean, which must leave these vectors as written"
+    assert ranked(Rounded(corpus), query, 1)[0] == full_sort(query @ corpus.T, 1)[0] == [[3]]
 
 
-def test_what_only_summing_in_fp32_may_misplace_is_a_candidate() -> None:
+def test_passage_within_fp32_summation_error_is_a_candidate() -> None:
     # 4096 * 4096 + 3 - 4096 * 4096 may come out as anything from 0 to 4.
     large = [4096.0, 1.0, 1.0, 1.0, 1.0, -4096.0]
     corpus = np.array([large, [0, 0, 0, 0, 3, 0], [-x for x in large], [0, 0, 0, 0, -3, 0]], np.float32)
@@ -95,8 +95,8 @@ def test_what_only_summing_in_fp32_may_misplace_is_a_candidate() -> None:
 
 
 @pytest.mark.parametrize("shared", [0.0, 2.0])
-def test_few_are_scored_twice(shared: float) -> None:
-    """Also where all passages are alike: cosines of 0.8 with each other."""
+def test_exact_scores_are_computed_for_under_three_times_depth(shared: float) -> None:
+    """Also for similar passages, with cosines of 0.8 to each other."""
     draw = np.random.default_rng(3)
     corpus = draw.standard_normal((5_000, 384), np.float32) + shared * draw.standard_normal(384, np.float32)
     corpus /= np.linalg.norm(corpus, axis=1, keepdims=True)
@@ -105,35 +105,37 @@ def test_few_are_scored_twice(shared: float) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_query_of_nothing_and_passages_that_are_all_one(kind: type[Plain] | type[Rounded]) -> None:
+def test_zero_query_and_identical_passages(kind: type[Plain] | type[Rounded]) -> None:
     same = np.full((3_000, 16), 0.25, np.float32)
-    asked = np.concatenate([np.zeros((1, 16), np.float32), same[:1]])
-    assert ranked(kind(same), asked, 5) == ([[0, 1, 2, 3, 4]] * 2, [[0.0] * 5, [1.0] * 5])
+    query_vectors = np.concatenate([np.zeros((1, 16), np.float32), same[:1]])
+    assert ranked(kind(same), query_vectors, 5) == ([[0, 1, 2, 3, 4]] * 2, [[0.0] * 5, [1.0] * 5])
 
 
-def test_scores_closer_than_bf16_can_tell_are_told_apart() -> None:
+def test_scores_that_bf16_cannot_separate_are_ranked_exactly() -> None:
     draw = np.random.default_rng(0)
     corpus = draw.standard_normal(64) + 1e-4 * draw.standard_normal((3_000, 64))
     corpus = (corpus / np.linalg.norm(corpus, axis=1, keepdims=True)).astype(np.float32)
-    asked = corpus[::100] + np.float32(0.01) * draw.standard_normal((30, 64), dtype=np.float32)
-    exact = asked.astype(np.float64) @ corpus.T.astype(np.float64)
-    indices, scores = ranked(Rounded(corpus), asked, 10)
+    query_vectors = corpus[::100] + np.float32(0.01) * draw.standard_normal((30, 64), dtype=np.float32)
+    exact = query_vectors.astype(np.float64) @ corpus.T.astype(np.float64)
+    indices, scores = ranked(Rounded(corpus), query_vectors, 10)
     np.testing.assert_allclose(scores, -np.sort(-exact, axis=1)[:, :10], rtol=0, atol=5e-7)
     np.testing.assert_allclose(scores, np.take_along_axis(exact, np.array(indices), axis=1), rtol=0, atol=5e-7)
-    rough = np.take_along_axis(exact, (-(asked @ corpus.T)).argsort(axis=1)[:, 400:401], axis=1)
+    rough = np.take_along_axis(exact, (-(query_vectors @ corpus.T)).argsort(axis=1)[:, 400:401], axis=1)
     assert (np.array(scores)[:, :1] - rough < 2**-9).all(), "hundreds of passages must be one score in bf16"
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_tiles_do_not_show(kind: type[Plain] | type[Rounded], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_result_does_not_depend_on_tile_size(
+    kind: type[Plain] | type[Rounded], monkeypatch: pytest.MonkeyPatch
+) -> None:
     draw = np.random.default_rng(1)
     corpus = draw.integers(-2000, 2001, (200, 4)).astype(np.float32)
-    asked = draw.integers(-2000, 2001, (50, 4)).astype(np.float32)
-    whole = ranked(kind(corpus), asked, 12)
+    query_vectors = draw.integers(-2000, 2001, (50, 4)).astype(np.float32)
+    whole = ranked(kind(corpus), query_vectors, 12)
     small = {"ROUGH_CELLS": 1_500, "CANDIDATES": 500, "TIED_CELLS": 400, "ROWS": 70}
     for name, value in small.items():
         monkeypatch.setattr(exact_search, name, value)
-    assert ranked(kind(corpus), asked, 12) == whole
+    assert ranked(kind(corpus), query_vectors, 12) == whole
 
 
 def test_candidates_are_scored_in_bounded_groups(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,7 +152,7 @@ def test_candidates_are_scored_in_bounded_groups(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize("dimension", [1, 255, 1023, 1024])
-def test_a_pair_scores_the_same_wherever_it_stands(dimension: int) -> None:
+def test_score_of_a_pair_does_not_depend_on_its_position(dimension: int) -> None:
     draw = np.random.default_rng(2)
     left, right = draw.standard_normal((2, 1, dimension), dtype=np.float32)
     corpus = draw.standard_normal((999, dimension), dtype=np.float32)
@@ -165,7 +167,7 @@ def test_a_pair_scores_the_same_wherever_it_stands(dimension: int) -> None:
 
 
 @pytest.mark.parametrize(("unit", "kind"), [("AMX", Rounded), ("AVX512_BF16", Rounded), (None, Plain)])
-def test_bf16_only_where_the_cpu_multiplies_it(
+def test_bf16_is_used_only_with_bf16_cpu_instructions(
     monkeypatch: pytest.MonkeyPatch, unit: str | None, kind: type[Plain] | type[Rounded]
 ) -> None:
     monkeypatch.setattr(exact_search, "bf16_unit", lambda: unit)

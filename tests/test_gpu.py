@@ -1,4 +1,4 @@
-"""Whole runs on a true GPU: they repeat, go on and survive a full memory, to the bit."""
+"""Training on a real GPU: runs repeat, resume and survive full memory bit for bit."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from hub_fixtures import bert_tiny
 from small_models import labelled, lively, model_config, training_config, training_rows, weights
 
 from pipeline.config.learning import Precision
@@ -20,11 +19,6 @@ from pipeline.engine.training import Hooks, Trainer
 pytestmark = pytest.mark.gpu
 
 STEPS = 6
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return bert_tiny(tmp_path_factory.mktemp("base"))
 
 
 def trainer_of(
@@ -50,7 +44,7 @@ def equal(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> bool:
     return all(torch.equal(one[name], two[name]) for name in two)
 
 
-def test_a_run_with_dropout_repeats_and_goes_on_to_the_bit(base: Path, tmp_path: Path) -> None:
+def test_run_with_dropout_repeats_and_resumes_bit_identical(base: Path, tmp_path: Path) -> None:
     whole = trained(trainer_of(base, tmp_path / "whole"))
     assert equal(trained(trainer_of(base, tmp_path / "again")), whole)
     assert not equal(trained(trainer_of(base, tmp_path / "without", dropout=0.0)), whole)
@@ -63,7 +57,7 @@ def test_a_run_with_dropout_repeats_and_goes_on_to_the_bit(base: Path, tmp_path:
 
 @pytest.fixture()
 def little_memory() -> Iterator[None]:
-    """96 MiB more than what is taken."""
+    """Leave 96 MiB of GPU memory free."""
     torch.cuda.empty_cache()
     _, total = torch.cuda.mem_get_info()
     torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + 96 * 2**20) / total)
@@ -71,9 +65,7 @@ def little_memory() -> Iterator[None]:
     torch.cuda.set_per_process_memory_fraction(1.0)
 
 
-def test_a_full_memory_halves_the_budget_and_the_weights_are_those_of_a_run_that_began_with_it(
-    base: Path, tmp_path: Path, little_memory: None
-) -> None:
+def test_out_of_memory_equals_a_run_started_at_half_budget(base: Path, tmp_path: Path, little_memory: None) -> None:
     scarce = trainer_of(base, tmp_path / "scarce", batch=4096, budget=2**20)
     found = trained(scarce)
     ((step, budget),) = scarce.state.budgets
@@ -82,7 +74,7 @@ def test_a_full_memory_halves_the_budget_and_the_weights_are_those_of_a_run_that
     assert equal(trained(trainer_of(base, tmp_path / "small", batch=4096, budget=budget)), found)
 
 
-def test_a_full_memory_is_known_by_what_torch_raises(little_memory: None) -> None:
+def test_out_of_memory_error_of_torch_is_recognised(little_memory: None) -> None:
     with pytest.raises(RuntimeError) as raised:
         torch.empty(2**30, device="cuda")
     assert out_of_gpu_memory(raised.value)

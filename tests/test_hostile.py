@@ -20,7 +20,9 @@ from composed_config import composed
 from hub_fixtures import sentences
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from injected_faults import MaliciousPickle
 from pair_files import Row, load_split, write_jsonl, write_rows
+from refusals import one_line_refusal
 
 from pipeline.commands.prediction import read_passages
 from pipeline.config.schema import Config
@@ -103,13 +105,6 @@ def assert_nothing_outside(root: Path, data: Path) -> None:
     assert {path.name for path in root.iterdir()} == {"outputs", data.name}
 
 
-def one_sentence(error: PipelineError) -> str:
-    """Return the error's message, which must be one printable line that states a rule."""
-    message = str(error)
-    assert "\n" not in message and " must " in message and message.isprintable(), repr(message)
-    return message
-
-
 # --- Rows -------------------------------------------------------------------------------------------------------------
 
 
@@ -177,7 +172,7 @@ def test_any_json_line_is_read_or_refused_with_its_line(tmp_path: Path) -> None:
         try:
             load_split(write_jsonl(tmp_path / "rows.jsonl", rows), dev_queries=20)
         except PipelineError as error:
-            messages.append(one_sentence(error))
+            messages.append(one_line_refusal(error))
             assert f"rows.jsonl, line {at + 1}" in messages[-1]
 
     every()
@@ -197,7 +192,7 @@ def test_file_with_changed_bytes_is_read_or_refused_by_its_name(tmp_path: Path, 
         try:
             load_split(path, dev_queries=20)
         except PipelineError as error:
-            messages.append(one_sentence(error))
+            messages.append(one_line_refusal(error))
             assert path.name in messages[-1]
 
     every()
@@ -276,16 +271,6 @@ def test_planted_secrets_reach_no_file_and_no_console(tmp_path: Path) -> None:
     assert not any((tmp_path / "here").iterdir()), "nothing is written where the command was typed"
 
 
-class Payload:
-    """Unpickled without care, this makes a folder."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = str(path)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.mkdir, (self.path,)
-
-
 @pytest.mark.parametrize("key", ["model.path", "mining.path", "evaluation.rivals"])
 def test_pickle_given_as_a_model_is_not_executed(tmp_path: Path, key: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from hub_fixtures import bert_tiny
@@ -297,7 +282,7 @@ def test_pickle_given_as_a_model_is_not_executed(tmp_path: Path, key: str, monke
     one_label = {"architectures": ["BertForSequenceClassification"], "id2label": {"0": "LABEL_0"}}  # as a rival has
     (model / "config.json").write_text(json.dumps({**config, **one_label}))
     (model / "model.safetensors").unlink(missing_ok=True)
-    torch.save({"classifier.bias": Payload(mark)}, model / "pytorch_model.bin")
+    torch.save({"classifier.bias": MaliciousPickle(mark)}, model / "pytorch_model.bin")
     words = {
         "model.path": ["model=custom", "training=small", f"model.path={model}"],
         "mining.path": ["mining=embedding", f"mining.path={model}"],
@@ -306,7 +291,7 @@ def test_pickle_given_as_a_model_is_not_executed(tmp_path: Path, key: str, monke
     data = write_jsonl(tmp_path / "rows.jsonl", plain_rows())
     with pytest.raises(PipelineError) as error:
         run(configured(data, tmp_path / "outputs", "training.precision=fp32", "evaluation.precision=fp32", *words))
-    one_sentence(error.value)
+    one_line_refusal(error.value)
     assert not mark.exists()
     torch.load(model / "pytorch_model.bin", weights_only=False)
     assert mark.exists(), "the payload does work where pickles are trusted"

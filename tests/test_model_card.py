@@ -8,6 +8,7 @@ rivals, hostile text and a best checkpoint.
 from __future__ import annotations
 
 import ast
+import json
 import re
 import tempfile
 from pathlib import Path
@@ -19,6 +20,9 @@ from huggingface_hub import ModelCard, ModelCardData
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
+from pipeline.config.data import DataConfig, Format, MiningConfig, Retriever, Source
+from pipeline.data.source import load
+from pipeline.mining.miner import mine
 from pipeline.reporting.facts import Facts
 from pipeline.reporting.model_card import of_repository, render
 from pipeline.reporting.report import summary
@@ -126,7 +130,7 @@ def test_parameters_and_rows_are_those_that_were_used(tmp_path: Path) -> None:
     assert '"rerank_k": 100' in card and '"rerank_k": 20' not in card  # NanoBEIR's lists are cut at 100 whatever asked
     assert "validation_ndcg@10" in card and "| saved model |" not in card  # no set of the log is reported at the end
     assert "Its negatives were given or mined" in card
-    assert "- Left out: 1,234 rows that share a question or a positive with a held-out part" in card
+    assert "- Left out: 1,234 rows of the source: 1,000 that share a question with a held-out part, 234 that" in card
     facts.statistics["leaks"]["dropped"] = False
     assert "Left out" not in render(facts)
 
@@ -302,6 +306,56 @@ def test_the_page_has_its_sections_and_whole_tables(cards: dict[str, str], exper
 def _paragraphs(tokens: list[Token]) -> list[str]:
     """Texts of paragraphs, where a broken table would end up."""
     return [tokens[i + 1].content for i, token in enumerate(tokens) if token.type == "paragraph_open"]
+
+
+def test_every_reason_why_a_source_row_is_no_training_row_is_in_the_card(tmp_path: Path) -> None:
+    """Their counts, the training rows and the held-out rows add up to the rows that were read."""
+    rows: list[dict[str, Any]] = []
+    for number in range(300):
+        group = f"g{number // 10}"
+        own = {"question": f"what is thing {number}", "group": group}
+        rows.append({**own, "answer": f"Thing {number} is number {number}.", "label": 1})
+        rows.append({**own, "answer": f"Thing {number + 1} is a stone.", "label": 0})
+        if number % 10 == 0:
+            rows.append({**own, "answer": f"THING {number} is number {number}. ", "label": 1})  # the same, folded
+            rows.append(dict(rows[-2]))
+            rows.append({**own, "question": f"what else is {number}", "answer": "No answer to this.", "label": 0})
+            rows.append({**own, "question": " ", "answer": "An answer without a question.", "label": 1})
+            rows.append({**own, "question": f"what is missing {number}", "answer": None, "label": 1})
+            rows.append({**own, "question": f"what is all {number}", "answer": "Everything is a thing.", "label": 1})
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = DataConfig(
+        source=Source.local, name="x", path=str(path), format=Format.labelled, group_column="group",
+        dev_queries=25, validation_queries=25, queries_per_group=5,
+    )  # fmt: skip
+    split = load(data, source=None, cache=tmp_path / "cache")
+    split.train.questions[0] = split.dev.questions[0]  # as a dev file of its own may repeat a training question
+    mined = mine(split, MiningConfig(retriever=Retriever.bm25, negatives=1), tmp_path / "cache")
+    assert split.validation is not None
+    facts = run_facts.write(tmp_path)
+    facts.statistics = {**split.statistics, **mined.statistics}
+    (line,) = re.findall(r"^- Left out: (.*)$", render(facts), re.MULTILINE)
+    total, _, reasons = line.partition(" rows of the source: ")
+    counts = {words: int(count) for count, words in re.findall(r"(\d+) ([^,]+)", reasons)}
+    assert sum(counts.values()) == int(total)
+    held = [part["rows_loaded"] for name, part in split.statistics["parts"].items() if name != "train"]  # type: ignore[attr-defined]
+    own = mined.statistics["positives"] + mined.statistics["given_negatives"]
+    assert int(total) == len(rows) - sum(held) - own
+    assert list(counts) == [
+        "without a question", "without an answer", "that repeat an earlier row", "of questions without a positive",
+        "of held-out groups beyond the questions chosen from them", "that share a question with a held-out part",
+        "that share a positive with a held-out part", "that repeat an earlier pair",
+    ]  # fmt: skip
+    facts.statistics["leaks"]["dropped"] = False
+    assert "held-out part" not in render(facts).partition("- Left out: ")[2].partition("\n")[0]
+
+
+def test_the_card_says_how_the_first_stage_s_map_differs_from_published_ones(tmp_path: Path) -> None:
+    said = "ranks the positives that the first stage missed below its list: its MAP of the first stage can be higher"
+    assert render(run_facts.write(tmp_path / "nano")).count(said) == 1
+    own = {**run_facts.CONFIG, "evaluation": {**run_facts.CONFIG["evaluation"], "nano_beir": []}}
+    assert said not in render(run_facts.write(tmp_path / "own", config=own))
 
 
 if __name__ == "__main__":

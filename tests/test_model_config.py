@@ -14,6 +14,7 @@ import torch
 import transformers
 from hub_fixtures import modernbert, wordpiece
 from pair_tokenizers import roberta
+from refusals import one_line_refusal
 from small_models import BUDGET, CPU, lively, model_config
 from transformers import AutoTokenizer
 
@@ -53,12 +54,6 @@ def predicted(folder: Path) -> Any:
     from sentence_transformers import CrossEncoder
 
     return CrossEncoder(str(folder), device="cpu").predict(PAIRS, activation_fn=torch.nn.Identity())
-
-
-def one_sentence(error: pytest.ExceptionInfo[ModelError]) -> str:
-    said = str(error.value)
-    assert "\n" not in said and (error.value.__suppress_context__ or error.value.__context__ is None)
-    return said
 
 
 # --- layers and width -------------------------------------------------------------------------------------------------
@@ -103,11 +98,11 @@ def test_depth_or_width_that_a_model_cannot_have_is_refused(tmp_path: Path) -> N
         ModelError, match=r"^model\.layers must be a number that FunnelConfig accepts, got 1 \("
     ) as error:
         load(funnel, model_config(funnel, layers=1), seed=0)
-    assert "block_sizes" in one_sentence(error)
+    assert "block_sizes" in one_line_refusal(error.value)
     xlnet = saved(tmp_path / "xlnet", "XLNet", **XLNET)
     with pytest.raises(ModelError, match=r"^model\.hidden_size must be a number that XLNetConfig accepts, ") as error:
         load(xlnet, model_config(xlnet, hidden_size=64, random_init=True), seed=0)
-    assert "`d_head`" in one_sentence(error), "the reason is said, not only that there is one"
+    assert "`d_head`" in one_line_refusal(error.value), "the reason is named, not only that there is one"
 
 
 def test_config_that_transformers_cannot_build_is_refused(tmp_path: Path) -> None:
@@ -116,7 +111,7 @@ def test_config_that_transformers_cannot_build_is_refused(tmp_path: Path) -> Non
     path.write_text(path.read_text().replace('"num_attention_heads": 2', '"num_attention_heads": 5'))
     with pytest.raises(ModelError, match=r"^model\.random_init must be used with a configuration that ") as error:
         load(lilt, model_config(lilt, random_init=True), seed=0)
-    one_sentence(error)
+    one_line_refusal(error.value)
 
 
 # --- attention --------------------------------------------------------------------------------------------------------
@@ -148,7 +143,7 @@ def test_torn_weights_of_a_model_without_sdpa_are_refused(tmp_path: Path) -> Non
     (source / "model.safetensors").write_bytes(b"torn")
     with pytest.raises(ModelError, match=r"^model\.path must hold weights that load as fp32 tensors, got ") as error:
         load(source, model_config(source), seed=1, attention=Attention.varlen)
-    one_sentence(error)
+    one_line_refusal(error.value)
 
 
 def test_model_with_sdpa_uses_it_unless_eager_is_chosen(tmp_path: Path) -> None:
@@ -163,7 +158,7 @@ def test_model_without_a_scoring_head_is_refused(tmp_path: Path) -> None:
     transformers.ViTConfig(hidden_size=32, num_labels=1).save_pretrained(source)
     with pytest.raises(ModelError, match=r"^model\.path must hold weights .*Unrecognized configuration class") as error:
         load(source, model_config(source), seed=1, attention=Attention.sdpa)
-    one_sentence(error)
+    one_line_refusal(error.value)
 
 
 # --- what a model asks for beside token ids ---------------------------------------------------------------------------
@@ -188,7 +183,7 @@ def test_model_that_needs_more_than_tokens_is_refused_at_load(tmp_path: Path) ->
         ModelError, match=r"^model\.path must score pairs of texts as T5For.*decoder_start_token_id"
     ) as error:
         load(tmp_path, model_config(tmp_path, max_length=64), seed=0)
-    one_sentence(error)
+    one_line_refusal(error.value)
 
 
 # --- dropout ----------------------------------------------------------------------------------------------------------
@@ -244,7 +239,7 @@ def test_dropout_rate_that_cannot_be_set_is_refused(tmp_path: Path) -> None:
     load(source, model_config(source, dropout=None), seed=1)
     with pytest.raises(ModelError, match=r"^model\.dropout must set every dropout rate of MptForSequenceClas") as error:
         load(source, model_config(source, dropout=0.25), seed=1)
-    assert "0.25, but 0 in transformer.blocks.0.dropout_rate" in one_sentence(error)
+    assert "0.25, but 0 in transformer.blocks.0.dropout_rate" in one_line_refusal(error.value)
 
 
 # --- positions --------------------------------------------------------------------------------------------------------
@@ -364,7 +359,7 @@ def test_tokenizer_with_more_tokens_than_embeddings_is_refused(tmp_path: Path) -
     ):
         with pytest.raises(ModelError) as error:
             load(folder, model_config(folder, random_init=drawn), seed=1)
-        assert one_sentence(error) == f"{rule}, got {known} for {known + 3} in {folder}. {remedy}"
+        assert one_line_refusal(error.value) == f"{rule}, got {known} for {known + 3} in {folder}. {remedy}"
     model = transformers.BertForSequenceClassification.from_pretrained(folder)
     model.resize_token_embeddings(known + 3)
     model.save_pretrained(folder)
@@ -383,7 +378,7 @@ def test_tokenizer_with_more_token_types_than_embeddings_is_refused(tmp_path: Pa
     folder = saved(tmp_path, "Bert", type_vocab_size=1)
     with pytest.raises(ModelError) as error:
         load(folder, model_config(folder), seed=1)
-    assert one_sentence(error) == (
+    assert one_line_refusal(error.value) == (
         f"model.path must have an embedding for each token type of its tokenizer, got 1 for 2 in {folder}. "
         "Remove token_type_ids from its tokenizer's model_input_names."
     )

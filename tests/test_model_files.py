@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,8 @@ import numpy as np
 import pytest
 import torch
 from hub_fixtures import bert_tiny, modernbert
+from injected_faults import MaliciousPickle
+from refusals import one_line_refusal
 from safetensors.torch import load_file, save_file
 from small_models import PROBES, lively, model_config, scores, tiny, weights
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, dynamic_module_utils
@@ -24,11 +25,6 @@ from pipeline.engine import model_files
 from pipeline.engine.model_config import own_max_length
 from pipeline.engine.model_files import activation_of, load, save
 from pipeline.engine.modeling import Reranker
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return bert_tiny(tmp_path_factory.mktemp("base"))
 
 
 def differing(one: Reranker, two: Reranker) -> set[str]:
@@ -129,11 +125,6 @@ def test_modernbert_pools_as_configured_also_when_reloaded(tmp_path: Path, atten
 # --- refusals ---------------------------------------------------------------------------------------------------------
 
 
-def one_sentence(error: pytest.ExceptionInfo[ModelError]) -> None:
-    assert "\n" not in str(error.value)
-    assert error.value.__suppress_context__ or error.value.__context__ is None
-
-
 def test_more_than_one_label_is_refused(base: Path, tmp_path: Path) -> None:
     from transformers import BertConfig, BertForSequenceClassification
 
@@ -182,7 +173,7 @@ def test_damaged_folder_is_refused_in_one_sentence(
     folder = damaged(base, tmp_path, name, data)
     with pytest.raises(ModelError, match=rf"^model\.path must {rule}.*, got ") as error:
         load(folder, model_config(folder), seed=0)
-    one_sentence(error)
+    one_line_refusal(error.value)
     assert str(folder) in str(error.value)
 
 
@@ -203,7 +194,7 @@ def test_folder_without_tokenizer_files_is_refused(base: Path, tmp_path: Path) -
         path.unlink()
     with pytest.raises(ModelError, match=r"^model\.path must hold its tokenizer, such as vocab\.txt, got ") as error:
         load(tmp_path, model_config(tmp_path), seed=0)
-    one_sentence(error)
+    one_line_refusal(error.value)
 
 
 def renamed(folder: Path, names: Callable[[str], str | None]) -> Path:
@@ -240,7 +231,7 @@ def test_weights_under_other_names_are_refused_not_drawn_at_random(
     rule = rf"^model\.path must hold all weights .*, got no bert\.embeddings\.\S+ in .*'{prefix}bert\.embed.*merge_and"
     with pytest.raises(ModelError, match=rule) as error:
         load(folder, model_config(folder), seed=0)
-    one_sentence(error)
+    one_line_refusal(error.value)
 
 
 @pytest.mark.parametrize(
@@ -279,22 +270,12 @@ def test_modernbert_may_lack_its_head_but_no_layer(tmp_path: Path) -> None:
     assert load(source, model_config(source, layers=2), seed=0).layers == 2
 
 
-class Payload:
-    """Unpickled without care, this makes a folder."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = str(path)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.mkdir, (self.path,)
-
-
 def test_pickle_that_would_run_code_is_refused_and_not_run(base: Path, tmp_path: Path) -> None:
     folder = damaged(base, tmp_path / "model", "model.safetensors", None)
-    torch.save({"classifier.bias": Payload(tmp_path / "executed")}, folder / "pytorch_model.bin")
+    torch.save({"classifier.bias": MaliciousPickle(tmp_path / "executed")}, folder / "pytorch_model.bin")
     with pytest.raises(ModelError, match=r"^model\.path must hold weights that load as fp32 tensors, got ") as error:
         load(folder, model_config(folder), seed=0)
-    one_sentence(error)
+    one_line_refusal(error.value)
     assert not (tmp_path / "executed").exists()
     torch.load(folder / "pytorch_model.bin", weights_only=False)
     assert (tmp_path / "executed").exists(), "the payload does work where pickles are trusted"

@@ -1,3 +1,5 @@
+"""The rule for hard negatives, and draws that depend on each question's seed alone."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -39,10 +41,10 @@ def chosen(positives: list[tuple[int, int]], scores: list[float] | None, **keys:
         # The lowest positive (0.6, then 0.5) decides, and a score equal to it stays.
         ([(0, 2), (0, 4), (1, 6)], [0.8, 0.6, 0.5], {"absolute_margin": 0.0}, [[5, 6], [7, 5]]),
         ([(0, 4), (1, 6)], [0.6, 0.5], {"absolute_margin": 0.15}, [[6, 7], [4, 3]]),
-        # 10 % of the magnitude below: 0.54 for 0.6; a negative score of -0.2 asks for -0.22 or less.
+        # 10 % of the magnitude below: 0.54 for 0.6; with -0.2 a negative scores at most -0.22.
         ([(0, 4), (1, 4)], [0.6, -0.2], {"relative_margin": 0.1}, [[5, 6], [3]]),
         ([(0, 4), (1, 4)], [0.6, -0.2], {"relative_margin": 0.0}, [[5, 6], [3]]),
-        # A positive that was not ranked, with its own score; and one an imported run does not know.
+        # A positive that was not ranked counts with its own score; an imported run that lacks it gives -inf.
         ([(0, 50), (1, 51)], [0.45, -np.inf], {"absolute_margin": 0.0}, [[6, 7], []]),
         ([(0, 50), (1, 51)], [0.45, -np.inf], {"relative_margin": 0.1}, [[6, 7], []]),
         # 10 % of the magnitude below -0.38 lies below -0.4.
@@ -50,7 +52,7 @@ def chosen(positives: list[tuple[int, int]], scores: list[float] | None, **keys:
         # Of two margins the wider one decides.
         ([(0, 4), (1, 6)], [0.6, 0.5], {"absolute_margin": 0.3, "relative_margin": 0.1}, [[7], [4, 3]]),
         ([(0, 4), (1, 6)], [0.6, 0.5], {"absolute_margin": 0.0, "relative_margin": 0.3}, [[6, 7], [4, 3]]),
-        # The last passage of the corpus is not what a later question's empty ranks hold.
+        # Empty ranks (-1) are not taken for the last passage of the corpus, positive of the question before.
         ([(0, 99), (1, 6)], [0.45, 0.5], {"absolute_margin": 0.0}, [[6, 7], [7, 5]]),
     ],
     ids=[
@@ -69,39 +71,63 @@ def chosen(positives: list[tuple[int, int]], scores: list[float] | None, **keys:
         "last-passage",
     ],
 )
-def test_the_rule(
+def test_hard_negatives_follow_the_rule(
     positives: list[tuple[int, int]], scores: list[float] | None, keys: dict[str, object], expected: list[list[int]]
 ) -> None:
     assert chosen(positives, scores, **keys) == expected
 
 
-def test_equal_is_judged_by_the_rankings_own_rounding() -> None:
+@pytest.mark.parametrize(
+    ("margins", "limit"),
+    [
+        ({"absolute_margin": -0.5}, 1.5),
+        ({"relative_margin": -0.5}, 1.5),
+        ({"relative_margin": -0.5, "absolute_margin": -0.25}, 1.25),
+    ],
+)
+def test_negative_margins_allow_passages_above_the_positive(margins: dict[str, float], limit: float) -> None:
+    scores = np.array([[2.0, 1.4, 1.2, 1.0]], np.float32)
+    ranking = Ranking(np.array([[1, 2, 3, 0]], np.int32), scores)
+    positives = Pairs.of(np.array([0]), np.array([0]), 4)
+    found = hard_negatives(
+        ranking, positives, np.array([1.0], np.float32), MiningConfig(retriever=Retriever.bm25, negatives=3, **margins),
+        question_seeds(["q"], 1, "hard"),
+    )  # fmt: skip
+    assert found[1].tolist() == [p for p, score in zip([1, 2, 3], scores[0], strict=False) if score <= limit]
+
+
+def test_ties_with_a_positive_are_judged_by_the_rankings_scores() -> None:
     # The same pair scored apart may differ in the last bit; passage 7 ties with positive 6 in the ranking.
     assert chosen([(0, 1), (1, 6)], [0.9, np.nextafter(np.float32(0.5), 0)], absolute_margin=0.0)[1] == [7, 5]
 
 
-def test_questions_in_parts_are_questions_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hard_negatives_do_not_depend_on_the_chunk_size(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = chosen([(0, 2), (1, 6)], [0.8, 0.5], absolute_margin=0.0, sampling=Sampling.random)
     monkeypatch.setattr(negatives, "CHUNK", 1)
     assert chosen([(0, 2), (1, 6)], [0.8, 0.5], absolute_margin=0.0, sampling=Sampling.random) == whole
 
 
-def test_random_sampling_is_even_over_the_range_and_takes_all_when_few() -> None:
+def test_random_sampling_is_uniform_over_the_range() -> None:
     count = 4000
     ranking = Ranking(
         np.tile(np.arange(10, dtype=np.int32), (count, 1)), np.tile(-np.arange(10, dtype=np.float32), (count, 1))
     )
-    settings = config(sampling=Sampling.random, range_min=2, range_max=8, negatives=2)
+    sampled = config(sampling=Sampling.random, range_min=2, range_max=8, negatives=2)
     seeds = question_seeds([f"q{n}" for n in range(count)], 12, "hard")
-    question, passage = hard_negatives(ranking, pairs([]), None, settings, seeds)
+    question, passage = hard_negatives(ranking, pairs([]), None, sampled, seeds)
     drawn = np.bincount(passage, minlength=10)
     # Each of 6 ranks is drawn with probability 1/3: 1333 of 4000, standard deviation 30.
     assert drawn[:2].sum() == drawn[8:].sum() == 0
     assert np.abs(drawn[2:8] - count / 3).max() < 150
     assert (np.diff(passage.reshape(-1, 2), axis=1) > 0).all(), "best first"
     assert question.tolist() == np.repeat(np.arange(count), 2).tolist()
-    few = config(sampling=Sampling.random, range_min=8, range_max=11, negatives=3)
-    assert hard_negatives(ranking, pairs([]), None, few, seeds)[1][:2].tolist() == [8, 9]
+
+
+def test_random_sampling_takes_all_if_fewer_remain() -> None:
+    ranking = Ranking(np.arange(10, dtype=np.int32)[None], -np.arange(10, dtype=np.float32)[None])
+    sampled = config(sampling=Sampling.random, range_min=8, range_max=11, negatives=3)
+    seeds = question_seeds(["one"], 12, "hard")
+    assert hard_negatives(ranking, pairs([]), None, sampled, seeds)[1].tolist() == [8, 9]
 
 
 def test_draws_are_splitmix64() -> None:
@@ -110,7 +136,7 @@ def test_draws_are_splitmix64() -> None:
     assert draws(np.array([1234567], np.uint64), 3)[0].tolist() == expected
 
 
-def test_seeds_move_with_text_seed_and_purpose() -> None:
+def test_seeds_depend_on_text_seed_and_purpose() -> None:
     seeds = {
         int(question_seeds([text], seed, purpose)[0])
         for text in ("a", "b")
@@ -120,7 +146,7 @@ def test_seeds_move_with_text_seed_and_purpose() -> None:
     assert len(seeds) == 8
 
 
-def test_random_negatives_are_distinct_never_excluded_and_all_there_are_when_few() -> None:
+def test_random_negatives_are_distinct_and_never_excluded() -> None:
     corpus = np.array([3, 5, 7, 11, 13])
     excluded = pairs([(0, 3), (0, 5), (1, 3), (1, 5), (1, 7), (1, 11), (2, 99)])
     seeds = question_seeds(["a", "b", "c"], 12, "random")
@@ -133,7 +159,7 @@ def test_random_negatives_are_distinct_never_excluded_and_all_there_are_when_few
     assert random_negatives(corpus[:0], excluded, 2, seeds)[0].size == 0
 
 
-def test_random_negatives_are_the_first_passages_that_are_drawn_and_not_excluded() -> None:
+def test_random_negatives_are_the_first_draws_not_excluded() -> None:
     corpus, seeds = np.arange(0, 60, 2), question_seeds(["a", "b", "c"], 12, "random")
     question, passage = random_negatives(corpus, pairs([(1, p) for p in range(30)]), 2, seeds)
     for row in range(3):
@@ -142,7 +168,7 @@ def test_random_negatives_are_the_first_passages_that_are_drawn_and_not_excluded
         assert len(fresh) > 2 and passage[question == row].tolist() == fresh[:2]
 
 
-def test_random_negatives_are_even_over_the_corpus() -> None:
+def test_random_negatives_are_uniform_over_the_corpus() -> None:
     seeds = question_seeds([f"q{n}" for n in range(5000)], 12, "random")
     _, passage = random_negatives(np.arange(50), pairs([]), 2, seeds)
     # 10,000 draws over 50 passages: 200 each, standard deviation 14.

@@ -1,11 +1,15 @@
-"""What is said of settings that do not do what one might think."""
+"""Messages about settings without effect, and about texts that the tokenizer does not know."""
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
+from hub_fixtures import sentences
 from small_models import training_config
+from tiny_run import run_tiny
 
 from pipeline.inputs.batching import Plan
 from pipeline.stages.notices import say_steps
@@ -14,7 +18,7 @@ ROWS = 160
 
 
 @pytest.mark.parametrize(
-    ("values", "said"),
+    ("values", "expected"),
     [
         ({}, []),
         ({"max_steps": 3}, ["train     48 of 160 rows are used, because training.max_steps=3 (null: all)"]),
@@ -38,12 +42,22 @@ ROWS = 160
             ],
         ),
     ],
-    ids=["nothing to say", "some rows", "no step", "warm-up alone", "more steps than there are", "nothing to choose"],
+    ids=["none", "max_steps below the rows", "no step", "warm-up only", "max_steps not reached", "no evaluated step"],
 )
-def test_settings_that_come_to_nothing_are_told(
-    values: dict[str, Any], said: list[str], caplog: pytest.LogCaptureFixture
+def test_settings_without_effect_are_logged(
+    values: dict[str, Any], expected: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
     config = training_config(**values)
     say_steps(config, Plan(ROWS, config.batch_size, config.epochs, 12, config.max_steps))
-    assert caplog.messages == said
+    assert caplog.messages == expected
+
+
+def test_texts_unknown_to_the_tokenizer_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path, script = tmp_path / "pairs.jsonl", str.maketrans("abcdefghijklmnopqrstuvwxyz", "กขฃคฅฆงจฉชซฌญฎฏฐฑฒณดตถทธนบ")
+    rows = [{"question": q.translate(script), "answer": a.translate(script)} for q, a in sentences(130)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    run = run_tiny(tmp_path / "outputs", "data=local", f"data.path={path}", "data.limit=null")
+    (message,) = [message for message in caplog.messages if "are unknown to its tokenizer" in message]
+    assert message.startswith("model.path: ") and "Pass a model for the texts' language" in message
+    assert "**Unknown Tokens:** " in (run / "README.md").read_text()

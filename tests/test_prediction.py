@@ -167,3 +167,11 @@ def test_the_command_prints_the_score_alone(outputs: Path, root: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert 0 < float(done.stdout) < 1, "one label: the library's sigmoid"
     assert done.stderr == "scored by tiny-0123\n"
+
+
+def test_a_passage_without_an_id_beside_others_goes_by_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "passages.jsonl"
+    path.write_text('{"text": "a", "id": "x"}\n\n{"text": "b"}\n{"text": "c", "_id": null, "id": 7}\n')
+    assert read_passages(path) == (["a", "b", "c"], ["x", "line 3", "7"])
+    path.write_text('{"text": "a"}\n{"text": "b", "id": null}\n')
+    assert read_passages(path) == (["a", "b"], None)

@@ -24,11 +24,6 @@ from pipeline.networks import block_embeddings, block_scoring
 PAIRS = [pair for n, pair in enumerate(sentences(60)) if n % 2] + [("", ""), ("river " * 200, "漢字")]
 
 
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("base")
-
-
 def scorer(
     base: Path, budget: int = BUDGET, attention: Attention = Attention.varlen, precision: Precision = Precision.fp32
 ) -> PairScorer:

@@ -1,4 +1,4 @@
-"""A GPU's whole path on a simulated one: what is on which device, what waits for it, and that its numbers are ours."""
+"""Training and scoring on a simulated GPU: devices of tensors, waits for the device, and the CPU's numbers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 import torch
 from hub_fixtures import sentences
 from packed_models import bert, modernbert, random_pairs, template
-from simulated_gpu import CUDA, Seen, Simulated, simulated_gpu  # noqa: F401  # a fixture
+from simulated_gpu import CUDA, DeviceRecord, Simulated
 from small_models import CPU, labelled, lively, model_config, training_config, training_rows, weights
 
 from pipeline.config.learning import Precision
@@ -26,8 +26,6 @@ from pipeline.inputs import collation
 
 PAIRS = [*sentences(40), ("river " * 200, "a river")]
 STEPS = 8
-LOGGED = 3
-"""The first, fourth and eighth."""
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +71,7 @@ def losses(trainer: Trainer) -> list[float]:
     return [row["loss"] for row in trainer.state.rows if row["kind"] == "train"]
 
 
-def test_the_simulation_refuses_two_devices_and_counts_waits(simulated_gpu: Seen) -> None:  # noqa: F811
+def test_simulation_refuses_mixed_devices_and_counts_waits(simulated_gpu: DeviceRecord) -> None:
     there = torch.arange(6.0).reshape(2, 3).pin_memory().to(CUDA, non_blocking=True)
     weight = torch.ones(3, 3, device=CUDA, requires_grad=True)
     (there @ weight).sum().backward()
@@ -90,53 +88,57 @@ def test_the_simulation_refuses_two_devices_and_counts_waits(simulated_gpu: Seen
         there.numpy()
 
 
-@pytest.mark.parametrize(("precision", "apart"), [(Precision.fp32, 1e-5), (Precision.bf16, 0.02)])
+@pytest.mark.parametrize(("precision", "apart"), [(Precision.fp32, 1e-5), (Precision.bf16, 0.02)], ids=["fp32", "bf16"])
 @pytest.mark.parametrize("kind", ["bert", "modernbert"])
-def test_training_gives_the_cpus_losses_and_waits_where_it_logs(
+def test_training_gives_the_cpus_losses_and_waits_only_where_it_logs(
     kind: str, precision: Precision, apart: float, bases: dict[str, Path], tmp_path: Path, request: Any
 ) -> None:
     expected = losses(trainer_of(bases[kind], CPU, tmp_path / "cpu"))
-    seen: Seen = request.getfixturevalue("simulated_gpu")
+    record: DeviceRecord = request.getfixturevalue("simulated_gpu")
     trainer = trainer_of(bases[kind], CUDA, tmp_path / "gpu", precision)
     assert all(parameter.is_cuda for parameter in trainer.model.parameters())
-    seen.waits.clear()
-    assert losses(trainer) == pytest.approx(expected, rel=apart) and len(expected) == LOGGED
-    # Logged steps fetch loss and norm; these and the checkpoint behind the last whether all is finite, and the losses
-    # since; the checkpoint every weight, twice.
-    state = len(trainer.model.state_dict())
-    assert seen.waits == {
-        "_step": 2 * LOGGED, "_refuse_bad_numbers": LOGGED + 1, "_fetch_losses": LOGGED + 1, "_checkpoint": state,
-        "write": state,
-    }  # fmt: skip
+    record.waits.clear()
+    after_step = list[int]()
+    trainer.hooks = Hooks(interrupted=lambda: after_step.append(record.waits.total()) or False)
+    assert losses(trainer) == pytest.approx(expected, rel=apart) and len(expected) == 3
+    # A logged step (1, 4, 8) waits for loss, norm, whether they are finite, and the losses since the last row.
+    assert after_step == [4, 4, 4, 8, 8, 8, 8, 12]
+    # The checkpoint after the last step waits for whether all is finite, the losses, and every weight twice.
+    tensors = len(trainer.model.state_dict())
+    assert record.waits == {"engine/training": 12 + 2 + tensors, "engine/checkpoints": tensors}
     windows = {"bert": {-1}, "modernbert": {-1, 64}}[kind]
-    assert set(seen.windows) == (windows if precision is Precision.bf16 else set())
+    assert set(record.windows) == (windows if precision is Precision.bf16 else set())
 
 
 @pytest.mark.parametrize("kind", ["bert", "modernbert"])
-def test_scores_are_the_cpus_and_fetched_once(kind: str, bases: dict[str, Path], request: Any) -> None:
+def test_scores_match_the_cpus_and_are_fetched_once(kind: str, bases: dict[str, Path], request: Any) -> None:
     def scorer(device: torch.device, precision: Precision) -> PairScorer:
         reranker = reranker_of(bases[kind])
         reranker.model.to(device)
         return PairScorer(reranker, device=device, precision=precision, token_budget=512)
 
     expected = scorer(CPU, Precision.fp32).score(PAIRS)
-    seen: Seen = request.getfixturevalue("simulated_gpu")
+    record: DeviceRecord = request.getfixturevalue("simulated_gpu")
     subject = scorer(CUDA, Precision.fp32)
-    seen.waits.clear()
+    record.waits.clear()
     for times in (1, 2, 3):
         assert np.abs(subject.score(PAIRS) - expected).max() <= 1e-5
         # Once for all the texts' tokens, and for the scores each time.
-        assert seen.waits == {"keep_on": 1, "_forward_within": times}
-    assert not seen.windows
+        assert record.waits == {"inputs/tokens": 1, "engine/scoring": times}
+    assert not record.windows
     assert np.abs(scorer(CUDA, Precision.bf16).score(PAIRS) - expected).max() <= 0.02 * np.ptp(expected)
-    assert seen.windows
+    assert record.windows
 
 
-@pytest.mark.parametrize(("build", "expected"), [(bert_of, 36.1), (bert_with_dropout, 40.1), (modernbert_of, 40.6)])
-def test_what_a_layer_keeps_is_what_budgets_reckon_with(
+@pytest.mark.parametrize(
+    ("build", "expected"),
+    [(bert_of, 36.1), (bert_with_dropout, 40.1), (modernbert_of, 40.6)],
+    ids=["bert", "bert with dropout", "modernbert"],
+)
+def test_bytes_kept_per_layer_match_the_token_budget(
     build: Any,
     expected: float,
-    simulated_gpu: Seen,  # noqa: F811
+    simulated_gpu: DeviceRecord,
 ) -> None:
     table, first, second = random_pairs()
     batch = {name: tensor.to(CUDA) for name, tensor in collation.pack(table, template(), first, second).items()}
@@ -161,13 +163,13 @@ def test_what_a_layer_keeps_is_what_budgets_reckon_with(
     assert each <= GPU_BYTES_PER_TOKEN_LAYER
 
 
-@pytest.mark.parametrize(("precision", "dropout"), [(Precision.fp32, 0.0), (Precision.bf16, 0.1)])
-def test_a_run_that_stopped_goes_on_to_the_same_weights(
+@pytest.mark.parametrize(("precision", "dropout"), [(Precision.fp32, 0.0), (Precision.bf16, 0.1)], ids=["fp32", "bf16"])
+def test_interrupted_run_resumes_to_the_same_weights(
     precision: Precision,
     dropout: float,
     bases: dict[str, Path],
     tmp_path: Path,
-    simulated_gpu: Seen,  # noqa: F811
+    simulated_gpu: DeviceRecord,
 ) -> None:
     def trainer(name: str, hooks: Hooks | None = None) -> Trainer:
         return trainer_of(bases["bert"], CUDA, tmp_path / name, precision, hooks=hooks, dropout=dropout)
@@ -185,13 +187,13 @@ def test_a_run_that_stopped_goes_on_to_the_same_weights(
         for trainer in (resumed, whole)
     )
     assert all(torch.equal(found[name], expected[name]) for name in expected)
-    assert bool(simulated_gpu.windows) == (precision is Precision.bf16), "dropout has no pads either"
+    assert bool(simulated_gpu.windows) == (precision is Precision.bf16), "bf16 runs in FlashAttention, with dropout too"
 
 
-def test_where_memory_runs_out_the_budget_is_halved_and_the_losses_stay(
+def test_out_of_memory_halves_the_budget_and_keeps_the_losses(
     bases: dict[str, Path],
     tmp_path: Path,
-    simulated_gpu: Seen,  # noqa: F811
+    simulated_gpu: DeviceRecord,
 ) -> None:
     expected = losses(trainer_of(bases["bert"], CUDA, tmp_path / "enough"))
     scarce = trainer_of(bases["bert"], CUDA, tmp_path / "scarce")

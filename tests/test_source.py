@@ -29,7 +29,7 @@ def test_fewer_than_100_usable_questions_are_refused(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "a.jsonl", [{"question": "a", "answer": "b"}])
     assert refusal(path).startswith(
         f"{path} must hold at least 100 usable questions, got 1. "
-        "Give more rows, raise data.rows or data.limit, or check the columns and data.positive_threshold."
+        "Give more rows, or check data.question_column and data.answer_column."
     )
 
 

@@ -1,4 +1,4 @@
-"""One step alone: the gradient of one padded batch, however it is cut."""
+"""One step: its gradient is that of one padded batch, at any micro-batch budget and on any number of lanes."""
 
 from __future__ import annotations
 
@@ -10,23 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import transformers
 from accelerate import Accelerator
 from mutated_steps import MUTATIONS
 from packed_models import apart
-from small_models import labelled, model_config, tiny, training_config, training_rows
+from small_models import labelled, model_config, tiny, training_rows
 from torch.nn import functional as F
 
 from pipeline.config.learning import Precision
 from pipeline.config.runtime import Attention
-from pipeline.engine import model_files, modeling, steps, update
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("base")
-    tiny(folder)
-    return folder
+from pipeline.engine import model_files, modeling, steps
 
 
 def plain_gradients(base: Path, rows: list[tuple[str, str, float]]) -> dict[str, torch.Tensor]:
@@ -67,9 +59,7 @@ def assert_gradients_agree(ours: dict[str, torch.Tensor], expected: dict[str, to
 
 @pytest.mark.parametrize("attention", ["varlen", "eager", "sdpa"])
 @pytest.mark.parametrize(("budget", "pieces"), [(10**6, 1), (640, 2), (200, 6), (1, 33)])
-def test_gradients_are_those_of_one_padded_batch_however_it_is_cut(
-    base: Path, budget: int, pieces: int, attention: str
-) -> None:
+def test_gradients_equal_one_padded_batch_at_any_budget(base: Path, budget: int, pieces: int, attention: str) -> None:
     rows = labelled(33)
     ours, batches = our_gradients(base, rows, budget, Attention[attention])
     assert batches == pieces
@@ -77,7 +67,7 @@ def test_gradients_are_those_of_one_padded_batch_however_it_is_cut(
 
 
 @pytest.mark.parametrize(("budget", "lanes", "pieces"), [(10**6, 2, 2), (200, 2, 6), (10**6, 3, 3), (1, 2, 33)])
-def test_gradients_are_those_of_one_padded_batch_on_any_number_of_lanes(
+def test_gradients_equal_one_padded_batch_on_any_number_of_lanes(
     base: Path, budget: int, lanes: int, pieces: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(steps, "LANE_TOKENS", 1)
@@ -87,7 +77,7 @@ def test_gradients_are_those_of_one_padded_batch_on_any_number_of_lanes(
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_gradients_on_lanes_repeat_to_the_bit_whichever_lane_is_late(
+def test_gradients_on_lanes_do_not_depend_on_which_lane_ends_first(
     base: Path, precision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found, of_step, late = list[dict[str, torch.Tensor]](), modeling.of_step, [0.0, 0.02]
@@ -110,7 +100,9 @@ def test_gradients_on_lanes_repeat_to_the_bit_whichever_lane_is_late(
     assert [name for name in found[0] if not torch.equal(found[0][name], found[1][name])] == []
 
 
-def test_bf16_on_lanes_is_as_near_to_fp32_as_on_one(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bf16_gradients_are_as_close_to_fp32_on_two_lanes_as_on_one(
+    base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(steps, "LANE_TOKENS", 1)
     exact, _ = our_gradients(base, labelled(33), 10**6, Attention.varlen)
     one, _ = our_gradients(base, labelled(33), 10**6, Attention.varlen, precision=Precision.bf16)
@@ -118,7 +110,7 @@ def test_bf16_on_lanes_is_as_near_to_fp32_as_on_one(base: Path, monkeypatch: pyt
     assert 0 < apart(two, exact) <= 1.2 * apart(one, exact) < 0.1
 
 
-def test_a_lane_has_work_enough(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_step_uses_only_as_many_lanes_as_have_enough_tokens(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reranker = tiny(base)
     data = training_rows(reranker, labelled(33))
     tokens = int(data.table.pair_lengths(data.template, data.first, data.second).sum())
@@ -129,7 +121,9 @@ def test_a_lane_has_work_enough(base: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.parametrize("mutation", ["mean per micro-batch", "pos_weight missing"])
-def test_a_mutated_gradient_does_not_pass(base: Path, mutation: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mutated_gradients_do_not_match_one_padded_batch(
+    base: Path, mutation: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     expected = plain_gradients(base, labelled(33))
     MUTATIONS[mutation](monkeypatch)
     ours, _ = our_gradients(base, labelled(33), 200, Attention.varlen)
@@ -137,30 +131,7 @@ def test_a_mutated_gradient_does_not_pass(base: Path, mutation: str, monkeypatch
         assert_gradients_agree(ours, expected)
 
 
-def test_a_row_lost_from_a_batch_does_not_pass(base: Path) -> None:
+def test_gradients_without_one_row_do_not_match_one_padded_batch(base: Path) -> None:
     ours, _ = our_gradients(base, labelled(33)[:-1], 200, Attention.varlen)
     with pytest.raises(AssertionError):
         assert_gradients_agree(ours, plain_gradients(base, labelled(33)))
-
-
-SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64, "num_labels": 1}
-KINDS: dict[str, dict[str, Any]] = {
-    "Bert": {}, "ModernBert": {}, "DebertaV2": {"relative_attention": True}, "MPNet": {},
-    "XLNet": dict.fromkeys(SMALL) | {"d_model": 32, "n_layer": 2, "n_head": 2, "d_inner": 64, "num_labels": 1},
-    "GPT2": {}, "Llama": {}, "T5": {"d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 1, "num_heads": 2},
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_reference_decays_the_same_weights(kind: str) -> None:
-    values = {name: value for name, value in {**SMALL, **KINDS[kind]}.items() if value is not None}
-    config = getattr(transformers, f"{kind}Config")(vocab_size=100, pad_token_id=0, bos_token_id=1, **values)
-    model = getattr(transformers, f"{kind}ForSequenceClassification")(config)
-    decayed, exempt = update.optimizer_of(model, training_config(weight_decay=0.1)).param_groups
-    assert decayed["weight_decay"] == 0.1 and exempt["weight_decay"] == 0.0
-    by_id = {id(parameter): name for name, parameter in model.named_parameters()}
-    names = [{by_id[id(parameter)] for parameter in group["params"]} for group in (decayed, exempt)]
-    assert names[0] | names[1] == set(by_id.values()) and not names[0] & names[1]
-    expected = transformers.Trainer.get_decay_parameter_names(None, model)  # type: ignore[arg-type]
-    assert names[0] == set(expected) & set(by_id.values()) and all(names)
-    assert kind != "MPNet" or "mpnet.encoder.relative_attention_bias.weight" in names[1]

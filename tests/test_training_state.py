@@ -1,4 +1,4 @@
-"""The log and the totals of a run, without one: tests of whole runs are in test_training.py."""
+"""The log and the totals of a training, without one: whole trainings are in test_training.py and test_resume.py."""
 
 from __future__ import annotations
 

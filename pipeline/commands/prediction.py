@@ -14,15 +14,16 @@ from pipeline.data.tables import json_objects
 
 
 def read_passages(path: Path) -> tuple[list[str], list[str] | None]:
-    """Return the passage of every line of a JSONL file, in order, and their ids if every passage has an id.
+    """Return the passage of every line of a JSONL file, in order, and their ids if any passage has an id.
 
     Blank lines are skipped. A passage is its `title`, if any, and its `text`, joined by a space as in a BEIR corpus.
-    Its id is `_id` or `id`.
+    Its id is `_id` or `id`; a passage that has neither, beside others that have one, goes by its line (`line 3`).
 
     Raises:
         DataError: when a line is no passage (the error names file and line), or the file has no passage.
     """
     passages, ids = list[str](), list[str]()
+    any_id = False
     for number, row in json_objects(path):
         place = f"{path}, line {number}"
         title, text = read_passage(row, place)
@@ -30,16 +31,17 @@ def read_passages(path: Path) -> tuple[list[str], list[str] | None]:
             raise DataError(must(f"{place}, key text", "be text", "None", "Correct the line, or delete it."))
         passages.append(encodable(titled(title, text)))
         identifier = passage_id(row)
-        ids += [] if identifier is None else [identifier]
+        any_id |= identifier is not None
+        ids.append(f"line {number}" if identifier is None else identifier)
     if not passages:
         raise DataError(must(str(path), "hold at least one passage", "none", "Write one JSON object per line."))
-    return passages, ids if len(ids) == len(passages) else None
+    return passages, ids if any_id else None
 
 
 def predict(asked: Prediction) -> str:
     """Return the score of one passage or, for a file, `score<TAB>passage` lines, best first (ties in the file's order).
 
-    If every passage of the file has an id, lines are `score<TAB>id<TAB>passage`. If no run was named, standard error
+    If a passage of the file has an id, lines are `score<TAB>id<TAB>passage`. If no run was named, standard error
     says which run scored. Scores equal those of sentence-transformers' `predict` on the saved model, to rounding: they
     are computed in fp32, the model's activation is applied, and higher is more relevant.
     """

@@ -179,7 +179,8 @@ def _stretch(verdict: Verdict, run: RunPlan, mined: Path, place: Path) -> None:
         raise ResourceError(must(f"{place.parent} (TMPDIR)", "hold a copy of a checkpoint", got, remedy)) from error
     reranker = load_saved(run, verdict.run / "model")
     (place / "tokens").mkdir()
-    TokenTable.write(storage.texts(mined), reranker.tokenizer, run.config.training_length, place / "tokens")
+    texts, total = storage.texts(mined), storage.count_texts(mined)
+    TokenTable.write(texts, reranker.tokenizer, run.config.training_length, place / "tokens", total)
     budget = run.token_budget(reranker.hidden_size, reranker.layers)
     identity = {"scope": _scope(run, reranker)}
     trainer = Trainer(

@@ -7,7 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 
-from pipeline.config.data import DataConfig
+from pipeline.config.data import DataConfig, Format, Source
 from pipeline.core.errors import DataError, must
 from pipeline.core.records import PairRows, fold
 from pipeline.data.row_builder import PUT_RIGHT
@@ -61,12 +61,31 @@ def say_labels(labels: Sequence[float], threshold: float) -> None:
 
 
 def warn_of_a_wide_interval(dev: PairRows) -> None:
-    """Warn if there are so few dev questions that a difference may remain undecided."""
-    questions = len({fold(question) for question in dev.questions})
-    if questions < WIDE_INTERVAL_BELOW:
-        width = 2 * 1.96 * PAIRED_SPREAD / math.sqrt(questions)
-        message = "only %d dev questions: a 95 %% interval of an nDCG@10 difference will be about %.2f wide"
-        log.warning(message, questions, width)
+    """Warn if there are so few dev questions, or groups of them, that a difference may remain undecided.
+
+    Intervals resample groups, so the number of groups counts; the forecast takes a group's questions for one.
+    """
+    questions = list(map(fold, dev.questions))
+    group = dict(zip(reversed(questions), reversed(dev.groups or questions), strict=True))  # that of the first row
+    number, units = len(set(group.values())), "dev questions" if dev.groups is None else "groups of dev questions"
+    if number < WIDE_INTERVAL_BELOW:
+        width = 2 * 1.96 * PAIRED_SPREAD / math.sqrt(number)
+        message = "only %d %s: a 95 %% interval of an nDCG@10 difference will be about %.2f wide"
+        log.warning(message, number, units, width)
+
+
+def more_questions(config: DataConfig) -> str:
+    """Return the remedy for too few usable questions. It names only keys that are set or that the format reads."""
+    is_packaged, is_beir = config.source is Source.packaged_docs, config.format is Format.beir
+    ways = ["Name more libraries in data.packages" if is_packaged else "Give more rows"]
+    ways += [f"raise data.{key}" for key in ("rows", "limit") if getattr(config, key) is not None]
+    read = [] if is_packaged or is_beir else ["data.question_column", "data.answer_column"]
+    read += ["data.positive_threshold"] if is_beir or config.format is Format.labelled else []
+    if read:
+        ways.append(f"check {', '.join(read[:-1])}{' and ' if read[1:] else ''}{read[-1]}")
+    if ways[1:]:
+        ways[-1] = f"or {ways[-1]}"
+    return f"{', '.join(ways)}."
 
 
 def name_of(config: DataConfig) -> str:

@@ -8,12 +8,17 @@ from pipeline.config.data import DataConfig
 from pipeline.core.records import PairRows, fold
 
 
+def is_positive(rows: PairRows, row: int, threshold: float) -> bool:
+    """Return whether a row's answer is a positive whose text is not blank."""
+    return bool(fold(rows.answers[row])) and (rows.labels is None or rows.labels[row] >= threshold)
+
+
 def usable_questions(rows: PairRows, threshold: float) -> dict[str, None]:
     """Return the folded questions that have a positive whose text is not blank, in first-occurrence order."""
     return {
         folded: None
-        for row, (question, answer) in enumerate(zip(rows.questions, rows.answers, strict=True))
-        if (folded := fold(question)) and fold(answer) and (rows.labels is None or rows.labels[row] >= threshold)
+        for row, question in enumerate(rows.questions)
+        if (folded := fold(question)) and is_positive(rows, row, threshold)
     }
 
 

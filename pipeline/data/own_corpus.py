@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -27,16 +27,18 @@ RETITLED = "corpus_passages_with_an_answers_text_under_another_title"
 class OwnCorpus:
     """Passages with distinct texts, their ids if all passages have one, and counts of what was left out or repaired.
 
-    `passage` maps a folded answer or listed negative to the passage that it equals, if there is one.
+    `passage` maps a folded answer or listed negative to the passage that it equals, if there is one; `by_id` maps one
+    that is a passage's id to that passage, and is empty unless all answers are ids.
     """
 
     texts: list[str]
     ids: list[str] | None
     counts: Counter[str]
     passage: dict[str, str]
+    by_id: dict[str, str]
 
     def placed(self, part: PairRows) -> PairRows:
-        """Replace a part's answers and listed negatives by the passages that they equal, titles included."""
+        """Replace a part's answers and listed negatives by the passages that they equal or name, titles included."""
         negatives = part.negatives
         return replace(
             part,
@@ -45,24 +47,26 @@ class OwnCorpus:
         )
 
     def _placed(self, text: str) -> str:
-        return self.passage.get(fold(text), text)
+        return self.by_id.get(text) or self.passage.get(fold(text), text)
 
 
-def read_corpus(path: Path, config: DataConfig, parts: Iterable[PairRows] = ()) -> OwnCorpus:
+def read_corpus(path: Path, config: DataConfig, parts: Sequence[PairRows] = ()) -> OwnCorpus:
     """Read the passages of a JSON-lines file and match the texts of `parts` with them.
 
     The text stands under the key `text`, else under the answer column. A title beside `text` is put before it, as in
     BEIR. A text of `parts` matches the passage that it equals with its title, else the first that it equals without;
     both are compared folded. Other passages with this text under another title are left out, since each would be taken
-    for a wrong answer, unless a text of `parts` equals them with their title.
+    for a wrong answer, unless a text of `parts` equals them with their title. If no answer matches and most are ids of
+    passages, all of them are taken for ids.
 
     Raises:
-        DataError: if a line lacks the key, its text or title is not a string, an id occurs twice, or no passage is
-        left.
+        DataError: if a line lacks the key, its text or title is not a string, an id occurs twice, no passage is left,
+        or one of the answers taken for ids is none.
     """
     first: dict[str, str | None] = {}
     seen: set[str] = set()
-    wanted = {fold(text) for part in parts for texts in (part.answers, *(part.negatives or [])) for text in texts}
+    given = {text for part in parts for texts in (part.answers, *(part.negatives or [])) for text in texts}
+    wanted, named = set(map(fold, given)), dict[str, str]()
     whole, untitled = dict[str, str](), dict[str, list[str]]()
     counts = Counter[str]()
     for line, record in counted(json_objects(path), "reading passages"):
@@ -76,6 +80,8 @@ def read_corpus(path: Path, config: DataConfig, parts: Iterable[PairRows] = ()) 
                 raise DataError(must(f"{path}, line {line}", "have a unique id", got, "Rename it."))
             seen.add(identifier)
         folded = fold(text)
+        if identifier in given and folded:
+            named[identifier] = text
         if not folded:
             counts[BLANK] += 1
         elif text in first:
@@ -99,14 +105,37 @@ def read_corpus(path: Path, config: DataConfig, parts: Iterable[PairRows] = ()) 
         "%s: %d passages to search; left out: %d without text, %d that repeat an earlier one, %d with an answer's text "
         "under another title", path, len(first), counts[BLANK], counts[REPEATED], counts[RETITLED],
     )  # fmt: skip
-    return OwnCorpus(list(first), ids if len(ids) == len(first) else None, +counts, passage)
+    answers = {answer for part in parts for answer in part.answers}
+    by_id = {} if any(fold(answer) in passage for answer in answers) else _by_id(named, answers, path)
+    return OwnCorpus(list(first), ids if len(ids) == len(first) else None, +counts, passage, by_id)
+
+
+def _by_id(named: dict[str, str], answers: set[str], path: Path) -> dict[str, str]:
+    """Return the passages that texts name by their ids; none unless more than half of the answers are ids.
+
+    Raises:
+        DataError: if other answers are not.
+    """
+    unknown = sorted(answers - named.keys())
+    if len(unknown) * 2 >= len(answers):
+        return {}
+    if unknown:
+        got = (
+            f"{len(answers) - len(unknown)} that are ids, but {len(unknown)} that are not, such as {unknown[0][:80]!r}"
+        )
+        remedy = "Add the passages of these ids, leave their rows out, or write the texts in place of the ids."
+        raise DataError(must(str(path), f"hold a passage for each of {len(answers)} answers", got, remedy))
+    return named
 
 
 def say_placed(corpus: OwnCorpus, config: DataConfig, parts: Iterable[PairRows]) -> dict[str, int]:
-    """Log how many of the distinct answers are passages of the corpus, warn if none is, and return the counts."""
+    """Log how many distinct answers are passages of the corpus, by text or id; warn if none is. Return the counts."""
     answers = {fold(answer) for part in parts for answer in part.answers}
     found = sum(answer in corpus.passage for answer in answers)
-    if found:
+    if corpus.by_id:
+        found = len(answers)
+        log.info("data.corpus_path=%s: all %d answers are ids of its passages", config.corpus_path, found)
+    elif found:
         log.info(
             "data.corpus_path=%s: %d of %d answers are among its passages", config.corpus_path, found, len(answers)
         )

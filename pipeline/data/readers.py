@@ -17,7 +17,7 @@ from pipeline.core.progress import counted
 from pipeline.core.records import PairRows
 from pipeline.data.beir import TRAIN_QRELS_FILES, read_beir
 from pipeline.data.own_corpus import REPEATED
-from pipeline.data.row_builder import RowBuilder, unread_columns
+from pipeline.data.row_builder import RowBuilder
 from pipeline.data.tables import (
     CSV_SUFFIXES,
     PARQUET_SUFFIXES,
@@ -67,7 +67,7 @@ def read(path: Path, config: DataConfig, qrels_files: Sequence[str] = TRAIN_QREL
     elif suffix in CSV_SUFFIXES:
         records = csv_records(path, CSV_SUFFIXES[suffix], wanted_columns(config))
     elif suffix in PARQUET_SUFFIXES:
-        records = parquet_records(path, wanted_columns(config), unread_columns(config), builder.say_telling)
+        records = parquet_records(path, wanted_columns(config), builder.watches)
     else:
         known = ", ".join((*JSON_SUFFIXES, *CSV_SUFFIXES, *PARQUET_SUFFIXES))
         remedy = "Unpack it first." if suffix in PACKED_SUFFIXES else "Rename or convert the file."
@@ -80,6 +80,7 @@ def read(path: Path, config: DataConfig, qrels_files: Sequence[str] = TRAIN_QREL
 def _gather(records: Iterator[tuple[int, Record]], builder: RowBuilder, source: str, config: DataConfig) -> Loaded:
     for line, record in counted(islice(records, config.rows), "reading rows"):
         builder.add(line, record)
+    builder.say_unread()
     if not len(builder.rows):
         raise DataError(must(source, "hold rows", "an empty file", "Write one question and answer per line."))
     return Loaded(builder.rows, counts=+builder.counts)
@@ -107,7 +108,7 @@ def read_hub(folder: Path, config: DataConfig, cache: Path) -> Loaded:
     builder = RowBuilder(config, source, from_text=False)
     records = hub_records(
         folder, wanted_columns(config), source, subset=config.subset, split=config.split, cache=cache,
-        also=unread_columns(config), told=builder.say_telling,
+        also=builder.watches,
     )  # fmt: skip
     return _gather(records, builder, source, config)
 

@@ -27,12 +27,19 @@ PUT_RIGHT = {
 """Name of a count of repairs in rows that are kept → its wording in the log."""
 
 
+_LABELS = """labels relevance relevant is_relevant rel score grade rating stars judgement judgment correct is_correct
+    accepted is_accepted click clicks clicked is_clicked target y"""
 TELLING = {
-    **dict.fromkeys(("relevance", "score", "grade", "rating", "stars", "is_relevant", "is_correct"), "label"),
+    **dict.fromkeys(_LABELS.split(), "label"),
     **dict.fromkeys(("negative", "hard_negative", "hard_negatives", "neg"), "negatives"),
-    "labels": "label",
 }
 """Usual names of columns that say which answers are wrong → what they hold. Such a column may mean something else."""
+
+GRADES = {0, 1, 2, 3, 4}
+"""Values of a column that is taken for judgements whatever its name, if 0 and another one occur."""
+
+FEW_VALUES = 20
+"""An unread column is looked at until it has more distinct values than this: so many are texts, numbers or ids."""
 
 
 def unread_columns(config: DataConfig) -> dict[str, str]:
@@ -59,6 +66,26 @@ def unread(source: str, column: str, remedies: Mapping[str, str]) -> DataError:
     return DataError(must("data.format", f"read the column {column!r} of {source}", "'pairs'", remedies[column]))
 
 
+def _number(value: Any) -> float | None:
+    """Return a value as a number, also where it is text; None if it is none."""
+    try:
+        return float({"true": 1, "false": 0}.get(str(value).strip().lower(), value))
+    except (TypeError, ValueError, OverflowError):
+        return None
+
+
+def _may_judge(values: Collection[Any], *, is_named: bool) -> bool:
+    """Return whether an unread column, by its distinct values, may say which answers are wrong.
+
+    With a usual name (`is_named`) it may if it holds different numbers, zeros, or few different texts. With any other
+    name it may only if it holds nothing but grades, zero among them.
+    """
+    given = {_number(value) for value in values if value not in (None, "")}
+    if is_named:
+        return len(values) <= FEW_VALUES if None in given else len(given) > 1 or 0 in given
+    return 0 in given and len(given) > 1 and given <= GRADES
+
+
 def _are_rows(values: list[Any]) -> bool:
     """Return whether a list consists of objects, as if one object held a whole file."""
     return bool(values) and all(isinstance(value, dict) for value in values)
@@ -81,6 +108,9 @@ class RowBuilder:
     def __init__(self, config: DataConfig, source: str, *, from_text: bool) -> None:
         self._config, self._source, self._from_text = config, source, from_text
         self._unread = unread_columns(config)
+        self._meant = TELLING | {config.label_column.lower(): "label", config.negatives_column.lower(): "negatives"}
+        self._settled: set[str | None] = {config.question_column, config.answer_column, config.group_column}
+        self._seen: dict[str, set[Any]] = {}  # distinct values of unread columns, as far as they were looked at
         self.counts: Counter[str] = Counter()
         labelled, listed = config.format is Format.labelled, config.format is Format.negatives
         grouped = config.group_column is not None
@@ -95,11 +125,8 @@ class RowBuilder:
             DataError: if a key is missing, a value has the wrong type, or a column of `unread_columns` is present.
         """
         config, rows = self._config, self.rows
-        for column in self._unread:
-            if column in record:
-                raise unread(self._source, column, self._unread)
-        if not len(rows):
-            self.say_telling(record)
+        if config.format is Format.pairs:
+            self._watch(record)
         rows.questions.append(self._text(line, record, "question_column", config.question_column))
         rows.answers.append(self._text(line, record, "answer_column", config.answer_column))
         rows.lines.append(line)
@@ -114,18 +141,34 @@ class RowBuilder:
                 group = f"row {line}"
             rows.groups.append(encodable(str(group)))
 
-    def say_telling(self, names: Collection[str]) -> None:
-        """Warn about unread columns whose names suggest that they say which answers are wrong."""
-        config = self._config
-        if config.format is not Format.pairs:
-            return
-        read = {config.question_column, config.answer_column, config.group_column}
-        meant = TELLING | {config.label_column.lower(): "label", config.negatives_column.lower(): "negatives"}
-        for holds, name in (("label", "labelled"), ("negatives", "negatives")):
-            if told := [column for column in names if column not in read and meant.get(column.lower()) == holds]:
+    def watches(self, column: str, is_number: bool) -> bool:
+        """Return whether `add` looks at a column that is not read: it is refused, or may still be one of judgements."""
+        if self._config.format is not Format.pairs or column in self._settled:
+            return False
+        return is_number or column in self._unread or column.lower() in self._meant
+
+    def _watch(self, record: Record) -> None:
+        """Refuse the columns of `unread_columns`, and note the values of other unread ones that may be judgements."""
+        for column in [column for column in record if column not in self._settled]:
+            if column in self._unread:
+                raise unread(self._source, column, self._unread)
+            values, value = self._seen.setdefault(column, set()), record[column]
+            if value == value:  # NaN differs from itself
+                values.add(str(value) if isinstance(value, list | dict) else value)
+            if len(values) > FEW_VALUES:
+                self._settled.add(column)
+
+    def say_unread(self) -> None:
+        """Warn about unread columns whose names or values suggest that they say which answers are wrong."""
+        held = {column: self._meant.get(column.lower()) for column in self._seen}
+        judging = [c for c, values in self._seen.items() if _may_judge(values, is_named=held[c] == "label")]
+        judging.sort(key=lambda column: held[column] != "label")
+        listing = [column for column, what in held.items() if what == "negatives" and column not in judging]
+        for told, name, key in ((judging, "labelled", "label"), (listing, "negatives", "negatives")):
+            if told:
                 log.warning(
                     "%s: ignored %s, so every row counts as a right answer. If it marks wrong ones, pass data.format=%s"
-                    " data.%s_column=%s", self._source, ", ".join(map(repr, told)), name, holds, told[0],
+                    " data.%s_column=%s", self._source, ", ".join(map(repr, told)), name, key, told[0],
                 )  # fmt: skip
 
     def _text(self, line: int, record: Record, key: str, column: str) -> str:

@@ -111,10 +111,8 @@ def _usable(config: DataConfig, rows: PairRows) -> dict[str, None]:
         checks.say_labels(rows.labels, config.positive_threshold)
     usable = usable_questions(rows, config.positive_threshold)
     if len(usable) < FEWEST_QUESTIONS:
-        remedy = "Give more rows, raise data.rows or data.limit, or check the columns and data.positive_threshold."
-        raise DataError(
-            must(checks.name_of(config), f"hold at least {FEWEST_QUESTIONS} usable questions", len(usable), remedy)
-        )
+        rule = f"hold at least {FEWEST_QUESTIONS} usable questions"
+        raise DataError(must(checks.name_of(config), rule, len(usable), checks.more_questions(config)))
     return usable
 
 
@@ -204,7 +202,8 @@ def _hold_out(config: DataConfig, rows: PairRows, size: int, usable: dict[str, N
         drawn = hold_out_rows(len(rows), size, seed=config.split_seed)
         return whole_questions(drawn, rows, usable) if config.dedupe else drawn  # else as the published recipe does
     seed: int | list[int] = config.split_seed if not salt else [config.split_seed, salt]
-    return hold_out(rows, size, usable=usable, seed=seed, per_group=config.queries_per_group)
+    most, threshold = config.queries_per_group, config.positive_threshold
+    return hold_out(rows, size, usable=usable, seed=seed, per_group=most, threshold=threshold)
 
 
 def _corpus(

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from pipeline.core.records import PairRows, fold
+from pipeline.data.cleaning import is_positive
 
 
 @dataclass(slots=True)
@@ -43,7 +44,13 @@ def subset(rows: PairRows, wanted: int, seed: int) -> list[int]:
 
 
 def hold_out(
-    rows: PairRows, count: int, *, usable: Collection[str], seed: int | list[int], per_group: int | None = None
+    rows: PairRows,
+    count: int,
+    *,
+    usable: Collection[str],
+    seed: int | list[int],
+    per_group: int | None = None,
+    threshold: float = 1.0,
 ) -> Held:
     """Hold out `count` of the `usable` folded questions, by group if the rows have groups.
 
@@ -51,6 +58,9 @@ def hold_out(
     groups are taken in a permuted order until they give `count` usable questions, each group at most `per_group`, drawn
     at random. The other rows of these groups go to neither side. Rows of a chosen question in other groups are held
     out too, as the last ones, because they also judge it.
+
+    A group gives a question only by a positive of it, not by a row that is blank or has a label below `threshold`, and
+    a group without any positive is not taken: otherwise the group of a question's positives could be trained on.
     """
     questions = [fold(question) for question in rows.questions]
     generator = np.random.Generator(np.random.PCG64(seed))
@@ -70,7 +80,9 @@ def hold_out(
     for position in generator.permutation(len(names)):
         if len(chosen) >= count:
             break
-        group_rows = members[names[position]]
+        group_rows = [row for row in members[names[position]] if is_positive(rows, row, threshold)]
+        if not group_rows:
+            continue
         taken.add(names[position])
         room = count - len(chosen)
         if per_group is not None and per_group < len(group_rows):

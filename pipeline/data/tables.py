@@ -7,11 +7,15 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable, Iterable, Iterator
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from pipeline.core.errors import DataError, first_line, must, named, raise_shortage
+
+log = logging.getLogger(__name__)
 
 Record = dict[str, Any]
 """One row, column name → value as the file holds it."""
@@ -24,6 +28,7 @@ PARQUET_SUFFIXES = (".parquet", ".pq")
 
 _LONGEST_FIELD = 2**31 - 1
 _BATCH = 50_000
+_NOTABLE_SHARE, _FEWEST_JOINED = 0.01, 10
 
 
 def _check_columns(source: str, wanted: Wanted, present: list[str], separator: str = "") -> None:
@@ -48,11 +53,12 @@ def _check_columns(source: str, wanted: Wanted, present: list[str], separator: s
 def csv_records(path: Path, delimiter: str, wanted: Wanted) -> Iterator[tuple[int, Record]]:
     """Yield each row of a CSV file with a header, after the number of the line where it starts.
 
-    Quoted fields may hold line breaks.
+    Quoted fields may hold line breaks. Warns at the end of many lines in fields that look like rows.
     """
     reader = csv.reader((line for _, line in decoded_lines(path)), delimiter=delimiter, strict=True)
+    kind = "TSV" if delimiter == "\t" else "CSV"
     before = csv.field_size_limit(_LONGEST_FIELD)
-    start = 1
+    start, spans = 1, Counter[str]()
     try:
         named = (names for names in reader if any(name.strip() for name in names))  # skips blank lines
         header = [name.strip() for name in next(named, [])]
@@ -65,25 +71,53 @@ def csv_records(path: Path, delimiter: str, wanted: Wanted) -> Iterator[tuple[in
         for values in reader:
             if values and len(values) != len(header):
                 got = f"{len(values)}: {delimiter.join(values)[:80]!r}"
-                remedy = "Quote a field that holds the separator, or save the file again as CSV."
+                remedy = f"Quote a field that holds the separator, or save the file again as {kind}."
                 raise DataError(must(f"{path}, line {start}", f"have {len(header)} fields", got, remedy))
+            if reader.line_num > start:
+                _count_lines(spans, values, delimiter, start)
             if values:
+                spans["rows"] += 1
                 yield start, dict(zip(header, values, strict=True))
             start = reader.line_num + 1
     except csv.Error as error:
-        raise _broken_csv(f"{path}, line {start}", str(error), reader.line_num - start) from None
+        raise _broken(f"{path}, line {start}", kind, str(error), reader.line_num - start) from None
     finally:
         csv.field_size_limit(before)
+        _say_joined(path, spans)
 
 
-def _broken_csv(row: str, error: str, further: int) -> DataError:
-    """Return the error for the CSV row that starts at `row`, which the parser noticed `further` lines later."""
+def _count_lines(spans: Counter[str], values: list[str], delimiter: str, start: int) -> None:
+    """Count the lines within the fields of a row, and those that look like rows: they have as many delimiters as one.
+
+    The latter are counted only in fields that break lines nowhere else, so paragraphs of prose rarely count.
+    """
+    for later in (value.split("\n")[1:] for value in values if "\n" in value):
+        whole = [line.count(delimiter) == len(values) - 1 for line in later]
+        spans["lines"] += len(later)
+        if all(whole[:-1]) and any(whole):
+            spans["fields"] += 1
+            spans["like rows"] += sum(whole)
+            spans["first"] = spans["first"] or start
+
+
+def _say_joined(path: Path, spans: Counter[str]) -> None:
+    """Warn if most lines within fields look like rows: a quote that opens a field joins all lines up to the next."""
+    if spans["like rows"] > max(spans["lines"] / 2, spans["rows"] * _NOTABLE_SHARE, _FEWEST_JOINED):
+        log.warning(
+            "%s: %d quoted fields hold %d lines that look like rows, the first from line %d on; they are read as text. "
+            'If they are rows, remove the quotes around them, or write "" for a quote within a quoted field',
+            path, spans["fields"], spans["like rows"], spans["first"],
+        )  # fmt: skip
+
+
+def _broken(row: str, kind: str, error: str, further: int) -> DataError:
+    """Return the error for the row that starts at `row`, which the parser noticed `further` lines later."""
     if error.startswith("new-line character"):
         remedy = "Save the file with LF or CRLF line ends, and quote a field that holds a CR."
         return DataError(must(row, "end in LF or CRLF", "a lone CR outside quotes", remedy))
     # A quote that is never closed swallows all that follows, so the error names the line where its row starts.
-    got = f"{error}, {further} lines further on" if further > 0 else error
-    return DataError(must(row, "be valid CSV", got, "Repair its quotes, or save the file again as CSV."))
+    got = f"{error}, {further} line{'s' * (further > 1)} further on" if further > 0 else error
+    return DataError(must(row, f"be valid {kind}", got, f"Repair its quotes, or save the file again as {kind}."))
 
 
 def _not_utf8(path: Path, number: int, raw: bytes, error: UnicodeDecodeError) -> DataError:
@@ -148,12 +182,21 @@ def json_objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         yield number, value
 
 
-def parquet_records(
-    path: Path, wanted: Wanted, also: Iterable[str] = (), told: Callable[[list[str]], None] | None = None
-) -> Iterator[tuple[int, Record]]:
+Also = Callable[[str, bool], bool]
+"""Whether to read a column that is not wanted, by its name and whether it holds numbers or booleans."""
+
+
+def _may_count(column: Any) -> bool:
+    """Return whether a column of an Arrow schema holds numbers or booleans."""
+    from pyarrow import types
+
+    return bool(types.is_boolean(column.type) or types.is_integer(column.type) or types.is_floating(column.type))
+
+
+def parquet_records(path: Path, wanted: Wanted, also: Also) -> Iterator[tuple[int, Record]]:
     """Yield the rows of a Parquet file, numbered from 1, with one batch in memory at a time.
 
-    A row has the `wanted` columns and those of `also` that exist. `told` is called first, with all column names.
+    A row has the `wanted` columns and those that `also` chooses, which is asked again for every batch.
     """
     import pyarrow as arrow
     import pyarrow.parquet as parquet
@@ -161,12 +204,11 @@ def parquet_records(
     try:
         with parquet.ParquetFile(path) as file:
             _check_columns(str(path), wanted, list(file.schema_arrow.names))
-            names = file.schema_arrow.names
-            if told is not None:
-                told(names)
-            columns = list(dict.fromkeys([*wanted.values(), *(column for column in also if column in names)]))
+            others = {column.name: _may_count(column) for column in file.schema_arrow}
+            columns = list(dict.fromkeys([*wanted.values(), *(name for name in others if also(name, others[name]))]))
             line = 0
             for batch in file.iter_batches(batch_size=_BATCH, columns=columns):
+                columns = [name for name in columns if name in wanted.values() or also(name, others[name])]
                 # By position: a column of `also`, which the caller refuses by its name, may occur twice.
                 places = [batch.schema.names.index(column) for column in columns]
                 values = [batch.column(place).to_pylist() for place in places]
@@ -196,13 +238,11 @@ def hub_records(
     subset: str | None,
     split: str,
     cache: Path,
-    also: Iterable[str] = (),
-    told: Callable[[list[str]], None] | None = None,
+    also: Also,
 ) -> Iterator[tuple[int, Record]]:
     """Yield the rows of one split, numbered from 1, of the local copy of a hub data set, which `datasets` reads.
 
-    A row has the `wanted` columns and those of `also` that exist. `told` is called first, with all column names.
-    `datasets` writes its converted files below `cache`.
+    A row has the `wanted` columns and those that `also` chooses. `datasets` writes its converted files below `cache`.
     """
     import datasets
 
@@ -218,10 +258,8 @@ def hub_records(
         got, remedy = named(error), "Check data.path, data.subset and data.split."
         raise DataError(must(source, f"be a data set with the split {split!r}", got, remedy)) from error
     _check_columns(source, wanted, list(loaded.column_names))
-    present = loaded.column_names
-    if told is not None:
-        told(present)
-    columns = list(dict.fromkeys([*wanted.values(), *(column for column in also if column in present)]))
+    others = [column.name for column in loaded.features.arrow_schema if also(column.name, _may_count(column))]
+    columns = list(dict.fromkeys([*wanted.values(), *others]))
     line = 0
     try:
         for batch in loaded.select_columns(columns).iter(batch_size=_BATCH):

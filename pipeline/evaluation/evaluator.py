@@ -28,13 +28,9 @@ from pipeline.core.records import (
     fold,
 )
 from pipeline.data.trec import escape, write_qrels, write_run
+from pipeline.evaluation.differences import FEWEST_RESAMPLED, Difference, difference
 from pipeline.evaluation.figures import SetFigures, Values, means_of, protocol_json
-from pipeline.evaluation.measures import (
-    Difference,
-    difference,
-    judged,
-    per_query,
-)
+from pipeline.evaluation.measures import judged, per_query
 from pipeline.evaluation.protocols import NOTES
 from pipeline.evaluation.reranking import SystemRankings, first_stage
 
@@ -100,10 +96,7 @@ class Evaluation:
             "groups": clusters,
             "positives_found": self.positives_found(),
             "queries_trained_on": self.trained_on,
-            "interval": "95 %, paired t over queries"
-            if clusters is None
-            else f"95 %, studentised bootstrap over {clusters} groups of queries, {self.resamples} draws; Student's t "
-            "where hardly any group differs",
+            "interval": self._interval(clusters),
             "notes": dict(NOTES),
             "first_stage": self.set.first_stage,
             "remarks": self.set.remarks,
@@ -112,6 +105,15 @@ class Evaluation:
             means = {system: self.means(protocol, system) for system in self.systems}
             result[protocol] = protocol_json(means, partial(self.differences, protocol))
         return result
+
+    def _interval(self, clusters: int | None) -> str:
+        """Return in words how `differences` estimates intervals."""
+        if clusters is None:
+            return "95 %, paired t over queries"
+        if clusters < FEWEST_RESAMPLED:
+            return f"95 %, Student's t over {clusters} groups of queries"
+        of = f"{clusters} groups of queries, {self.resamples} draws"
+        return f"95 %, studentised bootstrap over {of}; Student's t where hardly any group differs"
 
 
 def evaluate(

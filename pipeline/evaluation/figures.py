@@ -15,7 +15,8 @@ from typing import Any
 from pipeline.core.atomic import read_json
 from pipeline.core.records import AS_RETRIEVED, FIRST_STAGE, HEADLINE, MEASURES, PROTOCOLS, TRAINED
 from pipeline.data.trec import unescape
-from pipeline.evaluation.measures import Difference, mean, stratified_difference
+from pipeline.evaluation.differences import Difference, stratified_difference
+from pipeline.evaluation.measures import mean
 from pipeline.evaluation.protocols import NOTES
 
 Values = dict[str, dict[str, dict[str, dict[str, float]]]]
@@ -64,7 +65,7 @@ def mean_of(sets: Sequence[SetFigures], name: str) -> dict[str, Any]:
 
     It also has `name` and `sets`, and lacks what only a single set has: `groups`, `queries_trained_on`, `first_stage`,
     `remarks`. It includes only systems that every set has. All sets have the same weight, whatever their size. The
-    intervals are t intervals stratified by set, see `measures.stratified_difference`: they are about other queries to
+    intervals are t intervals stratified by set (`differences.stratified_difference`): they are about other queries to
     the same sets.
 
     Raises:

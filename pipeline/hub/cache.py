@@ -28,7 +28,7 @@ from tqdm.auto import tqdm  # type: ignore[import-untyped]
 from pipeline.core.atomic import locked, write_text
 from pipeline.core.errors import HubError, PipelineError, must
 from pipeline.hub.download import fetch, retrying
-from pipeline.hub.failures import OTHER_WAYS, Mismatch, refusal
+from pipeline.hub.failures import OTHER_WAYS, Mismatch, no_folder, refusal
 from pipeline.hub.lock_file import LockFile
 from pipeline.hub.repo_files import is_pickle, literal_patterns, model_files
 
@@ -96,7 +96,7 @@ class Repository:
                 .resolved
             )
         except RevisionResolutionError:
-            raise self._not_cached(self.name) from None
+            raise self._not_cached(self.name, no_folder(self.name)) from None
 
     def snapshot(self, commit: str) -> Path:
         """Return the folder of the files at `commit`, each of them present and as the hub announced it."""
@@ -175,9 +175,9 @@ class Repository:
         except CachedRepoTreeNotFoundError:
             raise self._not_cached(f"{self.name} at {commit[:12]}") from None
 
-    def _not_cached(self, what: str) -> HubError:
+    def _not_cached(self, what: str, more: str = "") -> HubError:
         remedy = f"Run once with a connection and without HF_HUB_OFFLINE. {OTHER_WAYS}"
-        return HubError(must(self.key, "be in the cache when HF_HUB_OFFLINE=1", f"{what}, not cached", remedy))
+        return HubError(must(self.key, "be in the cache when HF_HUB_OFFLINE=1", f"{what}, not cached{more}", remedy))
 
     def _discard(self, folder: Path, wanted: list[RepoFile], expected: dict[str, Any], lock_file: LockFile) -> None:
         """Remove cached files that differ from what the hub lists, so that no later run meets them."""

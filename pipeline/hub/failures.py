@@ -59,6 +59,11 @@ def cause_of(error: BaseException) -> str:
     return first_line(error)
 
 
+def no_folder(name: str) -> str:
+    """Return an addition to what was got: a name without an owner is more likely a misspelt folder than a hub id."""
+    return "" if "/" in name else ", and no folder of that name here"
+
+
 def refusal(error: Exception, *, key: str, repository: str, kind: str, revision: str | None) -> HubError:
     """Return the one-sentence error for a failure of the hub client. It never holds an address, a header or a token."""
     thing = f"{key}={repository}"
@@ -69,6 +74,7 @@ def refusal(error: Exception, *, key: str, repository: str, kind: str, revision:
         remedy = f"Accept its terms on its page, then {LOG_IN}."
     elif isinstance(error, RepositoryNotFoundError):
         rule, got = f"be a {kind} on the hub that you may read", f"none of that name, or a private one (HTTP {status})"
+        got += no_folder(repository)
         remedy = f"Check the spelling; for a private repository {LOG_IN}."
     elif isinstance(error, RevisionNotFoundError):
         rule, got = "have the revision that was asked for", f"none called {revision or 'main'} (HTTP {status})"
@@ -88,6 +94,7 @@ def refusal(error: Exception, *, key: str, repository: str, kind: str, revision:
         rule, remedy = "arrive as the hub announced it", "The damaged file was removed: run again."
     elif isinstance(error, HfHubHTTPError | httpx2.HTTPError):
         remedy = "Run again: partial downloads are kept and continued."
+        got += no_folder(repository)
     elif isinstance(error, OSError):
         rule, remedy = "fit on this disk and be writable", "Free some space, or set HF_HOME to another folder."
         got = errno.errorcode.get(error.errno or 0, type(error).__name__)

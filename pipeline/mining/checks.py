@@ -13,7 +13,8 @@ import numpy as np
 from pipeline.config.data import MiningConfig, Retriever
 from pipeline.core.errors import DataError, must
 from pipeline.core.records import LabelledPairs, PairRows, RerankingSet, Split
-from pipeline.mining.judged import Corpus, Questions, positive_folds
+from pipeline.mining.judged import Corpus, Questions
+from pipeline.mining.leaks import positive_folds
 
 log = logging.getLogger(__name__)
 
@@ -37,14 +38,26 @@ def say_leaks(split: Split, leaks: Mapping[str, Any]) -> None:
         return
     told = f"dropped, {rows - leaked} are left" if leaks["dropped"] else "kept, because mining.drop_leaks=false"
     if leaks["dropped"] and rows > leaked > rows * NOTABLE_SHARE:  # if no row is left, `without_positive` explains
-        told += " (data.group_column=<column> keeps rows of one passage together; fewer data.dev_queries drop fewer"
-        told += "; mining.drop_leaks=false keeps them)" if leaked > rows / 2 else ")"
+        ways = _fewer_leaks(split.train, leaked)
         if split.dev_file:
-            told = f"dropped, {rows - leaked} are left (leave them out of data.dev_path={split.dev_file} to keep them)"
+            ways = [f"leave them out of data.dev_path={split.dev_file} to keep them"]
+        told += f" ({'; '.join(ways)})"
     log.info(
         "train: %d of %d rows share a question (%d) or a positive (%d more) with a held-out part: %s",
         leaked, rows, questions, passages, told,
     )  # fmt: skip
+
+
+def _fewer_leaks(train: PairRows, leaked: int) -> list[str]:
+    """Return the ways to drop fewer than `leaked` rows. Groups cannot help where very many rows share an answer."""
+    answer, count = Counter(train.answers).most_common(1)[0]
+    if count > max(leaked / 2, FEWEST_ALIKE):
+        ways = [f"{count} have the answer {answer[:80]!r}: leave them out if it is a placeholder"]
+    else:
+        ways = ["fewer data.dev_queries drop fewer"]
+        if train.groups is None:
+            ways.insert(0, "data.group_column=<column> keeps rows of one passage together")
+    return [*ways, "mining.drop_leaks=false keeps them"] if leaked > len(train) / 2 else ways
 
 
 def without_positive(split: Split, left: PairRows, leaks: Mapping[str, Any], threshold: float) -> DataError:
@@ -64,8 +77,20 @@ def without_positive(split: Split, left: PairRows, leaks: Mapping[str, Any], thr
     return DataError(must("the training part", "hold a positive", got, remedy))
 
 
-def say_merged(name: str, part: Questions, config: MiningConfig) -> int:
-    """Log how many usable rows of a part repeat an earlier pair, and return their number."""
+def say_repeats(
+    parts: Mapping[str, Questions], corpus: Corpus, config: MiningConfig, threshold: float
+) -> dict[str, int]:
+    """Log repeated pairs and answers that many questions share; return how many rows of each part repeat a pair."""
+    merged = {name: _say_merged(name, part, config) for name, part in parts.items()}
+    for name, part in parts.items():
+        _say_one_answer(name, part, corpus, threshold)
+    return merged
+
+
+def _say_merged(name: str, part: Questions, config: MiningConfig) -> int:
+    """Log how many rows of a part repeat an earlier pair, and return their number; warn of pairs with two labels."""
+    if part.contradicted:
+        log.warning("%s: %d pairs have two labels: the higher one is used", name, len(part.contradicted))
     rows = sum(part.sizes)
     if part.merged:
         level = logging.WARNING if part.merged > rows * NOTABLE_SHARE else logging.INFO
@@ -74,7 +99,7 @@ def say_merged(name: str, part: Questions, config: MiningConfig) -> int:
     return part.merged
 
 
-def say_one_answer(name: str, part: Questions, corpus: Corpus, threshold: float) -> None:
+def _say_one_answer(name: str, part: Questions, corpus: Corpus, threshold: float) -> None:
     """Warn of a passage that answers many of a part's questions: a model learns to prefer such a placeholder."""
     answers = Counter(chain.from_iterable(part.positives(threshold)))
     (position, count), of = answers.most_common(1)[0] if answers else (-1, 0), len(part.texts)
@@ -88,13 +113,12 @@ def say_one_answer(name: str, part: Questions, corpus: Corpus, threshold: float)
 def check_rows(questions: Questions, pairs: LabelledPairs, statistics: Mapping[str, Any], config: MiningConfig) -> None:
     """Refuse training rows without a negative; warn of what a user is unlikely to have meant.
 
-    Warnings are about pairs with two labels, many questions without a negative, hard negatives that are asked for but
-    hardly found, and a question with a large share of the rows.
+    Warnings are about many questions without a negative, hard negatives that are asked for but hardly found, and a
+    question with a large share of the rows.
     """
-    if contradicted := len(questions.contradicted):
-        log.warning("train: %d pairs have two labels: the higher one is used", contradicted)
     mined, found = statistics["questions_mined"], statistics["questions_with_hard_negatives"]
     if not statistics["negatives"]:
+        contradicted = len(questions.contradicted)
         got = f"none, after {contradicted} pairs with two labels got the higher one" if contradicted else "none"
         remedy = "Add rows that are wrong answers: questions that come with their own are not mined."
         if mined:
@@ -145,7 +169,15 @@ def coverage(reranking: RerankingSet) -> dict[str, Any]:
     }
 
 
-def check_candidates(name: str, covered: Mapping[str, Any], config: MiningConfig) -> None:
+def check_sets(sets: Mapping[str, RerankingSet], config: MiningConfig) -> dict[str, dict[str, Any]]:
+    """Refuse sets for which the first stage finds nothing, and return the `coverage` of each."""
+    covered = {name: coverage(reranking) for name, reranking in sets.items()}
+    for name, counts in covered.items():
+        _check_candidates(name, counts, config)
+    return covered
+
+
+def _check_candidates(name: str, covered: Mapping[str, Any], config: MiningConfig) -> None:
     """Refuse a set if the first stage finds no passage for any question.
 
     Warn if the first stage often finds no passage, or rarely a right one. `covered` is the set's `coverage`.

@@ -1,15 +1,15 @@
-"""A split's distinct questions and passages as numbers, their judgements, and leaks. Knows no first stage."""
+"""A split's distinct questions and passages as numbers, and their judgements. Knows no first stage."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from itertools import chain, count
-from typing import Any
 
 import numpy as np
 
 from pipeline.core.records import PairRows, Split, ends_with_query, fold
+from pipeline.mining.leaks import positive_folds
 from pipeline.mining.topk import Positions
 
 
@@ -89,11 +89,12 @@ class Questions:
     `judged[q]` maps passage position → label, in the order of the source. `given` holds questions for which the source
     lists negatives. `itself[q]` is the position of the passage that is the question itself, or -1. `sizes[q]` is the
     number of source rows; over all questions, `merged` of these rows repeat a pair. `contradicted` holds the pairs
-    (question, position) with two labels.
+    (question, position) with two labels. `ids[q]` is the first of a question's ids, `aliases` maps the others to q.
     """
 
     texts: list[str] = field(default_factory=list)
     ids: list[str] = field(default_factory=list)
+    aliases: dict[str, int] = field(default_factory=dict)
     groups: list[str] = field(default_factory=list)
     judged: list[dict[int, float]] = field(default_factory=list)
     given: set[int] = field(default_factory=set)
@@ -106,6 +107,17 @@ class Questions:
         """Return the position of the passage that is the question itself, or -1 for none or for a positive."""
         itself = self.itself[question]
         return -1 if itself in positives else itself
+
+    def forget_negatives(self, positives: dict[int, list[int]], threshold: float) -> None:
+        """Drop the negatives that are `positives` (question → positions) in rows outside all parts."""
+        for question, positions in positives.items():
+            judged = self.judged[question]
+            wrong = {position for position in positions if judged.get(position, threshold) < threshold}
+            for position in wrong:
+                del judged[position]
+                self.contradicted.add((question, position))
+            if wrong and all(label >= threshold for label in judged.values()):
+                self.given.discard(question)
 
     def positives(self, threshold: float) -> list[list[int]]:
         """Return the positions of each question's positives."""
@@ -136,6 +148,8 @@ def questions_of(part: PairRows, corpus: Corpus, prefix: str, *, by_id: bool) ->
             found.itself.append(_itself(text, None if part.question_ids is None else part.question_ids[row], corpus))
             found.ids.append(f"{prefix}{number + 1:06d}" if part.question_ids is None else part.question_ids[row])
             found.groups += [] if part.groups is None else [part.groups[row]]
+        elif part.question_ids is not None and part.question_ids[row] != found.ids[number]:
+            found.aliases[part.question_ids[row]] = number
         found.sizes[number] += 1
         judged, answer = found.judged[number], corpus.position(part.answers[row])
         label = 1.0 if part.labels is None else part.labels[row]
@@ -183,50 +197,6 @@ def elsewhere(questions: Questions, split: Split, corpus: Corpus, threshold: flo
 
 def _unused(split: Split) -> PairRows:
     return PairRows([], [], []) if split.unused is None else split.unused
-
-
-def positive_folds(parts: Iterable[PairRows], threshold: float) -> set[str]:
-    """Return the folded texts of the parts' positives."""
-    return {
-        fold(answer)
-        for part in parts
-        for row, answer in enumerate(part.answers)
-        if part.labels is None or part.labels[row] >= threshold
-    }
-
-
-def without_leaks(
-    train: PairRows, held_out: list[PairRows], threshold: float, *, drop: bool
-) -> tuple[PairRows, dict[str, Any]]:
-    """Drop training rows whose question is held out, or whose passage is a held-out positive.
-
-    Texts are compared folded. Negatives are no exception: a held-out positive is in no row of train, nor among the
-    negatives that a row lists.
-
-    Returns:
-        The rows (all of them unless `drop`), and the counts; a row that leaks both ways counts under its question.
-    """
-    questions = {fold(question) for part in held_out for question in part.questions}
-    passages = positive_folds(held_out, threshold)
-    by_question = [fold(question) in questions for question in train.questions]
-    by_passage = [fold(answer) in passages for answer in train.answers]
-    negatives = [[fold(text) in passages for text in texts] for texts in train.negatives or []]
-    counts: dict[str, Any] = {
-        "train_rows_with_a_held_out_question": sum(by_question),
-        "train_rows_with_a_held_out_positive": sum(p and not q for q, p in zip(by_question, by_passage, strict=True)),
-        "listed_negatives_that_are_held_out_positives": sum(map(sum, negatives)),
-        "dropped": drop,
-    }
-    if not drop:
-        return train, counts
-    if train.negatives is not None:
-        clean = [
-            [text for text, leaks in zip(texts, marks, strict=True) if not leaks]
-            for texts, marks in zip(train.negatives, negatives, strict=True)
-        ]
-        train = replace(train, negatives=clean)
-    rows = [row for row in range(len(train)) if not (by_question[row] or by_passage[row])]
-    return train.take(rows), counts
 
 
 def train_corpus(split: Split, train: PairRows, corpus: Corpus, threshold: float, *, drop_leaks: bool) -> Positions:

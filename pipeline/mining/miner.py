@@ -9,16 +9,17 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.config.data import Match, MiningConfig, Retriever
-from pipeline.core.errors import DataError, must
 from pipeline.core.records import Mined, RerankingSet, Split, fold
-from pipeline.data.trec import read_run
 from pipeline.mining import checks
+from pipeline.mining.bm25 import Bm25
 from pipeline.mining.dense_search import Nearest
 from pipeline.mining.embeddings import Embedder
-from pipeline.mining.judged import Corpus, Questions, elsewhere, questions_of, train_corpus, without_leaks
-from pipeline.mining.retrieval import Bm25, ImportedRun, Stems
-from pipeline.mining.topk import Positions, Searcher
-from pipeline.mining.training_rows import FirstStage, training_rows
+from pipeline.mining.imported_run import imported_first_stage
+from pipeline.mining.judged import Corpus, Questions, elsewhere, questions_of, train_corpus
+from pipeline.mining.leaks import without_leaks
+from pipeline.mining.stems import Stems
+from pipeline.mining.topk import FirstStage, Searcher
+from pipeline.mining.training_rows import training_rows
 
 log = logging.getLogger(__name__)
 
@@ -57,120 +58,56 @@ def mine(
         DataError: when no positive or no negative is left to train on, the first stage finds nothing for any question
             of a set, or the ids of an imported run are another collection's or ambiguous.
     """
-    key = fold if config.positive_match is Match.folded else str
     held_out = [part for part in (split.dev, split.validation) if part is not None]
     train, leaks = without_leaks(split.train, held_out, positive_threshold, drop=config.drop_leaks)
     checks.say_leaks(split, leaks)
-    corpus = Corpus.of(split, key)
+    corpus = Corpus.of(split, fold if config.positive_match is Match.folded else str)
     questions = questions_of(train, corpus, "t", by_id=False)
     log.info("train: %d distinct questions; %d distinct passages to search", len(questions.texts), corpus.searched)
     if not any(questions.positives(positive_threshold)):
         raise checks.without_positive(split, train, leaks, positive_threshold)
-    reranked = {dev_name: questions_of(split.dev, corpus, "q", by_id=True)}
-    if split.validation is not None:
-        reranked["validation"] = questions_of(split.validation, corpus, "v", by_id=True)
+    reranked = _reranked_questions(split, corpus, dev_name)
+    parts = {"train": questions, **reranked}
     located = retriever or Path(config.path or "")
     if config.retriever is Retriever.run:
-        _refuse_renamed(split)
-    stage = _first_stage(config, corpus, [questions, *reranked.values()], located, cache, device)
-    minable = train_corpus(split, train, corpus, positive_threshold, drop_leaks=config.drop_leaks)
-    parts = {"train": questions, **reranked}
-    merged = {name: checks.say_merged(name, part, config) for name, part in parts.items()}
-    for name, part in parts.items():
-        checks.say_one_answer(name, part, corpus, positive_threshold)
+        stage = imported_first_stage(located, split, corpus, list(parts.values()))
+    else:
+        stage = _first_stage(config, corpus, located, cache, device)
     others = elsewhere(questions, split, corpus, positive_threshold)
+    questions.forget_negatives(others, positive_threshold)
+    merged = checks.say_repeats(parts, corpus, config, positive_threshold)
+    minable = train_corpus(split, train, corpus, positive_threshold, drop_leaks=config.drop_leaks)
     pairs, statistics = training_rows(questions, others, corpus, minable, stage, config, positive_threshold)
-    sets = _sets(reranked, corpus, stage, config.dev_depth, positive_threshold)
+    sets = _reranking_sets(reranked, corpus, stage, config.dev_depth, positive_threshold)
     checks.check_rows(questions, pairs, statistics, config)
-    covered = {name: checks.coverage(reranking) for name, reranking in sets.items()}
-    for name in covered:
-        checks.check_candidates(name, covered[name], config)
+    covered = checks.check_sets(sets, config)
     statistics |= {"contradicted_pairs": len(questions.contradicted), "merged_rows": merged, "leaks": leaks}
     statistics |= {"corpus_passages": corpus.searched, "train_corpus_passages": len(minable)}
     statistics["first_stage"] = covered
     return Mined(pairs, sets[dev_name], sets.get("validation"), statistics)
 
 
-def _refuse_renamed(split: Split) -> None:
-    if split.renamed:
-        got = f"{split.renamed[0]!r} with two (of {len(split.renamed)} such)"
-        remedy = "Rename the passages of one file: a run cannot tell them apart."
-        raise DataError(must(f"ids of {split.dev_file} and of the training data", "have one text each", got, remedy))
+def _reranked_questions(split: Split, corpus: Corpus, dev_name: str) -> dict[str, Questions]:
+    """Return the questions of the held-out parts by name."""
+    reranked = {dev_name: questions_of(split.dev, corpus, "q", by_id=True)}
+    if split.validation is not None:
+        reranked["validation"] = questions_of(split.validation, corpus, "v", by_id=True)
+    return reranked
 
 
-def _first_stage(
-    config: MiningConfig, corpus: Corpus, parts: list[Questions], located: Path, cache: Path, device: str
-) -> FirstStage:
+def _first_stage(config: MiningConfig, corpus: Corpus, located: Path, cache: Path, device: str) -> FirstStage:
+    """Return BM25 or the embedding model at `located` as the first stage."""
     searched = corpus.texts[: corpus.searched]
     if config.retriever is Retriever.bm25:
         stems = functools.cache(lambda: Stems(searched))  # passages are read once, for the first searcher
         return lambda positions: Bm25(stems(), positions)
-    if config.retriever is Retriever.embedding:
-        embedder = Embedder(
-            located, cache, query_prompt=config.query_prompt, passage_prompt=config.passage_prompt, device=device
-        )
-        return lambda positions: Nearest(embedder, searched, positions)
-    return _imported(located, corpus, parts)
+    embedder = Embedder(
+        located, cache, query_prompt=config.query_prompt, passage_prompt=config.passage_prompt, device=device
+    )
+    return lambda positions: Nearest(embedder, searched, positions)
 
 
-def _imported(path: Path, corpus: Corpus, parts: list[Questions]) -> FirstStage:
-    """Return the first stage of an imported run, whose ids are those of this split.
-
-    Unknown ids are skipped and counted. A run is refused if it ranks no known passage, or no question of some part.
-    """
-    positions = corpus.searched_ids()
-    texts: dict[str, str] = {}
-    for part in parts:
-        for identifier, text in zip(part.ids, part.texts, strict=True):
-            if fold(texts.setdefault(identifier, text)) != fold(text):
-                got = f"{identifier!r} for {texts[identifier][:40]!r} and for {text[:40]!r}"
-                remedy = "Rename the questions of one part: a run cannot tell them apart."
-                raise DataError(must("a question's id", "stand for one question in all parts", got, remedy))
-    run = read_run(path, known={*positions, *texts})
-    for part in parts:
-        if not any(identifier in run for identifier in part.ids):
-            rule = f"rank questions of this data, such as {part.ids[0]!r}"
-            remedy = (
-                "Rank training, validation and dev questions in it, with the data's ids (those of the BEIR folder)."
-            )
-            raise DataError(must(str(path), rule, repr(next(iter(run))), remedy))
-    if not any(passage in positions for ranked in run.values() for passage in ranked):
-        rule = f"rank passages of this data, such as {corpus.ids[0]!r}"
-        got = next(passage for ranked in run.values() for passage in ranked)
-        raise DataError(must(str(path), rule, repr(got), "Give the run the corpus's passage ids."))
-    known: dict[str, dict[int, float]] = {}
-    strangers, foreign, twins = len(run.keys() - texts.keys()), 0, 0
-    for query, ranked in run.items():
-        if query not in texts:
-            continue
-        best = dict[int, float]()
-        for passage, score in ranked.items():
-            position = positions.get(passage)
-            if position is None:
-                foreign += 1
-            else:  # several ids may have one text: the best score counts
-                best[position] = max(score, best.get(position, score))
-        twins += known.get(texts[query], best) != best
-        known[texts[query]] = best
-    if strangers or foreign:
-        log.warning(
-            "%s: skipped %d questions, and %d ranked passages of the other questions: their ids are not used here",
-            path, strangers, foreign,
-        )  # fmt: skip
-    if twins:
-        message = "%s: %d questions repeat another's text with a different ranking: the later ranking counts for both"
-        log.warning(message, path, twins)
-
-    def over(subset: Positions) -> Searcher:
-        local = {int(p): number for number, p in enumerate(subset)}
-        return ImportedRun(
-            {q: {local[p]: score for p, score in ranked.items() if p in local} for q, ranked in known.items()}
-        )
-
-    return over
-
-
-def _sets(
+def _reranking_sets(
     parts: dict[str, Questions], corpus: Corpus, stage: FirstStage, depth: int, threshold: float
 ) -> dict[str, RerankingSet]:
     """Return the reranking sets of the held-out parts by name; their first stage searches the whole corpus."""

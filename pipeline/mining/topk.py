@@ -6,7 +6,7 @@ size of one block, not on the number of columns.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -41,6 +41,10 @@ class Searcher(Protocol):
 
     def score(self, queries: Sequence[str], query: Positions, passage: Positions) -> npt.NDArray[np.float32]:
         """Return the scores (pairs,) of `queries[query[i]]` against passage `passage[i]`."""
+
+
+FirstStage = Callable[[Positions], Searcher]
+"""Function that makes a searcher over the passages at the given positions of the corpus."""
 
 
 def best_columns(block: torch.Tensor, depth: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:

@@ -6,7 +6,9 @@ The rule for hard negatives is that of sentence-transformers' `mine_hard_negativ
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -15,7 +17,7 @@ from pipeline.config.data import MiningConfig
 from pipeline.core.records import LabelledPairs
 from pipeline.mining.judged import Corpus, Questions
 from pipeline.mining.negatives import Pairs, hard_negatives, joined, question_seeds, random_negatives
-from pipeline.mining.topk import Positions, Searcher
+from pipeline.mining.topk import FirstStage, Positions
 
 CELLS = 1 << 24
 """Ranks held at once (128 MiB), in whole blocks of `BLOCK` questions."""
@@ -23,9 +25,6 @@ CELLS = 1 << 24
 BLOCK = 4_096
 """Questions that a dense search multiplies at once. Searches over parts that are whole blocks give the same results as
 one search over all."""
-
-FirstStage = Callable[[Positions], Searcher]
-"""Function that makes a searcher over the passages at the given positions of the corpus."""
 
 
 def training_rows(
@@ -40,8 +39,11 @@ def training_rows(
     given = questions.given | {
         q for q, judged in enumerate(questions.judged) if any(label < threshold for label in judged.values())
     }
-    mined = np.array([q for q, own in enumerate(positives) if own and q not in given], np.int64)
-    hard, drawn = _negatives(questions, mined, positives, others, len(corpus.texts), minable, stage, config)
+    numbers = [q for q, own in enumerate(positives) if own and q not in given]
+    mined = _MinedQuestions.of(numbers, questions, positives, others, len(corpus.texts))
+    hard = _hard_negatives(mined, minable, stage, config)
+    seeds = question_seeds(mined.texts, config.seed, "random")
+    drawn = random_negatives(minable, mined.excluding(hard), config.random_negatives, seeds)
     # Labels outside [0, 1] are relevance grades, which binary cross-entropy cannot take: they become 1 or 0.
     graded = any(not 0 <= label <= 1 for judged in questions.judged for label in judged.values())
     own = [
@@ -49,7 +51,9 @@ def training_rows(
         for q, judged in enumerate(questions.judged)
         for p, label in sorted(judged.items(), key=lambda item: item[1] < threshold)
     ]
-    question = np.concatenate([np.array([q for q, _, _ in own], np.int64), mined[hard[0]], mined[drawn[0]]])
+    question = np.concatenate(
+        [np.array([q for q, _, _ in own], np.int64), mined.numbers[hard[0]], mined.numbers[drawn[0]]]
+    )
     passage = np.concatenate([np.array([p for _, p, _ in own], np.int64), hard[1], drawn[1]])
     label = np.concatenate([np.array([x for _, _, x in own], np.float32), np.zeros(len(hard[0]) + len(drawn[0]))])
     order = np.argsort(question, kind="stable")
@@ -97,59 +101,88 @@ def _alike(beside: Positions, wanted: int, most: int) -> Iterator[tuple[Position
             yield rows[start : start + size], depth
 
 
-def _negatives(
-    questions: Questions,
-    mined: Positions,
-    positives: list[list[int]],
-    others: dict[int, list[int]],
-    passages: int,
-    minable: Positions,
-    stage: FirstStage,
-    config: MiningConfig,
-) -> tuple[tuple[Positions, Positions], tuple[Positions, Positions]]:
-    """Return the hard and the random negatives of the `mined` questions.
+@dataclass(slots=True)
+class _MinedQuestions:
+    """Questions that get negatives, numbered from 0, and the passages that are no negatives of each.
 
-    Each is a pair of arrays (number within `mined`, corpus position).
+    `numbers` (questions,) gives each one's number among all questions. `itself` (questions,) is the position of the
+    passage that is the question itself, or -1. `others` are positives that become no rows; `others_listed` (questions,)
+    counts them with repetitions. `most_rows` is the number of source rows of the question with most of them.
     """
-    texts = [questions.texts[q] for q in mined]
-    question = np.repeat(np.arange(len(mined)), [len(positives[q]) for q in mined])
-    passage = np.array([p for q in mined for p in positives[q]], np.int64)
-    known = Pairs.of(question, passage, passages)
-    asks_other = np.repeat(np.arange(len(mined)), [len(others.get(q, ())) for q in mined.tolist()])
-    other = np.array([p for q in mined.tolist() for p in others.get(q, ())], np.int64)
-    barred = Pairs.of(asks_other, other, passages)
-    itself = np.array([questions.hidden(q, positives[q]) for q in mined], np.int64)
-    asks_itself = np.flatnonzero(itself >= 0)
-    hard = np.empty(0, np.int64), np.empty(0, np.int64)
-    if config.negatives and len(mined) and len(minable):
-        searcher, seeds = stage(minable), question_seeds(texts, config.seed, "hard")
-        has_margin = config.absolute_margin is not None or config.relative_margin is not None
-        local = np.full(passages, -1, np.int64)
-        local[minable] = np.arange(len(minable))
-        scores = searcher.score(texts, known.question, local[known.passage]) if has_margin else None
+
+    numbers: Positions
+    texts: list[str]
+    positives: Pairs
+    itself: Positions
+    others: Pairs
+    others_listed: Positions
+    most_rows: int
+
+    @classmethod
+    def of(
+        cls, numbers: list[int], questions: Questions, positives: list[list[int]], others: dict[int, list[int]],
+        passages: int,
+    ) -> _MinedQuestions:  # fmt: skip
+        """Collect the questions with these numbers; `passages` is the size of the corpus."""
+        listed = [others.get(q, []) for q in numbers]
+        return cls(
+            np.array(numbers, np.int64),
+            [questions.texts[q] for q in numbers],
+            _pairs([positives[q] for q in numbers], passages),
+            np.array([questions.hidden(q, positives[q]) for q in numbers], np.int64),
+            _pairs(listed, passages),
+            np.array([len(own) for own in listed], np.int64),
+            max(questions.sizes, default=0),
+        )
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def beside(self, *, has_margin: bool) -> Positions:
+        """Return for each question how many passages that are no negatives may rank among the wanted ones."""
         if has_margin:
             # Passages above the limit, such as the question itself, use up ranks: search as deep as
             # `mine_hard_negatives` does.
-            beside = np.full(len(mined), max(questions.sizes))
-        else:
-            beside = np.bincount(question, minlength=len(mined)) + (itself >= 0)
-        beside = beside + np.bincount(asks_other, minlength=len(mined))
-        found = []
-        for rows, depth in _alike(beside, config.range_max, len(minable)):
-            ranking = searcher.search(texts, depth, rows)
-            ranking.indices = np.where(ranking.indices >= 0, minable[ranking.indices], -1).astype(np.int32)
-            ranking.indices[ranking.indices == itself[rows, None]] = -1
-            if len(other):
-                ranking.indices[barred.find(rows[:, None], ranking.indices.astype(np.int64))[0]] = -1
-            inside = np.isin(known.question, rows)
-            own = Pairs.of(np.searchsorted(rows, known.question[inside]), known.passage[inside], passages)
-            row, chosen = hard_negatives(ranking, own, None if scores is None else scores[inside], config, seeds[rows])
-            found.append((rows[row], chosen))
-        hard = joined(found)
-    excluded = Pairs.of(
-        np.concatenate([question, hard[0], asks_itself, asks_other]),
-        np.concatenate([passage, hard[1], itself[asks_itself], other]),
-        passages,
-    )
-    seeds = question_seeds(texts, config.seed, "random")
-    return hard, random_negatives(minable, excluded, config.random_negatives, seeds)
+            return self.most_rows + self.others_listed
+        return np.bincount(self.positives.question, minlength=len(self)) + (self.itself >= 0) + self.others_listed
+
+    def excluding(self, hard: tuple[Positions, Positions]) -> Pairs:
+        """Return all passages that are no negatives, and those of the (question, passage) arrays `hard`."""
+        passages = self.positives.passages
+        has_itself = np.flatnonzero(self.itself >= 0)
+        more = Pairs.of(has_itself, self.itself[has_itself], passages), Pairs.of(*hard, passages)
+        keys = np.concatenate([pairs.keys for pairs in (self.positives, self.others, *more)])
+        return Pairs(np.unique(keys), passages)
+
+
+def _pairs(listed: list[list[int]], passages: int) -> Pairs:
+    """Return the pairs of each question, numbered by its place in `listed`, with the passages listed for it."""
+    question = np.repeat(np.arange(len(listed)), [len(own) for own in listed])
+    return Pairs.of(question, np.fromiter(chain.from_iterable(listed), np.int64), passages)
+
+
+def _hard_negatives(
+    mined: _MinedQuestions, minable: Positions, stage: FirstStage, config: MiningConfig
+) -> tuple[Positions, Positions]:
+    """Return the hard negatives as (mined question, corpus position) arrays."""
+    if not (config.negatives and len(mined) and len(minable)):
+        return joined([])
+    searcher, seeds = stage(minable), question_seeds(mined.texts, config.seed, "hard")
+    positives, passages = mined.positives, mined.positives.passages
+    scores, has_margin = None, config.absolute_margin is not None or config.relative_margin is not None
+    if has_margin:
+        local = np.full(passages, -1, np.int64)
+        local[minable] = np.arange(len(minable))
+        scores = searcher.score(mined.texts, positives.question, local[positives.passage])
+    found = []
+    for rows, depth in _alike(mined.beside(has_margin=has_margin), config.range_max, len(minable)):
+        ranking = searcher.search(mined.texts, depth, rows)
+        ranking.indices = np.where(ranking.indices >= 0, minable[ranking.indices], -1).astype(np.int32)
+        ranking.indices[ranking.indices == mined.itself[rows, None]] = -1
+        if len(mined.others.keys):
+            ranking.indices[mined.others.find(rows[:, None], ranking.indices.astype(np.int64))[0]] = -1
+        inside = np.isin(positives.question, rows)
+        own = Pairs.of(np.searchsorted(rows, positives.question[inside]), positives.passage[inside], passages)
+        row, chosen = hard_negatives(ranking, own, None if scores is None else scores[inside], config, seeds[rows])
+        found.append((rows[row], chosen))
+    return joined(found)

@@ -64,6 +64,19 @@ REFERENCE_DEFAULTS: Json = {
 """Defaults of the sentence-transformers trainer under this project's names: the defaults that card readers assume."""
 
 
+_LEFT_OUT = {
+    "blank_or_null_question": "without a question",
+    "blank_or_null_answer": "without an answer",
+    "exact_duplicate_row": "that repeat an earlier row",
+    "question_without_positive": "of questions without a positive",
+    "surplus_of_a_held_out_group": "of held-out groups beyond the questions chosen from them",
+    "train_rows_with_a_held_out_question": "that share a question with a held-out part",
+    "train_rows_with_a_held_out_positive": "that share a positive with a held-out part",
+    "merged_rows": "that repeat an earlier pair",
+}
+"""Why a source row is no training row, as statistics.json names the reason → its words in the card."""
+
+
 def _number(value: float) -> float | int:
     return int(value) if float(value).is_integer() else float(value)
 
@@ -158,10 +171,17 @@ def _energy(record: Mapping[str, Any]) -> Json:
     }
 
 
-def _left_out(leaks: Mapping[str, Any]) -> int:
-    """Return the number of source rows that mining dropped because they leak."""
-    counts = ("train_rows_with_a_held_out_question", "train_rows_with_a_held_out_positive")
-    return sum(int(leaks[name]) for name in counts) if leaks.get("dropped") else 0
+def _left_out(statistics: Mapping[str, Any]) -> str:
+    """Return how many source rows of the training part were left out, and why, in words; blank for none."""
+    leaks = statistics.get("leaks", {})
+    counts = {
+        **statistics.get("parts", {}).get("train", {}).get("dropped", {}),
+        **(leaks if leaks.get("dropped") else {}),
+        "merged_rows": statistics.get("merged_rows", {}).get("train", 0),
+    }
+    found = {words: int(counts[reason]) for reason, words in _LEFT_OUT.items() if counts.get(reason)}
+    reasons = ", ".join(f"{count:,} {words}" for words, count in found.items())
+    return f"{sum(found.values()):,} rows of the source: {reasons}" if found else ""
 
 
 def render(facts: Facts) -> str:
@@ -197,7 +217,7 @@ def render(facts: Facts) -> str:
         verdicts=[sentence for name, of in facts.measures.items() for sentence in verdict(name, of)],
         below=below_first_stage(facts.measures),
         selected=None if chosen is None else selection_sentence(chosen),
-        left_out=_left_out(facts.statistics.get("leaks", {})),
+        left_out=_left_out(facts.statistics),
         not_trained=not_trained(facts.training),
         notable_unknown=NOTABLE_UNKNOWN,
         seen=pairs_seen(facts.training) if facts.is_trained else 0,

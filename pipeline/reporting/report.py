@@ -131,7 +131,8 @@ def _lines(summary: Json) -> Iterable[str]:
     if len(energy["stages"]) > 1:
         yield f"energy   all stages: {_energy(energy['all_stages'])}"
     for key in ("model", "card", "run"):
-        yield f"{key:<8} {shown(Path(summary[key]))}"
+        if key in summary:
+            yield f"{key:<8} {shown(Path(summary[key]))}"
 
 
 def headline(summary: Json) -> str:
@@ -147,7 +148,7 @@ def closing_table(summary: Json, width: int = 100) -> str:
     """Return a summary as the text that ends a run: a block per set and protocol, verdicts, speed, energy, paths.
 
     Args:
-        summary: what `summary` returned, or summary.json read back.
+        summary: what `summary` returned, or summary.json read back; without `card` if the run has none.
         width: columns, at least 80; lines of prose are wrapped, figures and paths never cut.
     """
     out = io.StringIO()

@@ -28,7 +28,8 @@ def verdict(name: str, measures: Mapping[str, Any]) -> list[str]:
     """Return plain sentences about a set's figures as retrieved; none if there is no trained model.
 
     Only that protocol allows a comparison with the first stage, which did not retrieve the positives that the other
-    protocol adds. The first sentence makes the comparison. The second counts the queries that were trained on, if any.
+    protocol adds. The first sentence makes the comparison, or says that there is nothing to compare: without a positive
+    among the candidates, all figures as retrieved are 0. The second counts the queries that were trained on, if any.
     The last names the best ranking, unless it is the trained model's.
     """
     protocol, queries = measures[AS_RETRIEVED], int(measures["queries"])
@@ -38,6 +39,9 @@ def verdict(name: str, measures: Mapping[str, Any]) -> list[str]:
     known = (
         [f"{name}: {seen} of its {queries} queries are training questions too, which favours trained."] if seen else []
     )
+    if measures.get("positives_found") == 0:
+        said = f"the first stage found no positive for any of {queries} queries"
+        return [f"{name}: {said}, so there is nothing to compare as retrieved.", *known]
     found, label = protocol["differences"][TRAINED][HEADLINE], MEASURES[HEADLINE]
     by, interval = abs(found["mean"]), _interval(found, queries)
     if found["low"] > 0:

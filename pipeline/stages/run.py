@@ -10,7 +10,7 @@ from pipeline.config.schema import Config, Stage
 from pipeline.core import atomic
 from pipeline.reporting import report
 from pipeline.stages.banner import announce
-from pipeline.stages.card import card
+from pipeline.stages.card import card, log_without_card
 from pipeline.stages.evaluate import check_inputs, evaluate
 from pipeline.stages.mine import check_data, mine
 from pipeline.stages.models import check_base
@@ -48,6 +48,8 @@ def run(config: Config, stop_after: Stage | None = None) -> Path | None:
         evaluate(this)
     if last is Stage.card:
         card(this)
+    elif evaluates:
+        log_without_card(this)
     _point_latest(this)
     return this.folder
 

@@ -11,8 +11,8 @@ from pipeline.data import storage
 from pipeline.data.beir import read_beir
 from pipeline.data.nano_beir import read as read_nano_beir
 from pipeline.evaluation import reranking
+from pipeline.mining.bm25 import bm25_run
 from pipeline.mining.checks import NOTABLE_SHARE, coverage
-from pipeline.mining.retrieval import bm25_run
 from pipeline.stages.plan import RunPlan
 
 log = logging.getLogger(__name__)

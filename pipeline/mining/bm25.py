@@ -1,27 +1,21 @@
-"""Lexical and imported first stages: BM25, and a run made elsewhere. Knows nothing of labels, negatives or files.
+"""BM25 as a first stage. Knows nothing of labels, negatives or files.
 
-Each is a `Searcher` over one list of passages. Passages with equal scores keep their order, so a ranking does not
-depend on threads, batches or hashing.
+Passages with equal scores keep their order, so a ranking does not depend on threads, batches or hashing.
 """
 
 from __future__ import annotations
 
 import math
-import re
-import unicodedata
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cache
-from itertools import chain
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import snowballstemmer
-from bm25s.stopwords import STOPWORDS_EN
 from scipy import sparse
 
 from pipeline.core.progress import bar
 from pipeline.core.records import Run
+from pipeline.mining.stems import Stems
 from pipeline.mining.topk import Positions, Ranking
 
 K1, B = 0.9, 0.4
@@ -42,90 +36,6 @@ ENTRIES = 1 << 20
 
 PAIRS = 65_536
 """Pairs scored at once."""
-
-PASSAGES = 4096
-"""Passages read between two marks of progress."""
-
-_WORD = re.compile(r"(?u)\b\w\w+\b")
-
-_UNSEEN = str.maketrans(dict.fromkeys("\u00ad\u200d\u200e\u200f\u2060\ufeff"))
-"""Characters that may be written within a word but are no part of it: soft hyphens, joiners, marks of writing
-direction. The non-joiner (U+200C) is not among them: it separates words, as Persian's suffixes require."""
-
-UNSPACED = (
-    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"  # Thai, Lao, Burmese, Khmer
-    "\u3041-\u3096\u309d-\u309f\u30a1-\u30fa\u30fc-\u30ff\u31f0-\u31ff\uff66-\uff9f"  # kana
-    "\u3005-\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"  # Han
-)
-"""Characters of scripts that put no spaces between words."""
-
-_RUN = re.compile(f"[{UNSPACED}]+|[^{UNSPACED}]+")
-_UNSPACED = re.compile(f"[{UNSPACED}]")
-
-
-class Stems:
-    """Passages as numbered stems, computed once and shared by searches over different subsets of the passages.
-
-    `flat` (stems,) int32 holds the stem numbers of all passages, one passage after another; `lengths` (passages,) int64
-    says how many belong to each passage. English stop words are left out, and so are words of one letter in scripts
-    that put spaces between words. Stems are numbered in order of first occurrence.
-    """
-
-    def __init__(self, passages: Sequence[str]) -> None:
-        """Split all passages into words and number their stems."""
-        self._stem = snowballstemmer.stemmer("english")
-        self._numbers: dict[str, int] = {}
-        self._known = _Known(STOPWORDS_EN, self._new)
-        flat, lengths = [np.zeros(0, np.int32)], [np.zeros(0, np.int64)]
-        with bar("BM25 index", len(passages)) as moving:
-            for start in range(0, len(passages), PASSAGES):
-                words = [_words(passage.lower()) for passage in passages[start : start + PASSAGES]]
-                numbers = np.fromiter(map(self._known.__getitem__, chain.from_iterable(words)), np.int32)
-                kept = numbers >= 0
-                of = np.repeat(np.arange(len(words)), [len(own) for own in words])
-                flat.append(numbers[kept])
-                lengths.append(np.bincount(of[kept], minlength=len(words)))
-                moving.advance(len(words))
-        self.flat, self.lengths = np.concatenate(flat), np.concatenate(lengths)
-        self._starts = np.cumsum(self.lengths) - self.lengths
-
-    def _new(self, word: str) -> int:
-        """Return the number of a word's stem, which is a new number if the stem is new."""
-        return self._numbers.setdefault(self._stem.stemWord(word), len(self._numbers))
-
-    def __len__(self) -> int:
-        return len(self._numbers)
-
-    def of(self, text: str) -> list[int]:
-        """Return the numbers of a text's stems in reading order, without stop words and stems that no passage has."""
-        return [number for word in _words(text.lower()) if (number := self._number(word)) >= 0]
-
-    def _number(self, word: str) -> int:
-        """Return the number of a word's stem, or -1 for a stop word or a stem that no passage has."""
-        if word not in self._known:
-            self._known[word] = self._numbers.get(self._stem.stemWord(word), -1)
-        return self._known[word]
-
-    def part(self, subset: Positions) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
-        """Return `flat` and `lengths` of the passages at `subset` alone, in the order of `subset`."""
-        lengths = self.lengths[subset]
-        shifts = self._starts[subset] - (np.cumsum(lengths) - lengths)
-        return self.flat[np.repeat(shifts, lengths) + np.arange(lengths.sum())], lengths
-
-
-class _Known(dict[str, int]):
-    """Word → number of its stem, or -1 for a stop word.
-
-    `number` computes the entry at the first lookup of a word, so each distinct word is stemmed only once.
-    """
-
-    def __init__(self, stop_words: Iterable[str], number: Callable[[str], int]) -> None:
-        super().__init__(dict.fromkeys(stop_words, -1))
-        self._number = number
-
-    def __missing__(self, word: str) -> int:
-        self[word] = number = self._number(word)
-        return number
 
 
 class Bm25:
@@ -268,31 +178,6 @@ def _weights(terms: npt.NDArray[np.int32], lengths: npt.NDArray[np.int64], size:
     return weights
 
 
-@cache
-def _marked_word() -> re.Pattern[str]:
-    """Return a pattern of words whose letters may bear marks (vowel signs, accents): `\\w` alone ends at a mark."""
-    # From U+20000 on, the only marks are variation selectors, which no word needs.
-    marks = "".join(c for c in map(chr, range(0x20000)) if unicodedata.category(c) in ("Mn", "Mc"))
-    return re.compile(rf"\w[\w{marks}]+")
-
-
-def _words(text: str) -> list[str]:
-    """Return the words of a text in reading order; in scripts without spaces, pairs of neighbouring characters."""
-    if text.isascii():
-        return _WORD.findall(text)
-    text = unicodedata.normalize("NFC", text.translate(_UNSEEN))
-    word = _marked_word()
-    if not _UNSPACED.search(text):
-        return word.findall(text)
-    words: list[str] = []
-    for run in _RUN.findall(text):
-        if _UNSPACED.match(run):
-            words += [run[at : at + 2] for at in range(max(1, len(run) - 1))]
-        else:
-            words += word.findall(run)
-    return words
-
-
 def bm25_run(queries: Mapping[str, str], passages: Mapping[str, str], depth: int) -> Run:
     """Rank the passages of a collection by BM25: query id → the ids of its best `depth` passages → score."""
     ids = list(passages)
@@ -303,31 +188,3 @@ def bm25_run(queries: Mapping[str, str], passages: Mapping[str, str], depth: int
         best = zip(ranking.indices[row][found], ranking.scores[row][found], strict=True)
         run[query] = {ids[index]: float(score) for index, score in best}
     return run
-
-
-class ImportedRun:
-    """A ranking made elsewhere. A passage that it does not list scores -inf, worse than every listed passage.
-
-    Args:
-        rankings: Query text → index of a listed passage → score.
-    """
-
-    def __init__(self, rankings: Mapping[str, Mapping[int, float]]) -> None:
-        self._rankings = rankings
-
-    def search(self, queries: Sequence[str], depth: int, rows: Positions | None = None) -> Ranking:
-        """Return the run's best `depth` passages of each query, or of the queries at `rows`."""
-        asked = queries if rows is None else [queries[row] for row in rows]
-        indices = np.full((len(asked), depth), -1, np.int32)
-        scores = np.full((len(asked), depth), -np.inf, np.float32)
-        for row, query in enumerate(asked):
-            best = sorted(self._rankings.get(query, {}).items(), key=lambda item: (-item[1], item[0]))[:depth]
-            indices[row, : len(best)] = [index for index, _ in best]
-            scores[row, : len(best)] = [score for _, score in best]
-        return Ranking(indices, scores)
-
-    def score(self, queries: Sequence[str], query: Positions, passage: Positions) -> npt.NDArray[np.float32]:
-        """Return the run's own scores (pairs,)."""
-        pairs = zip(query.tolist(), passage.tolist(), strict=True)
-        found = [self._rankings.get(queries[q], {}).get(p, -np.inf) for q, p in pairs]
-        return np.array(found, np.float32)
