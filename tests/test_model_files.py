@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from hub_fixtures import bert_tiny, modernbert
+import transformers
+from hub_fixtures import modernbert, wordpiece
 from injected_faults import MaliciousPickle
+from model_folders import PAIRS, pair_scores, predictions, save_random
 from refusals import one_line_refusal
-from safetensors.torch import load_file, save_file
 from small_models import PROBES, lively, model_config, scores, tiny, weights
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, dynamic_module_utils
 
@@ -197,77 +197,101 @@ def test_folder_without_tokenizer_files_is_refused(base: Path, tmp_path: Path) -
     one_line_refusal(error.value)
 
 
-def renamed(folder: Path, names: Callable[[str], str | None]) -> Path:
-    """The folder with its weights under other names, those left out for which `names` gives None."""
-    pickled, path = folder / "pytorch_model.bin", folder / "model.safetensors"
-    kept = {names(name): tensor for name, tensor in (load_file(path) if path.exists() else torch.load(pickled)).items()}
-    kept.pop(None, None)
-    if path.exists():
-        save_file(kept, path, {"format": "pt"})
-    else:
-        torch.save(kept, pickled)
-    return folder
-
-
-def written(base: Path, folder: Path, *, trained: bool) -> Path:
-    """A folder with a small cross-encoder, or with a plain encoder."""
-    if trained:
-        save(tiny(base), folder, model_config(base))
-    else:
-        bert_tiny(folder)
-    return folder
-
-
-PREFIXES = ["module.", "_orig_mod.", "model.", "base_model.model."]
-
-
-@pytest.mark.parametrize("prefix", PREFIXES)
-@pytest.mark.parametrize("trained", [False, True], ids=["encoder", "cross-encoder"])
-def test_weights_under_other_names_are_refused_not_drawn_at_random(
-    base: Path, tmp_path: Path, trained: bool, prefix: str
-) -> None:
-    folder = written(base, tmp_path / "model", trained=trained)
-    renamed(folder, lambda name: prefix + name)
-    rule = rf"^model\.path must hold all weights .*, got no bert\.embeddings\.\S+ in .*'{prefix}bert\.embed.*merge_and"
-    with pytest.raises(ModelError, match=rule) as error:
-        load(folder, model_config(folder), seed=0)
+def test_config_that_transformers_cannot_build_is_refused(tmp_path: Path) -> None:
+    lilt = save_random(tmp_path, "Lilt", hidden_size=96)
+    path = lilt / "config.json"
+    path.write_text(path.read_text().replace('"num_attention_heads": 2', '"num_attention_heads": 5'))
+    with pytest.raises(ModelError, match=r"^model\.random_init must be used with a configuration that ") as error:
+        load(lilt, model_config(lilt, random_init=True), seed=0)
     one_line_refusal(error.value)
 
 
-@pytest.mark.parametrize(
-    ("trained", "lost", "refused"),
-    [
-        (True, "bert.encoder.layer.1.", True),
-        (True, "classifier.", True),
-        (True, "bert.pooler.", True),
-        (False, "bert.encoder.layer.1.", True),
-        (False, "bert.pooler.", False),  # as of a model for masked words: drawn with the head
-        (False, "cls.", False),
-    ],
-)
-def test_missing_weights_are_refused_unless_an_untrained_head_or_pooler(
-    base: Path, tmp_path: Path, trained: bool, lost: str, refused: bool
-) -> None:
-    folder = written(base, tmp_path / "model", trained=trained)
-    renamed(folder, lambda name: None if name.startswith(lost) else name)
-    if refused:
-        with pytest.raises(
-            ModelError, match=rf"^model\.path must hold all weights .*, got no {lost}.* save_pretrained\."
-        ):
-            load(folder, model_config(folder), seed=0)
-        load(folder, model_config(folder, random_init=True), seed=0)
-    else:
-        assert not load(folder, model_config(folder), seed=0).head_was_saved
+def test_torn_weights_of_a_model_without_sdpa_are_refused(tmp_path: Path) -> None:
+    source = save_random(tmp_path, "DebertaV2", type_vocab_size=0, pooler_hidden_size=32)
+    (source / "model.safetensors").write_bytes(b"torn")
+    with pytest.raises(ModelError, match=r"^model\.path must hold weights that load as fp32 tensors, got ") as error:
+        load(source, model_config(source), seed=1, attention=Attention.varlen)
+    one_line_refusal(error.value)
 
 
-def test_modernbert_may_lack_its_head_but_no_layer(tmp_path: Path) -> None:
-    source = modernbert(tmp_path)
-    renamed(source, lambda name: None if name.startswith(("head.", "decoder.")) else name)
-    assert not load(source, model_config(source), seed=0).head_was_saved
-    renamed(source, lambda name: None if name.startswith("model.layers.2.") else name)
-    with pytest.raises(ModelError, match=r", got no model\.layers\.2\..* Restore the missing weights, and save"):
-        load(source, model_config(source), seed=0)
-    assert load(source, model_config(source, layers=2), seed=0).layers == 2
+def test_model_without_a_scoring_head_is_refused(tmp_path: Path) -> None:
+    source = save_random(tmp_path, "Electra", embedding_size=32)
+    transformers.ViTConfig(hidden_size=32, num_labels=1).save_pretrained(source)
+    with pytest.raises(ModelError, match=r"^model\.path must hold weights .*Unrecognized configuration class") as error:
+        load(source, model_config(source), seed=1, attention=Attention.sdpa)
+    one_line_refusal(error.value)
+
+
+# --- pad token, inputs and embeddings ---------------------------------------------------------------------------------
+
+
+def test_missing_pad_token_is_taken_from_the_tokenizer(tmp_path: Path) -> None:
+    source = save_random(tmp_path / "source", "GPT2", pad_token_id=None, n_positions=64, bos_token_id=2, eos_token_id=3)
+    reranker = load(source, model_config(source), seed=1)
+    together = pair_scores(reranker)
+    assert together == pytest.approx([pair_scores(reranker, [pair])[0] for pair in PAIRS], abs=1e-6)
+    save(reranker, tmp_path / "saved", model_config(source))
+    assert np.abs(predictions(tmp_path / "saved") - together).max() <= 1e-5
+
+
+def test_model_that_needs_more_than_tokens_is_refused_at_load(tmp_path: Path) -> None:
+    wordpiece(tmp_path)
+    tokenizer = transformers.BertTokenizer(str(tmp_path / "vocab.txt"))
+    shape = {"d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 1, "num_heads": 2}
+    transformers.T5Model(transformers.T5Config(vocab_size=len(tokenizer), **shape)).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(
+        ModelError, match=r"^model\.path must score pairs of texts as T5For.*decoder_start_token_id"
+    ) as error:
+        load(tmp_path, model_config(tmp_path, max_length=64), seed=0)
+    one_line_refusal(error.value)
+
+
+def test_tokenizer_with_more_tokens_than_embeddings_is_refused(tmp_path: Path) -> None:
+    folder = save_random(tmp_path, "Bert")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    known = len(tokenizer)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
+    tokenizer.save_pretrained(folder)
+    assert np.isfinite(pair_scores(load(folder, model_config(folder), seed=1))).all(), "no pair holds that token"
+    tokenizer.add_tokens(["qqq", "zzz"])
+    tokenizer.save_pretrained(folder)
+    rule = "model.path must have an embedding for each token of its tokenizer"
+    for drawn, remedy in (
+        (False, f"Call model.resize_token_embeddings({known + 3}) and save it again."),
+        (True, f"Write vocab_size {known + 3} in its config.json."),
+    ):
+        with pytest.raises(ModelError) as error:
+            load(folder, model_config(folder, random_init=drawn), seed=1)
+        assert one_line_refusal(error.value) == f"{rule}, got {known} for {known + 3} in {folder}. {remedy}"
+    model = transformers.BertForSequenceClassification.from_pretrained(folder)
+    model.resize_token_embeddings(known + 3)
+    model.save_pretrained(folder)
+    assert np.isfinite(pair_scores(load(folder, model_config(folder), seed=1), [("qqq", "a zzz")])).all()
+
+
+def test_model_without_an_embedding_table_is_loaded(tmp_path: Path) -> None:
+    folder = save_random(tmp_path, "Canine", vocab_size=None)  # it hashes characters
+    reranker = load(folder, model_config(folder), seed=1)
+    with pytest.raises(NotImplementedError):
+        reranker.model.get_input_embeddings()
+    assert np.isfinite(pair_scores(reranker)).all()
+
+
+def test_tokenizer_with_more_token_types_than_embeddings_is_refused(tmp_path: Path) -> None:
+    folder = save_random(tmp_path, "Bert", type_vocab_size=1)
+    with pytest.raises(ModelError) as error:
+        load(folder, model_config(folder), seed=1)
+    assert one_line_refusal(error.value) == (
+        f"model.path must have an embedding for each token type of its tokenizer, got 1 for 2 in {folder}. "
+        "Remove token_type_ids from its tokenizer's model_input_names."
+    )
+    tokenizer = AutoTokenizer.from_pretrained(folder, model_input_names=["input_ids", "attention_mask"])
+    tokenizer.save_pretrained(folder)
+    assert np.isfinite(pair_scores(load(folder, model_config(folder), seed=1))).all()
+
+
+# --- code -------------------------------------------------------------------------------------------------------------
 
 
 def test_pickle_that_would_run_code_is_refused_and_not_run(base: Path, tmp_path: Path) -> None:
