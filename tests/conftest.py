@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hub_client import HubUser
+from loopback_hub import LoopbackHub
 
 # Set at collection, not in a fixture: before any library reads these variables.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -41,6 +43,13 @@ def pairs_file(tmp_path: Path) -> Path:
     from pair_files import pair_rows, write_jsonl
 
     return write_jsonl(tmp_path / "pairs.jsonl", pair_rows(150))
+
+
+@pytest.fixture()
+def hub_user(tmp_path: Path) -> Iterator[HubUser]:
+    """Yield a user with an empty cache, and a loopback hub without repositories that serves during the test."""
+    with LoopbackHub().serving() as hub:
+        yield HubUser(tmp_path, hub)
 
 
 @pytest.fixture()

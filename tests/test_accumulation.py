@@ -1,4 +1,4 @@
-"""Gradients added up: dense ones in place, sparse ones in a buffer that is kept and starts each step from nothing."""
+"""Gradients added up: dense ones in place, sparse ones in a buffer that is kept and starts each step from zero."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def drawn(seed: int, *kept: int) -> torch.Tensor:
     return full
 
 
-@pytest.mark.parametrize("sparse", [False, True])
-def test_the_sum_is_dense_and_a_new_step_starts_from_nothing(sparse: bool) -> None:
+@pytest.mark.parametrize("sparse", [False, True], ids=["dense", "sparse"])
+def test_sum_is_dense_and_each_step_starts_from_zero(sparse: bool) -> None:
     parameter = torch.nn.Parameter(torch.ones(9, 4))
     for step in range(3):
         parts = [drawn(step, 1, step, 4), drawn(step + 10, step, 5), drawn(step + 20, 8)]
@@ -36,24 +36,24 @@ def test_the_sum_is_dense_and_a_new_step_starts_from_nothing(sparse: bool) -> No
         assert torch.equal(parameter.grad, parts[0] + parts[1] + parts[2]), step
 
 
-def test_a_sparse_gradient_joins_one_that_is_there_and_is_forgotten_with_it() -> None:
-    parameter, there = torch.nn.Parameter(torch.ones(9, 4)), drawn(1, 2, 3)
+def test_sparse_gradient_is_added_to_dense_and_dropped_when_grad_is_reset() -> None:
+    parameter, dense = torch.nn.Parameter(torch.ones(9, 4)), drawn(1, 2, 3)
     accumulate(parameter, rows(drawn(2, 0)))
-    parameter.grad = there.clone()
+    parameter.grad = dense.clone()
     accumulate(parameter, rows(drawn(3, 3)))
-    assert torch.equal(parameter.grad, there + drawn(3, 3))
+    assert torch.equal(parameter.grad, dense + drawn(3, 3))
     parameter.grad = None
     accumulate(parameter, rows(drawn(4, 7)))
     assert parameter.grad is not None and torch.equal(parameter.grad, drawn(4, 7))
 
 
-def test_none_is_nothing() -> None:
+def test_accumulating_none_leaves_grad_none() -> None:
     parameter = torch.nn.Parameter(torch.ones(2))
     accumulate(parameter, None)
     assert parameter.grad is None
 
 
-def test_the_buffer_is_kept_between_steps_and_goes_with_its_parameter() -> None:
+def test_buffer_is_kept_between_steps_and_freed_with_its_parameter() -> None:
     parameter = torch.nn.Parameter(torch.ones(9, 4))
     accumulate(parameter, rows(drawn(1, 1)))
     buffer = parameter.grad
@@ -67,7 +67,7 @@ def test_the_buffer_is_kept_between_steps_and_goes_with_its_parameter() -> None:
     assert kept() is None
 
 
-def test_a_parameter_that_changed_its_type_gets_another_buffer() -> None:
+def test_parameter_of_a_new_dtype_gets_a_new_buffer() -> None:
     parameter = torch.nn.Parameter(torch.ones(9, 4))
     accumulate(parameter, rows(drawn(1, 1)))
     parameter.grad = None

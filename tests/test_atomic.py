@@ -9,7 +9,6 @@ import os
 import stat
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -23,13 +22,13 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_a_folder_the_system_makes_none_in_is_refused() -> None:
+def test_unwritable_parent_is_refused() -> None:
     with pytest.raises(ResourceError, match=r"^/proc/x/y must be a folder that can be made, .* Pass outputs_dir="):
         atomic.make_folder(Path("/proc/x/y"))
 
 
-@pytest.mark.parametrize("making", ["open", "symlink_to"])
-def test_a_signal_right_after_making_leaves_nothing(
+@pytest.mark.parametrize("making", ["open", "symlink_to"], ids=["file", "link"])
+def test_interrupt_right_after_creation_leaves_no_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, making: str
 ) -> None:
     make = getattr(Path, making)
@@ -52,40 +51,41 @@ def test_a_signal_right_after_making_leaves_nothing(
 
 
 HOLD = """
-import sys, time
+import logging, sys
 from pathlib import Path
 from pipeline.core.atomic import locked
+logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(message)s")
 with locked(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()
 """
+"""Holds the lock until its standard input ends."""
 
 
-@pytest.mark.parametrize("killed", [False, True])
-def test_a_second_process_waits_and_a_dead_one_holds_nothing(root: Path, tmp_path: Path, killed: bool) -> None:
+@pytest.mark.parametrize("killed", [False, True], ids=["released", "killed"])
+def test_second_process_waits_until_the_lock_is_released(root: Path, tmp_path: Path, killed: bool) -> None:
     target = tmp_path / "x"
-    with subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(target)], cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as first:
+    words = [sys.executable, "-c", HOLD, str(target)]
+    with subprocess.Popen(words, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as first:
         assert first.stdin is not None and first.stdout is not None
         assert first.stdout.readline() == "held\n"
-        with subprocess.Popen(
-            [sys.executable, "-c", HOLD, str(target)], cwd=root, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-        ) as second:  # fmt: skip
-            time.sleep(0.5)
-            assert second.poll() is None, "the second waits while the first holds"
+        with subprocess.Popen(words, cwd=root, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True) as second:
+            assert second.stdout is not None
+            assert second.stdout.readline() == f"waiting for another process that is writing {target}\n"
+            with pytest.raises(subprocess.TimeoutExpired):
+                second.wait(0.2)
             if killed:
                 first.kill()
             else:
                 first.stdin.close()
-            assert second.wait(20) == 0
+            assert second.wait(20) == 0 and second.stdout.read() == "held\n"
     with locked(target):
         pass
     assert not target.exists()
 
 
-@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
-def test_a_file_system_without_locks_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP], ids=errno.errorcode.get)
+def test_file_system_without_locks_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     def refusing(*_: object) -> None:
         raise OSError(number, os.strerror(number))
 
@@ -95,8 +95,8 @@ def test_a_file_system_without_locks_is_refused(tmp_path: Path, monkeypatch: pyt
         pass
 
 
-@pytest.mark.parametrize("number", [errno.EINVAL, errno.EOPNOTSUPP, errno.EIO])
-def test_a_folder_goes_unsynced_only_where_its_file_system_syncs_none(
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.EOPNOTSUPP, errno.EIO], ids=errno.errorcode.get)
+def test_folder_fsync_failure_is_ignored_only_if_unsupported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     def refusing(descriptor: int) -> None:
@@ -109,7 +109,7 @@ def test_a_folder_goes_unsynced_only_where_its_file_system_syncs_none(
     assert (tmp_path / "x").read_bytes() == b"x"
 
 
-def test_processes_of_one_number_do_not_take_each_others_link(root: Path, tmp_path: Path) -> None:
+def test_two_processes_with_equal_pids_do_not_collide(root: Path, tmp_path: Path) -> None:
     """Two containers over one disk: both say that they are process 7."""
     code = """
 import os, sys
@@ -125,7 +125,7 @@ for _ in range(300):
     assert names(tmp_path) == [".latest.lock", "latest"]
 
 
-def test_a_link_is_swapped_and_relative(tmp_path: Path) -> None:
+def test_link_is_relative_and_can_be_replaced(tmp_path: Path) -> None:
     for name in ("one", "two"):
         (tmp_path / "runs" / name).mkdir(parents=True)
         point(tmp_path / "latest", tmp_path / "runs" / name)
@@ -135,7 +135,7 @@ def test_a_link_is_swapped_and_relative(tmp_path: Path) -> None:
     assert (tmp_path.parent / f"{tmp_path.name}-moved" / "latest").resolve() == tmp_path.resolve() / "runs" / "two"
 
 
-def test_what_stands_where_a_link_goes_is_refused(tmp_path: Path) -> None:
+def test_file_or_folder_in_place_of_a_link_is_refused(tmp_path: Path) -> None:
     (tmp_path / "dangling").symlink_to("gone")
     for name in ("absent", "dangling"):
         atomic.require_link(tmp_path / name)
@@ -146,12 +146,17 @@ def test_what_stands_where_a_link_goes_is_refused(tmp_path: Path) -> None:
             atomic.require_link(tmp_path / name)
 
 
-def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nan_is_not_written_as_json(tmp_path: Path) -> None:
+    atomic.write_json(tmp_path / "facts.json", {"loss": 1.0})
+    with pytest.raises(ValueError, match="Out of range float"):
+        atomic.write_json(tmp_path / "facts.json", {"loss": float("nan")})
+    assert atomic.read_json(tmp_path / "facts.json") == {"loss": 1.0} and names(tmp_path) == ["facts.json"]
+
+
+def test_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "deep" / "facts.json"
     atomic.write_json(path, {"é": [1, None]})
     assert atomic.read_json(path) == {"é": [1, None]}
-    with pytest.raises(ValueError, match="Out of range float"):
-        atomic.write_json(path, {"loss": float("nan")})
 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
@@ -162,8 +167,8 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyt
     assert json.loads(path.read_text()) == {"é": [1, None]} and names(path.parent) == ["facts.json"]
 
 
-@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o077, 0o600)])
-def test_who_may_read_a_file_is_the_processs_to_say(tmp_path: Path, mask: int, mode: int) -> None:
+@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o077, 0o600)], ids=["022", "077"])
+def test_files_follow_the_umask(tmp_path: Path, mask: int, mode: int) -> None:
     before = os.umask(mask)
     try:
         atomic.write_json(tmp_path / "x.json", 1)
@@ -172,7 +177,7 @@ def test_who_may_read_a_file_is_the_processs_to_say(tmp_path: Path, mask: int, m
     assert (tmp_path / "x.json").stat().st_mode & 0o777 == mode
 
 
-def test_reading_says_what_is_wrong(tmp_path: Path) -> None:
+def test_missing_and_torn_json_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match=r"must exist, got nothing there"):
         atomic.read_json(tmp_path / "none.json")
     (tmp_path / "torn.json").write_text('{"a": ')
@@ -180,11 +185,11 @@ def test_reading_says_what_is_wrong(tmp_path: Path) -> None:
         atomic.read_json(tmp_path / "torn.json")
 
 
-def test_what_a_killed_writer_left_goes_with_the_next_write(tmp_path: Path) -> None:
+def test_next_write_removes_what_killed_writers_left(tmp_path: Path) -> None:
     for name in (".x.json.ab12.999999999", ".x.json.cd34", ".latest.999999999"):
         (tmp_path / f"{name}{atomic.PARTIAL}").write_text("half")
-    living = tmp_path / f".x.json.ef56.{os.getppid()}{atomic.PARTIAL}"
-    living.write_text("at work")
+    running = tmp_path / f".x.json.ef56.{os.getppid()}{atomic.PARTIAL}"
+    running.write_text("at work")
     atomic.write_json(tmp_path / "x.json", 1)
     atomic.point(tmp_path / "latest", tmp_path / "x.json")
-    assert {path.name for path in tmp_path.iterdir()} == {"x.json", "latest", ".latest.lock", living.name}
+    assert {path.name for path in tmp_path.iterdir()} == {"x.json", "latest", ".latest.lock", running.name}

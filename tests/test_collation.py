@@ -33,7 +33,7 @@ def tokenizer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
     return made(request.param, tmp_path_factory)
 
 
-def assert_as_the_tokenizer(tokenizer: Any, template: PairTemplate, pairs: list[tuple[str, str]]) -> None:
+def assert_equals_the_tokenizers(tokenizer: Any, template: PairTemplate, pairs: list[tuple[str, str]]) -> None:
     texts = [text for pair in pairs for text in pair]
     table = TokenTable.build(texts, tokenizer, MAX)
     first, second = np.arange(len(pairs)) * 2, np.arange(len(pairs)) * 2 + 1
@@ -53,11 +53,11 @@ def assert_as_the_tokenizer(tokenizer: Any, template: PairTemplate, pairs: list[
 @example(pairs=[("river " * (MAX // 2 - 2), "stone " * (MAX // 2 - 1)), ("river " * 11, "stone " * 10)])
 @example(pairs=list(zip(ODD, reversed(ODD), strict=True)))
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_pairs_are_the_tokenizers_own(tokenizer: tuple[Any, PairTemplate], pairs: list[tuple[str, str]]) -> None:
-    assert_as_the_tokenizer(*tokenizer, pairs)
+def test_pairs_equal_the_tokenizers_own(tokenizer: tuple[Any, PairTemplate], pairs: list[tuple[str, str]]) -> None:
+    assert_equals_the_tokenizers(*tokenizer, pairs)
 
 
-def test_a_model_that_is_not_given_token_types_has_the_first_everywhere(tmp_path: Path) -> None:
+def test_token_types_are_zero_if_the_tokenizer_gives_none(tmp_path: Path) -> None:
     tokenizer = saved(bert_tiny)(tmp_path)
     texts, first, second = ["the river", "a stone"], np.array([0]), np.array([1])
     token_types = {}
@@ -74,13 +74,13 @@ def test_a_model_that_is_not_given_token_types_has_the_first_everywhere(tmp_path
 
 
 @pytest.mark.parametrize("tokenizer", ["bert", "roberta"], indirect=True)
-def test_every_pair_of_lengths_is_cut_as_the_tokenizer_cuts(tokenizer: tuple[Any, PairTemplate]) -> None:
+def test_pairs_are_truncated_as_the_tokenizer_truncates(tokenizer: tuple[Any, PairTemplate]) -> None:
     lengths = [0, 1, 2, 8, 9, 10, 11, 12, 19, 20, 21, 22, 23, 24, 25, 40]
     texts = {n: " ".join(["the"] * n) for n in lengths}
-    assert_as_the_tokenizer(*tokenizer, [(texts[n], texts[m]) for n in lengths for m in lengths])
+    assert_equals_the_tokenizers(*tokenizer, [(texts[n], texts[m]) for n in lengths for m in lengths])
 
 
-def test_padding_stands_on_the_tokenizers_side(tmp_path: Path) -> None:
+def test_padding_is_on_the_tokenizers_side(tmp_path: Path) -> None:
     tokenizer = left_padded(tmp_path)
     template = collation.checked_template(tokenizer, MAX)
     table = TokenTable.build(["river", "the river number"], tokenizer, MAX)
@@ -90,9 +90,7 @@ def test_padding_stands_on_the_tokenizers_side(tmp_path: Path) -> None:
     assert batch["attention_mask"][0, 0] == 0 and batch["input_ids"][0, 0] == tokenizer.pad_token_id
 
 
-def test_a_template_is_proven_once_for_a_tokenizer_and_a_length(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_template_is_checked_once_per_tokenizer_and_length(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from transformers import AutoTokenizer
 
     proofs: list[int] = []
@@ -110,14 +108,14 @@ def test_a_template_is_proven_once_for_a_tokenizer_and_a_length(
     other = AutoTokenizer.from_pretrained(folder)
     other.padding_side = "left"
     collation.checked_template(other, 41)
-    for beside, value in (("split_special_tokens", True), ("model_input_names", ["input_ids"])):
-        setattr(other, beside, value)
+    for name, value in (("split_special_tokens", True), ("model_input_names", ["input_ids"])):
+        setattr(other, name, value)
         for _ in range(2):
             collation.checked_template(other, 41)
     assert proofs == [40, 41, 41, 41, 41]
 
 
-def test_what_was_proven_of_a_tokenizer_is_not_believed_of_one_that_cuts_at_the_other_side(tmp_path: Path) -> None:
+def test_checked_template_is_not_reused_for_another_truncation_side(tmp_path: Path) -> None:
     tokenizer = saved(modernbert)(tmp_path)
     collation.checked_template(tokenizer, MAX)
     tokenizer.truncation_side = "left"
@@ -125,7 +123,7 @@ def test_what_was_proven_of_a_tokenizer_is_not_believed_of_one_that_cuts_at_the_
         collation.checked_template(tokenizer, MAX)
 
 
-def test_each_special_token_has_its_own_type(tmp_path: Path) -> None:
+def test_special_tokens_keep_their_own_types(tmp_path: Path) -> None:
     tokenizer = xlnet(tmp_path)
     template, table = (
         collation.checked_template(tokenizer, MAX),
@@ -141,7 +139,7 @@ def test_each_special_token_has_its_own_type(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["token_type_ids", "attention_mask"])
-def test_a_tokenizer_whose_types_or_mask_a_template_cannot_tell_is_refused(tmp_path: Path, name: str) -> None:
+def test_tokenizer_with_irregular_types_or_mask_is_refused(tmp_path: Path, name: str) -> None:
     tokenizer = saved(bert_tiny)(tmp_path)
 
     class Odd(type(tokenizer)):  # type: ignore[misc]
@@ -158,15 +156,17 @@ def test_a_tokenizer_whose_types_or_mask_a_template_cannot_tell_is_refused(tmp_p
         collation.checked_template(tokenizer, MAX)
 
 
-def test_a_tokenizer_that_cannot_serve_is_refused_in_one_sentence(tmp_path: Path) -> None:
-    unpadded = roberta(tmp_path)
-    unpadded.pad_token = None
+def test_tokenizer_without_a_padding_token_is_refused(tmp_path: Path) -> None:
+    tokenizer = roberta(tmp_path)
+    tokenizer.pad_token = None
     with pytest.raises(ModelError, match=r"^the model's tokenizer must have a padding token, got None\. Set "):
-        collation.checked_template(unpadded, MAX)
-    swapped = roberta(tmp_path)
-    # A pair in the other order is not two texts between special tokens.
-    swapped.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        collation.checked_template(tokenizer, MAX)
+
+
+def test_tokenizer_that_swaps_the_texts_of_a_pair_is_refused(tmp_path: Path) -> None:
+    tokenizer = roberta(tmp_path)
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
         single="<s> $A </s>", pair="<s> $B </s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
     )
     with pytest.raises(ModelError, match=r"^the model's tokenizer must compose a pair from two texts, got "):
-        collation.checked_template(swapped, MAX)
+        collation.checked_template(tokenizer, MAX)

@@ -18,6 +18,7 @@ from pipeline.reporting.report import closing_table
 ROOT = Path(__file__).resolve().parents[1]
 HERE = ROOT / ".github"
 README, RESULTS, SPEED = ROOT / "README.md", HERE / "RESULTS.md", HERE / "SPEED.md"
+FAULTS = HERE / "FAULTS.md"
 HISTORY = HERE / "CHANGELOG.md"
 """Speaks of what was, too: its commands and keys need not be there any more."""
 
@@ -316,6 +317,18 @@ def test_the_counts_of_kills_are_the_records(name: str) -> None:
     whole, smoke = record("faults_quickstart.json"), record("faults_smoke.json")["campaigns"]
     kills = f"{whole['kills']} kills of the quickstart and {sum(of['kills'] for of in smoke)} of a shortened smoke run"
     assert kills in text_of(README)
+
+
+def test_outcomes_of_damaged_weights_are_the_records() -> None:
+    found = record("reference_faults.json")
+    outcomes = ("crash", "other weights, silently", "the same weights")
+    for fault in ("missing", "truncated", "flipped"):
+        counted = Counter(case["outcome"] for case in found["by_fault"] if case["fault"] == fault)
+        row = re.search(rf"^\| {fault} \| (\d+) \| (\d+) \| (\d+) \|$", text_of(FAULTS), re.M)
+        assert row is not None and [int(n) for n in row.groups()] == [counted[outcome] for outcome in outcomes]
+    total = " | ".join(str(found["outcomes"][outcome]) for outcome in outcomes)
+    assert f"| all {found['faults']} | {total} |" in text_of(FAULTS)
+    assert found["control"] == "the same weights"
 
 
 def test_the_counts_of_published_facts_are_the_files() -> None:

@@ -1,4 +1,4 @@
-"""Energy by the real codecarbon, offline: figures, their method and grid, and failures that stop nothing."""
+"""Energy as the real codecarbon measures it, offline: figures, method and grid; its failures stop nothing."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None
     assert attempts == []
 
 
-def test_without_a_country_the_world_average_is_used_and_said(
+def test_world_average_is_used_and_recorded_without_a_country(
     caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     with measured(True, None, "train") as meter:
@@ -64,14 +64,14 @@ def test_without_a_country_the_world_average_is_used_and_said(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_country_sets_the_grid() -> None:
+def test_country_sets_the_grid() -> None:
     with measured(True, "FRA", "train") as meter:
         _work()
     assert meter.record["grid"] == meter.record["country_iso_code"] == "FRA"
     assert 20 < meter.record["g_per_kwh"] < 100
 
 
-def test_a_country_that_codecarbon_does_not_know_is_not_claimed_as_the_grid() -> None:
+def test_unknown_country_falls_back_to_the_world_average() -> None:
     with measured(True, "XYZ", "train") as meter:
         _work(0.1)
     assert meter.record["country_iso_code"] == "XYZ"
@@ -79,9 +79,7 @@ def test_a_country_that_codecarbon_does_not_know_is_not_claimed_as_the_grid() ->
     assert meter.record["g_per_kwh"] == pytest.approx(475)
 
 
-def test_the_user_s_own_codecarbon_settings_open_no_connection_and_change_no_grid(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_codecarbon_settings_of_the_user_are_ignored(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / ".codecarbon.config").write_text(
         "[codecarbon]\nco2_signal_api_token=abc\nsave_to_api=true\nforce_carbon_intensity_g_co2e_kwh=1\n"
         "output_dir=/nowhere\noutput_methods=api,csv\nemissions_endpoint=http://localhost:1\ncountry_iso_code=SWE\n"
@@ -94,7 +92,7 @@ def test_the_user_s_own_codecarbon_settings_open_no_connection_and_change_no_gri
     assert [path.name for path in tmp_path.iterdir()] == [".codecarbon.config"]
 
 
-def test_snapshots_grow_and_the_block_goes_on() -> None:
+def test_energy_grows_from_snapshot_to_snapshot() -> None:
     with measured(True, None, "train") as meter:
         _work(0.2)
         first = meter.snapshot()
@@ -103,7 +101,7 @@ def test_snapshots_grow_and_the_block_goes_on() -> None:
     assert 0 < first["energy_kwh"] < second["energy_kwh"] <= meter.record["energy_kwh"]
 
 
-def test_figures_of_a_snapshot_are_not_those_of_the_whole_block(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_snapshot_is_not_taken_for_the_whole_block(monkeypatch: pytest.MonkeyPatch) -> None:
     from codecarbon.emissions_tracker import BaseEmissionsTracker
 
     monkeypatch.setattr(BaseEmissionsTracker, "stop", lambda tracker: None)
@@ -114,7 +112,7 @@ def test_figures_of_a_snapshot_are_not_those_of_the_whole_block(monkeypatch: pyt
 
 
 @pytest.mark.parametrize(
-    ("cpu", "gpu", "how"),
+    ("cpu", "gpu", "expected"),
     [
         (MEASURED, MEASURED, MEASURED),
         (MEASURED, None, MEASURED),
@@ -123,12 +121,14 @@ def test_figures_of_a_snapshot_are_not_those_of_the_whole_block(monkeypatch: pyt
         (None, None, ESTIMATED),
     ],
 )
-def test_energy_is_measured_where_that_of_all_processors_is(cpu: str | None, gpu: str | None, how: str) -> None:
-    known = {name: of for name, of in (("cpu", cpu), ("gpu", gpu)) if of is not None}
-    assert _overall({**known, "ram": ESTIMATED}) == how
+def test_energy_counts_as_measured_if_that_of_every_processor_is(
+    cpu: str | None, gpu: str | None, expected: str
+) -> None:
+    known = {name: method for name, method in (("cpu", cpu), ("gpu", gpu)) if method is not None}
+    assert _overall({**known, "ram": ESTIMATED}) == expected
 
 
-def test_disabled_imports_no_codecarbon() -> None:
+def test_codecarbon_is_not_imported_if_disabled() -> None:
     code = (
         "import sys; from pipeline.telemetry.emissions import measured\n"
         "with measured(False, None, 'x') as meter: assert meter.snapshot() == {'enabled': False}\n"
@@ -137,8 +137,10 @@ def test_disabled_imports_no_codecarbon() -> None:
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=60)
 
 
-@pytest.mark.parametrize("method", ["__init__", "_ensure_hardware_ready", "_prepare_emissions_data"])
-def test_a_failure_at_construction_start_or_stop_is_reported_and_stops_nothing(
+@pytest.mark.parametrize(
+    "method", ["__init__", "_ensure_hardware_ready", "_prepare_emissions_data"], ids=["construction", "start", "stop"]
+)
+def test_failure_of_codecarbon_is_reported_and_stops_nothing(
     method: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
     from codecarbon.emissions_tracker import BaseEmissionsTracker
@@ -159,7 +161,7 @@ def test_a_failure_at_construction_start_or_stop_is_reported_and_stops_nothing(
     assert "Traceback" not in capfd.readouterr().err
 
 
-def test_an_exception_of_the_block_passes_and_leaves_a_record() -> None:
+def test_exception_in_the_block_propagates_and_leaves_a_record() -> None:
     with pytest.raises(KeyError), measured(True, None, "train") as meter:
         _work(0.1)
         raise KeyError("x")
@@ -167,10 +169,11 @@ def test_an_exception_of_the_block_passes_and_leaves_a_record() -> None:
 
 
 @pytest.mark.parametrize(
-    ("counters", "how"),
+    ("counters", "method"),
     [([True, True], "energy counter"), ([True, False], "power, sampled"), ([None], "energy counter")],
+    ids=["all", "some", "unknown"],
 )
-def test_a_gpu_without_an_energy_counter_is_not_said_to_have_one(counters: list[bool | None], how: str) -> None:
+def test_gpu_method_is_energy_counter_only_if_every_gpu_has_one(counters: list[bool | None], method: str) -> None:
     """By the attribute codecarbon keeps; a version without it has counters only."""
 
     class GPU:
@@ -178,4 +181,4 @@ def test_a_gpu_without_an_energy_counter_is_not_said_to_have_one(counters: list[
             devices=[SimpleNamespace(**({} if has is None else {"_has_counter": has})) for has in counters]
         )
 
-    assert _methods([GPU()]) == {"gpu": f"{MEASURED} (driver's {how})"}
+    assert _methods([GPU()]) == {"gpu": f"{MEASURED} (driver's {method})"}

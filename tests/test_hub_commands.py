@@ -36,7 +36,9 @@ print("SHAPE", scores.shape, model.activation_fn)
 
 
 @dataclass
-class Desk:
+class Commands:
+    """Commands by a name of the test's own: how each ended, and its requests to the hub."""
+
     root: Path
     hub: LoopbackHub
     done: dict[str, Done] = field(default_factory=dict)
@@ -52,7 +54,7 @@ class Desk:
     def recipe(self, name: str, *arguments: str) -> list[str]:
         return self.script(name, f"experiment={EXPERIMENT}", *SMALLER, *arguments)
 
-    def do(self, process: ScriptProcess, commands: dict[str, list[str]], **environments: dict[str, str]) -> None:
+    def execute(self, process: ScriptProcess, commands: dict[str, list[str]], **environments: dict[str, str]) -> None:
         for name, argv in commands.items():
             seen = len(self.hub.requests)
             self.done[name] = process.run(*argv, **{"HF_TOKEN": TOKEN, **environments.get(name, {})})
@@ -60,7 +62,7 @@ class Desk:
 
 
 def facts_of(run: Path) -> dict[str, Any]:
-    """A file of published figures that this run has: what its loopback twin should reproduce."""
+    """Return this run's figures in the form of the file of published ones."""
     found = measured_run(run)
     facts: list[dict[str, Any]] = [
         {"id": f"rows/{name}", "kind": "rows", "name": name, "value": value} for name, value in found.counts.items()
@@ -85,7 +87,7 @@ def facts_of(run: Path) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
+def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Commands]:
     root = tmp_path_factory.mktemp("commands")
     hub = LoopbackHub()
     hub.publish("dataset", PAIRS, gooaq(root / "gooaq", rows=120))
@@ -93,51 +95,51 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
     hub.publish("model", BASE, bert_tiny(root / "tiny"))
     hub.publish("model", "sentence-transformers/static-retrieval-mrl-en-v1", static_retriever(root / "static"))
     with hub.serving(), script_process(root, HF_ENDPOINT=hub.url, HF_TOKEN=TOKEN) as process:
-        desk = Desk(root, hub)
-        desk.do(
+        commands = Commands(root, hub)
+        commands.execute(
             process,
             {
-                "check": desk.recipe("check"),
-                "gpu": desk.recipe("check", "runtime=rtx3090"),
-                "absent": desk.recipe("check", "model.path=nobody/nothing"),
-                "token": desk.recipe("check"),
-                "train": desk.recipe("train", f"model.path={BASE}@main", f"data.path={PAIRS}@main"),
+                "check": commands.recipe("check"),
+                "gpu": commands.recipe("check", "runtime=rtx3090"),
+                "absent": commands.recipe("check", "model.path=nobody/nothing"),
+                "token": commands.recipe("check"),
+                "train": commands.recipe("train", f"model.path={BASE}@main", f"data.path={PAIRS}@main"),
             },
             token={"HF_TOKEN": "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"},
         )
-        assert desk.done["train"].status == 0, desk.done["train"]
+        assert commands.done["train"].status == 0, commands.done["train"]
         facts, other = root / "facts.json", root / "other.json"
-        book = facts_of(desk.run)
+        book = facts_of(commands.run)
         facts.write_text(json.dumps(book))
         book[EXPERIMENT]["facts"][0]["value"] += 1
         other.write_text(json.dumps(book))
         reproduce, fresh = "reproduce", f"outputs_dir={root / 'fresh'}"
-        desk.do(
+        commands.execute(
             process,
             {
-                "push": desk.script("push", f"repo={REPO}"),
-                "forbidden": desk.script("push", "repo=tester/forbidden"),
+                "push": commands.script("push", f"repo={REPO}"),
+                "forbidden": commands.script("push", "repo=tester/forbidden"),
                 "load": ["-c", LOAD_PUSHED],
-                "run": desk.recipe(reproduce, f"run={desk.run}", f"facts={facts}"),
-                "first": [*desk.recipe(reproduce, "stage=first", f"facts={facts}")[:-1], fresh],
-                "other": [*desk.recipe(reproduce, "stage=first", f"facts={other}")[:-1], fresh],
-                "weights": desk.recipe(reproduce, f"weights={REPO}", f"facts={facts}"),
-                "base": desk.recipe(reproduce, f"weights={BASE}", f"facts={facts}"),
-                "none": desk.recipe(reproduce),
+                "run": commands.recipe(reproduce, f"run={commands.run}", f"facts={facts}"),
+                "first": [*commands.recipe(reproduce, "stage=first", f"facts={facts}")[:-1], fresh],
+                "other": [*commands.recipe(reproduce, "stage=first", f"facts={other}")[:-1], fresh],
+                "weights": commands.recipe(reproduce, f"weights={REPO}", f"facts={facts}"),
+                "base": commands.recipe(reproduce, f"weights={BASE}", f"facts={facts}"),
+                "none": commands.recipe(reproduce),
             },
             forbidden={"HF_TOKEN": "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"},
         )
-        yield desk
+        yield commands
 
 
 def findings(result: Done) -> dict[str, tuple[str, str]]:
-    """What → (status, words) of the lines of a check."""
+    """Return the lines of a check: what → (status, words)."""
     lines = [re.match(r"^(OK|WARN|FAIL) +(\w+(?: size| disk)?) +(.*)$", line) for line in result.out.splitlines()]
     return {match[2]: (match[1], match[3]) for match in lines if match}
 
 
-def test_a_check_looks_at_everything_and_downloads_no_weights_or_data(desk: Desk) -> None:
-    result = desk.done["check"]
+def test_check_covers_everything_and_downloads_no_weights_or_data(commands: Commands) -> None:
+    result = commands.done["check"]
     assert result.status == 0, result
     found = findings(result)
     assert list(found) == ["login", "model", "data", "retriever", "NanoBEIR", "device", "precision", "cache disk",
@@ -148,45 +150,45 @@ def test_a_check_looks_at_everything_and_downloads_no_weights_or_data(desk: Desk
     assert "to download" in found["cache disk"][1]
     assert result.cpu_s < 60, "promised: under two minutes, its libraries' loading included"
     assert "about " in found["time"][1] and "for 64 pairs" in found["time"][1]
-    fetched = [line for line in desk.requests["check"] if line.startswith("GET") and "/resolve/" in line]
+    fetched = [line for line in commands.requests["check"] if line.startswith("GET") and "/resolve/" in line]
     assert {line.rpartition("/")[2] for line in fetched} <= {"config.json"}
 
 
-def test_a_missing_gpu_a_missing_model_and_a_wrong_token_fail_with_remedies(desk: Desk) -> None:
-    for name, what, words in (
-        ("gpu", "device", "runtime=cpu"),
-        ("absent", "model", "spelling"),
-        ("token", "login", "hf auth login"),
-    ):
-        result = desk.done[name]
-        assert result.status == 2, (name, result)
-        status, said = findings(result)[what]
-        assert status == "FAIL" and words in said
-        assert f"every check must pass before a run, got {what}" in result.err
-        assert "Traceback" not in result.out + result.err
+@pytest.mark.parametrize(
+    ("name", "what", "remedy"),
+    [("gpu", "device", "runtime=cpu"), ("absent", "model", "spelling"), ("token", "login", "hf auth login")],
+    ids=["missing GPU", "missing model", "wrong token"],
+)
+def test_failed_check_names_the_remedy(commands: Commands, name: str, what: str, remedy: str) -> None:
+    result = commands.done[name]
+    assert result.status == 2, result
+    status, message = findings(result)[what]
+    assert status == "FAIL" and remedy in message
+    assert f"every check must pass before a run, got {what}" in result.err
+    assert "Traceback" not in result.out + result.err
 
 
-def test_a_pushed_run_is_a_cross_encoder_with_its_card(desk: Desk) -> None:
-    assert desk.done["push"].status == 0, desk.done["push"]
-    repository = desk.hub.repositories["model", REPO]
+def test_pushed_run_is_a_cross_encoder_with_its_card(commands: Commands) -> None:
+    assert commands.done["push"].status == 0, commands.done["push"]
+    repository = commands.hub.repositories["model", REPO]
     files = repository.commits[repository.branches["main"]]
-    assert repository.branches["main"] in desk.done["push"].out
+    assert repository.branches["main"] in commands.done["push"].out
     assert {"README.md", "config.json", "model.safetensors", "tokenizer.json"} <= set(files)
     assert not {"manifest.json", "training.json", "metrics.jsonl", "emissions.json"} & set(files)
-    assert files["model.safetensors"] == (desk.run / "model" / "model.safetensors").read_bytes()
+    assert files["model.safetensors"] == (commands.run / "model" / "model.safetensors").read_bytes()
     card = files["README.md"].decode()
     assert f"CrossEncoder('{REPO}')" in card and "CrossEncoder('outputs/" not in card
-    assert not any(str(desk.root).encode() in content or TOKEN.encode() in content for content in files.values())
-    assert desk.done["load"].status == 0 and "SHAPE (2,) Sigmoid()" in desk.done["load"].out
+    assert not any(str(commands.root).encode() in content or TOKEN.encode() in content for content in files.values())
+    assert commands.done["load"].status == 0 and "SHAPE (2,) Sigmoid()" in commands.done["load"].out
 
 
-def test_a_card_names_base_and_data_without_their_revisions(desk: Desk) -> None:
-    data = ModelCard((desk.run / "card" / "README.md").read_text()).data.to_dict()
+def test_card_names_base_and_data_without_revisions(commands: Commands) -> None:
+    data = ModelCard((commands.run / "card" / "README.md").read_text()).data.to_dict()
     assert data["base_model"] in (BASE, [BASE]) and data["datasets"] == [PAIRS]
 
 
-def test_a_push_without_permission_is_one_sentence(desk: Desk) -> None:
-    result = desk.done["forbidden"]
+def test_push_without_permission_is_refused(commands: Commands) -> None:
+    result = commands.done["forbidden"]
     assert result.status == 2
     assert re.search(
         r"^error: repo=tester/forbidden must be a repository that you may write to, got .*401.*hf auth login",
@@ -194,43 +196,41 @@ def test_a_push_without_permission_is_one_sentence(desk: Desk) -> None:
     )
 
 
-def test_a_run_beside_its_figures_is_kept_in_its_folder_and_card(desk: Desk) -> None:
-    result = desk.done["run"]
+def test_comparison_with_published_figures_is_kept_with_the_run(commands: Commands) -> None:
+    result = commands.done["run"]
     assert result.status == 0, result
-    found = read_json(desk.run / "reproduction.json")
+    found = read_json(commands.run / "reproduction.json")
     assert found["verdicts"]["FAIL"] == found["verdicts"]["OKish"] == 0 and found["verdicts"]["OK"] > 40
     assert "loss/2" in result.out and f"beside {REPO}" in result.out
-    readme = (desk.run / "README.md").read_text()
-    assert (
-        readme.count("## Reproduction") == 1 and "## Reproduction" not in (desk.run / "card" / "README.md").read_text()
-    )
+    readme, card = ((commands.run / name).read_text() for name in ("README.md", "card/README.md"))
+    assert readme.count("## Reproduction") == 1 and "## Reproduction" not in card
 
 
-def test_the_first_stage_is_mined_and_checked_without_training(desk: Desk) -> None:
-    assert desk.done["first"].status == 0, desk.done["first"]
-    found = read_json(desk.root / "fresh" / "reports" / f"reproduce-{EXPERIMENT}-first.json")
+def test_first_stage_is_reproduced_without_training(commands: Commands) -> None:
+    assert commands.done["first"].status == 0, commands.done["first"]
+    found = read_json(commands.root / "fresh" / "reports" / f"reproduce-{EXPERIMENT}-first.json")
     assert [row["id"].split("/")[0] for row in found["rows"]] == ["rows"] * 3 + ["first-stage"] * 15
-    assert not (desk.root / "fresh" / "runs").exists()
+    assert not (commands.root / "fresh" / "runs").exists()
     nf = next(row for row in found["rows"] if row["id"] == "first-stage/NanoNFCorpus/map")
     assert "reference evaluator" in nf["note"], "the fixture's second set misses a positive"
 
 
-def test_another_row_count_fails_with_status_2(desk: Desk) -> None:
-    result = desk.done["other"]
+def test_figure_outside_its_band_fails_with_status_2(commands: Commands) -> None:
+    result = commands.done["other"]
     assert result.status == 2
     assert re.search(r"^FAIL +rows/rows", result.out, re.M)
     assert "every figure must lie within its band, got 1 of 18 outside" in result.err
 
 
-def test_published_weights_score_as_their_run_did(desk: Desk) -> None:
-    assert desk.done["weights"].status == 0, desk.done["weights"]
-    found = read_json(desk.root / "outputs" / "reports" / f"reproduce-{EXPERIMENT}-tester-pushed.json")
+def test_pushed_weights_score_as_their_run_did(commands: Commands) -> None:
+    assert commands.done["weights"].status == 0, commands.done["weights"]
+    found = read_json(commands.root / "outputs" / "reports" / f"reproduce-{EXPERIMENT}-tester-pushed.json")
     finals = [row for row in found["rows"] if row["id"].startswith("final/")]
     assert len(finals) == 30
     assert all(row["ours"] == pytest.approx(row["published"], abs=1e-12) for row in finals)
 
 
-def test_what_cannot_be_compared_is_refused(desk: Desk) -> None:
-    assert desk.done["base"].status == 2 and "weights must be a trained cross-encoder" in desk.done["base"].err
-    assert desk.done["none"].status == 2
-    assert "one of run, stage and weights must be given, got none" in desk.done["none"].err
+def test_reproduce_without_a_cross_encoder_or_argument_is_refused(commands: Commands) -> None:
+    assert commands.done["base"].status == 2 and "weights must be a trained cross-encoder" in commands.done["base"].err
+    assert commands.done["none"].status == 2
+    assert "one of run, stage and weights must be given, got none" in commands.done["none"].err

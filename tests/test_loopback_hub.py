@@ -1,4 +1,4 @@
-"""The loopback hub speaks the hub's language: uploads and the fixtures, through the real clients."""
+"""The loopback hub and its repositories serve the real clients: uploads, data sets, models and tokenizers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ print(api.upload_folder(folder_path=sys.argv[1], repo_id="tester/mine", commit_m
 """
 
 
-def test_a_folder_is_uploaded_small_files_and_large(tmp_path: Path) -> None:
+def test_folder_of_small_and_large_files_is_uploaded(tmp_path: Path) -> None:
     folder = tmp_path / "model"
     folder.mkdir()
     files = {
@@ -60,7 +60,7 @@ def test_a_folder_is_uploaded_small_files_and_large(tmp_path: Path) -> None:
     assert refused.returncode != 0 and "401" in refused.stderr
 
 
-def test_the_pairs_read_as_a_data_set_of_two_text_columns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pairs_load_as_a_data_set_of_two_text_columns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import datasets
 
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
@@ -72,7 +72,7 @@ def test_the_pairs_read_as_a_data_set_of_two_text_columns(tmp_path: Path, monkey
     assert table[2]["answer"] == sentences(20)[2][1]
 
 
-def test_the_retriever_is_a_static_embedding_that_loads_from_its_folder(tmp_path: Path) -> None:
+def test_static_retriever_loads_from_its_folder(tmp_path: Path) -> None:
     from sentence_transformers import SentenceTransformer
 
     model = SentenceTransformer(str(static_retriever(tmp_path / "static", dimensions=16)), device="cpu")
@@ -81,13 +81,13 @@ def test_the_retriever_is_a_static_embedding_that_loads_from_its_folder(tmp_path
     assert [type(module).__name__ for module in model] == ["StaticEmbedding"]
 
 
-def test_bert_tiny_is_as_published_without_a_model_type_or_safetensors(tmp_path: Path) -> None:
+def test_bert_tiny_has_no_model_type_and_no_safetensors(tmp_path: Path) -> None:
     folder = bert_tiny(tmp_path / "tiny")
     assert {path.name for path in folder.iterdir()} == {"config.json", "pytorch_model.bin", "vocab.txt", "README.md"}
     assert "model_type" not in json.loads((folder / "config.json").read_text())
 
 
-def test_modernbert_pools_by_mean_and_its_tokenizer_frames_a_pair(tmp_path: Path) -> None:
+def test_modernbert_pools_by_mean_and_separates_the_texts_of_a_pair(tmp_path: Path) -> None:
     from transformers import AutoConfig, AutoTokenizer
 
     folder = modernbert(tmp_path / "modern")

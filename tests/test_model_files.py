@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from hub_fixtures import bert_tiny, modernbert
+import transformers
+from hub_fixtures import modernbert, wordpiece
 from injected_faults import MaliciousPickle
+from model_folders import PAIRS, pair_scores, predictions, save_random
 from refusals import one_line_refusal
-from safetensors.torch import load_file, save_file
 from small_models import PROBES, lively, model_config, scores, tiny, weights
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, dynamic_module_utils
 
@@ -27,17 +27,12 @@ from pipeline.engine.model_files import activation_of, load, save
 from pipeline.engine.modeling import Reranker
 
 
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return bert_tiny(tmp_path_factory.mktemp("base"))
-
-
 def differing(one: Reranker, two: Reranker) -> set[str]:
     a, b = weights(one), weights(two)
     return {name for name in a if not torch.equal(a[name], b[name])}
 
 
-def test_the_seed_alone_draws_the_head(base: Path) -> None:
+def test_seed_alone_decides_the_head(base: Path) -> None:
     torch.manual_seed(999)
     one = tiny(base, seed=12)
     torch.rand(100)
@@ -48,7 +43,7 @@ def test_the_seed_alone_draws_the_head(base: Path) -> None:
     assert all(parameter.dtype == torch.float32 for parameter in one.model.parameters())
 
 
-def test_random_weights_come_from_the_seed_too(base: Path) -> None:
+def test_seed_alone_decides_random_weights(base: Path) -> None:
     shape = {"random_init": True, "hidden_size": 64, "layers": 1}
     one, two = tiny(base, seed=1, **shape), tiny(base, seed=2, **shape)
     assert differing(one, tiny(base, seed=1, **shape)) == set()
@@ -57,7 +52,7 @@ def test_random_weights_come_from_the_seed_too(base: Path) -> None:
 
 
 @pytest.mark.parametrize("activation", list(Activation), ids=lambda activation: activation.name)
-def test_the_saved_folder_predicts_as_the_pipeline_scores(base: Path, tmp_path: Path, activation: Activation) -> None:
+def test_saved_folder_predicts_as_the_pipeline_scores(base: Path, tmp_path: Path, activation: Activation) -> None:
     from sentence_transformers import CrossEncoder
 
     reranker = lively(tiny(base))
@@ -76,12 +71,12 @@ def test_the_saved_folder_predicts_as_the_pipeline_scores(base: Path, tmp_path: 
     ]
 
 
-def test_a_saved_head_is_kept_whatever_the_seed(base: Path, tmp_path: Path) -> None:
+def test_saved_head_is_kept_whatever_the_seed(base: Path, tmp_path: Path) -> None:
     first = tiny(base, seed=5)
     save(first, tmp_path, model_config(base))
     again = load(tmp_path, model_config(tmp_path), seed=99)
     assert again.head_was_saved and differing(first, again) == set()
-    assert own_max_length(tmp_path) == 64, "the length it was trained with travels in the tokenizer"
+    assert own_max_length(tmp_path) == 64, "the length it was trained with is saved with the tokenizer"
 
 
 def test_saving_twice_gives_the_same_bytes(base: Path, tmp_path: Path) -> None:
@@ -93,7 +88,7 @@ def test_saving_twice_gives_the_same_bytes(base: Path, tmp_path: Path) -> None:
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes(), name
 
 
-def test_the_first_layers_are_kept(base: Path, tmp_path: Path) -> None:
+def test_first_layers_are_kept_and_more_than_all_are_refused(base: Path, tmp_path: Path) -> None:
     whole, sliced = tiny(base), tiny(base, layers=1)
     a, b = weights(whole), weights(sliced)
     assert sliced.layers == 1 and set(a) - set(b) == {name for name in a if ".layer.1." in name} != set()
@@ -108,7 +103,7 @@ def test_the_first_layers_are_kept(base: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("attention", ["varlen", "eager"])
-def test_modernbert_pools_as_its_configuration_says_and_comes_back(tmp_path: Path, attention: str) -> None:
+def test_modernbert_pools_as_configured_also_when_reloaded(tmp_path: Path, attention: str) -> None:
     from sentence_transformers import CrossEncoder
 
     source = modernbert(tmp_path / "source")
@@ -140,7 +135,7 @@ def test_more_than_one_label_is_refused(base: Path, tmp_path: Path) -> None:
         load(tmp_path, model_config(tmp_path), seed=0)
 
 
-def test_a_length_beyond_the_positions_is_refused(base: Path) -> None:
+def test_max_length_beyond_the_positions_is_refused(base: Path) -> None:
     with pytest.raises(ModelError, match=r"^model\.max_length must be at most the 512 positions .*max_length=512\."):
         tiny(base, max_length=513)
 
@@ -155,7 +150,7 @@ def damaged(base: Path, folder: Path, name: str, data: bytes | None) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("name", "data", "said"),
+    ("name", "data", "rule"),
     [
         ("config.json", None, "be a folder with config.json"),
         ("config.json", b"{", "hold a model and tokenizer"),
@@ -167,19 +162,23 @@ def damaged(base: Path, folder: Path, name: str, data: bytes | None) -> Path:
         ("model.safetensors", b"torn", "hold weights"),
         ("model.safetensors", b"", "hold weights"),
     ],
+    ids=[
+        *["no config", "torn config", "list as config", "unknown model type", "text as width"],
+        *["torn tokenizer", "no weights", "torn weights", "empty weights"],
+    ],
 )
-def test_a_damaged_folder_is_refused_in_one_sentence(
-    base: Path, tmp_path: Path, name: str, data: bytes | None, said: str
+def test_damaged_folder_is_refused_in_one_sentence(
+    base: Path, tmp_path: Path, name: str, data: bytes | None, rule: str
 ) -> None:
     folder = damaged(base, tmp_path, name, data)
-    with pytest.raises(ModelError, match=rf"^model\.path must {said}.*, got ") as error:
+    with pytest.raises(ModelError, match=rf"^model\.path must {rule}.*, got ") as error:
         load(folder, model_config(folder), seed=0)
     one_line_refusal(error.value)
     assert str(folder) in str(error.value)
 
 
 @pytest.mark.parametrize("reader", [AutoTokenizer, AutoModelForSequenceClassification], ids=["tokenizer", "weights"])
-def test_a_shortage_of_memory_is_no_damage(base: Path, monkeypatch: pytest.MonkeyPatch, reader: Any) -> None:
+def test_memory_error_is_not_reported_as_damage(base: Path, monkeypatch: pytest.MonkeyPatch, reader: Any) -> None:
     def short(*_: object, **__: object) -> None:
         raise MemoryError
 
@@ -188,9 +187,8 @@ def test_a_shortage_of_memory_is_no_damage(base: Path, monkeypatch: pytest.Monke
         load(base, model_config(base), seed=0)
 
 
-def test_a_folder_without_its_tokenizer_is_refused_for_transformers_makes_an_empty_one(
-    base: Path, tmp_path: Path
-) -> None:
+def test_folder_without_tokenizer_files_is_refused(base: Path, tmp_path: Path) -> None:
+    """transformers would make an empty tokenizer."""
     save(tiny(base), tmp_path, model_config(base))
     for path in (*tmp_path.glob("tokenizer*"), *tmp_path.glob("vocab*")):
         path.unlink()
@@ -199,80 +197,104 @@ def test_a_folder_without_its_tokenizer_is_refused_for_transformers_makes_an_emp
     one_line_refusal(error.value)
 
 
-def renamed(folder: Path, names: Callable[[str], str | None]) -> Path:
-    """The folder with its weights under other names, those left out for which `names` gives None."""
-    pickled, path = folder / "pytorch_model.bin", folder / "model.safetensors"
-    kept = {names(name): tensor for name, tensor in (load_file(path) if path.exists() else torch.load(pickled)).items()}
-    kept.pop(None, None)
-    if path.exists():
-        save_file(kept, path, {"format": "pt"})
-    else:
-        torch.save(kept, pickled)
-    return folder
-
-
-def written(base: Path, folder: Path, *, trained: bool) -> Path:
-    """A folder with a small cross-encoder, or with a plain encoder."""
-    if trained:
-        save(tiny(base), folder, model_config(base))
-    else:
-        bert_tiny(folder)
-    return folder
-
-
-PREFIXES = ["module.", "_orig_mod.", "model.", "base_model.model."]
-
-
-@pytest.mark.parametrize("prefix", PREFIXES)
-@pytest.mark.parametrize("trained", [False, True], ids=["encoder", "cross-encoder"])
-def test_weights_under_other_names_are_refused_not_drawn_at_random(
-    base: Path, tmp_path: Path, trained: bool, prefix: str
-) -> None:
-    folder = written(base, tmp_path / "model", trained=trained)
-    renamed(folder, lambda name: prefix + name)
-    said = rf"^model\.path must hold all weights .*, got no bert\.embeddings\.\S+ in .*'{prefix}bert\.embed.*merge_and"
-    with pytest.raises(ModelError, match=said) as error:
-        load(folder, model_config(folder), seed=0)
+def test_config_that_transformers_cannot_build_is_refused(tmp_path: Path) -> None:
+    lilt = save_random(tmp_path, "Lilt", hidden_size=96)
+    path = lilt / "config.json"
+    path.write_text(path.read_text().replace('"num_attention_heads": 2', '"num_attention_heads": 5'))
+    with pytest.raises(ModelError, match=r"^model\.random_init must be used with a configuration that ") as error:
+        load(lilt, model_config(lilt, random_init=True), seed=0)
     one_line_refusal(error.value)
 
 
-@pytest.mark.parametrize(
-    ("trained", "lost", "refused"),
-    [
-        (True, "bert.encoder.layer.1.", True),
-        (True, "classifier.", True),
-        (True, "bert.pooler.", True),
-        (False, "bert.encoder.layer.1.", True),
-        (False, "bert.pooler.", False),  # as of a model for masked words, whose head training draws
-        (False, "cls.", False),
-    ],
-)
-def test_a_missing_layer_or_saved_head_is_refused_a_pooler_without_a_head_is_drawn(
-    base: Path, tmp_path: Path, trained: bool, lost: str, refused: bool
-) -> None:
-    folder = written(base, tmp_path / "model", trained=trained)
-    renamed(folder, lambda name: None if name.startswith(lost) else name)
-    if refused:
-        with pytest.raises(
-            ModelError, match=rf"^model\.path must hold all weights .*, got no {lost}.* save_pretrained\."
-        ):
-            load(folder, model_config(folder), seed=0)
-        load(folder, model_config(folder, random_init=True), seed=0)
-    else:
-        assert not load(folder, model_config(folder), seed=0).head_was_saved
+def test_torn_weights_of_a_model_without_sdpa_are_refused(tmp_path: Path) -> None:
+    source = save_random(tmp_path, "DebertaV2", type_vocab_size=0, pooler_hidden_size=32)
+    (source / "model.safetensors").write_bytes(b"torn")
+    with pytest.raises(ModelError, match=r"^model\.path must hold weights that load as fp32 tensors, got ") as error:
+        load(source, model_config(source), seed=1, attention=Attention.varlen)
+    one_line_refusal(error.value)
 
 
-def test_a_modernbert_lacks_its_head_alone(tmp_path: Path) -> None:
-    source = modernbert(tmp_path)
-    renamed(source, lambda name: None if name.startswith(("head.", "decoder.")) else name)
-    assert not load(source, model_config(source), seed=0).head_was_saved
-    renamed(source, lambda name: None if name.startswith("model.layers.2.") else name)
-    with pytest.raises(ModelError, match=r", got no model\.layers\.2\..* Restore the missing weights, and save"):
-        load(source, model_config(source), seed=0)
-    assert load(source, model_config(source, layers=2), seed=0).layers == 2
+def test_model_without_a_scoring_head_is_refused(tmp_path: Path) -> None:
+    source = save_random(tmp_path, "Electra", embedding_size=32)
+    transformers.ViTConfig(hidden_size=32, num_labels=1).save_pretrained(source)
+    with pytest.raises(ModelError, match=r"^model\.path must hold weights .*Unrecognized configuration class") as error:
+        load(source, model_config(source), seed=1, attention=Attention.sdpa)
+    one_line_refusal(error.value)
 
 
-def test_weights_that_would_run_code_are_refused_and_run_nothing(base: Path, tmp_path: Path) -> None:
+# --- pad token, inputs and embeddings ---------------------------------------------------------------------------------
+
+
+def test_missing_pad_token_is_taken_from_the_tokenizer(tmp_path: Path) -> None:
+    source = save_random(tmp_path / "source", "GPT2", pad_token_id=None, n_positions=64, bos_token_id=2, eos_token_id=3)
+    reranker = load(source, model_config(source), seed=1)
+    together = pair_scores(reranker)
+    assert together == pytest.approx([pair_scores(reranker, [pair])[0] for pair in PAIRS], abs=1e-6)
+    save(reranker, tmp_path / "saved", model_config(source))
+    assert np.abs(predictions(tmp_path / "saved") - together).max() <= 1e-5
+
+
+def test_model_that_needs_more_than_tokens_is_refused_at_load(tmp_path: Path) -> None:
+    wordpiece(tmp_path)
+    tokenizer = transformers.BertTokenizer(str(tmp_path / "vocab.txt"))
+    shape = {"d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 1, "num_heads": 2}
+    transformers.T5Model(transformers.T5Config(vocab_size=len(tokenizer), **shape)).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(
+        ModelError, match=r"^model\.path must score pairs of texts as T5For.*decoder_start_token_id"
+    ) as error:
+        load(tmp_path, model_config(tmp_path, max_length=64), seed=0)
+    one_line_refusal(error.value)
+
+
+def test_tokenizer_with_more_tokens_than_embeddings_is_refused(tmp_path: Path) -> None:
+    folder = save_random(tmp_path, "Bert")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    known = len(tokenizer)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
+    tokenizer.save_pretrained(folder)
+    assert np.isfinite(pair_scores(load(folder, model_config(folder), seed=1))).all(), "no pair holds that token"
+    tokenizer.add_tokens(["qqq", "zzz"])
+    tokenizer.save_pretrained(folder)
+    rule = "model.path must have an embedding for each token of its tokenizer"
+    for drawn, remedy in (
+        (False, f"Call model.resize_token_embeddings({known + 3}) and save it again."),
+        (True, f"Write vocab_size {known + 3} in its config.json."),
+    ):
+        with pytest.raises(ModelError) as error:
+            load(folder, model_config(folder, random_init=drawn), seed=1)
+        assert one_line_refusal(error.value) == f"{rule}, got {known} for {known + 3} in {folder}. {remedy}"
+    model = transformers.BertForSequenceClassification.from_pretrained(folder)
+    model.resize_token_embeddings(known + 3)
+    model.save_pretrained(folder)
+    assert np.isfinite(pair_scores(load(folder, model_config(folder), seed=1), [("qqq", "a zzz")])).all()
+
+
+def test_model_without_an_embedding_table_is_loaded(tmp_path: Path) -> None:
+    folder = save_random(tmp_path, "Canine", vocab_size=None)  # it hashes characters
+    reranker = load(folder, model_config(folder), seed=1)
+    with pytest.raises(NotImplementedError):
+        reranker.model.get_input_embeddings()
+    assert np.isfinite(pair_scores(reranker)).all()
+
+
+def test_tokenizer_with_more_token_types_than_embeddings_is_refused(tmp_path: Path) -> None:
+    folder = save_random(tmp_path, "Bert", type_vocab_size=1)
+    with pytest.raises(ModelError) as error:
+        load(folder, model_config(folder), seed=1)
+    assert one_line_refusal(error.value) == (
+        f"model.path must have an embedding for each token type of its tokenizer, got 1 for 2 in {folder}. "
+        "Remove token_type_ids from its tokenizer's model_input_names."
+    )
+    tokenizer = AutoTokenizer.from_pretrained(folder, model_input_names=["input_ids", "attention_mask"])
+    tokenizer.save_pretrained(folder)
+    assert np.isfinite(pair_scores(load(folder, model_config(folder), seed=1))).all()
+
+
+# --- code -------------------------------------------------------------------------------------------------------------
+
+
+def test_pickle_that_would_run_code_is_refused_and_not_run(base: Path, tmp_path: Path) -> None:
     folder = damaged(base, tmp_path / "model", "model.safetensors", None)
     torch.save({"classifier.bias": MaliciousPickle(tmp_path / "executed")}, folder / "pytorch_model.bin")
     with pytest.raises(ModelError, match=r"^model\.path must hold weights that load as fp32 tensors, got ") as error:
@@ -283,7 +305,7 @@ def test_weights_that_would_run_code_are_refused_and_run_nothing(base: Path, tmp
     assert (tmp_path / "executed").exists(), "the payload does work where pickles are trusted"
 
 
-def test_code_that_comes_with_a_model_is_never_run(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_code_in_a_model_folder_is_never_run(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = damaged(base, tmp_path / "model", "own.py", f"open({str(tmp_path / 'executed')!r}, 'w')\n".encode())
     path = folder / "config.json"
     auto = {name: f"own.{name}" for name in ("AutoConfig", "AutoModel", "AutoModelForSequenceClassification")}
@@ -301,7 +323,7 @@ def test_code_that_comes_with_a_model_is_never_run(base: Path, tmp_path: Path, m
     assert (tmp_path / "executed").exists(), "the code does run where it is trusted"
 
 
-def test_no_notice_is_left_on_the_console(base: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_loading_and_saving_print_nothing(base: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     save(tiny(base), tmp_path, model_config(base))
     model_files.load(tmp_path, model_config(tmp_path), seed=0)
     assert capfd.readouterr() == ("", "")

@@ -1,4 +1,4 @@
-"""Each finding at both of its ends; the whole check against a hub is in test_hub_commands."""
+"""Each check before a run, passed and failed; all of them against a hub are in test_hub_commands."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def config(tmp_path: Path) -> Config:
     return composed("experiment=gooaq_bert_tiny", f"outputs_dir={tmp_path / 'outputs'}")
 
 
-def test_no_time_is_measured_where_memory_does_not_suffice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_time_is_not_measured_if_memory_does_not_suffice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = composed("experiment=smoke", f"outputs_dir={tmp_path / 'outputs'}")
     monkeypatch.setattr(preflight.estimates, "size_of", lambda config: HUGE)
     monkeypatch.setattr(preflight.estimates, "hours", lambda *_: pytest.fail("it takes memory that is not there"))
@@ -49,7 +49,7 @@ def test_no_time_is_measured_where_memory_does_not_suffice(tmp_path: Path, monke
     assert found["memory"] == FAIL and "time" not in found
 
 
-def test_memory_and_disk_that_do_not_suffice_fail(config: Config) -> None:
+def test_too_little_memory_or_disk_fails(config: Config) -> None:
     assert _memory(TINY, CPU).status == OK
     assert _memory(HUGE, CPU).status == FAIL and "Close other programs" in _memory(HUGE, CPU).said
     assert [finding.status for finding in _disk(config, 0, TINY)] == [OK]
@@ -59,7 +59,7 @@ def test_memory_and_disk_that_do_not_suffice_fail(config: Config) -> None:
 
 
 @pytest.mark.parametrize(("same_disk", "status"), [(True, FAIL), (False, OK)], ids=["one disk", "two disks"])
-def test_what_shares_a_disk_must_fit_on_it_together(
+def test_cache_and_outputs_on_one_disk_must_fit_together(
     config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, same_disk: bool, status: str
 ) -> None:
     monkeypatch.setattr(preflight.constants, "HF_HUB_CACHE", str(tmp_path / "cache" / "hub"))
@@ -71,7 +71,7 @@ def test_what_shares_a_disk_must_fit_on_it_together(
     assert ("and 4.00 GB to download to the same disk" in outputs.said) == same_disk
 
 
-def test_a_time_of_days_warns(config: Config) -> None:
+def test_run_of_days_warns(config: Config) -> None:
     config = replace(config, training=replace(config.training, precision=Precision.fp32))  # fast on every CPU
     assert "for 600,000 pairs (within a factor of two; without mining)" in _expected_time(config, TINY, CPU).said
     assert _expected_time(config, TINY, CPU).status == OK and "less if" not in _expected_time(config, TINY, CPU).said
@@ -81,21 +81,21 @@ def test_a_time_of_days_warns(config: Config) -> None:
     assert found.status == WARN and "size=tiny" in found.said
 
 
-def test_files_and_folders_of_the_users_own_are_looked_for(config: Config, tmp_path: Path) -> None:
-    there, gone = str(tmp_path), str(tmp_path / "gone")
-    data = replace(config.data, source=Source.local, path=there, dev_path=gone)
+def test_local_files_and_folders_must_exist(config: Config, tmp_path: Path) -> None:
+    present, gone = str(tmp_path), str(tmp_path / "gone")
+    data = replace(config.data, source=Source.local, path=present, dev_path=gone)
     mining = replace(config.mining, retriever=Retriever.run, path=gone, revision=None)
-    evaluation = replace(config.evaluation, nano_beir=[], collections=[there, gone], rivals=[gone])
-    model = replace(config.model, path=there)
+    evaluation = replace(config.evaluation, nano_beir=[], collections=[present, gone], rivals=[gone])
+    model = replace(config.model, path=present)
     found = preflight.check(replace(config, data=data, mining=mining, evaluation=evaluation, model=model))
-    status = [(of.what, of.status) for of in found if of.what in ("data", "run", "collection", "rival")]
-    assert status == [
+    local = ("data", "run", "collection", "rival")
+    assert [(finding.what, finding.status) for finding in found if finding.what in local] == [
         ("data", OK), ("data", FAIL), ("run", FAIL), ("collection", OK), ("collection", FAIL), ("rival", FAIL)
     ]  # fmt: skip
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
-def test_a_gpu_asked_for_and_not_there_fails(config: Config) -> None:
+def test_missing_gpu_fails_if_required_and_warns_otherwise(config: Config) -> None:
     _, found = _device(replace(config, runtime=RuntimeConfig(device=Device.cuda)))
     assert found.status == FAIL and "runtime=cpu" in found.said
     _, found = _device(config)
@@ -104,7 +104,7 @@ def test_a_gpu_asked_for_and_not_there_fails(config: Config) -> None:
     assert found.status == OK
 
 
-def test_bf16_where_it_is_slow_warns(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slow_bf16_warns(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
     found = _precision(config, CPU)
     assert (
@@ -120,7 +120,7 @@ def test_bf16_where_it_is_slow_warns(config: Config, monkeypatch: pytest.MonkeyP
     assert _precision(apart, CPU).said == "fp32 (as configured); evaluation bf16 (the CPU has AMX)"
 
 
-def test_a_report_with_a_failure_is_an_error_that_names_it(
+def test_report_raises_an_error_that_names_the_failed_checks(
     config: Config, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "pipeline")

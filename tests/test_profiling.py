@@ -1,4 +1,4 @@
-"""A profile: every operator's own time, as table, JSON and trace, and nothing of the training left behind."""
+"""A profile holds every operator's own time, as table, JSON and trace; it leaves no run behind."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from pipeline.core.errors import ConfigError
 from pipeline.engine import lanes, steps
 
 
-def test_a_profile_says_where_the_time_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Side by side where a run would: the profiler does not see what other threads do.
+def test_profile_holds_the_time_of_every_operator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A run would use two lanes here; the profiler does not see what other threads do.
     monkeypatch.setattr(steps, "LANE_TOKENS", 1)
     monkeypatch.setattr(lanes, "available", lambda: 2)
     run_profile(Profile(steps=2), tiny_config(tmp_path))
@@ -41,8 +41,8 @@ def test_a_profile_says_where_the_time_goes(tmp_path: Path, monkeypatch: pytest.
     assert len(table(found["operators"]).splitlines()) == ROWS + 1
 
 
-class Profiled:
-    """What torch's profiler gives of two operators on a GPU: each one's kernel has a row of its own besides."""
+class ProfileOfTwoOperators:
+    """Stands for torch's profiler on a GPU: each operator has a row, and its kernel another."""
 
     def key_averages(self) -> EventList:
         rows = [
@@ -59,12 +59,12 @@ class Profiled:
         return EventList(found)
 
 
-def test_a_gpus_time_is_counted_once_by_operator() -> None:
-    found = operators_of(Profiled(), gpu=True)
+def test_gpu_time_is_counted_once_per_operator() -> None:
+    found = operators_of(ProfileOfTwoOperators(), gpu=True)
     assert {row["operator"]: row["share"] for row in found} == pytest.approx({"aten::mm": 0.75, "aten::add": 0.25})
     assert [(row["operator"], row["gpu_seconds"]) for row in found] == [("aten::mm", 3e-4), ("aten::add", 1e-4)]
 
 
-def test_no_steps_are_refused() -> None:
+def test_profile_of_no_steps_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"steps must be at least 1, got 0. Pass steps=5."):
         Profile(steps=0)

@@ -26,8 +26,6 @@ from pipeline.evaluation.reranking import (
     run_candidates,
 )
 
-COLLECTIONS = Path(__file__).resolve().parents[2] / "shared" / "data" / "collections"
-
 
 class ByText:
     """Scores a passage by the number written in it, and remembers every pair it was asked about."""
@@ -151,10 +149,10 @@ def test_positives_that_the_collection_lacks_count_as_not_found(caplog: pytest.L
     assert found["map"] == {"q1": 0.5} and found["ndcg@10"] == pytest.approx({"q1": 1 / ideal})
 
 
-def test_a_public_collection_becomes_a_set() -> None:
-    folder = COLLECTIONS / "nfcorpus-stopped"
+def test_a_public_collection_becomes_a_set(shared_data: Path) -> None:
+    folder = shared_data / "collections" / "nfcorpus-stopped"
     if not folder.is_dir():
-        pytest.skip("the shared collections are not beside this checkout")
+        pytest.skip(f"the shared data lacks the collection {folder.name}")
     collection = read_beir(folder)
     # Its judged passages, best grade first: a ranking without flaw.
     run = {q: {p: float(g) for p, g in grades.items() if g > 0} for q, grades in collection.qrels.items()}

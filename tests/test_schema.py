@@ -5,23 +5,19 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import MissingConfigException
 from key_reference import KEYS_MD, reference
-from omegaconf.errors import OmegaConfBaseException
 
+from pipeline.config import compose
 from pipeline.config.argument_parser import keys, meanings
-from pipeline.config.compose import quoted
 from pipeline.config.paths import KEYS
 from pipeline.config.refusals import refusal
-from pipeline.config.schema import GROUPS, Config, parse, register
+from pipeline.config.schema import GROUPS, Config
 from pipeline.core.errors import ConfigError
 from pipeline.core.fingerprint import plain
 
@@ -47,20 +43,8 @@ OPTIONS = sorted(
 )
 
 
-@pytest.fixture(autouse=True)
-def _hydra() -> Iterator[None]:
-    GlobalHydra.instance().clear()
-    register()
-    with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
-        yield
-
-
 def composed(*overrides: str) -> Config:
-    """What a command with these overrides would run, or the refusal its user would read."""
-    try:
-        return parse(compose("config", overrides=[quoted(word) for word in overrides]))
-    except (HydraException, OmegaConfBaseException) as error:
-        raise refusal(error, list(overrides)) from None
+    return compose.composed(list(overrides))
 
 
 def flat(value: Any, prefix: str = "") -> dict[str, Any]:
@@ -84,15 +68,16 @@ def changed(before: Config, after: Config) -> set[str]:
         (["model=custom", "model.path=owner/encoder", "model.name=ours"], "ours", "GooAQ"),
         (["model=custom", "model.path=owner/encoder", "model.title=Our own"], "Our own", "GooAQ"),
     ],
+    ids=["data file", "model path", "model name", "model title"],
 )
-def test_what_has_no_title_is_called_by_its_files_name(words: list[str], model: str, data: str) -> None:
+def test_missing_title_is_taken_from_the_file_name(words: list[str], model: str, data: str) -> None:
     config = composed(*words)
     assert (config.model.title or config.model.name, config.data.title or config.data.name) == (model, data)
 
 
-def test_language_and_licence_of_a_users_own_data_or_model_are_theirs_to_state() -> None:
+def test_language_and_licence_are_known_of_published_data_and_models_only() -> None:
     own = ["model=minilm_l6", "data=local", "data.path=faq.csv", "training=small"]
-    for words, stated in (
+    for words, expected in (
         (own, (None, None)),
         ([*own, "data.name=faq"], (None, None)),
         ([*own, "data.source=hub", "data.name=gooaq"], (None, None)),
@@ -103,23 +88,23 @@ def test_language_and_licence_of_a_users_own_data_or_model_are_theirs_to_state()
         (["model=custom", "model.path=owner/encoder"], ("en", None)),
     ):
         model = composed(*words).model
-        assert (model.language, model.license) == stated
+        assert (model.language, model.license) == expected
 
 
-def test_the_groups_are_the_folders_of_conf() -> None:
+def test_groups_are_the_folders_of_conf() -> None:
     folders = {path.name for path in CONF.iterdir() if path.is_dir()} - {"hydra"}
     assert set(GROUPS) == folders
 
 
 @pytest.mark.parametrize("option", OPTIONS)
-def test_every_option_of_every_group_composes(option: str) -> None:
+def test_every_option_composes(option: str) -> None:
     group, _, name = option.rpartition("/")
     config = composed(f"{group}={name}", *NEEDS.get(option, []))
     assert isinstance(config, Config)
 
 
 @pytest.mark.parametrize("option", sorted(option for option in NEEDS if ".path" in NEEDS[option][0]))
-def test_an_incomplete_option_names_the_missing_key(option: str) -> None:
+def test_option_without_its_path_is_refused_by_key(option: str) -> None:
     group, _, name = option.rpartition("/")
     key = NEEDS[option][0].partition("=")[0]
     with pytest.raises(ConfigError, match=f"^{re.escape(key)} must .* Pass {re.escape(key)}=<"):
@@ -127,7 +112,7 @@ def test_an_incomplete_option_names_the_missing_key(option: str) -> None:
 
 
 @pytest.mark.parametrize("experiment", [path.stem for path in sorted((CONF / "experiment").glob("*.yaml"))])
-def test_an_experiment_keeps_its_values_and_its_command_line_wins(experiment: str) -> None:
+def test_overrides_win_over_an_experiment_and_change_nothing_else(experiment: str) -> None:
     config = composed(f"experiment={experiment}")
     assert config.name == experiment
     again = composed(f"experiment={experiment}", "training.learning_rate=0.25", "seed=7")
@@ -137,7 +122,7 @@ def test_an_experiment_keeps_its_values_and_its_command_line_wins(experiment: st
     assert first[1].startswith("# make ")
 
 
-def test_the_experiments_are_the_four_named() -> None:
+def test_there_are_four_experiments() -> None:
     assert {path.stem for path in (CONF / "experiment").rglob("*.yaml")} == {
         "quickstart",
         "smoke",
@@ -146,7 +131,7 @@ def test_the_experiments_are_the_four_named() -> None:
     }
 
 
-def test_smoke_is_what_reproducibility_tests_rely_on() -> None:
+def test_smoke_trains_in_fp32_without_dropout() -> None:
     config = composed("experiment=smoke")
     assert config.training.precision.name == config.evaluation.precision.name == "fp32"
     assert config.model.dropout == 0.0
@@ -154,25 +139,18 @@ def test_smoke_is_what_reproducibility_tests_rely_on() -> None:
     assert config.training.max_steps is not None and config.training.max_steps >= 50
 
 
-@pytest.mark.parametrize(
-    ("experiment", "also"),
-    [
-        ("gooaq_bert_tiny", {"mining.dev_depth"}),
-        ("gooaq_modernbert_large", {"mining.dev_depth"}),
-        ("quickstart", {"mining.dev_depth"}),
-    ],
-)
-def test_the_tiny_size_differs_from_the_recipe_only_in_these_keys(experiment: str, also: set[str]) -> None:
+@pytest.mark.parametrize("experiment", ["gooaq_bert_tiny", "gooaq_modernbert_large", "quickstart"])
+def test_size_tiny_changes_only_amounts(experiment: str) -> None:
     recipe, tiny = composed(f"experiment={experiment}"), composed(f"experiment={experiment}", "size=tiny")
-    assert changed(recipe, tiny) == {"data.limit", "data.dev_queries", "training.max_steps"} | also
+    assert changed(recipe, tiny) == {"data.limit", "data.dev_queries", "mining.dev_depth", "training.max_steps"}
 
 
-def test_every_file_opens_with_a_comment() -> None:
+def test_every_file_of_conf_opens_with_a_comment() -> None:
     bare = [str(path) for path in CONF.rglob("*.yaml") if not path.read_text(encoding="utf-8").startswith("# ")]
     assert bare == []
 
 
-def test_no_file_holds_import_paths_or_hydra_interpolations_for_the_application() -> None:
+def test_conf_holds_no_import_paths_or_interpolations() -> None:
     for path in CONF.rglob("*.yaml"):
         text = path.read_text(encoding="utf-8")
         assert "_target_" not in text, path
@@ -180,90 +158,115 @@ def test_no_file_holds_import_paths_or_hydra_interpolations_for_the_application(
             assert "${" not in text, path
 
 
-def test_the_key_reference_is_current() -> None:
+def test_key_reference_is_current() -> None:
     """A changed page is a changed interface: say so in the change log, then run tests/key_reference.py."""
     assert reference() == KEYS_MD.read_text(encoding="utf-8")
 
 
-def test_every_value_has_a_documented_field() -> None:
+def test_every_key_is_documented() -> None:
     assert list(meanings(Config)) == list(keys(Config))
 
 
-@pytest.mark.parametrize(
-    ("override", "said"),
-    [
-        ("training.batch_sze=3", "training.batch_sze must be a key of the configuration, .* training.batch_size?"),
-        ("batch_size=3", "batch_size must be a key of the configuration, .* training.batch_size?"),
-        ("modle=bert_tiny", "modle must be a key of the configuration, .* Did you mean model?"),
-        ("+training.foo=3", "training.foo must be a key of the configuration, .* Choose among training.batch_size, "),
-        ("++a.b=1", "a.b must be a key of the configuration, .* Choose among name, .*seed, .*training"),
-        ("model=nope", "model must be one of bert_tiny, custom, .*, got 'nope'. Pass model="),
-        ("experiment=quick", "experiment must be one of .*, got 'quick'. Did you mean experiment=quickstart?"),
-        ("training.batch_size=abc", "training.batch_size must be a whole number, got 'abc'. Pass training.batch_size="),
-        ("training.batch_size=", "training.batch_size must be a whole number, got ''. "),
-        ("training.batch_size=0", "training.batch_size must be a finite number above 0, got 0. See "),
-        (
-            "training.max_length=7",
-            "training.max_length must be at least 8 tokens, got 7. Use null to take model.max_length.",
-        ),
-        ("training.max_length=513", "training.max_length must be at most model.max_length=512, got 513. Use null to "),
-        ("training.learning_rate=nan", "training.learning_rate must be a finite number above 0, got nan. "),
-        ("training.warmup_ratio=1.5", r"training.warmup_ratio must be in \[0, 1\], got 1.5. Use 0.1."),
-        ("training.adam_beta1=1", r"training.adam_beta1 must be in \[0, 1\), got 1.0. Use 0.9."),
-        ("training.adam_beta2=1", r"training.adam_beta2 must be in \[0, 1\), got 1.0. Use 0.999."),
-        ("training.adam_beta2=nan", r"training.adam_beta2 must be in \[0, 1\), got nan. Use 0.999."),
-        ("training.weight_decay=inf", "training.weight_decay must be at least 0 and finite, got inf. Use 0."),
-        ("training.weight_decay=nan", "training.weight_decay must be at least 0 and finite, got nan. Use 0."),
-        ("training.weight_decay=-0.1", "training.weight_decay must be at least 0 and finite, got -0.1. Use 0."),
-        ("model.activation=tan", "model.activation must be one of identity, sigmoid, tanh, got 'tan'. "),
-        ("model.dropout=1", r"model.dropout must be in \[0, 0.99\], got 1.0. Use 0 or 0.1."),
-        ("model.dropout=0.999999", r"model.dropout must be in \[0, 0.99\], got 0.999999. Use 0 or 0.1."),
-        ("training.pos_weight=1e39", r"training.pos_weight must be a finite number in fp32, got 1e\+39. Use a "),
-        ("model.dropout=x", "model.dropout must be a number or null, got 'x'. "),
-        ("training.eval_sets=dev", "training.eval_sets must be a list such as .*, got 'dev'. "),
-        ("training.eval_sets=[nope]", "training.eval_sets must hold only .*, got 'nope'. "),
-        ("model.license=''", "model.license must be a tag of the hub, got ''. Use other."),
-        ("training.eval_sets=[dev,dev]", r"training.eval_sets must name each set once, got \['dev', 'dev'\]. Remove "),
-        (
-            "mining.retriever=bm25",
-            "mining.path must be used with a retriever other than bm25, .* Add mining=embedding, ",
-        ),
-        ("data.dedupe=perhaps", "data.dedupe must be true or false, got 'perhaps'. "),
-        ("data.dev_name=validation", "data.dev_name must differ from the names of other sets .*, got 'validation'. "),
-        ("data.dev_name=NanoNQ", "data.dev_name must differ from the names of other sets .*, got 'NanoNQ'. Use dev."),
-        ("data.dev_name=NanoBEIR_x", "data.dev_name must differ from the names of other sets .*, got 'NanoBEIR_x'. "),
-        ("seed=-1", r"seed must be in \[0, 2\^32\), got -1. "),
-        ("seed=4294967296", r"seed must be in \[0, 2\^32\), got 4294967296. Use 12."),
-        ("data.split_seed=-1", r"data.split_seed must be in \[0, 2\^32\), got -1. Use 12."),
-        ("mining.seed=-1", r"mining.seed must be in \[0, 2\^32\), got -1. Use 12."),
-        ("data.positive_threshold=nan", "data.positive_threshold must be a finite number in fp32, got nan. Use "),
-        ("data.positive_threshold=-inf", "data.positive_threshold must be a finite number in fp32, got -inf. Use "),
-        ("mining.relative_margin=nan", "mining.relative_margin must be a finite number in fp32, got nan. Use "),
-        ("mining.relative_margin=5", "mining.relative_margin must be below 1, a share of .*, got 5.0. Use 0.05."),
-        ("mining.relative_margin=1", "mining.relative_margin must be below 1, a share of .*, got 1.0. Use 0.05."),
-        ("mining.absolute_margin=inf", "mining.absolute_margin must be a finite number in fp32, got inf. Use "),
-        ("mining.range_max=4294967296", r"mining.range_max must be below 2\^32, got 4294967296. Use a smaller "),
-        ("runtime.threads=1025", "runtime.threads must be at most 1,024, got 1025. Use null to let it choose."),
-        ("runtime.workers=100000", "runtime.workers must be at most 1,024, got 100000. Use null to let it choose."),
-        ("emissions.country_iso_code=fr", "emissions.country_iso_code must be three capital letters, got 'fr'. .*FRA"),
-        ("evaluation.nano_beir=[nq,nq]", r"evaluation.nano_beir must name each set once, got \['nq', 'nq'\]. A set "),
-        ("evaluation.nano_beir=[msmarko]", "evaluation.nano_beir must .*, got 'msmarko'. .*msmarco"),
-        (
-            "data.path=a[1]=b",
-            "an argument must read key=value, got 'data.path=a.1.=b'. Give the value its own ",
-        ),
-        ("training.batch_size=3=4", "training.batch_size must be a whole number, got '3=4'. "),
-        ("training.batch_size", "an argument must read key=value, got 'training.batch_size'. "),
-    ],
-)
-def test_a_mistake_is_refused_in_one_sentence(override: str, said: str) -> None:
-    with pytest.raises(ConfigError, match=f"^{said}"[:-1] + (r"\?" if said.endswith("?") else said[-1])) as refused:
+MISTAKES = {
+    "training.batch_sze=3": (
+        "training.batch_sze must be a key of the configuration, got an unknown name. Did you mean training.batch_size?"
+    ),
+    "batch_size=3": (
+        "batch_size must be a key of the configuration, got an unknown name. Did you mean training.batch_size?"
+    ),
+    "modle=bert_tiny": "modle must be a key of the configuration, got an unknown name. Did you mean model?",
+    "+training.foo=3": (
+        "training.foo must be a key of the configuration, got an unknown name. Choose among training.batch_size, "
+    ),
+    "++a.b=1": (
+        "a.b must be a key of the configuration, got an unknown name. Choose among name, needs, note, seed, "
+        "outputs_dir, stop_after, model, data, mining, training"
+    ),
+    "model=nope": (
+        "model must be one of bert_tiny, custom, minilm_l6, modernbert_large, random_tiny, got 'nope'. Pass model="
+    ),
+    "experiment=quick": (
+        "experiment must be one of gooaq_bert_tiny, gooaq_modernbert_large, quickstart, smoke, got 'quick'. Did "
+        "you mean experiment=quickstart?"
+    ),
+    "training.batch_size=abc": "training.batch_size must be a whole number, got 'abc'. Pass training.batch_size=",
+    "training.batch_size=": "training.batch_size must be a whole number, got ''. ",
+    "training.batch_size=0": "training.batch_size must be a finite number above 0, got 0. See ",
+    "training.max_length=7": "training.max_length must be at least 8 tokens, got 7. Use null to take model.max_length.",
+    "training.max_length=513": "training.max_length must be at most model.max_length=512, got 513. Use null to ",
+    "training.learning_rate=nan": "training.learning_rate must be a finite number above 0, got nan. ",
+    "training.warmup_ratio=1.5": "training.warmup_ratio must be in [0, 1], got 1.5. Use 0.1.",
+    "training.adam_beta1=1": "training.adam_beta1 must be in [0, 1), got 1.0. Use 0.9.",
+    "training.adam_beta2=1": "training.adam_beta2 must be in [0, 1), got 1.0. Use 0.999.",
+    "training.adam_beta2=nan": "training.adam_beta2 must be in [0, 1), got nan. Use 0.999.",
+    "training.weight_decay=inf": "training.weight_decay must be at least 0 and finite, got inf. Use 0.",
+    "training.weight_decay=nan": "training.weight_decay must be at least 0 and finite, got nan. Use 0.",
+    "training.weight_decay=-0.1": "training.weight_decay must be at least 0 and finite, got -0.1. Use 0.",
+    "model.activation=tan": "model.activation must be one of identity, sigmoid, tanh, got 'tan'. ",
+    "model.dropout=1": "model.dropout must be in [0, 0.99], got 1.0. Use 0 or 0.1.",
+    "model.dropout=0.999999": "model.dropout must be in [0, 0.99], got 0.999999. Use 0 or 0.1.",
+    "training.pos_weight=1e39": "training.pos_weight must be a finite number in fp32, got 1e+39. Use a ",
+    "model.dropout=x": "model.dropout must be a number or null, got 'x'. ",
+    "training.eval_sets=dev": "training.eval_sets must be a list such as [a,b], got 'dev'. ",
+    "training.eval_sets=[nope]": "training.eval_sets must hold only ['dev', 'nano_beir', 'validation'], got 'nope'. ",
+    "model.license=''": "model.license must be a tag of the hub, got ''. Use other.",
+    "training.eval_sets=[dev,dev]": "training.eval_sets must name each set once, got ['dev', 'dev']. Remove ",
+    "mining.retriever=bm25": (
+        "mining.path must be used with a retriever other than bm25, which has no use for it, got "
+        "'sentence-transformers/static-retrieval-mrl-en-v1'. Add mining=embedding, "
+    ),
+    "data.dedupe=perhaps": "data.dedupe must be true or false, got 'perhaps'. ",
+    "data.dev_name=validation": (
+        "data.dev_name must differ from the names of other sets (validation, NanoBEIR's), got 'validation'. "
+    ),
+    "data.dev_name=NanoNQ": (
+        "data.dev_name must differ from the names of other sets (validation, NanoBEIR's), got 'NanoNQ'. Use dev."
+    ),
+    "data.dev_name=NanoBEIR_x": (
+        "data.dev_name must differ from the names of other sets (validation, NanoBEIR's), got 'NanoBEIR_x'. "
+    ),
+    "seed=-1": "seed must be in [0, 2^32), got -1. ",
+    "seed=4294967296": "seed must be in [0, 2^32), got 4294967296. Use 12.",
+    "data.split_seed=-1": "data.split_seed must be in [0, 2^32), got -1. Use 12.",
+    "mining.seed=-1": "mining.seed must be in [0, 2^32), got -1. Use 12.",
+    "data.positive_threshold=nan": "data.positive_threshold must be a finite number in fp32, got nan. Use ",
+    "data.positive_threshold=-inf": "data.positive_threshold must be a finite number in fp32, got -inf. Use ",
+    "mining.relative_margin=nan": "mining.relative_margin must be a finite number in fp32, got nan. Use ",
+    "mining.relative_margin=5": (
+        "mining.relative_margin must be below 1, a share of the positive's score, got 5.0. Use 0.05."
+    ),
+    "mining.relative_margin=1": (
+        "mining.relative_margin must be below 1, a share of the positive's score, got 1.0. Use 0.05."
+    ),
+    "mining.absolute_margin=inf": "mining.absolute_margin must be a finite number in fp32, got inf. Use ",
+    "mining.range_max=4294967296": "mining.range_max must be below 2^32, got 4294967296. Use a smaller ",
+    "runtime.threads=1025": "runtime.threads must be at most 1,024, got 1025. Use null to let it choose.",
+    "runtime.workers=100000": "runtime.workers must be at most 1,024, got 100000. Use null to let it choose.",
+    "emissions.country_iso_code=fr": (
+        "emissions.country_iso_code must be three capital letters, got 'fr'. Use an ISO 3166 alpha-3 code such as FRA"
+    ),
+    "evaluation.nano_beir=[nq,nq]": "evaluation.nano_beir must name each set once, got ['nq', 'nq']. A set ",
+    "evaluation.nano_beir=[msmarko]": (
+        "evaluation.nano_beir must hold NanoBEIR names, got 'msmarko'. Choose among arguana, climatefever, "
+        "dbpedia, fever, fiqa2018, hotpotqa, msmarco"
+    ),
+    "data.path=a[1]=b": "an argument must read key=value, got 'data.path=a[1]=b'. Give the value its own ",
+    "training.batch_size=3=4": "training.batch_size must be a whole number, got '3=4'. ",
+    "training.batch_size": "an argument must read key=value, got 'training.batch_size'. ",
+}
+"""Override → the start of its refusal."""
+
+
+@pytest.mark.parametrize("override", MISTAKES)
+def test_mistake_is_refused_in_one_sentence(override: str) -> None:
+    with pytest.raises(ConfigError) as refused:
         composed(override)
-    assert "\n" not in str(refused.value)
+    message = str(refused.value)
+    assert message.startswith(MISTAKES[override]) and "\n" not in message
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "start"),
     [
         (
             ["data=local", "data.path=p", "data.queries_per_group=2"],
@@ -276,28 +279,15 @@ def test_a_mistake_is_refused_in_one_sentence(override: str, said: str) -> None:
         (["mining=run", "mining.path=r.trec", "mining.query_prompt=q"], "mining.query_prompt must be used with a "),
         (["mining=run", "mining.path=r.trec", "mining.revision=v1"], "mining.revision must be used with a retrie"),
     ],
+    ids=["group size", "group column", "prompt", "revision"],
 )
-def test_what_nothing_would_read_is_refused(words: list[str], said: str) -> None:
-    with pytest.raises(ConfigError, match=f"^{said}"):
+def test_key_without_effect_is_refused(words: list[str], start: str) -> None:
+    with pytest.raises(ConfigError) as refused:
         composed("training=small", *words)
+    assert str(refused.value).startswith(start)
 
 
-@pytest.mark.parametrize(
-    "path",
-    ["ünï中.jsonl", "a b.jsonl", "a=b.jsonl", "a#b.jsonl", "~/x.jsonl", "a&b;c.jsonl", "/x/y-z.csv"],
-)
-def test_a_path_needs_no_quotes_of_its_own(path: str) -> None:
-    assert composed("data=local", f"data.path={path}").data.path == str(Path(path).expanduser())
-
-
-@pytest.mark.parametrize(
-    "word", ["seed=1,2", "training.eval_sets=[dev]", "x={a: 1}", "-m", "seed", "a='b c'", "seed=12"]
-)
-def test_what_means_something_is_left_as_it_was_typed(word: str) -> None:
-    assert quoted(word) == word
-
-
-def test_a_comma_is_no_list() -> None:
+def test_several_values_for_one_key_are_refused() -> None:
     with pytest.raises(
         ConfigError, match=r"^data\.path must have one value, got 'a,b\.jsonl'\. data\.path names one file: conc"
     ):
@@ -310,7 +300,7 @@ def test_a_comma_is_no_list() -> None:
         composed("data=local", "data.path=[a.jsonl,b.jsonl]")
 
 
-def test_a_run_without_validation_evaluates_on_none() -> None:
+def test_eval_sets_may_not_name_an_absent_validation_set() -> None:
     own = ["experiment=quickstart", "data=local", "data.path=a.jsonl", "data.validation_queries=0"]
     with pytest.raises(
         ConfigError, match=r"^data\.validation_queries must be above 0 .* Pass training\.eval_sets=\[\] as "
@@ -331,14 +321,14 @@ def test_a_run_without_validation_evaluates_on_none() -> None:
         ("[validation]", "[]", "null"),
     ],
 )
-def test_the_best_is_chosen_by_a_set_that_is_evaluated(eval_sets: str, nano_beir: str, chosen: str) -> None:
+def test_selection_set_must_be_evaluated_at_fixed_steps(eval_sets: str, nano_beir: str, chosen: str) -> None:
     keep = ["training.keep_best=true", "training.eval_steps=10"]
     sets = ["experiment=smoke", f"training.eval_sets={eval_sets}", f"evaluation.nano_beir={nano_beir}"]
     with pytest.raises(ConfigError, match=r"^training\.selection_set must be one of the sets that .*, got "):
         composed(*keep, *sets, f"training.selection_set={chosen}")
 
 
-def test_the_best_may_be_chosen_by_one_of_nano_beir_or_its_mean() -> None:
+def test_selection_set_may_be_one_of_nano_beir_or_its_mean() -> None:
     for chosen in ("NanoNQ", "NanoMSMARCO", "NanoBEIR_R100_mean", "validation"):
         config = composed(
             "experiment=smoke", "training.keep_best=true", "training.eval_steps=10", f"training.selection_set={chosen}",
@@ -347,7 +337,7 @@ def test_the_best_may_be_chosen_by_one_of_nano_beir_or_its_mean() -> None:
         assert config.training.selection_set == chosen
 
 
-def test_a_model_without_training_settings_of_its_name_says_where_they_are_looked_for() -> None:
+def test_model_without_training_settings_is_refused_with_the_remedy() -> None:
     missing = MissingConfigException("", "training/electra_small", ["bert_tiny", "small"])
     assert str(refusal(missing, ["model=electra_small"])) == (
         "training must be one of bert_tiny, small, got 'electra_small'. The default is the model's name: "
@@ -356,12 +346,12 @@ def test_a_model_without_training_settings_of_its_name_says_where_they_are_looke
     assert "Pass training=<one of them>." in str(refusal(missing, ["training=electra_small"]))
 
 
-def test_choosing_the_best_needs_fixed_steps() -> None:
+def test_keep_best_without_eval_steps_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"^training\.eval_steps must be above 0 when .*keep_best is true, got 0"):
         composed("experiment=smoke", "training.keep_best=true", "training.eval_steps=0", "training.selection_set=dev")
 
 
-def test_a_path_may_begin_with_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tilde_is_expanded_in_every_path(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/someone")
     named = {key for key in keys(Config) if re.search(r"(^|[._])(path|dir|collections|rivals)$", key)}
     assert set(KEYS) == named
@@ -374,7 +364,7 @@ def test_a_path_may_begin_with_the_home_folder(monkeypatch: pytest.MonkeyPatch) 
     assert composed("experiment=smoke").model.path.startswith("package:")
 
 
-def test_the_script_of_the_usage_page_composes() -> None:
+def test_training_settings_follow_the_model() -> None:
     done = subprocess.run(
         [sys.executable, "scripts/train.py", "model=modernbert_large", "--cfg", "job"],
         cwd=ROOT,

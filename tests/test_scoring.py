@@ -1,4 +1,4 @@
-"""Scores: the same whatever the batching, each distinct pair once, and never a number that is none."""
+"""Scores: the same whatever the batching, each distinct pair computed once, and never NaN or infinity."""
 
 from __future__ import annotations
 
@@ -24,11 +24,6 @@ from pipeline.networks import block_embeddings, block_scoring
 PAIRS = [pair for n, pair in enumerate(sentences(60)) if n % 2] + [("", ""), ("river " * 200, "漢字")]
 
 
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("base")
-
-
 def scorer(
     base: Path, budget: int = BUDGET, attention: Attention = Attention.varlen, precision: Precision = Precision.fp32
 ) -> PairScorer:
@@ -37,7 +32,7 @@ def scorer(
 
 
 @pytest.mark.parametrize("attention", ["varlen", "eager", "sdpa"])
-def test_scores_do_not_depend_on_the_budget_the_order_or_the_backend(base: Path, attention: str) -> None:
+def test_scores_do_not_depend_on_budget_order_or_backend(base: Path, attention: str) -> None:
     expected = scorer(base, 1, Attention.eager).score(PAIRS)
     assert expected.dtype == np.float32 and np.ptp(expected) > 0.05
     for budget in (1, 200, 10**6):
@@ -47,7 +42,7 @@ def test_scores_do_not_depend_on_the_budget_the_order_or_the_backend(base: Path,
     assert np.abs(backwards[::-1] - expected).max() <= 1e-6
 
 
-def test_scores_are_the_plain_models_logits(base: Path) -> None:
+def test_scores_equal_the_models_logits(base: Path) -> None:
     subject = scorer(base)
     reranker = subject.reranker
     expected = []
@@ -59,9 +54,9 @@ def test_scores_are_the_plain_models_logits(base: Path) -> None:
     assert np.abs(subject.score(PAIRS) - np.array(expected)).max() <= 1e-6
 
 
-@pytest.mark.parametrize(("precision", "apart"), [("fp32", 1e-6), ("bf16", 0.03)])
-def test_scores_on_lanes_are_those_of_one_and_repeat_to_the_bit(
-    base: Path, precision: str, apart: float, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-6), ("bf16", 0.03)])
+def test_scores_on_several_lanes_equal_those_of_one_and_repeat(
+    base: Path, precision: str, tolerance: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen, in_order = set[int](), lanes.in_order
 
@@ -79,11 +74,11 @@ def test_scores_on_lanes_are_those_of_one_and_repeat_to_the_bit(
     finally:
         torch.set_num_threads(before)
     assert 3 in seen
-    assert np.abs(found[0] - expected).max() <= apart < np.ptp(expected)
+    assert np.abs(found[0] - expected).max() <= tolerance < np.ptp(expected)
     assert np.array_equal(found[0], found[1]) and np.array_equal(found[0], found[2])
 
 
-def test_equal_pairs_are_scored_once_and_tokens_kept(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_equal_pairs_are_scored_and_texts_tokenised_once(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     counted = {"pairs": 0, "texts": 0}
     frozen, build = Reranker.frozen, TokenTable.build.__func__  # type: ignore[attr-defined]
 
@@ -116,8 +111,8 @@ def test_equal_pairs_are_scored_once_and_tokens_kept(base: Path, monkeypatch: py
 
 
 @pytest.fixture()
-def composed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Pairs of each micro-batch that is composed."""
+def assembled(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return the number of pairs of each micro-batch that is assembled, as scoring goes on."""
     found, collate = list[int](), Reranker.collate
 
     def counting(self: Reranker, table: TokenTable, template: Any, first: Any, second: Any, step: int) -> Any:
@@ -129,34 +124,34 @@ def composed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 @pytest.mark.parametrize("attention", ["varlen", "eager"])
-def test_pairs_that_are_asked_again_are_kept_composed(base: Path, attention: str, composed: list[int]) -> None:
+def test_assembled_micro_batches_are_cached(base: Path, attention: str, assembled: list[int]) -> None:
     subject, others = scorer(base, 200, Attention[attention]), PAIRS[::-1]
     expected = subject.score(PAIRS)
-    once = len(composed)
-    assert once > 1 and sum(composed) == len(PAIRS)
+    once = len(assembled)
+    assert once > 1 and sum(assembled) == len(PAIRS)
     subject.score(others)
-    assert len(composed) == 2 * once, "in another order they are another question"
-    for _ in range(3):  # evaluations at fixed steps ask one set after another
+    assert len(assembled) == 2 * once, "another order has micro-batches of its own"
+    for _ in range(3):  # evaluations at fixed steps score one set after another
         assert np.array_equal(subject.score(list(PAIRS)), expected)
         assert np.abs(subject.score(others)[::-1] - expected).max() <= 1e-6
-    assert len(composed) == 4 * once, "twice each"
+    assert len(assembled) == 4 * once, "twice each"
     new = [("another question", "another passage, of new words")]
-    assert subject.score(new).shape == (1,) and len(composed) == 4 * once + 1
+    assert subject.score(new).shape == (1,) and len(assembled) == 4 * once + 1
     with torch.no_grad():
         for weight in subject.reranker.model.parameters():
             weight.mul_(1.5)
     after = subject.score(PAIRS)
-    assert len(composed) == 4 * once + 1 and np.abs(after - expected).max() > 1e-3, "the weights are not kept"
+    assert len(assembled) == 4 * once + 1 and np.abs(after - expected).max() > 1e-3, "weights are not cached"
 
 
-def test_texts_that_come_later_leave_the_earlier_ones_where_they_are(base: Path) -> None:
+def test_new_texts_do_not_change_earlier_scores(base: Path) -> None:
     subject = scorer(base)
     expected = subject.score(PAIRS)
     subject.score([("another question", "another passage, of new words")])
-    assert np.array_equal(subject.score(PAIRS), expected), "composed again from a table that has grown"
+    assert np.array_equal(subject.score(PAIRS), expected), "assembled again from a table that has grown"
 
 
-def test_scoring_goes_on_after_tokenising_failed(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scoring_works_after_an_interrupted_tokenisation(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     subject, expected = scorer(base), scorer(base).score(PAIRS)
 
     def fail(*_: object) -> None:
@@ -170,27 +165,27 @@ def test_scoring_goes_on_after_tokenising_failed(base: Path, monkeypatch: pytest
     assert np.abs(subject.score(PAIRS) - expected).max() <= 1e-6
 
 
-def test_what_is_kept_stays_on_the_host(base: Path) -> None:
-    """A GPU's memory is training's between two evaluations."""
+def test_cached_micro_batches_stay_on_the_host(base: Path) -> None:
+    """Between two evaluations a GPU's memory is for training."""
     subject = scorer(base)
     for _ in range(2):
         subject.score(PAIRS)
     subject.device = torch.device("meta")  # stands for a GPU: nothing on it can be read here
-    asked = subject._remembered(PAIRS)
-    asked.batches.clear()
-    assert {tensor.device.type for tensor in subject._batch(asked, 0).values()} == {"meta"}
-    assert {tensor.device.type for tensor in asked.batches[0].values()} == {"cpu"}
+    distinct = subject._remembered(PAIRS)
+    distinct.batches.clear()
+    assert {tensor.device.type for tensor in subject._batch(distinct, 0).values()} == {"meta"}
+    assert {tensor.device.type for tensor in distinct.batches[0].values()} == {"cpu"}
 
 
-def test_another_budget_and_other_lanes_compose_anew(base: Path, composed: list[int]) -> None:
+def test_changing_budget_or_lanes_invalidates_the_cache(base: Path, assembled: list[int]) -> None:
     subject = scorer(base, 400)
     expected = subject.score(PAIRS)
     for _ in range(2):
         subject.score(PAIRS)
-    before = len(composed)
+    before = len(assembled)
     subject.token_budget = 100
     assert np.abs(subject.score(PAIRS) - expected).max() <= 1e-6
-    smaller = composed[before:]
+    smaller = assembled[before:]
     assert sum(smaller) == len(PAIRS) and len(smaller) > before // 2
     threads = torch.get_num_threads()
     torch.set_num_threads(3 if threads != 3 else 2)
@@ -198,27 +193,25 @@ def test_another_budget_and_other_lanes_compose_anew(base: Path, composed: list[
         assert np.abs(subject.score(PAIRS) - expected).max() <= 1e-6
     finally:
         torch.set_num_threads(threads)
-    others = composed[before + len(smaller) :]
+    others = assembled[before + len(smaller) :]
     assert sum(others) == len(PAIRS) and others != smaller
 
 
-def test_no_more_pairs_are_kept_than_memory_is_meant_for(
-    base: Path, composed: list[int], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_cache_holds_at_most_kept_tokens(base: Path, assembled: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scoring, "KEPT_TOKENS", int(scorer(base)._remembered(PAIRS).lengths.sum()))
     subject = scorer(base, 200)
     expected = subject.score(PAIRS)
-    once = len(composed)
+    once = len(assembled)
     for _ in range(3):
         assert subject.score(PAIRS[:1]).shape == (1,)
-    assert len(composed) == once + 3, "there was no room for these"
+    assert len(assembled) == once + 3, "there was no room for these"
     for _ in range(3):
         assert np.array_equal(subject.score(PAIRS), expected)
-    assert len(composed) == 2 * once + 3
+    assert len(assembled) == 2 * once + 3
 
 
 @pytest.mark.parametrize(("attention", "times"), [("varlen", 1), ("eager", 0)])
-def test_weights_are_packed_once_a_call(
+def test_weights_are_packed_once_per_call(
     base: Path, attention: str, times: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = []
@@ -234,7 +227,7 @@ def test_weights_are_packed_once_a_call(
     assert made == [torch.float32] * times
 
 
-def test_rows_that_pairs_have_in_common_are_made_once_a_call(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_common_to_pairs_are_computed_once_per_call(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows, embed = list[int](), block_embeddings.embed
 
     def counted(embeddings: Any, batch: Any, dropout: Any) -> torch.Tensor:
@@ -248,26 +241,26 @@ def test_rows_that_pairs_have_in_common_are_made_once_a_call(base: Path, monkeyp
         monkeypatch.setattr(block_scoring, "most_shared", lambda config, dtype, most=most: most)
         subject, before = scorer(base, 1000), len(rows)
         found[most] = [subject.score(pairs) for _ in range(4)]
-        assert all(np.array_equal(again, found[most][0]) for again in found[most]), "composed, then kept"
+        assert all(np.array_equal(again, found[most][0]) for again in found[most]), "assembled, then cached"
         looked_up[most] = sum(rows[before:])
     for most in (200, 10**6):
         assert np.abs(found[most][0] - found[0][0]).max() <= 1e-6
     assert looked_up[10**6] < looked_up[200] < looked_up[0]
-    asked = subject._remembered(pairs)
-    assert asked.shared is not None
-    assert looked_up[10**6] == 4 * (len(asked.shared) + 64 * len(asked.groups)), "no row is made twice"
+    distinct = subject._remembered(pairs)
+    assert distinct.shared is not None
+    assert looked_up[10**6] == 4 * (len(distinct.shared) + 64 * len(distinct.groups)), "no row is computed twice"
 
 
-def test_rows_are_not_shared_where_few_are_common(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_are_not_shared_if_few_are_common(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert scorer(base)._remembered(PAIRS).shared is not None
-    assert scorer(base)._remembered(PAIRS[:1]).shared is None, "a table of all its rows spares none"
+    assert scorer(base)._remembered(PAIRS[:1]).shared is None, "a table of all rows saves nothing"
     monkeypatch.setattr(block_scoring, "most_shared", lambda config, dtype: 1)
     subject = scorer(base)
     assert subject._remembered(PAIRS).shared is None
     assert np.abs(subject.score(PAIRS) - scorer(base, 1, Attention.eager).score(PAIRS)).max() <= 1e-6
 
 
-def test_its_blocks_are_hardly_wider_than_their_longest_pair(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocks_are_at_most_3_wider_than_their_longest_pair(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made, blocks = list[dict[str, torch.Tensor]](), collation.blocks
 
     def seen(*arguments: Any) -> dict[str, torch.Tensor]:
@@ -285,7 +278,7 @@ def test_its_blocks_are_hardly_wider_than_their_longest_pair(base: Path, monkeyp
             pair += pairs
 
 
-def test_the_models_mode_is_given_back_and_dropout_is_off(base: Path) -> None:
+def test_scoring_turns_dropout_off_and_restores_training_mode(base: Path) -> None:
     reranker = tiny(base, dropout=0.5)
     subject = PairScorer(reranker, device=CPU, precision=Precision.fp32, token_budget=BUDGET)
     expected = subject.score(PAIRS)
@@ -295,7 +288,7 @@ def test_the_models_mode_is_given_back_and_dropout_is_off(base: Path) -> None:
 
 
 @pytest.mark.parametrize("attention", ["varlen", "eager"])
-def test_weights_that_changed_are_seen(base: Path, attention: str) -> None:
+def test_scores_follow_changed_weights(base: Path, attention: str) -> None:
     subject, fresh = scorer(base, attention=Attention[attention]), scorer(base, attention=Attention[attention])
     before = subject.score(PAIRS)
     for one in (subject, fresh):
@@ -307,7 +300,7 @@ def test_weights_that_changed_are_seen(base: Path, attention: str) -> None:
     assert np.array_equal(after, fresh.score(PAIRS)) and np.abs(after - before).max() > 1e-3
 
 
-def test_a_score_that_is_no_number_is_refused(base: Path) -> None:
+def test_nan_score_is_refused(base: Path) -> None:
     subject = scorer(base)
     with torch.no_grad():
         subject.reranker.model.classifier.weight[0, 0] = float("nan")  # type: ignore[union-attr,index,operator]
@@ -330,7 +323,7 @@ def test_a_score_that_is_no_number_is_refused(base: Path) -> None:
     ids=["torch's allocator", "cuBLAS", "the driver", "memory that grows", "a kernel's own"],
 )
 @pytest.mark.usefixtures("batches_of_a_gpu")
-def test_out_of_memory_halves_the_budget_for_good(
+def test_out_of_gpu_memory_halves_the_budget_for_good(
     base: Path, caplog: pytest.LogCaptureFixture, error: RuntimeError
 ) -> None:
     expected = scorer(base, 100).score(PAIRS)
@@ -343,7 +336,7 @@ def test_out_of_memory_halves_the_budget_for_good(
 
     subject.reranker.model.get_input_embeddings().register_forward_hook(fail)
     subject.reranker.model.train()
-    assert np.array_equal(subject.score(PAIRS), expected), "those of the budget that fits, all of them"
+    assert np.array_equal(subject.score(PAIRS), expected), "all scores are those of the budget that fits"
     assert subject.reranker.model.training
     assert caplog.messages == [
         f"out of GPU memory: scoring continues with {n} tokens per micro-batch" for n in (200, 100)
@@ -353,7 +346,7 @@ def test_out_of_memory_halves_the_budget_for_good(
 
 
 @pytest.mark.usefixtures("batches_of_a_gpu")
-def test_a_gpu_that_cannot_hold_one_pair_is_refused(base: Path) -> None:
+def test_gpu_too_small_for_one_pair_is_refused(base: Path) -> None:
     subject = scorer(base, 100)
 
     def fail(module: Any, inputs: Any) -> None:
