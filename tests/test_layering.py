@@ -23,6 +23,13 @@ ONLY_IN = {
     "wandb": {"telemetry.tracking"},
 }
 
+ACROSS_MODULES = {
+    "changed_inputs", "crash", "disk", "documents", "full_size", "gpu", "hostile", "hub_commands", "layering",
+    "loopback_hub", "makefile", "mine_hard_negatives", "out_of_memory", "recipe_table", "recipes", "reference_trainer",
+    "resume", "simulated_gpu", "top_level",
+}  # fmt: skip
+"""Test files about no single module: whole commands, rules of the repository, the reference, the tests' own helpers."""
+
 MODULES = sorted(path for path in (ROOT / "pipeline").rglob("*.py") if path.name != "__init__.py")
 
 
@@ -76,6 +83,12 @@ def within(sources: dict[str, str]) -> dict[str, set[str]]:
 
 def test_the_packages_are_those_listed() -> None:
     assert {dotted(path).partition(".")[0] for path in MODULES} == set(PACKAGES)
+
+
+def test_a_test_file_is_named_after_the_module_it_tests() -> None:
+    names = {name for path in MODULES for name in (path.stem, f"{path.parent.name}_{path.stem}")}
+    files = {path.stem.removeprefix("test_") for path in (ROOT / "tests").glob("test_*.py")}
+    assert files - names == ACROSS_MODULES
 
 
 def test_no_module_imports_itself_through_others() -> None:
