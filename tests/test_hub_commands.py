@@ -143,7 +143,7 @@ def test_a_check_looks_at_everything_and_downloads_no_weights_or_data(desk: Desk
     assert list(found) == ["login", "model", "data", "retriever", "NanoBEIR", "device", "precision", "cache disk",
                            "outputs disk", "memory", "time"]  # fmt: skip
     assert found["login"] == ("OK", "as tester")
-    assert found["model"][1].startswith(f"{BASE}: main is commit ") and "MB to download" in found["model"][1]
+    assert found["model"][1].startswith(f"{BASE}: main is commit ") and "kB to download" in found["model"][1]
     assert {status for status, _ in found.values()} <= {"OK", "WARN"}
     assert "to download" in found["cache disk"][1]
     assert result.cpu_s < 60, "promised: under two minutes, its libraries' loading included"
