@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,11 +13,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hub_fixtures import bert_tiny, gooaq, static_retriever
 from loopback_hub import TOKEN, LoopbackHub
 from published_run import build
-from script_process import ROOT, script_process
+from script_process import ROOT, Done, script_process
+from small_models import model_config, tiny
 
+from pipeline.core.atomic import read_json
 from pipeline.core.console import counted, in_bytes
+from pipeline.engine import model_files
 from pipeline.hub import failures
 
 # --- push ---
@@ -74,6 +79,75 @@ def test_a_push_that_hangs_ends_at_once_when_asked_to(finished: Path, hub: Loopb
         process.send_signal(signal.SIGTERM)
         _, err = process.communicate(timeout=20)
     assert process.returncode == 75 and "interrupted: " in err
+
+
+# --- rerunning ---
+
+BASE, PAIRS = "prajjwal1/bert-tiny", "sentence-transformers/gooaq"
+RETRIEVER = "sentence-transformers/static-retrieval-mrl-en-v1"
+SMALLER = ["experiment=gooaq_bert_tiny", "data.rows=110", "training.max_steps=2", "training.eval_steps=2",
+           "training.logging_steps=2", "training.batch_size=32", "training.eval_sets=[dev]", "evaluation.nano_beir=[]",
+           "evaluation.rivals=[tester/rival]", "emissions.enabled=false", "runtime=cpu"]  # fmt: skip
+
+
+def commits_of(outputs: Path) -> dict[str, str]:
+    found: dict[str, str] = read_json(outputs / "hub.lock.json")["commits"]
+    return found
+
+
+def test_a_rerun_takes_the_commits_of_the_run_when_branches_have_moved(tmp_path: Path) -> None:
+    hub, outputs = LoopbackHub(), tmp_path / "outputs"
+    folders = {
+        ("dataset", PAIRS): gooaq(tmp_path / "gooaq", rows=120),
+        ("model", BASE): bert_tiny(tmp_path / "tiny"),
+        ("model", RETRIEVER): static_retriever(tmp_path / "static"),
+        ("model", "tester/rival"): tmp_path / "rival",
+    }
+    (tmp_path / "rival").mkdir()
+    model_files.save(tiny(tmp_path / "tiny"), tmp_path / "rival", model_config(tmp_path / "tiny"))
+    before = {of: hub.publish(*of, folder) for of, folder in folders.items()}
+    with hub.serving(), script_process(tmp_path, HF_ENDPOINT=hub.url) as process:
+        first = process.run("scripts/train.py", *SMALLER, f"outputs_dir={outputs}")
+        assert first.status == 0, first
+        run = (outputs / "latest").resolve()
+        after = {of: hub.commit(*of, {**hub.repositories[of].commits[before[of]], "NEW.md": b"new"}) for of in folders}
+        moved = process.run("scripts/check.py", *SMALLER, f"outputs_dir={outputs}", "hub.refresh=true")
+        assert moved.status == 0, moved
+        assert {after["dataset", PAIRS], after["model", BASE], after["model", RETRIEVER]} <= set(
+            commits_of(outputs).values()
+        )
+
+        def again(name: str, manifest: Path) -> Done:
+            return process.run("scripts/rerun.py", f"manifest={manifest}", f"outputs_dir={tmp_path / name}")
+
+        # Copied without its lock file, and repeated beside the refreshed one.
+        shutil.copytree(outputs / "runs", tmp_path / "copied" / "runs")
+        shutil.copytree(outputs / "mined", tmp_path / "copied" / "mined")
+        copied = tmp_path / "copied" / "runs" / run.name
+        evaluation = next((run / "evaluations").glob("[!.]*")).name
+        for name, manifest in (("new", run / "model"), ("third", copied / "evaluations" / evaluation)):
+            if name == "third":
+                (outputs / "hub.lock.json").unlink()
+            done = again(name, manifest)
+            assert done.status == 0 and "not the same run" not in done.out, done
+            repeated = (tmp_path / name / "latest").resolve()
+            assert repeated.name == run.name
+            weights = [(of / "model" / "model.safetensors").read_bytes() for of in (run, repeated)]
+            assert weights[0] == weights[1]
+            assert [path.name for path in (repeated / "evaluations").glob("[!.]*")] == [evaluation]
+
+        # Without the mined set nothing tells which data it was.
+        shutil.rmtree(tmp_path / "copied" / "mined")
+        lone = again("fourth", copied / "model")
+        assert lone.status == 2 and "the commits of data.path=" in lone.err and "Copy the run's mined/" in lone.err, (
+            lone
+        )
+
+        del hub.repositories["model", BASE].commits[before["model", BASE]]
+        shutil.rmtree(tmp_path / "home" / "hub" / f"models--{BASE.replace('/', '--')}")
+        gone = again("fifth", run / "model")
+        assert gone.status == 2 and before["model", BASE] in gone.err and "cannot be repeated" in gone.err, gone
+        assert not (tmp_path / "fifth" / "runs").exists()
 
 
 # --- failures ---

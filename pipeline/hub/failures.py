@@ -90,6 +90,8 @@ def refusal(error: Exception, *, key: str, repository: str, kind: str, revision:
     elif isinstance(error, RevisionNotFoundError):
         rule, got = "have the revision that was asked for", f"none called {revision or 'main'} (HTTP {status})"
         remedy = f"Correct {key.rsplit('.', 1)[0]}.revision, or pass hub.refresh=true if it moved."
+        if revision and re.fullmatch(r"[0-9a-f]{40}", revision):
+            remedy = "Its owner removed that commit: name another; a run that used it cannot be repeated."
     elif isinstance(error, RemoteEntryNotFoundError) or status == 404:
         rule, got = "hold every file it lists", f"a missing file (HTTP {status})"
         remedy = "Pass hub.refresh=true to take its current commit."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 
 from pipeline.config.schema import Config, Stage
@@ -20,8 +21,10 @@ from pipeline.stages.train import train
 log = logging.getLogger(__name__)
 
 
-def run(config: Config, stop_after: Stage | None = None) -> Path | None:
+def run(config: Config, stop_after: Stage | None = None, commits: Mapping[str, str] | None = None) -> Path | None:
     """Run a configuration's stages whose results are missing, up to `stop_after` (default: the configuration's own).
+
+    `commits` is as in `RunPlan`.
 
     Returns:
         The run's folder, or None when it stopped after mining.
@@ -31,7 +34,7 @@ def run(config: Config, stop_after: Stage | None = None) -> Path | None:
     """
     last = stop_after or config.stop_after
     mines_only, evaluates = last is Stage.mine, last in (Stage.evaluate, Stage.card)
-    this = RunPlan(config)
+    this = RunPlan(config, commits)
     if not mines_only:
         atomic.require_link(this.outputs / "latest")
     check_data(this)
