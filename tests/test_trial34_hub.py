@@ -150,6 +150,29 @@ def test_a_rerun_takes_the_commits_of_the_run_when_branches_have_moved(tmp_path:
         assert not (tmp_path / "fifth" / "runs").exists()
 
 
+# --- cache ---
+
+LOCATE = """
+import logging, sys
+from pathlib import Path
+logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(message)s", force=True)
+from pipeline.hub.location import locate
+found = locate("owner/twins", None, kind="dataset", lock=Path(sys.argv[1]), key="data.path")
+print(sorted(path.name for path in found.folder.iterdir()))
+"""
+
+
+def test_files_of_equal_content_are_fetched_once_and_wait_for_nobody(tmp_path: Path, hub: LoopbackHub) -> None:
+    hub.commit("dataset", "owner/twins", {"a.parquet": b"x" * 5000, "b.parquet": b"x" * 5000, "c.txt": b"c"})
+    hub.play("GET *.parquet", "503", 1)  # whoever holds the blob's lock waits a second
+    code = f"import sys; sys.argv = ['', {str(tmp_path / 'hub.lock.json')!r}]\n{LOCATE}"
+    with script_process(tmp_path, HF_ENDPOINT=hub.url) as process:
+        done = process.run("-c", code)
+    assert done.status == 0 and "['a.parquet', 'b.parquet', 'c.txt']" in done.out, done
+    assert "fetching 2 files, 5.0 kB" in done.out and "trying again" in done.out
+    assert "waiting for another process" not in done.out
+
+
 # --- failures ---
 
 

@@ -195,6 +195,8 @@ class Repository:
 
     def _download(self, commit: str, missing: list[RepoFile]) -> None:
         """Download files into the cache's blobs, several at a time."""
+        # Two files of equal content are one blob: fetched by two threads, the second would only wait for the first.
+        missing = list({entry.lfs.sha256 if entry.lfs else entry.blob_id: entry for entry in missing}.values())
         if not missing:
             return
         needed = sum(entry.size for entry in missing)
