@@ -191,6 +191,7 @@ def test_a_push_without_permission_is_one_sentence(desk: Desk) -> None:
     assert re.search(
         r"^error: repo=tester/forbidden must be a repository that you may write to, got .*401.*hf auth login",
         result.err,
+        re.M,
     )
 
 

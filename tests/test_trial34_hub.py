@@ -11,18 +11,24 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from composed_config import composed
 from hub_fixtures import bert_tiny, gooaq, static_retriever
 from loopback_hub import TOKEN, LoopbackHub
 from published_run import build
 from script_process import ROOT, Done, script_process
 from small_models import model_config, tiny
 
-from pipeline.core.atomic import read_json
+from pipeline.core import artifacts
+from pipeline.core.atomic import read_json, write_json
 from pipeline.core.console import counted, in_bytes
+from pipeline.core.fingerprint import plain
+from pipeline.core.markdown import escape
 from pipeline.engine import model_files
 from pipeline.hub import failures
+from pipeline.reporting.comparison import as_text
 
 # --- push ---
 
@@ -148,6 +154,48 @@ def test_a_rerun_takes_the_commits_of_the_run_when_branches_have_moved(tmp_path:
         gone = again("fifth", run / "model")
         assert gone.status == 2 and before["model", BASE] in gone.err and "cannot be repeated" in gone.err, gone
         assert not (tmp_path / "fifth" / "runs").exists()
+
+
+# --- reproduction ---
+
+
+def test_a_run_of_another_recipe_is_told_by_its_keys_and_where_its_card_changed(tmp_path: Path) -> None:
+    def other(fact: dict[str, Any]) -> float:
+        value = float(fact["value"])
+        return value * 2 if fact["kind"] == "loss" else 0.00003 if fact["kind"] == "energy" else value
+
+    run = build(tmp_path, "gooaq_bert_tiny", other)
+    words = ["experiment=gooaq_bert_tiny", "seed=5", "data.rows=3000", "training.max_steps=30", "mining.dev_depth=50",
+             "training.batch_size=64", "training.eval_steps=20", "training.precision=fp32"]  # fmt: skip
+    for asked, cause in (
+        (words, "differs from the recipe in seed, data.rows, mining.dev_depth, training.batch_size, training.max_steps "
+                "and 1 more key."),
+        (words[:1], "is the recipe's, so the usual cause is a revision that moved."),
+    ):  # fmt: skip
+        manifest = artifacts.manifest_of(run / "model") or {}
+        manifest["provenance"]["config"] = plain(composed(*asked))
+        write_json(run / "model" / artifacts.MANIFEST, artifacts.sealed(manifest))
+        command = [sys.executable, "scripts/reproduce.py", "experiment=quickstart", f"run={run}"]
+        done = subprocess.run(
+            [*command, f"outputs_dir={tmp_path}"], cwd=ROOT, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 2 and f"marked FAIL above; the configuration {cause}" in done.stderr, done
+    assert f"and in the section Reproduction of {run / 'README.md'}" in done.stdout
+    rows = [line for line in done.stdout.splitlines() if line.startswith(("OK", "FAIL"))]
+    assert any(re.search(r"energy/training +\d\.\d{4} +0\.000030 ", row) for row in rows)
+    assert len({row[54:].split()[0] for row in rows if "±" in row}) > 9, "the columns are where the head says"
+    untrained = [row for row in rows if " log/0/" in row]
+    assert untrained and all(row.startswith("OKish") and "untrained, so no check" in row for row in untrained)
+    card = (run / "README.md").read_text()
+    ids = [row.split()[1] for row in rows]
+    assert all(card.count(f"| {escape(name)} |") == 1 for name in ids), "each row once"
+
+
+def test_a_long_name_widens_its_column() -> None:
+    row = {"id": "x" * 60, "published": 1.0, "ours": 0.5, "band": "", "verdict": "OK", "note": "why"}
+    text = as_text({"experiment": "e", "published": "p", "verdicts": {"OK": 1}, "rows": [row, {**row, "id": "y"}]})
+    head, *rows, _ = text.splitlines()
+    assert {line.index("why") for line in rows} == {head.index("note")}
 
 
 # --- cache ---
