@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import run_facts
 from composed_config import composed
 from hub_fixtures import bert_tiny, gooaq, static_retriever
 from loopback_hub import TOKEN, LoopbackHub
@@ -29,6 +30,8 @@ from pipeline.core.markdown import escape
 from pipeline.engine import model_files
 from pipeline.hub import failures
 from pipeline.reporting.comparison import as_text
+from pipeline.reporting.model_card import render
+from pipeline.reporting.verdicts import selection, selection_sentence, verdict
 
 # --- push ---
 
@@ -259,3 +262,75 @@ def test_a_number_goes_with_its_noun() -> None:
     assert [counted(1, "thread"), counted(2, "thread"), counted(1234, "query", "queries")] == [
         "1 thread", "2 threads", "1,234 queries",
     ]  # fmt: skip
+
+
+# --- verdicts ---
+
+
+def test_the_last_step_is_not_compared_with_itself(tmp_path: Path) -> None:
+    last = run_facts.TRAINING["steps"]
+    for name, said in (
+        ("gooaq-dev", f"gooaq-dev: selected on this set (the checkpoint of step {last}, the last one, had the best "
+                      "nDCG@10 of the fixed-step evaluations, 0.5000), which favours its figure."),
+        ("validation", f"The checkpoint of step {last}, the last one, was kept: it had the best nDCG@10 of the "
+                       "fixed-step evaluations on validation (not evaluated), which is not a reported set."),
+    ):  # fmt: skip
+        training = {**run_facts.TRAINING, "best_step": last, "saved_step": last, "selection_set": name}
+        chosen = selection(run_facts.write(tmp_path / name, training=training))
+        assert chosen is not None and selection_sentence(chosen) == said
+
+
+def test_one_query_that_was_trained_on_is_in_the_singular(tmp_path: Path) -> None:
+    facts = run_facts.write(tmp_path)
+    name, measures = next(iter(facts.measures.items()))
+    for seen, words in ((1, "1 of its 50 queries is a training question too"), (2, "2 of its 50 queries are training")):
+        said = " ".join(verdict(name, {**measures, "queries": 50, "queries_trained_on": seen}))
+        assert words in said
+
+
+# --- model_card ---
+
+
+def test_each_stage_names_its_grid(tmp_path: Path) -> None:
+    stages = {"mine": run_facts.energy(0.01, None), "train": run_facts.energy(0.02, "FRA")}
+    card = render(run_facts.write(tmp_path, emissions=stages))
+    rows = {line.split(" | ")[0].strip("| "): line.split(" | ")[3] for line in card.splitlines()
+            if line.startswith(("| mine |", "| train |", "| all stages |"))}  # fmt: skip
+    assert rows == {"mine": "world average", "train": "FRA", "all stages": "world average, FRA"}
+    assert "- **Grid:** FRA, " in card
+
+
+def test_the_size_says_how_many_samples_were_trained_on(tmp_path: Path) -> None:
+    facts = run_facts.write(tmp_path)
+    facts.rows = {**facts.rows, "size": 2687}
+    for steps, said in ((42, ""), (1, ", of which 64 were trained on")):
+        facts.training = {**facts.training, "rows": 2687, "steps": steps, "batch_size": 64, "epochs": 1}
+        card = render(facts)
+        assert f"- Size: 2,687 training samples{said}\n- Columns" in card and "dataset_size:2687\n" in card
+    assert "\n1 step, 64 pairs, " in card
+
+
+def test_one_thread_is_in_the_singular(tmp_path: Path) -> None:
+    facts = run_facts.write(tmp_path)
+    facts.provenance = {**facts.provenance, "threads": {"intra_op": 1, "inter_op": 1}}
+    assert re.search(r"CPU Model:.*, 1 thread$", render(facts), re.M)
+
+
+# --- emissions, run ---
+
+
+def test_a_country_without_a_grid_is_said_once_and_before_any_work(tmp_path: Path) -> None:
+    command = [sys.executable, "scripts/mine.py", "experiment=smoke", "data.limit=150", "data.dev_queries=20",
+               "runtime=cpu", "runtime.workers=1", f"outputs_dir={tmp_path}"]  # fmt: skip
+    said = {}
+    for code in ("MCO", "KOS"):
+        done = subprocess.run(
+            [*command, f"emissions.country_iso_code={code}"], cwd=ROOT, capture_output=True, text=True, check=False
+        )
+        said[code] = done.returncode, done.stdout + done.stderr
+    status, text = said["MCO"]
+    assert status == 0 and text.count("codecarbon has no grid for emissions.country_iso_code=MCO") == 1, text
+    assert text.index("codecarbon has no grid") < text.index("experiment  smoke")
+    status, text = said["KOS"]
+    assert status == 2 and "emissions.country_iso_code must be a country's code, got 'KOS'. Use an ISO 3166" in text
+    assert "experiment  smoke" not in text

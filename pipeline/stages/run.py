@@ -17,6 +17,7 @@ from pipeline.stages.mine import check_data, mine
 from pipeline.stages.models import check_base
 from pipeline.stages.plan import RunPlan
 from pipeline.stages.train import train
+from pipeline.telemetry.emissions import check_country
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +38,8 @@ def run(config: Config, stop_after: Stage | None = None, commits: Mapping[str, s
     this = RunPlan(config, commits)
     if not mines_only:
         atomic.require_link(this.outputs / "latest")
+    if config.emissions.enabled:
+        check_country(config.emissions.country_iso_code)
     check_data(this)
     announce(this, mines_only=mines_only)
     if not mines_only:
