@@ -220,7 +220,7 @@ def test_a_set_added_to_the_evaluation_does_not_retrain(outputs: Path, first: Pa
     assert len({line.split()[0] for line in run_lines}) == 8
     assert summary(first)["measures"]["tiny-beir"]["queries_trained_on"] == 1
     card = (first / "README.md").read_text()
-    assert "tiny-beir: 1 of its 8 queries are training questions too" in card and "- First stage: BM25\n" in card
+    assert "tiny-beir: 1 of its 8 queries is a training question too" in card and "- First stage: BM25\n" in card
     (verdict,) = [line for line in verify(Verification(run=str(first))).checked if "not scored again" in line]
     assert verdict == "figures: tiny-beir not scored again, only their files compared"
 
