@@ -51,8 +51,9 @@ def test_the_facts_agree_with_each_other() -> None:
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_a_run_that_agrees_is_ok_in_every_row(tmp_path: Path, experiment: str) -> None:
     found = compare(measured_run(build(tmp_path, experiment)))
-    assert [row for row in found["rows"] if row["verdict"] != "OK"] == []
-    assert found["verdicts"] == {"OK": len(found["rows"]), "OKish": 0, "FAIL": 0}
+    others = [row["id"] for row in found["rows"] if row["verdict"] != "OK"]
+    assert others == [row["id"] for row in found["rows"] if row["id"].startswith("log/0/")]
+    assert found["verdicts"] == {"OK": len(found["rows"]) - len(others), "OKish": len(others), "FAIL": 0}
     assert len(found["rows"]) == sum(
         fact["kind"] in ("rows", "first_stage", "loss", "log", "best_step", "final", "energy")
         for fact in published(experiment)["facts"]
@@ -149,9 +150,10 @@ def test_text_and_section_hold_every_row_and_the_card_can_be_parsed(tmp_path: Pa
     text, section = as_text(found), as_section(found)
     for row in found["rows"]:
         assert row["id"] in text
-    assert f": {len(found['rows']) - 1} OK, 0 OKish, 1 FAIL." in text.splitlines()[-1]
-    assert section.count("| FAIL | loss/20 | 1.1664 | 2.0000 | ±3% |") == 2, "on top and among all"
-    assert section.count("\n| OK |") == len(found["rows"]) - 1
+    untrained = sum(row["id"].startswith("log/0/") for row in found["rows"])
+    assert f": {len(found['rows']) - 1 - untrained} OK, {untrained} OKish, 1 FAIL." in text.splitlines()[-1]
+    assert section.count("| FAIL | loss/20 | 1.1664 | 2.0000 | ±3% |") == 1
+    assert section.count("\n| OK") == len(found["rows"]) - 1, "each row once, the OKish on top"
     keep(run, found)
     card = card_of(run)
     assert card.index("## Usage") < card.index("## Reproduction") < card.index("## Limitations")

@@ -48,7 +48,7 @@ def test_added_set_is_evaluated_without_training_again(own_run: Path, own_output
     assert len({line.split()[0] for line in lines}) == 8
     assert measures(own_run)["tiny-beir"]["queries_trained_on"] == 1
     card = (own_run / "README.md").read_text()
-    assert "tiny-beir: 1 of its 8 queries are training questions too" in card and "- First stage: BM25\n" in card
+    assert "tiny-beir: 1 of its 8 queries is a training question too" in card and "- First stage: BM25\n" in card
     (verdict,) = [line for line in verify(Verification(run=str(own_run))).checked if "not scored again" in line]
     assert verdict == "figures: tiny-beir not scored again, only their files compared"
     assert run_tiny(own_outputs) == own_run and set(measures(own_run)) == {"dev"}

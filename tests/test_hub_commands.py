@@ -145,7 +145,7 @@ def test_check_covers_everything_and_downloads_no_weights_or_data(commands: Comm
     assert list(found) == ["login", "model", "data", "retriever", "NanoBEIR", "device", "precision", "cache disk",
                            "outputs disk", "memory", "time"]  # fmt: skip
     assert found["login"] == ("OK", "as tester")
-    assert found["model"][1].startswith(f"{BASE}: main is commit ") and "MB to download" in found["model"][1]
+    assert found["model"][1].startswith(f"{BASE}: main is commit ") and "kB to download" in found["model"][1]
     assert {status for status, _ in found.values()} <= {"OK", "WARN"}
     assert "to download" in found["cache disk"][1]
     assert result.cpu_s < 60, "promised: under two minutes, its libraries' loading included"
@@ -193,6 +193,7 @@ def test_push_without_permission_is_refused(commands: Commands) -> None:
     assert re.search(
         r"^error: repo=tester/forbidden must be a repository that you may write to, got .*401.*hf auth login",
         result.err,
+        re.M,
     )
 
 

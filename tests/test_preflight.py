@@ -68,7 +68,7 @@ def test_cache_and_outputs_on_one_disk_must_fit_together(
         monkeypatch.setattr(preflight, "_device_number", lambda folder: hash(folder))
     cache, outputs = _disk(config, 4 * 10**9, TINY)  # with 2 GB and a little for outputs
     assert (cache.status, outputs.status) == (OK, status)
-    assert ("and 4.00 GB to download to the same disk" in outputs.said) == same_disk
+    assert ("and 4.0 GB to download to the same disk" in outputs.said) == same_disk
 
 
 def test_run_of_days_warns(config: Config) -> None:

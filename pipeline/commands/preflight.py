@@ -24,6 +24,7 @@ from pipeline.config.learning import Precision
 from pipeline.config.runtime import Device
 from pipeline.config.schema import Config
 from pipeline.core import processor
+from pipeline.core.console import counted, in_bytes
 from pipeline.core.errors import HubError, ResourceError, must, one_line
 from pipeline.core.progress import duration
 from pipeline.engine import machine
@@ -156,9 +157,9 @@ def _artefact(config: Config, what: str, path: str, revision: str | None, kind: 
             return Finding(OK, what, located.description), 0
     except HubError as error:
         return Finding(FAIL, what, one_line(error)), 0
-    todo = f"{found.missing_bytes / 1e6:,.1f} MB to download" if found.missing_bytes else "all cached"
+    todo = f"{in_bytes(found.missing_bytes)} to download" if found.missing_bytes else "all cached"
     at = f"{revision or 'main'} is commit {found.commit[:12]}"
-    return Finding(OK, what, f"{path}: {at}, {found.total_bytes / 1e6:,.1f} MB, {todo}"), found.missing_bytes
+    return Finding(OK, what, f"{path}: {at}, {in_bytes(found.total_bytes)}, {todo}"), found.missing_bytes
 
 
 def _device(config: Config) -> tuple[torch.device, Finding]:
@@ -172,7 +173,9 @@ def _device(config: Config) -> tuple[torch.device, Finding]:
     chosen = config.runtime.device is not Device.cpu
     note = "; torch sees no GPU. If there is one, install torch's CUDA build" if chosen else ""
     large = config.training.batch_size >= 64 and config.data.source is Source.hub
-    return device, Finding(WARN if large and chosen else OK, "device", f"CPU, {torch.get_num_threads()} threads{note}")
+    return device, Finding(
+        WARN if large and chosen else OK, "device", f"CPU, {counted(torch.get_num_threads(), 'thread')}{note}"
+    )
 
 
 def _precision(config: Config, device: torch.device) -> Finding:
@@ -198,7 +201,7 @@ def _nearest(folder: Path) -> Path:
 
 def _room(what: str, said: str, folder: Path, needed: int, otherwise: str) -> Finding:
     free = shutil.disk_usage(_nearest(folder)).free
-    said = f"{said}, {free / 1e9:.1f} GB free"
+    said = f"{said}, {in_bytes(free)} free"
     return Finding(OK, what, said) if free > needed else Finding(FAIL, what, f"{said}. Free some, or {otherwise}")
 
 
@@ -207,14 +210,14 @@ def _disk(config: Config, downloads: int, size: Size | None) -> list[Finding]:
     found = []
     cache, outputs = Path(constants.HF_HUB_CACHE).absolute(), Path(config.outputs_dir).resolve()
     if downloads:
-        said = f"{downloads / 1e9:.2f} GB to download"
+        said = f"{in_bytes(downloads)} to download"
         found.append(_room("cache disk", said, cache, downloads, "set HF_HOME to a larger disk"))
     if size is not None:
         needed = estimates.disk_bytes(config, size)
-        said = f"{needed / 1e9:.1f} GB for checkpoints, model and data"
+        said = f"{in_bytes(needed)} for checkpoints, model and data"
         if downloads and _device_number(cache) == _device_number(outputs):
             needed += downloads
-            said += f" and {downloads / 1e9:.2f} GB to download to the same disk"
+            said += f" and {in_bytes(downloads)} to download to the same disk"
         found.append(_room("outputs disk", said, outputs, needed, "pass outputs_dir=<folder on a larger disk>"))
     return found
 

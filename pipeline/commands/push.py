@@ -5,10 +5,13 @@ Wraps huggingface_hub, which alone handles the token: it is neither read nor wri
 
 from __future__ import annotations
 
-import logging
 import re
 import tempfile
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
+from typing import TypeVar
 
 import httpx2
 from huggingface_hub import HfApi, constants
@@ -16,14 +19,15 @@ from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 
 from pipeline.commands.run_folder import find_run
 from pipeline.config.command_arguments import Publication
+from pipeline.core.console import counted, in_bytes, say
 from pipeline.core.errors import ConfigError, HubError, must
-from pipeline.hub.failures import LOG_IN, cause_of, status_of
+from pipeline.hub.failures import LOG_IN, cause_of, is_of_xet, status_of
 from pipeline.hub.repo_files import ABOUT_A_RUN
 from pipeline.reporting.comparison import card_of
 from pipeline.reporting.model_card import of_repository
 from pipeline.reporting.run_figures import require_finished
 
-log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 def push(asked: Publication) -> str:
@@ -42,16 +46,41 @@ def push(asked: Publication) -> str:
     require_finished(run)
     with tempfile.TemporaryDirectory() as place:
         folder = stage_files(run, asked.repo, Path(place))
+        sizes = [path.stat().st_size for path in folder.iterdir()]
+        say(f"uploading {run.name} to {asked.repo}: {counted(len(sizes), 'file')}, {in_bytes(sum(sizes))}")
         try:
             api = HfApi()
             api.create_repo(asked.repo, private=asked.private, repo_type="model", exist_ok=True)
-            done = api.upload_folder(
-                repo_id=asked.repo, folder_path=folder, repo_type="model", commit_message=f"Run {run.name}"
+            done = _interruptible(
+                lambda: api.upload_folder(
+                    repo_id=asked.repo, folder_path=folder, repo_type="model", commit_message=f"Run {run.name}"
+                )
             )
         except (HfHubHTTPError, httpx2.HTTPError, LocalTokenNotFoundError) as error:
             raise _refusal(asked.repo, error) from None
-    log.info("pushed      %s as %s, commit %s", run.name, asked.repo, done.oid)
+        except (OSError, RuntimeError) as error:
+            # hf_xet raises a RuntimeError for what it has no class for; with an error number, the disk failed.
+            if not (is_of_xet(error) or isinstance(error, RuntimeError)):
+                raise
+            raise _refusal(asked.repo, error) from None
     return f"{constants.ENDPOINT}/{asked.repo} at commit {done.oid}"
+
+
+def _interruptible(action: Callable[[], T]) -> T:
+    """Run `action` in a daemon thread and return its result.
+
+    hf_xet handles no signal while it waits for a server: in the main thread, SIGTERM would wait for its last attempt.
+    """
+    done: Future[T] = Future()
+
+    def work() -> None:
+        try:
+            done.set_result(action())
+        except BaseException as error:
+            done.set_exception(error)
+
+    threading.Thread(target=work, daemon=True).start()
+    return done.result()
 
 
 def stage_files(run: Path, repo: str, place: Path) -> Path:

@@ -7,17 +7,20 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pipeline.commands.run_folder import find_run
+from pipeline.config import recorded
 from pipeline.config.command_arguments import FIRST, Reproduction
+from pipeline.config.compose import composed
 from pipeline.config.schema import Config
 from pipeline.config.set_names import NANO_MEAN
 from pipeline.core import atomic
-from pipeline.core.console import shown
+from pipeline.core.console import counted, shown
 from pipeline.core.errors import ArtifactError, ConfigError, must
-from pipeline.core.fingerprint import slug
+from pipeline.core.fingerprint import plain, slug
 from pipeline.core.records import TRAINED, RerankingSet
 from pipeline.engine import model_config
 from pipeline.evaluation import evaluator, figures, reranking
@@ -27,10 +30,13 @@ from pipeline.reporting.comparison import FAIL, compare
 from pipeline.reporting.run_figures import Measured, add_set, measured_run, reference_map
 from pipeline.stages.mine import mine
 from pipeline.stages.models import load, scorer_of
-from pipeline.stages.plan import RunPlan
+from pipeline.stages.plan import OF_THE_CARD, RunPlan
 from pipeline.stages.sets import evaluation_set, final_sets, nano_names
 
 log = logging.getLogger(__name__)
+
+NOT_OF_FIGURES = {"name", *OF_THE_CARD, "rivals", "collections", "bi_encoder", "fusion"}
+"""Keys of a configuration's sections on which no published figure depends."""
 
 
 def reproduce(asked: Reproduction, config: Config) -> None:
@@ -45,10 +51,12 @@ def reproduce(asked: Reproduction, config: Config) -> None:
     if asked.run is not None:
         folder = find_run(asked.run, config.outputs_dir)
         found = compare(measured_run(folder), path=facts)
-        target = comparison.keep(folder, found)
-        atomic.write_text(folder / "README.md", comparison.card_of(folder))
+        target, card = comparison.keep(folder, found), folder / "README.md"
+        atomic.write_text(card, comparison.card_of(folder))
+        kept = f"{shown(target)}, and in the section Reproduction of {shown(card)}"
+        values = recorded.values_of(folder / "model")
     else:
-        run = RunPlan(config)
+        run, values = RunPlan(config), plain(config)
         comparison.published(config.name, facts)  # refuse an unknown experiment before any work
         if asked.stage is not None:
             found, name = compare(first_stage(run), ("rows", "first_stage"), facts), FIRST
@@ -58,11 +66,32 @@ def reproduce(asked: Reproduction, config: Config) -> None:
             name = slug(path)
         target = run.outputs / "reports" / f"reproduce-{slug(config.name)}-{name}.json"
         atomic.write_json(target, found)
-    log.info("\n%s\nkept in %s", comparison.as_text(found), shown(target))
+        kept = shown(target)
+    log.info("\n%s\nkept in %s", comparison.as_text(found), kept)
     if failed := found["verdicts"][FAIL]:
         got = f"{failed} of {len(found['rows'])} outside"
-        remedy = "See the rows marked FAIL above; the usual causes are a revision that moved and a different recipe."
+        remedy = f"See the rows marked FAIL above; {_likely_cause(found['experiment'], values)}."
         raise ArtifactError(must("every figure", "lie within its band", got, remedy))
+
+
+def _likely_cause(experiment: str, values: Mapping[str, Any]) -> str:
+    """Return how a configuration (as plain data) differs from an experiment's recipe in what a figure may depend on."""
+    try:
+        recipe = plain(composed([f"experiment={experiment}"]))
+    except ConfigError:  # a user's own facts, of no experiment in conf/
+        return "the usual causes are a revision that moved and a different recipe"
+    keys = ["seed"] if values.get("seed") != recipe["seed"] else []
+    for section in ("data", "mining", "model", "training", "evaluation"):
+        of = values.get(section, recipe[section])
+        # What was resolved from `auto` depends on the machine.
+        keys += [
+            f"{section}.{name}" for name, value in recipe[section].items()
+            if name not in NOT_OF_FIGURES and value != "auto" and of.get(name) != value
+        ]  # fmt: skip
+    if not keys:
+        return "the configuration is the recipe's, so the usual cause is a revision that moved"
+    more = f" and {counted(len(keys) - 5, 'more key')}" if len(keys) > 5 else ""
+    return f"the configuration differs from the recipe in {', '.join(keys[:5])}{more}"
 
 
 def _sets(run: RunPlan) -> dict[str, RerankingSet]:

@@ -10,15 +10,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pipeline.commands.run_folder import mined_of
 from pipeline.config import recorded
 from pipeline.config.command_arguments import Rerun
 from pipeline.config.paths import KEYS
 from pipeline.config.schema import Config
+from pipeline.core import artifacts
 from pipeline.core.console import shown
 from pipeline.core.errors import ArtifactError, must
+from pipeline.core.fingerprint import fingerprint
 from pipeline.hub.lock_file import LOCK
 from pipeline.hub.repo_files import looks_local
 from pipeline.stages.plan import RunPlan
+from pipeline.stages.rivals import rival_names
 from pipeline.stages.run import run as run_stages
 
 log = logging.getLogger(__name__)
@@ -39,9 +43,17 @@ def configuration(asked: Rerun) -> tuple[Config, dict[str, Any]]:
 
 
 def rerun(asked: Rerun) -> None:
-    """Run the manifest's configuration; whatever is already complete in the outputs folder is not made again."""
+    """Run the manifest's configuration with the hub commits that the run's manifests record.
+
+    Whatever is already complete in the outputs folder is not made again.
+
+    Raises:
+        HubError: when a recorded commit cannot be had.
+        ArtifactError: when the commits of the data are not recorded, and today's are others; or as `configuration`.
+    """
     config, manifest = configuration(asked)
-    # Copy the lock file too, so that the same commits are used.
+    model, commits = _commits(Path(asked.manifest), manifest)
+    # Copy the lock file for what no manifest records, such as a set that was not evaluated yet.
     recorded = Path(manifest["provenance"]["config"]["outputs_dir"]) / LOCK
     lock = Path(config.outputs_dir) / LOCK
     if recorded.is_file() and not lock.exists():
@@ -50,13 +62,70 @@ def rerun(asked: Rerun) -> None:
     # Record the original command instead of this one, whose `outputs/latest` may mean another run tomorrow.
     elsewhere = [] if asked.outputs_dir is None else [f"outputs_dir={asked.outputs_dir}"]
     sys.argv[:] = [*manifest["provenance"]["command"], *elsewhere]
-    run = RunPlan(config)
+    run = RunPlan(config, commits)
     _find_inputs(config)
+    if model is not None and model["key"]["mine"] != fingerprint(run.mine_key):
+        _refuse_other_data(run)
     key = {"mine": run.mine_key, "train": run.train_key}.get(manifest["artifact"])
     if key is not None and (changed := _changed(manifest["key"], key)):
         log.warning("not the same run: %s differ from the manifest's, so its folder has a different name", changed)
     log.info("runs again   %s, into %s", config.name, shown(run.folder))
-    run_stages(config)
+    run_stages(config, commits=commits)
+
+
+def _commits(path: Path, manifest: dict[str, Any]) -> tuple[dict[str, Any] | None, dict[str, str]]:
+    """Return the manifest of the run's model, if there is one, and `<key>=<path>` → commit of all its hub artefacts.
+
+    They are read from the given manifest, the run's mined set and model, and the evaluations that its card shows.
+    """
+    folder = path.parent if path.name == artifacts.MANIFEST else path
+    found, model = [manifest], None
+    if manifest["artifact"] != "mine":
+        run = folder.resolve().parent if manifest["artifact"] in ("train", "card") else folder.resolve().parent.parent
+        if (model := artifacts.manifest_of(run / "model")) is not None:
+            mined = mined_of(run, model)
+            card = artifacts.manifest_of(run / "card") or {"key": {"evaluations": {}}}
+            others = [run / "evaluations" / name for name in card["key"]["evaluations"].values()]
+            there = [artifacts.manifest_of(of) for of in ([] if mined is None else [mined]) + others]
+            found += [model, *(of for of in there if of is not None)]
+    return model, {name: commit for of in reversed(found) for name, commit in _of_stage(of).items()}
+
+
+def _of_stage(manifest: dict[str, Any]) -> dict[str, str]:
+    """Return `<key>=<path>` → commit for the hub artefacts that a stage's manifest records."""
+    key, config = manifest["key"], manifest["provenance"]["config"]
+    data, evaluation = config["data"]["path"], config["evaluation"]
+    rivals, nano, source = evaluation["rivals"], evaluation["nano_beir_path"], key.get("source", {})
+    identities = {
+        f"data.path={data}": key.get("content"),
+        f"mining.path={config['mining']['path']}": key.get("retriever"),
+        f"model.path={config['model']['path']}": key.get("weights"),
+        f"evaluation.nano_beir_path={nano}": source if "sets" in source else key.get("nano_beir"),
+        **{
+            f"evaluation.rivals={path}": key.get("rivals", {}).get(name)
+            for path, name in zip(rivals, rival_names(rivals), strict=True)
+        },
+        **{
+            f"evaluation.collections={path}": source
+            for path in evaluation["collections"]
+            if path.partition("@")[0] == source.get("hub")
+        },
+    }
+    return {name: identity["commit"] for name, identity in identities.items() if identity and "commit" in identity}
+
+
+def _refuse_other_data(run: RunPlan) -> None:
+    """Refuse a run whose mined set is missing, if it was mined from the hub: nothing else records those commits.
+
+    Raises:
+        ArtifactError: naming the keys.
+    """
+    located = {f"data.path={run.config.data.path}": run.source, f"mining.path={run.config.mining.path}": run.retriever}
+    names = [name for name, of in located.items() if of and "hub" in of.identity and name not in run.commits]
+    if names:
+        remedy = "Copy the run's mined/ folder along with runs/: its manifest records them."
+        got = "others, or another version of mining, and no mined/ folder to tell"
+        raise ArtifactError(must(f"the commits of {' and '.join(names)}", "be those of the run", got, remedy))
 
 
 def _find_inputs(config: Config) -> None:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import hydra
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
@@ -141,14 +142,16 @@ def command(schema: type[T], job: Callable[[T], object]) -> Callable[[], None]:
 
 
 def composed(overrides: list[str]) -> Config:
-    """Return the configuration that a command line of these overrides composes.
+    """Return the configuration that a command line of these overrides composes; within an `application` too.
 
     Raises:
         ConfigError: when it breaks a rule, or cannot be composed.
     """
     register()
     try:
-        with hydra.initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
+        with contextlib.ExitStack() as started:
+            if not GlobalHydra.instance().is_initialized():
+                started.enter_context(hydra.initialize_config_dir(config_dir=str(CONF), version_base="1.3"))
             return parse(hydra.compose("config", [quoted(word) for word in overrides]))
     except (HydraException, OmegaConfBaseException) as error:
         raise refusal(error, overrides) from None

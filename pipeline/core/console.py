@@ -68,6 +68,19 @@ def shown(path: Path) -> str:
     return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
 
 
+def in_bytes(size: float) -> str:
+    """Return a number of bytes in the decimal unit that suits it: `512 bytes`, `24.6 kB`, `1.3 GB`."""
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size >= scale:
+            return f"{size / scale:,.1f} {unit}"
+    return f"{size:.0f} bytes"
+
+
+def counted(number: int, noun: str, plural: str | None = None) -> str:
+    """Return a number with its noun in the form that goes with it: `1 thread`, `2 threads`."""
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+
+
 def _is_stuck(stream: TextIO) -> bool:
     try:
         stream.flush()

@@ -26,6 +26,7 @@ from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 from tqdm.auto import tqdm  # type: ignore[import-untyped]
 
 from pipeline.core.atomic import locked, write_text
+from pipeline.core.console import counted, in_bytes
 from pipeline.core.errors import HubError, PipelineError, must
 from pipeline.hub.download import fetch, retrying
 from pipeline.hub.failures import OTHER_WAYS, Mismatch, no_folder, refusal
@@ -194,6 +195,8 @@ class Repository:
 
     def _download(self, commit: str, missing: list[RepoFile]) -> None:
         """Download files into the cache's blobs, several at a time."""
+        # Two files of equal content are one blob: fetched by two threads, the second would only wait for the first.
+        missing = list({entry.lfs.sha256 if entry.lfs else entry.blob_id: entry for entry in missing}.values())
         if not missing:
             return
         needed = sum(entry.size for entry in missing)
@@ -201,9 +204,9 @@ class Repository:
         free = shutil.disk_usage(self._cache).free
         if needed > free:
             remedy = f"Free some space, or set HF_HOME to a larger disk. {OTHER_WAYS}"
-            got = f"{free / 1e9:.1f} GB free for {needed / 1e9:.1f} GB of {self.name}"
+            got = f"{in_bytes(free)} free for {in_bytes(needed)} of {self.name}"
             raise HubError(must("the hub's cache", "have room", got, remedy))
-        log.info("%s: fetching %d files, %.1f MB", self.name, len(missing), needed / 1e6)
+        log.info("%s: fetching %s, %s", self.name, counted(len(missing), "file"), in_bytes(needed))
         stop = threading.Event()
         with ThreadPoolExecutor(max_workers=DOWNLOADS_AT_ONCE) as pool:
             try:

@@ -6,6 +6,7 @@ Knows HTTP and the hub client's errors; opens no file and decides nothing.
 from __future__ import annotations
 
 import errno
+import re
 
 import httpx2
 from huggingface_hub import constants
@@ -20,29 +21,43 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from pipeline.core.errors import HubError, first_line, must
+from pipeline.core.errors import SIZE_LIMIT, HubError, first_line, must
 
 OTHER_WAYS = "With the files in the cache, HF_HUB_OFFLINE=1 uses them; experiment=quickstart needs no hub."
 """End of every refusal: what works without this download."""
 
 LOG_IN = "log in with `hf auth login` or set HF_TOKEN"
 _TRANSIENT_STATUS = (408, 425, 429, 500, 502, 503, 504)
+_STATUS_IN_WORDS = re.compile(r"HTTP status \w+ error \((\d{3})\b")
+_ADDRESS = re.compile(r"\w+://\S+")
 
 
 class Mismatch(Exception):
     """A finished download is not the file the server announced."""
 
 
+def is_of_xet(error: BaseException) -> bool:
+    """Return whether an error is hf_xet's: the client's transfer library raises Python's own classes, or its own."""
+    return type(error) in (ConnectionError, TimeoutError) or type(error).__module__ == "hf_xet"
+
+
 def status_of(error: BaseException) -> int | None:
     """Return the HTTP status behind an error of the hub client, None where there was no answer."""
-    return error.response.status_code if isinstance(error, HfHubHTTPError) else None
+    if isinstance(error, HfHubHTTPError):
+        return error.response.status_code
+    if is_of_xet(error):
+        if found := _STATUS_IN_WORDS.search(str(error)):
+            return int(found[1])
+        return 403 if isinstance(error, PermissionError) else 404 if isinstance(error, FileNotFoundError) else None
+    return None
 
 
 def is_transient(error: BaseException) -> bool:
     """Return whether trying again can help: a busy or broken server, a lost or stalled connection, a damaged body."""
-    if isinstance(error, HfHubHTTPError):
-        return status_of(error) in _TRANSIENT_STATUS
-    return isinstance(error, httpx2.TimeoutException | httpx2.NetworkError | httpx2.RemoteProtocolError | Mismatch)
+    if (status := status_of(error)) is not None:
+        return status in _TRANSIENT_STATUS
+    lost = httpx2.TimeoutException | httpx2.NetworkError | httpx2.RemoteProtocolError | Mismatch
+    return is_of_xet(error) or isinstance(error, lost)
 
 
 def cause_of(error: BaseException) -> str:
@@ -56,7 +71,9 @@ def cause_of(error: BaseException) -> str:
         return "no connection"
     if isinstance(error, httpx2.NetworkError | httpx2.RemoteProtocolError):
         return "a connection that broke off"
-    return first_line(error)
+    if is_of_xet(error):
+        return "a connection that stalled" if isinstance(error, TimeoutError) else "a connection that failed"
+    return _ADDRESS.sub("<address>", first_line(error))
 
 
 def no_folder(name: str) -> str:
@@ -79,6 +96,8 @@ def refusal(error: Exception, *, key: str, repository: str, kind: str, revision:
     elif isinstance(error, RevisionNotFoundError):
         rule, got = "have the revision that was asked for", f"none called {revision or 'main'} (HTTP {status})"
         remedy = f"Correct {key.rsplit('.', 1)[0]}.revision, or pass hub.refresh=true if it moved."
+        if revision and re.fullmatch(r"[0-9a-f]{40}", revision):
+            remedy = "Its owner removed that commit: name another; a run that used it cannot be repeated."
     elif isinstance(error, RemoteEntryNotFoundError) or status == 404:
         rule, got = "hold every file it lists", f"a missing file (HTTP {status})"
         remedy = "Pass hub.refresh=true to take its current commit."
@@ -92,9 +111,12 @@ def refusal(error: Exception, *, key: str, repository: str, kind: str, revision:
         rule, remedy = "be a hub id such as owner/name", "Correct it."
     elif isinstance(error, Mismatch):
         rule, remedy = "arrive as the hub announced it", "The damaged file was removed: run again."
-    elif isinstance(error, HfHubHTTPError | httpx2.HTTPError):
+    elif isinstance(error, HfHubHTTPError | httpx2.HTTPError) or is_of_xet(error):
         remedy = "Run again: partial downloads are kept and continued."
         got += no_folder(repository)
+    elif isinstance(error, OSError) and error.errno == errno.EFBIG:
+        rule, got = f"be within {SIZE_LIMIT}", "a larger file"
+        remedy = "Raise the limit and run again: partial downloads are kept and continued."
     elif isinstance(error, OSError):
         rule, remedy = "fit on this disk and be writable", "Free some space, or set HF_HOME to another folder."
         got = errno.errorcode.get(error.errno or 0, type(error).__name__)

@@ -36,9 +36,8 @@ def verdict(name: str, measures: Mapping[str, Any]) -> list[str]:
     if TRAINED not in protocol:
         return []
     seen = int(measures.get("queries_trained_on", 0))
-    known = (
-        [f"{name}: {seen} of its {queries} queries are training questions too, which favours trained."] if seen else []
-    )
+    are = "is a training question" if seen == 1 else "are training questions"
+    known = [f"{name}: {seen} of its {queries} queries {are} too, which favours trained."] if seen else []
     if measures.get("positives_found") == 0:
         said = f"the first stage found no positive for any of {queries} queries"
         return [f"{name}: {said}, so there is nothing to compare as retrieved.", *known]
@@ -144,13 +143,15 @@ def selection_sentence(chosen: Json) -> str:
         "not evaluated" if figure is None else f"{figure:.4f}"
         for figure in (chosen["best_figure"], chosen["last_figure"])
     )
+    is_last = chosen["best_step"] == chosen["last_step"]
+    step = f"step {chosen['best_step']}{', the last one,' if is_last else ''}"
+    beside = "" if is_last else f"; the last step's ({chosen['last_step']}) is {last}"
     if chosen["is_reported"]:
         return (
-            f"{chosen['set']}: selected on this set (the checkpoint of step {chosen['best_step']} had the best {label} "
-            f"of the fixed-step evaluations, {best}), which favours its figure; the last step's "
-            f"({chosen['last_step']}) is {last}."
+            f"{chosen['set']}: selected on this set (the checkpoint of {step} had the best {label} "
+            f"of the fixed-step evaluations, {best}), which favours its figure{beside}."
         )
     return (
-        f"The checkpoint of step {chosen['best_step']} was kept: it had the best {label} of the fixed-step evaluations "
-        f"on {chosen['set']} ({best}), which is not a reported set; the last step's ({chosen['last_step']}) is {last}."
+        f"The checkpoint of {step} was kept: it had the best {label} of the fixed-step evaluations "
+        f"on {chosen['set']} ({best}), which is not a reported set{beside}."
     )

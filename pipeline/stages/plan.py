@@ -51,9 +51,11 @@ class RunPlan:
     """One configuration on this machine: resolved choices, located inputs, names of its folders.
 
     `auto` precisions are resolved first, because the precision is part of the fingerprints that name folders.
+    `commits` gives, for `<key>=<path>` of a hub artefact, the commit to take whatever its revision resolves to today.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, commits: Mapping[str, str] | None = None) -> None:
+        self.commits = commits or {}
         self.device = machine.resolve_device(config.runtime)
         if config.runtime.threads is not None:
             torch.set_num_threads(config.runtime.threads)
@@ -69,6 +71,8 @@ class RunPlan:
         self.lock = self.outputs / LOCK
 
     def _locate(self, path: str, revision: str | None, kind: Kind, key: str) -> location.Located:
+        if (commit := self.commits.get(f"{key}={path}")) is not None:
+            path, revision = path.partition("@")[0], commit
         return location.locate(path, revision, kind=kind, lock=self.lock, key=key, refresh=self.config.hub.refresh)
 
     @cached_property

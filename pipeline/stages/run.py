@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 
 from pipeline.config.schema import Config, Stage
@@ -16,12 +17,15 @@ from pipeline.stages.mine import check_data, mine
 from pipeline.stages.models import check_base
 from pipeline.stages.plan import RunPlan
 from pipeline.stages.train import train
+from pipeline.telemetry.emissions import check_country
 
 log = logging.getLogger(__name__)
 
 
-def run(config: Config, stop_after: Stage | None = None) -> Path | None:
+def run(config: Config, stop_after: Stage | None = None, commits: Mapping[str, str] | None = None) -> Path | None:
     """Run a configuration's stages whose results are missing, up to `stop_after` (default: the configuration's own).
+
+    `commits` is as in `RunPlan`.
 
     Returns:
         The run's folder, or None when it stopped after mining.
@@ -31,9 +35,11 @@ def run(config: Config, stop_after: Stage | None = None) -> Path | None:
     """
     last = stop_after or config.stop_after
     mines_only, evaluates = last is Stage.mine, last in (Stage.evaluate, Stage.card)
-    this = RunPlan(config)
+    this = RunPlan(config, commits)
     if not mines_only:
         atomic.require_link(this.outputs / "latest")
+    if config.emissions.enabled:
+        check_country(config.emissions.country_iso_code)
     check_data(this)
     announce(this, mines_only=mines_only)
     if not mines_only:

@@ -1,6 +1,7 @@
 """The energy that a block of work uses, by codecarbon's offline tracker. The only module that imports codecarbon.
 
-Nothing here opens a connection, writes a file or raises: a tracker that fails leaves a record that says so.
+Nothing here opens a connection or writes a file, and measuring raises nothing: a tracker that fails leaves a record
+that says so.
 Without a country, codecarbon's offline tracker uses its own world average (475 g CO2eq/kWh, the IEA's 2019 figure).
 """
 
@@ -12,6 +13,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from pipeline.core.errors import ConfigError, must
 from pipeline.telemetry.energy_records import ESTIMATED, MEASURED, PARTLY
 
 log = logging.getLogger(__name__)
@@ -107,10 +109,6 @@ class Meter:
 
             if self._country in DataSource().get_global_energy_mix_data():
                 self._grid = str(self._country)
-            elif self._country is not None:
-                log.warning(
-                    "codecarbon has no grid for emissions.country_iso_code=%s: using the world average", self._country
-                )
             # Every argument is set with which a user's own codecarbon settings could open a connection, write a file
             # or change the grid. An empty token means none; with None, codecarbon would look for one.
             tracker = OfflineEmissionsTracker(
@@ -197,6 +195,26 @@ class Meter:
         finally:
             self._tracker = None
             logging.getLogger("codecarbon").removeFilter(self._silence)
+
+
+def check_country(country_iso_code: str | None) -> None:
+    """Warn of a country without a grid in codecarbon's data: its emissions are those of the world average.
+
+    Raises:
+        ConfigError: when it is no country's code at all.
+    """
+    if country_iso_code is None:
+        return
+    import pycountry  # a library of codecarbon's
+    from codecarbon.input import DataSource
+
+    if pycountry.countries.get(alpha_3=country_iso_code) is None:
+        remedy = "Use an ISO 3166 alpha-3 code such as FRA, or null for the world average."
+        raise ConfigError(must("emissions.country_iso_code", "be a country's code", repr(country_iso_code), remedy))
+    if country_iso_code not in DataSource().get_global_energy_mix_data():
+        log.warning(
+            "codecarbon has no grid for emissions.country_iso_code=%s: using the world average", country_iso_code
+        )
 
 
 @contextlib.contextmanager
