@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 
 import pytest
-from pair_files import data_config, load_split, refusal, write_rows
+from pair_files import data_config, load_split, pair_rows, refusal, write_rows
 
 from pipeline.data.readers import read
 
@@ -148,6 +148,16 @@ def test_rows_joined_by_a_stray_quote_are_counted_in_a_warning(
     assert message.startswith(
         f"{path}: 44 quoted fields hold 132 lines that look like rows, the first from line 5 on; they are read as text."
     )
+
+
+def test_two_columns_with_commas_are_never_taken_for_joined_rows(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = [
+        {**row, "answer": f"It is {i}, as said.\nMore, then.\nSo, the end."} for i, row in enumerate(pair_rows(150))
+    ]
+    load_split(write_rows(tmp_path / "prose.csv", rows))
+    assert not joined_row_warnings(caplog)
 
 
 def test_prose_with_line_breaks_is_not_taken_for_joined_rows(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -245,10 +245,11 @@ def test_mean_over_sets_weighs_each_set_equally() -> None:
 @pytest.mark.parametrize(
     ("groups", "expected"),
     [
+        (1, "not estimated: all queries are of one group"),
         (4, "95 %, Student's t over 4 groups of queries"),
         (5, "95 %, studentised bootstrap over 5 groups of queries, 500 draws; Student's t where hardly any group"),
     ],
-    ids=["4 groups", "5 groups"],
+    ids=["1 group", "4 groups", "5 groups"],
 )
 def test_interval_of_few_groups_names_its_method(groups: int, expected: str) -> None:
     queries = [f"q{number}" for number in range(6)]

@@ -114,7 +114,7 @@ def test_pair_with_two_labels_keeps_the_higher_one_and_is_warned_of(caplog: pyte
     mined = mine(split(train, rows([("blue bird", "a blue bird")])), config(), Path("unused"))
     assert mined.statistics["contradicted_pairs"] == 1
     assert ("red cat", "a red cat", 1.0) in triples(mined.train)
-    assert "train: 1 pairs have two labels: the higher one is used" in caplog.text
+    assert "train: 1 pairs have two labels: the lower one is not used" in caplog.text
 
 
 def test_pairs_with_two_labels_are_counted_in_every_part(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -123,7 +123,8 @@ def test_pairs_with_two_labels_are_counted_in_every_part(tmp_path: Path, caplog:
     path = write_jsonl(tmp_path / "a.jsonl", given)
     whole = load_split(path, format=Format.labelled, dev_queries=30, validation_queries=20)
     assert [message for message in messages_of_mining(whole, caplog) if "two labels" in message] == [
-        f"{part} pairs have two labels: the higher one is used" for part in ("train: 150", "dev: 30", "validation: 20")
+        f"{part} pairs have two labels: the lower one is not used"
+        for part in ("train: 150", "dev: 30", "validation: 20")
     ]
 
 

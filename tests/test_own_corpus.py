@@ -127,6 +127,24 @@ def test_corpus_with_none_of_the_answers_warns(pairs_file: Path, caplog: pytest.
     assert f"data.corpus_path={corpus}: none of 150 answers is among its passages, with the title or" in caplog.text
 
 
+def test_listed_negatives_beside_answers_that_are_ids_are_ids_or_texts(tmp_path: Path) -> None:
+    corpus = write_jsonl(
+        tmp_path / "c.jsonl",
+        [{"id": f"d{i}", "title": f"T{i}", "text": "It is 7." if i in (7, 8) else f"It is {i}."} for i in range(200)],
+    )
+    rows = [{"question": f"what is {i}", "answer": f"d{i}", "negatives": [f"d{i + 1}", "it is 7."]} for i in range(150)]
+    keys: dict[str, Any] = {"format": Format.negatives, "corpus_path": str(corpus)}
+    split = load_split(write_jsonl(tmp_path / "a.jsonl", rows), **keys)
+    assert split.train.negatives is not None
+    assert {text for texts in split.train.negatives for text in texts} <= set(split.corpus)
+    assert {"T7 It is 7.", "T8 It is 7."} <= set(split.corpus), "an answer named by its id is kept"
+    rows[3]["negatives"] = ["d999"]
+    assert refusal(write_jsonl(tmp_path / "a.jsonl", rows), **keys) == (
+        f"{corpus} must hold a passage for each of 153 answers and negatives, got 152 that are ids, but 1 that are not,"
+        " such as 'd999'. Add the passages of these ids, leave their rows out, or write the texts in place of the ids."
+    )
+
+
 def test_answers_that_are_ids_of_the_corpus_are_read_as_its_passages(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

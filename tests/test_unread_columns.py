@@ -12,7 +12,9 @@ import pytest
 from pair_files import data_config, load_split, pair_rows, refusal, write_jsonl, write_rows
 
 from pipeline.config.data import Format, Source
+from pipeline.core.errors import DataError
 from pipeline.data.source import load
+from pipeline.data.unread_columns import UnreadColumns
 
 
 def unread_warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -107,3 +109,14 @@ def test_unread_columns_of_a_hub_data_set_are_watched(tmp_path: Path, caplog: py
     load(data_config("some/set", source=Source.hub), source=folder, cache=tmp_path / "cache")
     (message,) = unread_warnings(caplog)
     assert "ignored 'flag', so" in message and message.endswith("data.format=labelled data.label_column=flag")
+
+
+def test_column_of_negatives_is_named_without_being_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    unread = UnreadColumns(data_config("a.parquet"), "a.parquet")
+    assert not unread.watches("hard_negatives", is_number=False)
+    unread.warn()
+    (message,) = unread_warnings(caplog)
+    assert "ignored 'hard_negatives', so" in message and message.endswith("data.negatives_column=hard_negatives")
+    with pytest.raises(DataError, match=r"data\.format must read the column 'negatives'"):
+        unread.note({"negatives": []})
+    assert unread.watches("negatives", is_number=False), "a column that is refused is read"

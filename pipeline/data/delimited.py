@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import csv
 import logging
-from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.core.errors import DataError, must
@@ -29,7 +29,7 @@ def csv_records(path: Path, delimiter: str, wanted: Wanted) -> Iterator[tuple[in
     reader = csv.reader((line for _, line in decoded_lines(path)), delimiter=delimiter, strict=True)
     kind = "TSV" if delimiter == "\t" else "CSV"
     before = csv.field_size_limit(_LONGEST_FIELD)
-    start, spans = 1, Counter[str]()
+    start, joined = 1, _JoinedLines(delimiter)
     try:
         named = (names for names in reader if any(name.strip() for name in names))  # skips blank lines
         header = [name.strip() for name in next(named, [])]
@@ -45,40 +45,53 @@ def csv_records(path: Path, delimiter: str, wanted: Wanted) -> Iterator[tuple[in
                 remedy = f"Quote a field that holds the separator, or save the file again as {kind}."
                 raise DataError(must(f"{path}, line {start}", f"have {len(header)} fields", got, remedy))
             if reader.line_num > start:
-                _count_lines(spans, values, delimiter, start)
+                joined.count(values, start)
             if values:
-                spans["rows"] += 1
+                joined.rows += 1
                 yield start, dict(zip(header, values, strict=True))
             start = reader.line_num + 1
     except csv.Error as error:
         raise _broken(f"{path}, line {start}", kind, str(error), reader.line_num - start) from None
     finally:
         csv.field_size_limit(before)
-        _say_joined(path, spans)
+        joined.warn(path)
 
 
-def _count_lines(spans: Counter[str], values: list[str], delimiter: str, start: int) -> None:
-    """Count the lines within the fields of a row, and those that look like rows: they have as many delimiters as one.
+@dataclass(slots=True)
+class _JoinedLines:
+    """Lines within quoted fields: a quote that opens a field joins all lines up to the next quote.
 
-    The latter are counted only in fields that break lines nowhere else, so paragraphs of prose rarely count.
+    A line looks like a row if it has as many delimiters as one. Such lines are counted only in fields that break lines
+    nowhere else. In two columns with commas none is counted, since a line of prose often has one comma.
     """
-    for later in (value.split("\n")[1:] for value in values if "\n" in value):
-        whole = [line.count(delimiter) == len(values) - 1 for line in later]
-        spans["lines"] += len(later)
-        if all(whole[:-1]) and any(whole):
-            spans["fields"] += 1
-            spans["like rows"] += sum(whole)
-            spans["first"] = spans["first"] or start
 
+    delimiter: str
+    rows: int = 0
+    lines: int = 0
+    fields: int = 0
+    like_rows: int = 0
+    first_line: int = 0
 
-def _say_joined(path: Path, spans: Counter[str]) -> None:
-    """Warn if most lines within fields look like rows: a quote that opens a field joins all lines up to the next."""
-    if spans["like rows"] > max(spans["lines"] / 2, spans["rows"] * _NOTABLE_SHARE, _FEWEST_JOINED):
-        log.warning(
-            "%s: %d quoted fields hold %d lines that look like rows, the first from line %d on; they are read as text. "
-            'If they are rows, remove the quotes around them, or write "" for a quote within a quoted field',
-            path, spans["fields"], spans["like rows"], spans["first"],
-        )  # fmt: skip
+    def count(self, values: list[str], start: int) -> None:
+        """Count the lines within the fields of a row that starts at line `start`."""
+        if self.delimiter == "," and len(values) == 2:
+            return
+        for later in (value.split("\n")[1:] for value in values if "\n" in value):
+            whole = [line.count(self.delimiter) == len(values) - 1 for line in later]
+            self.lines += len(later)
+            if all(whole[:-1]) and any(whole):
+                self.fields += 1
+                self.like_rows += sum(whole)
+                self.first_line = self.first_line or start
+
+    def warn(self, path: Path) -> None:
+        """Warn if most of the lines look like rows."""
+        if self.like_rows > max(self.lines / 2, self.rows * _NOTABLE_SHARE, _FEWEST_JOINED):
+            log.warning(
+                "%s: %d quoted fields hold %d lines that look like rows, the first from line %d on; they are read as "
+                'text. If they are rows, remove the quotes around them, or write "" for a quote within a quoted field',
+                path, self.fields, self.like_rows, self.first_line,
+            )  # fmt: skip
 
 
 def _broken(row: str, kind: str, error: str, further: int) -> DataError:

@@ -93,9 +93,11 @@ def read_corpus(path: Path, config: DataConfig, parts: Sequence[PairRows] = ()) 
             if title and (form := fold(own)) in wanted:
                 untitled.setdefault(form, []).append(text)
     passage = {form: texts[0] for form, texts in untitled.items()} | whole
+    by_id = _by_id(named, parts, passage, path)
+    meant = set(by_id.values())
     for form, texts in untitled.items():
         for text in texts:
-            if text != passage[form] and fold(text) not in whole:
+            if text != passage[form] and fold(text) not in whole and text not in meant:
                 counts[RETITLED] += 1
                 del first[text]
     if not first:
@@ -105,26 +107,29 @@ def read_corpus(path: Path, config: DataConfig, parts: Sequence[PairRows] = ()) 
         "%s: %d passages to search; left out: %d without text, %d that repeat an earlier one, %d with an answer's text "
         "under another title", path, len(first), counts[BLANK], counts[REPEATED], counts[RETITLED],
     )  # fmt: skip
-    answers = {answer for part in parts for answer in part.answers}
-    by_id = {} if any(fold(answer) in passage for answer in answers) else _by_id(named, answers, path)
     return OwnCorpus(list(first), ids if len(ids) == len(first) else None, +counts, passage, by_id)
 
 
-def _by_id(named: dict[str, str], answers: set[str], path: Path) -> dict[str, str]:
-    """Return the passages that texts name by their ids; none unless more than half of the answers are ids.
+def _by_id(named: dict[str, str], parts: Sequence[PairRows], passage: dict[str, str], path: Path) -> dict[str, str]:
+    """Return the passages that texts of `parts` name by their ids.
+
+    There are none if an answer is the text of a passage, or unless more than half of the answers are ids.
 
     Raises:
-        DataError: if other answers are not.
+        DataError: if most answers are ids, but other answers or listed negatives are not.
     """
-    unknown = sorted(answers - named.keys())
-    if len(unknown) * 2 >= len(answers):
+    answers = {answer for part in parts for answer in part.answers}
+    unknown = answers - named.keys()
+    if len(unknown) * 2 >= len(answers) or any(fold(answer) in passage for answer in answers):
         return {}
+    negatives = {text for part in parts for texts in part.negatives or [] for text in texts}
+    unknown |= {text for text in negatives - named.keys() if fold(text) not in passage}
     if unknown:
-        got = (
-            f"{len(answers) - len(unknown)} that are ids, but {len(unknown)} that are not, such as {unknown[0][:80]!r}"
-        )
+        total, example = len(answers | negatives), min(unknown)[:80]
+        got = f"{total - len(unknown)} that are ids, but {len(unknown)} that are not, such as {example!r}"
         remedy = "Add the passages of these ids, leave their rows out, or write the texts in place of the ids."
-        raise DataError(must(str(path), f"hold a passage for each of {len(answers)} answers", got, remedy))
+        kind = "answers and negatives" if negatives else "answers"
+        raise DataError(must(str(path), f"hold a passage for each of {total} {kind}", got, remedy))
     return named
 
 

@@ -46,10 +46,17 @@ class UnreadColumns:
         self._values: dict[str, set[Any]] = {}  # column → distinct values, up to one more than FEW_VALUES
 
     def watches(self, column: str, is_number: bool) -> bool:
-        """Return whether `note` needs a column's values: it is refused, or may still be one of judgements."""
+        """Return whether `note` needs a column's values: it is refused, or may still be one of judgements.
+
+        A column of negatives is warned of by its name alone, so that its long texts need not be read.
+        """
         if not self._is_watching or column in self._settled:
             return False
-        return is_number or column in self._remedies or column.lower() in self._kinds
+        kind = self._kinds.get(column.lower())
+        if kind == "negatives" and column not in self._remedies:
+            self._values.setdefault(column, set())
+            return False
+        return is_number or kind is not None or column in self._remedies
 
     def note(self, record: Record) -> None:
         """Note a row's values in the columns that are watched.

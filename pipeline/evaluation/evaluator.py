@@ -110,6 +110,8 @@ class Evaluation:
         """Return in words how `differences` estimates intervals."""
         if clusters is None:
             return "95 %, paired t over queries"
+        if clusters == 1:
+            return "not estimated: all queries are of one group"
         if clusters < FEWEST_RESAMPLED:
             return f"95 %, Student's t over {clusters} groups of queries"
         of = f"{clusters} groups of queries, {self.resamples} draws"

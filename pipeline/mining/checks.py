@@ -90,7 +90,7 @@ def say_repeats(
 def _say_merged(name: str, part: Questions, config: MiningConfig) -> int:
     """Log how many rows of a part repeat an earlier pair, and return their number; warn of pairs with two labels."""
     if part.contradicted:
-        log.warning("%s: %d pairs have two labels: the higher one is used", name, len(part.contradicted))
+        log.warning("%s: %d pairs have two labels: the lower one is not used", name, len(part.contradicted))
     rows = sum(part.sizes)
     if part.merged:
         level = logging.WARNING if part.merged > rows * NOTABLE_SHARE else logging.INFO

@@ -6,7 +6,6 @@ alone, not on the other questions, their order or how they are batched.
 
 from __future__ import annotations
 
-import functools
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -141,13 +140,13 @@ def _limits(
         scores[place[found]] = ranking.scores[start : start + size][found]
     lowest = np.full(len(ranking), np.inf, np.float32)
     np.minimum.at(lowest, positives.question, scores)
-    limits = []
+    limits = np.full_like(lowest, np.inf)
     if config.absolute_margin is not None:
-        limits.append(lowest - np.float32(config.absolute_margin))
+        limits = np.minimum(limits, lowest - np.float32(config.absolute_margin))
     if config.relative_margin is not None:
         # A share of the absolute value, so that the limit lies below a negative score too.
-        limits.append(lowest - np.abs(lowest) * np.float32(config.relative_margin))
-    return functools.reduce(np.minimum, limits)
+        limits = np.minimum(limits, lowest - np.abs(lowest) * np.float32(config.relative_margin))
+    return limits
 
 
 def _sampled(keep: npt.NDArray[np.bool_], drawn: Seeds, count: int) -> npt.NDArray[np.bool_]:

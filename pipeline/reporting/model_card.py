@@ -182,7 +182,8 @@ def _left_out(statistics: Mapping[str, Any]) -> str:
     }
     found = {words: int(counts[reason]) for reason, words in _LEFT_OUT.items() if counts.get(reason)}
     reasons = ", ".join(f"{count:,} {words}" for words, count in found.items())
-    return f"{sum(found.values()):,} rows of the source: {reasons}" if found else ""
+    total = sum(found.values())
+    return f"{total:,} row{'s' * (total != 1)} of the source: {reasons}" if found else ""
 
 
 def render(facts: Facts) -> str:
