@@ -196,3 +196,10 @@ def test_an_experiment_without_published_figures_is_refused(tmp_path: Path) -> N
 
 def test_the_facts_lie_in_the_package() -> None:
     assert FACTS.is_file() and FACTS.parent.name == "reporting"
+
+
+def test_long_name_widens_its_column() -> None:
+    row = {"id": "x" * 60, "published": 1.0, "ours": 0.5, "band": "", "verdict": "OK", "note": "why"}
+    text = as_text({"experiment": "e", "published": "p", "verdicts": {"OK": 1}, "rows": [row, {**row, "id": "y"}]})
+    head, *rows, _ = text.splitlines()
+    assert {line.index("why") for line in rows} == {head.index("note")}
