@@ -14,7 +14,8 @@ from typing import NoReturn
 
 import pytest
 
-from pipeline.telemetry.emissions import WORLD_AVERAGE, _methods, _overall, measured
+from pipeline.core.errors import ConfigError
+from pipeline.telemetry.emissions import WORLD_AVERAGE, _methods, _overall, check_country, measured
 from pipeline.telemetry.energy_records import ESTIMATED, MEASURED, PARTLY
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -77,6 +78,12 @@ def test_unknown_country_falls_back_to_the_world_average() -> None:
     assert meter.record["country_iso_code"] == "XYZ"
     assert meter.record["grid"] == WORLD_AVERAGE
     assert meter.record["g_per_kwh"] == pytest.approx(475)
+
+
+def test_code_of_no_country_is_refused() -> None:
+    expected = r"^emissions\.country_iso_code must be a country's code, got 'KOS'\. Use an ISO 3166"
+    with pytest.raises(ConfigError, match=expected):
+        check_country("KOS")
 
 
 def test_codecarbon_settings_of_the_user_are_ignored(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

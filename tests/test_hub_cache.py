@@ -68,3 +68,14 @@ def test_file_name_that_leads_out_of_the_repository_is_refused(hub_user: HubUser
     (refused,) = hub_user.locate({"path": "acme/evil"})
     assert "leads out of the repository" in refused["error"]
     assert victim.read_text(encoding="utf-8") == "{}"
+
+
+def test_files_of_equal_content_are_fetched_once(hub_user: HubUser) -> None:
+    files = {"a.parquet": b"x" * 5000, "b.parquet": b"x" * 5000, "c.txt": b"c"}
+    hub_user.hub.commit("dataset", "owner/twins", files)
+    hub_user.hub.play("GET *.parquet", "503", 1)  # keeps the lock of their one blob for the wait before the next try
+    (found,) = hub_user.locate({"path": "owner/twins", "kind": "dataset"})
+    (log,) = hub_user.logs
+    assert content(found["folder"]) == files
+    assert "fetching 2 files, 5.0 kB" in log and "trying again" in log
+    assert "waiting for another process" not in log

@@ -1,7 +1,8 @@
-"""Sentences for failures of the hub, from a real client in a process of its own: it reads HF_ENDPOINT when imported."""
+"""Sentences for failures of the hub, from a real client in a process of its own, and for errors of Xet and the disk."""
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -9,6 +10,8 @@ from pathlib import Path
 
 import pytest
 from loopback_hub import LoopbackHub
+
+from pipeline.hub import failures
 
 DRIVER = """
 import sys
@@ -23,7 +26,10 @@ for name in sys.argv[2:]:
     except HubError as error:
         print(error)
 """
-"""Prints the refusal of each model that cannot be located, after one attempt."""
+"""Prints the refusal of each model that cannot be located, after one attempt.
+
+The client reads HF_ENDPOINT when imported, so each environment needs a process of its own.
+"""
 
 
 def refusals(folder: Path, root: Path, *models: str, **environment: str) -> list[str]:
@@ -57,3 +63,45 @@ def test_name_without_an_owner_is_refused_as_no_folder_either(tmp_path: Path, ro
         bare, owned = refusals(tmp_path, root, *models, HF_ENDPOINT=hub.url, **offline)
     assert f"{got}, and no folder of that name here. " in bare
     assert f"{got}. " in owned and "no folder" not in owned
+
+
+WHERE = "domain: http://127.0.0.1:80/api/models/a/b/xet-read-token/main"
+XET_ERRORS = {
+    "refused": ConnectionError(f"Network error: Request error: HTTP status client error (403 Forbidden), {WHERE}"),
+    "busy": ConnectionError(f"Server error: HTTP status server error (503 Service Unavailable), {WHERE}"),
+    "lost": ConnectionError("Network error: Request middleware error: error sending request for url (http://cas/v1)"),
+}
+
+
+def refusal_of(error: Exception) -> str:
+    return str(failures.refusal(error, key="model.path", repository="a/b", kind="model", revision=None))
+
+
+@pytest.mark.parametrize(
+    ("name", "status", "is_transient"),
+    [("refused", 403, False), ("busy", 503, True), ("lost", None, True)],
+    ids=["refused", "busy", "lost"],
+)
+def test_status_of_a_xet_error_is_read_from_its_text(name: str, status: int | None, is_transient: bool) -> None:
+    error = XET_ERRORS[name]
+    assert (failures.status_of(error), failures.is_transient(error)) == (status, is_transient)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [*XET_ERRORS.values(), RuntimeError("Internal error: http://cas/v1 is no address")],
+    ids=[*XET_ERRORS, "another error"],
+)
+def test_refusal_names_no_address(error: Exception) -> None:
+    message = refusal_of(error)
+    assert "http://" not in message and "fit on this disk" not in message
+
+
+def test_refused_xet_request_names_the_remedy() -> None:
+    assert "ask for access" in refusal_of(XET_ERRORS["refused"]).lower()
+
+
+def test_file_size_limit_is_not_taken_for_a_full_disk() -> None:
+    message = refusal_of(OSError(errno.EFBIG, "File too large"))
+    assert "must be within the limit on a file's size (ulimit -f)" in message and "Raise the limit" in message
+    assert "Free some space" not in message

@@ -358,6 +358,33 @@ def test_the_card_says_how_the_first_stage_s_map_differs_from_published_ones(tmp
     assert said not in render(run_facts.write(tmp_path / "own", config=own))
 
 
+def test_each_stage_names_its_grid(tmp_path: Path) -> None:
+    stages = {"mine": run_facts.energy(0.01, None), "train": run_facts.energy(0.02, "FRA")}
+    card = render(run_facts.write(tmp_path, emissions=stages))
+    rows = [line.strip("| ").split(" | ") for line in card.splitlines()]
+    grids = {row[0]: row[3] for row in rows if row[0] in ("mine", "train", "all stages")}
+    assert grids == {"mine": "world average", "train": "FRA", "all stages": "world average, FRA"}
+    assert "- **Grid:** FRA, " in card
+
+
+@pytest.mark.parametrize(
+    ("steps", "trained"), [(42, ""), (1, ", of which 64 were trained on")], ids=["a whole epoch", "one step"]
+)
+def test_size_states_the_samples_trained_on(tmp_path: Path, steps: int, trained: str) -> None:
+    facts = run_facts.write(tmp_path)
+    facts.rows = {**facts.rows, "size": 2687}
+    facts.training = {**facts.training, "rows": 2687, "steps": steps, "batch_size": 64, "epochs": 1}
+    card = render(facts)
+    assert f"- Size: 2,687 training samples{trained}\n- Columns" in card and "dataset_size:2687\n" in card
+    assert ("\n1 step, 64 pairs, " in card) is (steps == 1)
+
+
+def test_single_thread_is_in_the_singular(tmp_path: Path) -> None:
+    facts = run_facts.write(tmp_path)
+    facts.provenance = {**facts.provenance, "threads": {"intra_op": 1, "inter_op": 1}}
+    assert re.search(r"CPU Model:.*, 1 thread$", render(facts), re.MULTILINE)
+
+
 if __name__ == "__main__":
     GOLDEN.mkdir(exist_ok=True)
     for experiment, file in FILES.items():

@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from hub_fixtures import bert_tiny, gooaq, static_retriever
+from loopback_hub import LoopbackHub
+from script_process import Done, ScriptProcess, script_process
+from small_models import model_config, tiny
+from tiny_run import mined_set, only
 
 from pipeline.commands import rerunning
 from pipeline.config.command_arguments import Rerun
 from pipeline.core import artifacts, atomic
 from pipeline.core.errors import ArtifactError
 from pipeline.core.fingerprint import plain
+from pipeline.engine import model_files
 
 
 def test_rerun_gives_the_same_names_and_bits(
@@ -61,3 +70,98 @@ def test_manifest_of_any_stage_gives_the_recorded_configuration(finished_run: Pa
             assert plain(config) == manifest["provenance"]["config"]
             stages.add(manifest["artifact"])
     assert stages == {"mine", "train", "evaluate", "card"}
+
+
+# --- revisions that moved ---
+
+BASE, PAIRS = "prajjwal1/bert-tiny", "sentence-transformers/gooaq"
+RETRIEVER, RIVAL = "sentence-transformers/static-retrieval-mrl-en-v1", "tester/rival"
+SMALLER = ["experiment=gooaq_bert_tiny", "data.rows=110", "training.max_steps=2", "training.eval_steps=2",
+           "training.logging_steps=2", "training.batch_size=32", "training.eval_sets=[dev]", "evaluation.nano_beir=[]",
+           f"evaluation.rivals=[{RIVAL}]", "emissions.enabled=false", "runtime=cpu"]  # fmt: skip
+
+
+@dataclass
+class HubRun:
+    """A finished run of hub artefacts, all of whose branches have a newer commit since."""
+
+    run: Path
+    hub: LoopbackHub
+    process: ScriptProcess
+    commits: dict[tuple[str, str], str]
+    """The commits that the run took: (kind, name) → commit."""
+
+    @property
+    def cache(self) -> Path:
+        return self.run.parents[2] / "home" / "hub"
+
+    def rerun(self, manifest: Path, outputs: Path) -> Done:
+        return self.process.run("scripts/rerun.py", f"manifest={manifest}", f"outputs_dir={outputs}")
+
+    def copied(self, folder: Path) -> Path:
+        """Copy the run and its mined set, without the lock file, to outputs in `folder`; return the copied run."""
+        for name in ("runs", "mined"):
+            shutil.copytree(self.run.parents[1] / name, folder / name)
+        return folder / "runs" / self.run.name
+
+
+@pytest.fixture(scope="module")
+def hub_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubRun]:
+    root, hub = tmp_path_factory.mktemp("hub_run"), LoopbackHub()
+    folders = {
+        ("dataset", PAIRS): gooaq(root / "gooaq", rows=120),
+        ("model", BASE): bert_tiny(root / "tiny"),
+        ("model", RETRIEVER): static_retriever(root / "static"),
+        ("model", RIVAL): root / "rival",
+    }
+    (root / "rival").mkdir()
+    model_files.save(tiny(root / "tiny"), root / "rival", model_config(root / "tiny"))
+    commits = {repository: hub.publish(*repository, folder) for repository, folder in folders.items()}
+    outputs = root / "outputs"
+    with hub.serving(), script_process(root, HF_ENDPOINT=hub.url) as process:
+        trained = process.run("scripts/train.py", *SMALLER, f"outputs_dir={outputs}")
+        assert trained.status == 0, trained
+        newer = {
+            repository: hub.commit(*repository, {**hub.repositories[repository].commits[commit], "NEW.md": b"new"})
+            for repository, commit in commits.items()
+        }
+        refreshed = process.run("scripts/check.py", *SMALLER, f"outputs_dir={outputs}", "hub.refresh=true")
+        assert refreshed.status == 0, refreshed
+        locked = set(atomic.read_json(outputs / "hub.lock.json")["commits"].values())
+        assert {newer["dataset", PAIRS], newer["model", BASE], newer["model", RETRIEVER]} <= locked
+        yield HubRun((outputs / "latest").resolve(), hub, process, commits)
+
+
+@pytest.mark.parametrize("place", ["beside a refreshed lock file", "copied without its lock file"])
+def test_rerun_takes_the_recorded_commits(hub_run: HubRun, tmp_path: Path, place: str) -> None:
+    evaluation = only(hub_run.run, "evaluations/[!.]*").name
+    if place == "beside a refreshed lock file":
+        manifest = hub_run.run / "model"
+    else:
+        manifest = hub_run.copied(tmp_path / "copied") / "evaluations" / evaluation
+    done = hub_run.rerun(manifest, tmp_path / "again")
+    assert done.status == 0 and "not the same run" not in done.out, done
+    again = (tmp_path / "again" / "latest").resolve()
+    assert again.name == hub_run.run.name
+    weights = [(folder / "model" / "model.safetensors").read_bytes() for folder in (hub_run.run, again)]
+    assert weights[0] == weights[1]
+    assert only(again, "evaluations/[!.]*").name == evaluation
+
+
+def test_rerun_without_the_mined_set_is_refused(hub_run: HubRun, tmp_path: Path) -> None:
+    """Only the mined set records the commit of its data."""
+    copied = hub_run.copied(tmp_path / "copied")
+    shutil.rmtree(mined_set(copied))
+    done = hub_run.rerun(copied / "model", tmp_path / "again")
+    assert done.status == 2 and "the commits of data.path=" in done.err and "Copy the run's mined/" in done.err, done
+
+
+def test_rerun_of_a_commit_gone_from_the_hub_is_refused(
+    hub_run: HubRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = ("model", BASE)
+    monkeypatch.delitem(hub_run.hub.repositories[base].commits, hub_run.commits[base])
+    shutil.rmtree(hub_run.cache / f"models--{BASE.replace('/', '--')}")
+    done = hub_run.rerun(hub_run.run / "model", tmp_path / "again")
+    assert done.status == 2 and hub_run.commits[base] in done.err and "cannot be repeated" in done.err, done
+    assert not (tmp_path / "again" / "runs").exists()

@@ -13,7 +13,7 @@ from tiny_run import measures, only, run_tiny, sha256, snapshot, tiny_config
 
 from pipeline.config.ending import unusable
 from pipeline.core import artifacts
-from pipeline.core.errors import ArtifactError, ModelError, PipelineError
+from pipeline.core.errors import ArtifactError, ConfigError, ModelError, PipelineError
 from pipeline.engine import checkpoints
 from pipeline.stages.run import run
 
@@ -72,6 +72,17 @@ def test_mining_alone_needs_no_base_model(tmp_path: Path, caplog: pytest.LogCapt
     assert "base model  such-model (no/such-model)" in caplog.messages
 
 
+def test_country_without_a_grid_is_warned_of_once_before_any_work(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    caplog.set_level(logging.INFO)
+    run(tiny_config(tmp_path, "emissions=default", "emissions.country_iso_code=MCO", "stop_after=mine"))
+    messages = "\n".join(caplog.messages)
+    assert messages.count("codecarbon has no grid for emissions.country_iso_code=MCO") == 1
+    assert messages.index("codecarbon has no grid") < messages.index("experiment  smoke")
+    assert "grid" not in "".join(capfd.readouterr())
+
+
 def test_file_system_without_links_keeps_a_finished_run(
     own_run: Path, own_outputs: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -113,6 +124,13 @@ def test_missing_data_file_is_reported_before_the_hub_is_asked(tmp_path: Path) -
     hub = ["model=bert_tiny", "model.path=no/such-model", "data=local", f"data.path={tmp_path / 'gone.jsonl'}"]
     with pytest.raises(PipelineError, match=r"^data\.path=.*gone\.jsonl must exist, got nothing there\. "):
         run_tiny(tmp_path / "outputs", *hub)
+
+
+def test_code_of_no_country_is_refused_before_any_work(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    with pytest.raises(ConfigError, match=r"^emissions\.country_iso_code must be a country's code, got 'KOS'\. "):
+        run_tiny(tmp_path / "outputs", "emissions=default", "emissions.country_iso_code=KOS")
+    assert "experiment  smoke" not in caplog.text and not list(tmp_path.glob("outputs/mined/*"))
 
 
 @pytest.mark.parametrize(

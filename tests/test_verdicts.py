@@ -68,6 +68,16 @@ def test_queries_that_were_trained_on_are_said() -> None:
     assert len(verdict("dev", {**_set(0.012, 0.031, 0.05), "queries_trained_on": 0})) == 1
 
 
+@pytest.mark.parametrize(
+    ("seen", "words"),
+    [(1, "1 of its 50 queries is a training question too"), (2, "2 of its 50 queries are training")],
+    ids=["one", "two"],
+)
+def test_queries_trained_on_agree_with_their_number(seen: int, words: str) -> None:
+    measures = {**_set(0.012, 0.031, 0.05, queries=50), "queries_trained_on": seen}
+    assert words in " ".join(verdict("dev", measures))
+
+
 def test_a_rival_that_wins_is_said() -> None:
     sentences = verdict("dev", _set(0.012, 0.031, 0.05, rival=0.451))
     assert sentences[1] == (
@@ -127,6 +137,29 @@ def test_a_separate_selection_set_favours_no_figure(tmp_path: Path) -> None:
         "validation (0.4100), "
         "which is not a reported set; the last step's (283) is 0.4200."
     ), "the last step is no fixed one and does not compete"
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        (
+            "gooaq-dev",
+            "gooaq-dev: selected on this set (the checkpoint of step {last}, the last one, had the best nDCG@10 of the "
+            "fixed-step evaluations, 0.5000), which favours its figure.",
+        ),
+        (
+            "validation",
+            "The checkpoint of step {last}, the last one, was kept: it had the best nDCG@10 of the fixed-step "
+            "evaluations on validation (not evaluated), which is not a reported set.",
+        ),
+    ],
+    ids=["reported set", "separate set"],
+)
+def test_selected_last_step_is_not_compared_with_itself(tmp_path: Path, name: str, sentence: str) -> None:
+    last = run_facts.TRAINING["steps"]
+    training = {**run_facts.TRAINING, "best_step": last, "saved_step": last, "selection_set": name}
+    chosen = selection(run_facts.write(tmp_path, training=training))
+    assert chosen is not None and selection_sentence(chosen) == sentence.format(last=last)
 
 
 @pytest.mark.parametrize(

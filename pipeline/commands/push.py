@@ -23,7 +23,7 @@ from pipeline.core.console import counted, in_bytes, say
 from pipeline.core.errors import ConfigError, HubError, must
 from pipeline.hub.failures import LOG_IN, cause_of, is_of_xet, status_of
 from pipeline.hub.repo_files import ABOUT_A_RUN
-from pipeline.reporting.comparison import card_of
+from pipeline.reporting.kept_comparison import card_of
 from pipeline.reporting.model_card import of_repository
 from pipeline.reporting.run_figures import require_finished
 

@@ -25,8 +25,8 @@ from pipeline.core.records import TRAINED, RerankingSet
 from pipeline.engine import model_config
 from pipeline.evaluation import evaluator, figures, reranking
 from pipeline.hub import location
-from pipeline.reporting import comparison
-from pipeline.reporting.comparison import FAIL, compare
+from pipeline.reporting.comparison import FAIL, as_text, compare, published
+from pipeline.reporting.kept_comparison import card_of, keep
 from pipeline.reporting.run_figures import Measured, add_set, measured_run, reference_map
 from pipeline.stages.mine import mine
 from pipeline.stages.models import load, scorer_of
@@ -51,13 +51,13 @@ def reproduce(asked: Reproduction, config: Config) -> None:
     if asked.run is not None:
         folder = find_run(asked.run, config.outputs_dir)
         found = compare(measured_run(folder), path=facts)
-        target, card = comparison.keep(folder, found), folder / "README.md"
-        atomic.write_text(card, comparison.card_of(folder))
+        target, card = keep(folder, found), folder / "README.md"
+        atomic.write_text(card, card_of(folder))
         kept = f"{shown(target)}, and in the section Reproduction of {shown(card)}"
         values = recorded.values_of(folder / "model")
     else:
         run, values = RunPlan(config), plain(config)
-        comparison.published(config.name, facts)  # refuse an unknown experiment before any work
+        published(config.name, facts)  # refuse an unknown experiment before any work
         if asked.stage is not None:
             found, name = compare(first_stage(run), ("rows", "first_stage"), facts), FIRST
         else:
@@ -67,7 +67,7 @@ def reproduce(asked: Reproduction, config: Config) -> None:
         target = run.outputs / "reports" / f"reproduce-{slug(config.name)}-{name}.json"
         atomic.write_json(target, found)
         kept = shown(target)
-    log.info("\n%s\nkept in %s", comparison.as_text(found), kept)
+    log.info("\n%s\nkept in %s", as_text(found), kept)
     if failed := found["verdicts"][FAIL]:
         got = f"{failed} of {len(found['rows'])} outside"
         remedy = f"See the rows marked FAIL above; {_likely_cause(found['experiment'], values)}."

@@ -12,7 +12,7 @@ from pipeline.commands.run_folder import folders_of, mined_of
 from pipeline.config import recorded
 from pipeline.core import artifacts
 from pipeline.core.fingerprint import fingerprint
-from pipeline.reporting.comparison import FILE, card_of, kept
+from pipeline.reporting.kept_comparison import FILE, card_of, kept
 
 
 def check(run: Path) -> tuple[list[str], str]:

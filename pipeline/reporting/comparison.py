@@ -2,8 +2,8 @@
 
 The published figures are the facts of `published.json`. Measures nothing; `reproduction` passes in what was
 measured. Bands: a loss ±3 %; gooaq-dev ±0.006; a set of 50 queries its own interval; the first stage exactly, up to
-the rounding of the published figures. OKish means within
-twice the band, or a difference whose reason the row names. An untrained model's figure is no check: always OKish.
+the rounding of the published figures. OKish means within twice the band, or a difference whose reason the row names.
+An untrained model's figure is no check: always OKish.
 """
 
 from __future__ import annotations
@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config.set_names import is_nano_beir
-from pipeline.core import artifacts, atomic
 from pipeline.core.atomic import read_json
-from pipeline.core.errors import ArtifactError, ConfigError, must
+from pipeline.core.errors import ConfigError, must
 from pipeline.core.markdown import escape
 from pipeline.core.records import HEADLINE, POSITIVES_ADDED
 from pipeline.reporting.run_figures import Measured
@@ -33,13 +32,7 @@ FACTS = Path(__file__).with_name("published.json")
 
 OK, OKISH, FAIL = "OK", "OKish", "FAIL"
 
-FILE = "reproduction.json"
-"""Name of the comparison's file in its run's folder."""
-
 LOSS_BAND, DEV_BAND, EXACT, NEAR_TIES, NEAR_COUNT, ENERGY_BAND = 0.03, 0.006, 0.00015, 0.002, 0.001, 0.25
-
-LIMITATIONS = "## Limitations\n"
-"""The heading in the card before which the comparison is inserted."""
 
 
 @dataclass(slots=True)
@@ -238,35 +231,3 @@ def as_section(comparison: Json) -> str:
     if agreeing:
         lines += ["<details><summary>The figures that are OK</summary>", "", *table(agreeing), "", "</details>", ""]
     return "\n".join(lines)
-
-
-def keep(run: Path, comparison: Json) -> Path:
-    """Write a run's comparison to its folder, sealed and with the evaluations that it covers; return the file."""
-    atomic.write_json(run / FILE, artifacts.sealed({**comparison, "evaluations": _evaluations(run)}))
-    return run / FILE
-
-
-def _evaluations(run: Path) -> Any:
-    """Return the evaluations that a run's card shows."""
-    return (artifacts.manifest_of(run / "card") or {}).get("key", {}).get("evaluations")
-
-
-def kept(run: Path) -> Json | None:
-    """Return a run's comparison if it is as `keep` wrote it and covers the card's evaluations, else None."""
-    try:
-        found: Json = read_json(run / FILE)
-    except ArtifactError:
-        return None
-    return found if artifacts.is_sealed(found) and found.get("evaluations") == _evaluations(run) else None
-
-
-def card_of(run: Path) -> str:
-    """Return a finished run's card, with the run's comparison, if there is one, inserted before the limitations.
-
-    A comparison that was altered or made from earlier figures is left out.
-    """
-    card = (run / "card" / "README.md").read_text(encoding="utf-8")
-    if (comparison := kept(run)) is None:
-        return card
-    before, heading, after = card.partition(LIMITATIONS)
-    return f"{before}{as_section(comparison)}\n{heading}{after}"

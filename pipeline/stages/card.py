@@ -10,12 +10,14 @@ from pipeline.core import artifacts, atomic
 from pipeline.core.console import shown
 from pipeline.core.fingerprint import fingerprint, plain
 from pipeline.data import storage
-from pipeline.reporting import comparison, model_card, report
+from pipeline.reporting import model_card, report
 from pipeline.reporting.facts import Facts, collect
+from pipeline.reporting.kept_comparison import card_of
 from pipeline.reporting.samples import EXAMPLE_ROWS
 from pipeline.stages.evaluate import evaluation_folder
-from pipeline.stages.plan import OF_THE_CARD, VERSIONS, RunPlan, is_done, stage
+from pipeline.stages.plan import OF_THE_CARD, VERSIONS, RunPlan
 from pipeline.stages.sets import final_sets
+from pipeline.stages.stage_folder import is_done, stage
 from pipeline.telemetry.energy_records import add
 
 log = logging.getLogger(__name__)
@@ -45,9 +47,7 @@ def card(run: RunPlan) -> Path:
                 atomic.write_json(work / "summary.json", report.summary(facts))
             log.info("%-9s %s", "card", shown(run.folder / "README.md"))
         # Copies for people to find. No manifest names them, so they are rewritten if they differ from their originals.
-        atomic.write_if_changed(
-            run.folder / "README.md", comparison.card_of(run.folder).encode("utf-8", "backslashreplace")
-        )
+        atomic.write_if_changed(run.folder / "README.md", card_of(run.folder).encode("utf-8", "backslashreplace"))
         atomic.write_if_changed(run.folder / "summary.json", (folder / "summary.json").read_bytes())
     log.info("\n%s", report.closing_table(atomic.read_json(folder / "summary.json")))
     return folder

@@ -21,8 +21,9 @@ from pipeline.evaluation import evaluator, figures, reranking
 from pipeline.evaluation.bi_encoder import BiEncoderScorer
 from pipeline.hub import location
 from pipeline.stages.models import load, load_saved, scorer_of
-from pipeline.stages.plan import VERSIONS, RunPlan, is_done, stage
+from pipeline.stages.plan import VERSIONS, RunPlan
 from pipeline.stages.sets import evaluation_set, final_sets, nano_names
+from pipeline.stages.stage_folder import is_done, stage
 
 log = logging.getLogger(__name__)
 

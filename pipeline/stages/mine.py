@@ -13,7 +13,8 @@ from pipeline.data import content, source, storage
 from pipeline.engine import model_kinds
 from pipeline.hub import location
 from pipeline.mining.miner import mine as mine_pairs
-from pipeline.stages.plan import RunPlan, is_done, stage
+from pipeline.stages.plan import RunPlan
+from pipeline.stages.stage_folder import is_done, stage
 
 log = logging.getLogger(__name__)
 

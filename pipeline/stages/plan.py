@@ -1,15 +1,12 @@
-"""One configuration on one machine: the keys that name its stages, their folders, and how these are published.
+"""One configuration on one machine: the keys that name its stages, and the folders of runs and of what runs share.
 
-Names the folders of runs and of what runs share. Runs no stage: the other modules do.
+Runs no stage: the other modules do.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import logging
-import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,11 +18,8 @@ from pipeline.config.learning import Precision
 from pipeline.config.runtime import Attention
 from pipeline.config.schema import Config
 from pipeline.config.set_names import NANO, is_reserved
-from pipeline.core import artifacts, atomic, upkeep
-from pipeline.core.console import shown
 from pipeline.core.errors import ConfigError, must
 from pipeline.core.fingerprint import fingerprint, plain, slug
-from pipeline.core.provenance import record
 from pipeline.data.content import content_digest
 from pipeline.engine import machine
 from pipeline.hub import location
@@ -33,15 +27,9 @@ from pipeline.hub.cache import Kind
 from pipeline.hub.lock_file import LOCK
 from pipeline.networks import fused
 from pipeline.stages.rivals import rival_names
-from pipeline.telemetry.emissions import measured
-from pipeline.telemetry.energy_records import add
-from pipeline.telemetry.stage_energy import Pieces, counted
-
-log = logging.getLogger(__name__)
 
 VERSIONS = {"mine": 7, "search": 5, "tokens": 1, "train": 12, "evaluate": 16, "card": 7}
 """Version of what each stage writes: increased when the code writes something else for the same configuration."""
-
 
 OF_THE_CARD = ("title", "language", "license")
 """Keys of `model` that affect only the model card."""
@@ -215,40 +203,3 @@ def _check_name(name: str, others: Mapping[str, object], dev_name: str) -> None:
         remedy = "Rename the folder: its figures are listed under its name."
         rule = "be folders with names that no other set has (the dev set, validation, NanoBEIR's)"
         raise ConfigError(must("evaluation.collections", rule, repr(name), remedy))
-
-
-@contextmanager
-def stage(run: RunPlan, folder: Path, key: Mapping[str, Any]) -> Iterator[tuple[Path, Pieces]]:
-    """Yield a work folder that becomes `folder`, with manifest, provenance and emissions, if the block succeeds.
-
-    emissions.json is the sum over all processes that worked on the stage, including killed ones. The manifest's
-    `upkeep_seconds` count this process alone, within the stage.
-    """
-    name = str(key["stage"])
-    emissions = run.config.emissions
-    manifest = {"artifact": name, "fingerprint": fingerprint(key), "key": dict(key)}
-    manifest["provenance"] = record(sys.argv, plain(run.config))
-    earlier = upkeep.seconds()
-    with (
-        counted(_pieces(folder)) as pieces,
-        artifacts.publish(folder, manifest, lambda: {"upkeep_seconds": upkeep.seconds(earlier)}) as work,
-    ):
-        with measured(emissions.enabled, emissions.country_iso_code, name) as meter, pieces.metered(meter.snapshot):
-            yield work, pieces
-        atomic.write_json(work / "emissions.json", {**add([*pieces.before, meter.record]), **pieces.facts()})
-
-
-def _pieces(folder: Path) -> Path:
-    """Return the file that records the processes that have worked on a stage's folder, until it is complete."""
-    return folder.parent / f".{folder.name}.pieces.json"
-
-
-def is_done(folder: Path, name: str) -> bool:
-    """Return whether a stage's folder is complete and verifies; log that it does, or why it is made again."""
-    if artifacts.is_complete(folder):
-        _pieces(folder).unlink(missing_ok=True)  # left if the last process was killed just before deleting it
-        log.info("%-9s nothing to do: %s is complete", name, shown(folder))
-        return True
-    if (folder / artifacts.MANIFEST).exists():
-        log.warning("%-9s made again: %s", name, artifacts.problems(folder)[0])
-    return False

@@ -36,8 +36,9 @@ from pipeline.inputs.tokens import TokenTable
 from pipeline.stages.metrics_log import MetricsLog
 from pipeline.stages.models import load, load_saved, scorer_of
 from pipeline.stages.notices import say_cut, say_steps, say_unknown
-from pipeline.stages.plan import VERSIONS, RunPlan, is_done, stage
+from pipeline.stages.plan import VERSIONS, RunPlan
 from pipeline.stages.sets import evaluation_set, fixed_sets, nano_names
+from pipeline.stages.stage_folder import is_done, stage
 
 log = logging.getLogger(__name__)
 
