@@ -13,7 +13,7 @@ from tiny_run import measures, only, run_tiny, sha256, snapshot, tiny_config
 
 from pipeline.config.ending import unusable
 from pipeline.core import artifacts
-from pipeline.core.errors import ArtifactError, ConfigError, ModelError, PipelineError
+from pipeline.core.errors import ArtifactError, ModelError, PipelineError
 from pipeline.engine import checkpoints
 from pipeline.stages.run import run
 
@@ -124,13 +124,6 @@ def test_missing_data_file_is_reported_before_the_hub_is_asked(tmp_path: Path) -
     hub = ["model=bert_tiny", "model.path=no/such-model", "data=local", f"data.path={tmp_path / 'gone.jsonl'}"]
     with pytest.raises(PipelineError, match=r"^data\.path=.*gone\.jsonl must exist, got nothing there\. "):
         run_tiny(tmp_path / "outputs", *hub)
-
-
-def test_code_of_no_country_is_refused_before_any_work(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO)
-    with pytest.raises(ConfigError, match=r"^emissions\.country_iso_code must be a country's code, got 'KOS'\. "):
-        run_tiny(tmp_path / "outputs", "emissions=default", "emissions.country_iso_code=KOS")
-    assert "experiment  smoke" not in caplog.text and not list(tmp_path.glob("outputs/mined/*"))
 
 
 @pytest.mark.parametrize(
