@@ -23,7 +23,7 @@ HEAD = """# Keys
 
 All configuration keys, made from [pipeline/config](../pipeline/config). They go into `ARGS`, as in
 `make train ARGS="training.max_steps=null"`, or after the name of a script. A list is written `[a,b]`, and no value
-`null`. The third column is the value in the quickstart, `make train`;
+`null`. The third column is the value that the quickstart, `make train`, resolves to;
 `.venv/bin/python scripts/train.py experiment=<name> --cfg job` prints those of another experiment.
 
 The keys of `model`, `data`, `mining`, `training` and `evaluation`, and `seed`, decide results. The others change none,

@@ -130,7 +130,7 @@ def test_parameters_and_rows_are_those_that_were_used(tmp_path: Path) -> None:
     assert '"rerank_k": 100' in card and '"rerank_k": 20' not in card  # NanoBEIR's lists are cut at 100 whatever asked
     assert "validation_ndcg@10" in card and "| saved model |" not in card  # no set of the log is reported at the end
     assert "Its negatives were given or mined" in card
-    assert "- Left out: 1,234 rows of the source: 1,000 that share a question with a held-out part, 234 that" in card
+    assert "- Left out: 1,234 rows: 1,000 that share a question with a held-out part, 234 whose passage is" in card
     facts.statistics["leaks"]["dropped"] = False
     assert "Left out" not in render(facts)
 
@@ -336,7 +336,7 @@ def test_every_reason_why_a_source_row_is_no_training_row_is_in_the_card(tmp_pat
     facts = run_facts.write(tmp_path)
     facts.statistics = {**split.statistics, **mined.statistics}
     (line,) = re.findall(r"^- Left out: (.*)$", render(facts), re.MULTILINE)
-    total, _, reasons = line.partition(" rows of the source: ")
+    total, _, reasons = line.partition(" rows: ")
     counts = {words: int(count) for count, words in re.findall(r"(\d+) ([^,]+)", reasons)}
     assert sum(counts.values()) == int(total)
     held = [part["rows_loaded"] for name, part in split.statistics["parts"].items() if name != "train"]  # type: ignore[attr-defined]
@@ -345,8 +345,13 @@ def test_every_reason_why_a_source_row_is_no_training_row_is_in_the_card(tmp_pat
     assert list(counts) == [
         "without a question", "without an answer", "that repeat an earlier row", "of questions without a positive",
         "of held-out groups beyond the questions chosen from them", "that share a question with a held-out part",
-        "that share a positive with a held-out part", "that repeat an earlier pair",
+        "whose passage is a positive of a held-out part", "that repeat an earlier pair",
     ]  # fmt: skip
+    facts.statistics = {"parts": {"train": {"dropped": {"blank_or_null_answer": 1}}}}
+    assert "\n- Left out: 1 row without an answer\n" in render(facts)
+    facts.statistics = {"rows_read": 900, "rows_after_limit": 600}
+    assert "\n- Left out: 300 rows beyond `data.rows` or `data.limit`\n" in render(facts)
+    facts.statistics = {**split.statistics, **mined.statistics}
     facts.statistics["leaks"]["dropped"] = False
     assert "held-out part" not in render(facts).partition("- Left out: ")[2].partition("\n")[0]
 

@@ -217,3 +217,8 @@ def test_mean_compares_systems_if_one_set_has_a_positive() -> None:
     lost, found = (reversed_set(name, is_found=name == "found").scored() for name in ("lost", "found"))
     assert verdict("mean", mean_of([lost, lost], "mean"))[0].startswith(f"mean: {NO_POSITIVE} 12 queries")
     assert NO_POSITIVE not in " ".join(verdict("mean", mean_of([lost, found], "mean")))
+
+
+def test_queries_of_one_group_get_no_comparison() -> None:
+    figures = {**_set(-1.0, 0.438, 1.0, queries=60), "groups": 1}
+    assert verdict("dev", figures) == ["dev: all 60 queries are of one group, which says nothing about others."]

@@ -38,7 +38,7 @@ class DataConfig:
     split: str = "train"
     """Split of a hub data set."""
     format: Format = Format.pairs
-    """pairs | labelled | negatives | beir."""
+    """Content of a row: pairs (a right answer), labelled (and its label), negatives (and wrong ones); or beir."""
     question_column: str = "question"
     """Column or key of the query text."""
     answer_column: str = "answer"
@@ -54,7 +54,7 @@ class DataConfig:
     dev_path: str | None = None
     """A dev file of the same format, or None to split one off."""
     corpus_path: str | None = None
-    """JSONL of passages (key `text` or the answer column) to mine from; None uses the answers."""
+    """JSONL of passages to mine from (`text`, else the answer column; `title`, `id`); None uses the answers."""
     rows: int | None = None
     """Take the first N rows (whole queries of a BEIR folder); None takes all."""
     limit: int | None = None
@@ -137,7 +137,7 @@ class MiningConfig:
     """Which first stage finds negatives and candidates, and which negatives become rows."""
 
     retriever: Retriever
-    """bm25 | embedding | run (an imported TREC run)."""
+    """First stage: bm25, embedding (a sentence-transformers model) or run (an imported TREC run)."""
     path: str | None = None
     """Embedding model: folder, hub id or `package:<module>`; or the TREC run file."""
     revision: str | None = None
@@ -160,7 +160,7 @@ class MiningConfig:
     """Keep only negatives scored below the lowest-scored positive by at least this share of its score's magnitude, a
     share below 1; None is no margin."""
     sampling: Sampling = Sampling.top
-    """top takes the best-ranked; random draws with `seed` from the range."""
+    """top takes the best-ranked; random draws with `mining.seed` from the range."""
     positive_match: Match = Match.folded
     """How a candidate is recognised as a positive: by exact text, or folded (ignoring case, white space, Unicode
     normalisation and invisible characters)."""

@@ -120,7 +120,7 @@ class TrainingConfig:
     selection_set: str | None = None
     """Set that decides which is best: dev, validation, a NanoBEIR set such as NanoNQ, or NanoBEIR_R100_mean."""
     selection_measure: str = HEADLINE
-    """Measure that decides which is best, one of `records.MEASURES`."""
+    """Measure that decides which is best, map, mrr@10 or ndcg@10."""
     keep_checkpoints: int = 2
     """Number of newest checkpoints to keep, besides the best one."""
 

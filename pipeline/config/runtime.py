@@ -47,7 +47,7 @@ class TrackingConfig:
     """Where metrics are mirrored."""
 
     wandb: Wandb = Wandb.none
-    """none | offline | online; wandb is imported only when chosen."""
+    """Where Weights & Biases records metrics: none, offline or online; wandb is imported only when chosen."""
     project: str = "rerankers"
     """W&B project."""
     entity: str | None = None

@@ -66,13 +66,14 @@ REFERENCE_DEFAULTS: Json = {
 
 
 _LEFT_OUT = {
+    "limited": "beyond `data.rows` or `data.limit`",
     "blank_or_null_question": "without a question",
     "blank_or_null_answer": "without an answer",
     "exact_duplicate_row": "that repeat an earlier row",
     "question_without_positive": "of questions without a positive",
     "surplus_of_a_held_out_group": "of held-out groups beyond the questions chosen from them",
     "train_rows_with_a_held_out_question": "that share a question with a held-out part",
-    "train_rows_with_a_held_out_positive": "that share a positive with a held-out part",
+    "train_rows_with_a_held_out_positive": "whose passage is a positive of a held-out part",
     "merged_rows": "that repeat an earlier pair",
 }
 """Why a source row is no training row, as statistics.json names the reason → its words in the card."""
@@ -173,17 +174,20 @@ def _energy(record: Mapping[str, Any]) -> Json:
 
 
 def _left_out(statistics: Mapping[str, Any]) -> str:
-    """Return how many source rows of the training part were left out, and why, in words; blank for none."""
+    """Return how many rows of the source are in no part, or were left out of training, and why; blank for none."""
     leaks = statistics.get("leaks", {})
     counts = {
+        "limited": statistics.get("rows_read", 0) - statistics.get("rows_after_limit", statistics.get("rows_read", 0)),
         **statistics.get("parts", {}).get("train", {}).get("dropped", {}),
         **(leaks if leaks.get("dropped") else {}),
         "merged_rows": statistics.get("merged_rows", {}).get("train", 0),
     }
     found = {words: int(counts[reason]) for reason, words in _LEFT_OUT.items() if counts.get(reason)}
-    reasons = ", ".join(f"{count:,} {words}" for words, count in found.items())
     total = sum(found.values())
-    return f"{total:,} row{'s' * (total != 1)} of the source: {reasons}" if found else ""
+    rows = f"{total:,} row{'s' * (total != 1)}"
+    if len(found) > 1:
+        return f"{rows}: " + ", ".join(f"{count:,} {words}" for words, count in found.items())
+    return " ".join([rows, *found]) if found else ""
 
 
 def render(facts: Facts) -> str:

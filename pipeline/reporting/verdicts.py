@@ -29,7 +29,7 @@ def verdict(name: str, measures: Mapping[str, Any]) -> list[str]:
 
     Only that protocol allows a comparison with the first stage, which did not retrieve the positives that the other
     protocol adds. The first sentence makes the comparison, or says that there is nothing to compare: without a positive
-    among the candidates, all figures as retrieved are 0. The second counts the queries that were trained on, if any.
+    among the candidates, all figures as retrieved are 0, and queries of a single group give no interval. The second counts the queries that were trained on, if any.
     The last names the best ranking, unless it is the trained model's.
     """
     protocol, queries = measures[AS_RETRIEVED], int(measures["queries"])
@@ -41,6 +41,8 @@ def verdict(name: str, measures: Mapping[str, Any]) -> list[str]:
     if measures.get("positives_found") == 0:
         said = f"the first stage found no positive for any of {queries} queries"
         return [f"{name}: {said}, so there is nothing to compare as retrieved.", *known]
+    if measures.get("groups") == 1:
+        return [f"{name}: all {queries} queries are of one group, which says nothing about others.", *known]
     found, label = protocol["differences"][TRAINED][HEADLINE], MEASURES[HEADLINE]
     by, interval = abs(found["mean"]), _interval(found, queries)
     if found["low"] > 0:
