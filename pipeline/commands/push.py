@@ -59,8 +59,8 @@ def push(asked: Publication) -> str:
         except (HfHubHTTPError, httpx2.HTTPError, LocalTokenNotFoundError) as error:
             raise _refusal(asked.repo, error) from None
         except (OSError, RuntimeError) as error:
-            # hf_xet raises a RuntimeError for what it has no class for; with an error number, the disk failed.
-            if not (is_of_xet(error) or isinstance(error, RuntimeError)):
+            # hf_xet raises a RuntimeError for what it has no class for; an error number is the system's.
+            if getattr(error, "errno", None) is not None and not is_of_xet(error):
                 raise
             raise _refusal(asked.repo, error) from None
     return f"{constants.ENDPOINT}/{asked.repo} at commit {done.oid}"
