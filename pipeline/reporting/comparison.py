@@ -2,8 +2,8 @@
 
 The published figures are the facts of `published.json`. Measures nothing; `reproduction` passes in what was
 measured. Bands: a loss ±3 %; gooaq-dev ±0.006; a set of 50 queries its own interval; the first stage exactly, up to
-the rounding of the published figures. OKish means within
-twice the band, or a difference whose reason the row names. An untrained model's figure is no check: always OKish.
+the rounding of the published figures. OKish means within twice the band, or a difference whose reason the row names.
+An untrained model's figure is no check: always OKish.
 """
 
 from __future__ import annotations
@@ -198,7 +198,7 @@ def _number(value: float | None) -> str:
     """Return a figure with four decimals, or with as many as show two digits of a small one."""
     if value is None or isinstance(value, int):
         return "-" if value is None else f"{value:,}"
-    decimals = 4 if abs(value) >= 0.001 or value == 0 else 1 - math.floor(math.log10(abs(value)))
+    decimals = 1 - math.floor(math.log10(abs(value))) if 0 < abs(value) < 0.001 else 4
     return f"{value:.{decimals}f}"
 
 
