@@ -18,7 +18,7 @@ from pipeline.config.compose import composed
 from pipeline.config.schema import Config
 from pipeline.config.set_names import NANO_MEAN
 from pipeline.core import atomic
-from pipeline.core.console import counted, shown
+from pipeline.core.console import number_of, shown
 from pipeline.core.errors import ArtifactError, ConfigError, must
 from pipeline.core.fingerprint import plain, slug
 from pipeline.core.records import TRAINED, RerankingSet
@@ -99,7 +99,7 @@ def _likely_cause(experiment: str, values: Mapping[str, Any], parts: Sequence[st
         ]  # fmt: skip
     if not keys:
         return "the configuration is the recipe's, so the usual cause is a revision that moved"
-    more = f" and {counted(len(keys) - 5, 'more key')}" if len(keys) > 5 else ""
+    more = f" and {number_of(len(keys) - 5, 'more key')}" if len(keys) > 5 else ""
     differs = f"the configuration differs from the recipe in {', '.join(keys[:5])}{more}"
     return f"{differs}. That, or a revision that moved, may be the cause"
 

@@ -26,7 +26,7 @@ from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 from tqdm.auto import tqdm  # type: ignore[import-untyped]
 
 from pipeline.core.atomic import locked, write_text
-from pipeline.core.console import counted, in_bytes
+from pipeline.core.console import in_bytes, number_of
 from pipeline.core.errors import HubError, PipelineError, must
 from pipeline.hub.download import fetch, retrying
 from pipeline.hub.failures import OTHER_WAYS, Mismatch, no_folder, refusal
@@ -215,7 +215,7 @@ class Repository:
             remedy = f"Free some space, or set HF_HOME to a larger disk. {OTHER_WAYS}"
             got = f"{in_bytes(free)} free for {in_bytes(needed)} of {self.name}"
             raise HubError(must("the hub's cache", "have room", got, remedy))
-        log.info("%s: fetching %s, %s", self.name, counted(len(missing), "file"), in_bytes(needed))
+        log.info("%s: fetching %s, %s", self.name, number_of(len(missing), "file"), in_bytes(needed))
         stop = threading.Event()
         with ThreadPoolExecutor(max_workers=DOWNLOADS_AT_ONCE) as pool:
             try:
