@@ -24,7 +24,7 @@ from pipeline.config.learning import Precision
 from pipeline.config.runtime import Device
 from pipeline.config.schema import Config
 from pipeline.core import processor
-from pipeline.core.console import counted, in_bytes
+from pipeline.core.console import in_bytes, number_of
 from pipeline.core.errors import HubError, ResourceError, must, one_line
 from pipeline.core.progress import duration
 from pipeline.engine import machine
@@ -174,7 +174,7 @@ def _device(config: Config) -> tuple[torch.device, Finding]:
     note = "; torch sees no GPU. If there is one, install torch's CUDA build" if chosen else ""
     large = config.training.batch_size >= 64 and config.data.source is Source.hub
     return device, Finding(
-        WARN if large and chosen else OK, "device", f"CPU, {counted(torch.get_num_threads(), 'thread')}{note}"
+        WARN if large and chosen else OK, "device", f"CPU, {number_of(torch.get_num_threads(), 'thread')}{note}"
     )
 
 

@@ -19,7 +19,7 @@ from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 
 from pipeline.commands.run_folder import find_run
 from pipeline.config.command_arguments import Publication
-from pipeline.core.console import counted, in_bytes, say
+from pipeline.core.console import in_bytes, number_of, say
 from pipeline.core.errors import ConfigError, HubError, must
 from pipeline.hub.failures import LOG_IN, cause_of, is_of_xet, status_of
 from pipeline.hub.repo_files import ABOUT_A_RUN
@@ -47,7 +47,7 @@ def push(asked: Publication) -> str:
     with tempfile.TemporaryDirectory() as place:
         folder = stage_files(run, asked.repo, Path(place))
         sizes = [path.stat().st_size for path in folder.iterdir()]
-        say(f"uploading {run.name} to {asked.repo}: {counted(len(sizes), 'file')}, {in_bytes(sum(sizes))}")
+        say(f"uploading {run.name} to {asked.repo}: {number_of(len(sizes), 'file')}, {in_bytes(sum(sizes))}")
         try:
             api = HfApi()
             api.create_repo(asked.repo, private=asked.private, repo_type="model", exist_ok=True)
@@ -59,8 +59,8 @@ def push(asked: Publication) -> str:
         except (HfHubHTTPError, httpx2.HTTPError, LocalTokenNotFoundError) as error:
             raise _refusal(asked.repo, error) from None
         except (OSError, RuntimeError) as error:
-            # hf_xet raises a RuntimeError for what it has no class for; with an error number, the disk failed.
-            if not (is_of_xet(error) or isinstance(error, RuntimeError)):
+            # hf_xet raises a RuntimeError for what it has no class for; an error number is the system's.
+            if getattr(error, "errno", None) is not None and not is_of_xet(error):
                 raise
             raise _refusal(asked.repo, error) from None
     return f"{constants.ENDPOINT}/{asked.repo} at commit {done.oid}"

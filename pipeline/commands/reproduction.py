@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from pipeline.config.compose import composed
 from pipeline.config.schema import Config
 from pipeline.config.set_names import NANO_MEAN
 from pipeline.core import atomic
-from pipeline.core.console import counted, shown
+from pipeline.core.console import number_of, shown
 from pipeline.core.errors import ArtifactError, ConfigError, must
 from pipeline.core.fingerprint import plain, slug
 from pipeline.core.records import TRAINED, RerankingSet
@@ -35,8 +35,15 @@ from pipeline.stages.sets import evaluation_set, final_sets, nano_names
 
 log = logging.getLogger(__name__)
 
-NOT_OF_FIGURES = {"name", *OF_THE_CARD, "rivals", "collections", "bi_encoder", "fusion"}
+NOT_OF_FIGURES = {"name", *OF_THE_CARD, "activation", "keep_checkpoints", "rivals", "collections", "depth",
+                  "bi_encoder", "fusion"}  # fmt: skip
 """Keys of a configuration's sections on which no published figure depends."""
+
+PARTS = ("seed", "data", "mining", "model", "training", "evaluation")
+"""Keys and sections of a configuration on which a run's figures depend."""
+
+PARTS_MINED = ("data", "mining", "evaluation")
+"""Those on which the first stage depends; with given weights, `model.max_length` is added."""
 
 
 def reproduce(asked: Reproduction, config: Config) -> None:
@@ -48,6 +55,7 @@ def reproduce(asked: Reproduction, config: Config) -> None:
         ArtifactError: when a figure fails, after the table is logged; or when the run is not finished.
     """
     facts = None if asked.facts is None else Path(asked.facts)
+    parts: tuple[str, ...] = PARTS if asked.run is not None else PARTS_MINED
     if asked.run is not None:
         folder = find_run(asked.run, config.outputs_dir)
         found = compare(measured_run(folder), path=facts)
@@ -63,35 +71,37 @@ def reproduce(asked: Reproduction, config: Config) -> None:
         else:
             path = str(asked.weights)
             found = compare(published_weights(run, path, asked.weights_revision), ("first_stage", "final"), facts)
-            name = slug(path)
+            name, parts = slug(path), (*PARTS_MINED, "model.max_length")  # its other keys are not the weights'
         target = run.outputs / "reports" / f"reproduce-{slug(config.name)}-{name}.json"
         atomic.write_json(target, found)
         kept = shown(target)
     log.info("\n%s\nkept in %s", as_text(found), kept)
     if failed := found["verdicts"][FAIL]:
         got = f"{failed} of {len(found['rows'])} outside"
-        remedy = f"See the rows marked FAIL above; {_likely_cause(found['experiment'], values)}."
+        remedy = f"See the rows marked FAIL above; {_likely_cause(found['experiment'], values, parts)}."
         raise ArtifactError(must("every figure", "lie within its band", got, remedy))
 
 
-def _likely_cause(experiment: str, values: Mapping[str, Any]) -> str:
-    """Return how a configuration (as plain data) differs from an experiment's recipe in what a figure may depend on."""
+def _likely_cause(experiment: str, values: Mapping[str, Any], parts: Sequence[str]) -> str:
+    """Return how a configuration (as plain data) differs from an experiment's recipe in `parts` (keys or sections)."""
     try:
         recipe = plain(composed([f"experiment={experiment}"]))
     except ConfigError:  # a user's own facts, of no experiment in conf/
         return "the usual causes are a revision that moved and a different recipe"
-    keys = ["seed"] if values.get("seed") != recipe["seed"] else []
+    keys = ["seed"] if "seed" in parts and values.get("seed") != recipe["seed"] else []
     for section in ("data", "mining", "model", "training", "evaluation"):
         of = values.get(section, recipe[section])
         # What was resolved from `auto` depends on the machine.
         keys += [
             f"{section}.{name}" for name, value in recipe[section].items()
-            if name not in NOT_OF_FIGURES and value != "auto" and of.get(name) != value
+            if (section in parts or f"{section}.{name}" in parts)
+            and name not in NOT_OF_FIGURES and value != "auto" and of.get(name) != value
         ]  # fmt: skip
     if not keys:
         return "the configuration is the recipe's, so the usual cause is a revision that moved"
-    more = f" and {counted(len(keys) - 5, 'more key')}" if len(keys) > 5 else ""
-    return f"the configuration differs from the recipe in {', '.join(keys[:5])}{more}"
+    more = f" and {number_of(len(keys) - 5, 'more key')}" if len(keys) > 5 else ""
+    differs = f"the configuration differs from the recipe in {', '.join(keys[:5])}{more}"
+    return f"{differs}. That, or a revision that moved, may be the cause"
 
 
 def _sets(run: RunPlan) -> dict[str, RerankingSet]:

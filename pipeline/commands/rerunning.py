@@ -6,6 +6,7 @@ import dataclasses
 import logging
 import shutil
 import sys
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,15 @@ from typing import Any
 from pipeline.commands.run_folder import mined_of
 from pipeline.config import recorded
 from pipeline.config.command_arguments import Rerun
+from pipeline.config.data import Retriever, Source
 from pipeline.config.paths import KEYS
 from pipeline.config.schema import Config
 from pipeline.core import artifacts
 from pipeline.core.console import shown
 from pipeline.core.errors import ArtifactError, must
 from pipeline.core.fingerprint import fingerprint
+from pipeline.hub.cache import Kind
+from pipeline.hub.location import is_settled
 from pipeline.hub.lock_file import LOCK
 from pipeline.hub.repo_files import looks_local
 from pipeline.stages.plan import RunPlan
@@ -49,7 +53,7 @@ def rerun(asked: Rerun) -> None:
 
     Raises:
         HubError: when a recorded commit cannot be had.
-        ArtifactError: when the commits of the data are not recorded, and today's are others; or as `configuration`.
+        ArtifactError: when the commits of the data are recorded nowhere, and today's are others; or as `configuration`.
     """
     config, manifest = configuration(asked)
     model, commits = _commits(Path(asked.manifest), manifest)
@@ -64,10 +68,19 @@ def rerun(asked: Rerun) -> None:
     sys.argv[:] = [*manifest["provenance"]["command"], *elsewhere]
     run = RunPlan(config, commits)
     _find_inputs(config)
-    if model is not None and model["key"]["mine"] != fingerprint(run.mine_key):
-        _refuse_other_data(run)
-    key = {"mine": run.mine_key, "train": run.train_key}.get(manifest["artifact"])
-    if key is not None and (changed := _changed(manifest["key"], key)):
+    if unsettled := _unsettled(run):
+        with tempfile.TemporaryDirectory() as place:
+            today = RunPlan(config, commits)
+            today.lock = Path(place) / LOCK  # a refusal must leave no record that the next attempt would accept
+            if lock.is_file():
+                shutil.copyfile(lock, today.lock)
+            _refuse_other_data(today, unsettled, manifest, model)
+            hub = {f"data.path={config.data.path}": today.source, f"mining.path={config.mining.path}": today.retriever}
+        commits |= {name: of.identity["commit"] for name, of in hub.items() if of is not None and name in unsettled}
+        run = RunPlan(config, commits)
+    before = manifest if manifest["artifact"] == "mine" else model
+    now = run.mine_key if manifest["artifact"] == "mine" else run.train_key
+    if before is not None and (changed := _changed(before["key"], now)):
         log.warning("not the same run: %s differ from the manifest's, so its folder has a different name", changed)
     log.info("runs again   %s, into %s", config.name, shown(run.folder))
     run_stages(config, commits=commits)
@@ -77,15 +90,21 @@ def _commits(path: Path, manifest: dict[str, Any]) -> tuple[dict[str, Any] | Non
     """Return the manifest of the run's model, if there is one, and `<key>=<path>` → commit of all its hub artefacts.
 
     They are read from the given manifest, the run's mined set and model, and the evaluations that its card shows.
+    A model or card beside a copied folder counts only if it is of the same training.
     """
     folder = path.parent if path.name == artifacts.MANIFEST else path
-    found, model = [manifest], None
+    found, model, is_model = [manifest], None, manifest["artifact"] == "train"
     if manifest["artifact"] != "mine":
         run = folder.resolve().parent if manifest["artifact"] in ("train", "card") else folder.resolve().parent.parent
-        if (model := artifacts.manifest_of(run / "model")) is not None:
+        trained = manifest["fingerprint"] if is_model else manifest["key"]["train"]
+        model = manifest if is_model else artifacts.manifest_of(run / "model")
+        if model is not None and model["fingerprint"] != trained:
+            model = None
+        if model is not None:
             mined = mined_of(run, model)
-            card = artifacts.manifest_of(run / "card") or {"key": {"evaluations": {}}}
-            others = [run / "evaluations" / name for name in card["key"]["evaluations"].values()]
+            card = artifacts.manifest_of(run / "card")
+            shown_by = {} if card is None or card["key"]["train"] != trained else card["key"]["evaluations"]
+            others = [run / "evaluations" / name for name in shown_by.values()]
             there = [artifacts.manifest_of(of) for of in ([] if mined is None else [mined]) + others]
             found += [model, *(of for of in there if of is not None)]
     return model, {name: commit for of in reversed(found) for name, commit in _of_stage(of).items()}
@@ -114,18 +133,49 @@ def _of_stage(manifest: dict[str, Any]) -> dict[str, str]:
     return {name: identity["commit"] for name, identity in identities.items() if identity and "commit" in identity}
 
 
-def _refuse_other_data(run: RunPlan) -> None:
-    """Refuse a run whose mined set is missing, if it was mined from the hub: nothing else records those commits.
+def _unsettled(run: RunPlan) -> list[str]:
+    """Return `<key>=<path>` of the hub artefacts of MINE whose commit neither a manifest nor the lock file records."""
+    data, mining = run.config.data, run.config.mining
+    asked: list[tuple[str, str | None, str | None, Kind]] = []
+    if data.source is Source.hub:
+        asked.append(("data.path", data.path, data.revision, "dataset"))
+    if mining.retriever is not Retriever.bm25:
+        kind: Kind = "dataset" if mining.retriever is Retriever.run else "model"
+        asked.append(("mining.path", mining.path, mining.revision, kind))
+    return [
+        f"{key}={path}"
+        for key, path, revision, kind in asked
+        if path is not None and f"{key}={path}" not in run.commits
+        and not is_settled(path, revision, kind=kind, lock=run.lock, key=key)
+    ]  # fmt: skip
+
+
+def _refuse_other_data(
+    run: RunPlan, unsettled: list[str], manifest: Mapping[str, Any], model: Mapping[str, Any] | None
+) -> None:
+    """Refuse a run whose data on the hub are not those of the manifest's run, or cannot be told to be.
 
     Raises:
-        ArtifactError: naming the keys.
+        ArtifactError: naming the keys of the data.
     """
-    located = {f"data.path={run.config.data.path}": run.source, f"mining.path={run.config.mining.path}": run.retriever}
-    names = [name for name, of in located.items() if of and "hub" in of.identity and name not in run.commits]
-    if names:
+    if model is not None:
+        same = model["key"]["mine"] in _mined_by_any_version(run.mine_key)
+    else:  # an evaluation or card without its model
+        same = manifest["artifact"] == "mine" or manifest["key"]["train"] == fingerprint(run.train_key)
+    if not same:
         remedy = "Copy the run's mined/ folder along with runs/: its manifest records them."
-        got = "others, or another version of mining, and no mined/ folder to tell"
-        raise ArtifactError(must(f"the commits of {' and '.join(names)}", "be those of the run", got, remedy))
+        got = "others, and neither a mined/ folder nor hub.lock.json to tell"
+        raise ArtifactError(must(f"the commits of {' and '.join(unsettled)}", "be those of the run", got, remedy))
+
+
+def _mined_by_any_version(key: Mapping[str, Any]) -> set[str]:
+    """Return the fingerprints that MINE's key has had under this and all earlier versions of mining and search."""
+    of = key["retriever"]
+    retrievers = [of]
+    if of is not None and "search" in of:
+        retrievers = [{**of, "search": search} for search in range(1, of["search"] + 1)]
+    versions = range(1, key["version"] + 1)
+    return {fingerprint({**key, "version": v, "retriever": r}) for v in versions for r in retrievers}
 
 
 def _find_inputs(config: Config) -> None:

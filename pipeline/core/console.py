@@ -69,14 +69,16 @@ def shown(path: Path) -> str:
 
 
 def in_bytes(size: float) -> str:
-    """Return a number of bytes in the decimal unit that suits it: `512 bytes`, `24.6 kB`, `1.3 GB`."""
-    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if size >= scale:
-            return f"{size / scale:,.1f} {unit}"
-    return f"{size:.0f} bytes"
+    """Return a number of bytes in the decimal unit that suits it: `1 byte`, `512 bytes`, `24.6 kB`, `1.3 GB`."""
+    if round(size) < 1000:
+        return number_of(round(size), "byte")
+    for unit, scale in (("kB", 1e3), ("MB", 1e6)):
+        if round(size / scale, 1) < 1000:
+            return f"{size / scale:.1f} {unit}"
+    return f"{size / 1e9:,.1f} GB"
 
 
-def counted(number: int, noun: str, plural: str | None = None) -> str:
+def number_of(number: int, noun: str, plural: str | None = None) -> str:
     """Return a number with its noun in the form that goes with it: `1 thread`, `2 threads`."""
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
 

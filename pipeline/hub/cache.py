@@ -26,7 +26,7 @@ from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 from tqdm.auto import tqdm  # type: ignore[import-untyped]
 
 from pipeline.core.atomic import locked, write_text
-from pipeline.core.console import counted, in_bytes
+from pipeline.core.console import in_bytes, number_of
 from pipeline.core.errors import HubError, PipelineError, must
 from pipeline.hub.download import fetch, retrying
 from pipeline.hub.failures import OTHER_WAYS, Mismatch, no_folder, refusal
@@ -36,6 +36,9 @@ from pipeline.hub.repo_files import is_pickle, literal_patterns, model_files
 log = logging.getLogger(__name__)
 
 Kind = Literal["model", "dataset"]
+
+COMMIT = r"[0-9a-f]{40}"
+"""Pattern of a revision that is itself a commit."""
 
 DOWNLOADS_AT_ONCE = 4
 """Files downloaded at a time, so that the many small files of a data set do not wait for each other's round trips."""
@@ -66,14 +69,20 @@ class Repository:
         except (httpx2.HTTPError, httpx2.InvalidURL, OSError, ValueError, KeyError, Mismatch) as error:
             raise refusal(error, key=self.key, repository=self.name, kind=self.kind, revision=self.revision) from None
 
+    @property
+    def _label(self) -> str:
+        return f"{self.kind} {self.name} {self.revision or constants.DEFAULT_REVISION}"
+
+    def recorded_commit(self) -> str | None:
+        """Return the commit of `revision` that the lock file records, None if it records none."""
+        known = LockFile(self.lock).get("commits", self._label)
+        return str(known) if known else None
+
     def commit(self, refresh: bool) -> str:
         """Return the commit of `revision`: from the lock file, or resolved anew and recorded there."""
-        label = f"{self.kind} {self.name} {self.revision or constants.DEFAULT_REVISION}"
-        lock_file = LockFile(self.lock)
-        known = None if refresh else lock_file.get("commits", label)
-        if known:
-            return str(known)
-        if self.revision and re.fullmatch(r"[0-9a-f]{40}", self.revision):
+        if not refresh and (known := self.recorded_commit()):
+            return known
+        if self.revision and re.fullmatch(COMMIT, self.revision):
             commit = self.revision
         elif constants.is_offline_mode() and not refresh:
             commit = self._cached_commit()
@@ -85,7 +94,7 @@ class Repository:
             # The hub client writes this file too: HF_HUB_OFFLINE=1 then finds the commit even without the lock file.
             with contextlib.suppress(OSError):
                 write_text(self._cache / "refs" / (self.revision or constants.DEFAULT_REVISION), commit)
-        lock_file.put("commits", label, commit)
+        LockFile(self.lock).put("commits", self._label, commit)
         log.info("%s: %s is commit %s", self.name, self.revision or constants.DEFAULT_REVISION, commit)
         return commit
 
@@ -206,7 +215,7 @@ class Repository:
             remedy = f"Free some space, or set HF_HOME to a larger disk. {OTHER_WAYS}"
             got = f"{in_bytes(free)} free for {in_bytes(needed)} of {self.name}"
             raise HubError(must("the hub's cache", "have room", got, remedy))
-        log.info("%s: fetching %s, %s", self.name, counted(len(missing), "file"), in_bytes(needed))
+        log.info("%s: fetching %s, %s", self.name, number_of(len(missing), "file"), in_bytes(needed))
         stop = threading.Event()
         with ThreadPoolExecutor(max_workers=DOWNLOADS_AT_ONCE) as pool:
             try:

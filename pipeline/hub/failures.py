@@ -29,7 +29,7 @@ OTHER_WAYS = "With the files in the cache, HF_HUB_OFFLINE=1 uses them; experimen
 LOG_IN = "log in with `hf auth login` or set HF_TOKEN"
 _TRANSIENT_STATUS = (408, 425, 429, 500, 502, 503, 504)
 _STATUS_IN_WORDS = re.compile(r"HTTP status \w+ error \((\d{3})\b")
-_ADDRESS = re.compile(r"\w+://\S+")
+_ADDRESS = re.compile(r"\w+://[^\s)]+")
 
 
 class Mismatch(Exception):
@@ -37,7 +37,12 @@ class Mismatch(Exception):
 
 
 def is_of_xet(error: BaseException) -> bool:
-    """Return whether an error is hf_xet's: the client's transfer library raises Python's own classes, or its own."""
+    """Return whether an error is hf_xet's: the client's transfer library raises Python's own classes, or its own.
+
+    Its OSError, unlike the system's, has no number.
+    """
+    if type(error) is OSError:
+        return error.errno is None
     return type(error) in (ConnectionError, TimeoutError) or type(error).__module__ == "hf_xet"
 
 
@@ -45,7 +50,7 @@ def status_of(error: BaseException) -> int | None:
     """Return the HTTP status behind an error of the hub client, None where there was no answer."""
     if isinstance(error, HfHubHTTPError):
         return error.response.status_code
-    if is_of_xet(error):
+    if is_of_xet(error) or isinstance(error, RuntimeError):  # hf_xet's where it has no class for the failure
         if found := _STATUS_IN_WORDS.search(str(error)):
             return int(found[1])
         return 403 if isinstance(error, PermissionError) else 404 if isinstance(error, FileNotFoundError) else None
@@ -71,7 +76,7 @@ def cause_of(error: BaseException) -> str:
         return "no connection"
     if isinstance(error, httpx2.NetworkError | httpx2.RemoteProtocolError):
         return "a connection that broke off"
-    if is_of_xet(error):
+    if is_of_xet(error) and type(error) is not OSError:
         return "a connection that stalled" if isinstance(error, TimeoutError) else "a connection that failed"
     return _ADDRESS.sub("<address>", first_line(error))
 
@@ -97,7 +102,7 @@ def refusal(error: Exception, *, key: str, repository: str, kind: str, revision:
         rule, got = "have the revision that was asked for", f"none called {revision or 'main'} (HTTP {status})"
         remedy = f"Correct {key.rsplit('.', 1)[0]}.revision, or pass hub.refresh=true if it moved."
         if revision and re.fullmatch(r"[0-9a-f]{40}", revision):
-            remedy = "Its owner removed that commit: name another; a run that used it cannot be repeated."
+            remedy = "It is misspelt, or its owner removed that commit: then a run that used it cannot be repeated."
     elif isinstance(error, RemoteEntryNotFoundError) or status == 404:
         rule, got = "hold every file it lists", f"a missing file (HTTP {status})"
         remedy = "Pass hub.refresh=true to take its current commit."

@@ -13,7 +13,7 @@ from pathlib import Path
 from pipeline.core import packages
 from pipeline.core.errors import HubError, changed, must
 from pipeline.core.fingerprint import text_digest
-from pipeline.hub.cache import Kind, Repository
+from pipeline.hub.cache import COMMIT, Kind, Repository
 from pipeline.hub.lock_file import LockFile
 from pipeline.hub.repo_files import identity_files, looks_local
 
@@ -101,6 +101,18 @@ def _repository(
         remedy = "Correct it; a revision follows an @."
         raise HubError(must(key, "be a folder or a hub id such as owner/name", repr(path), remedy))
     return Repository(found[1], found[2] or revision, kind, lock, key, None if allow is None else tuple(allow))
+
+
+def is_settled(path: str, revision: str | None, *, kind: Kind, lock: Path, key: str) -> bool:
+    """Return whether `locate` needs no hub to tell what `path` is: it is here, a commit, or recorded in the lock file.
+
+    Raises:
+        HubError: when `path` is neither here nor a hub id.
+    """
+    if path.startswith(PACKAGE) or Path(path).exists():
+        return True
+    repository = _repository(path, revision, kind, lock, key)
+    return bool(re.fullmatch(COMMIT, repository.revision or "") or repository.recorded_commit())
 
 
 @dataclass(frozen=True, slots=True)

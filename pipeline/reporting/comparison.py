@@ -191,7 +191,7 @@ def _number(value: float | None) -> str:
     """Return a figure with four decimals, or with as many as show two digits of a small one."""
     if value is None or isinstance(value, int):
         return "-" if value is None else f"{value:,}"
-    decimals = 4 if abs(value) >= 0.001 or value == 0 else 1 - math.floor(math.log10(abs(value)))
+    decimals = 1 - math.floor(math.log10(abs(value))) if 0 < abs(value) < 0.001 else 4
     return f"{value:.{decimals}f}"
 
 

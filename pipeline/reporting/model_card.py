@@ -15,7 +15,7 @@ from typing import Any
 import jinja2
 from huggingface_hub import EvalResult, ModelCardData
 
-from pipeline.core.console import counted
+from pipeline.core.console import number_of
 from pipeline.core.markdown import as_json, escape, literal, sample, without_places
 from pipeline.core.records import AS_RETRIEVED, MEASURES, PROTOCOLS, TRAINED
 from pipeline.inputs.tokens import NOTABLE_UNKNOWN
@@ -207,7 +207,7 @@ def render(facts: Facts) -> str:
         keep_trailing_newline=True,
         autoescape=False,  # it escapes only HTML; the filters below escape Markdown too
     )
-    environment.filters |= {"md": escape, "sample": sample, "py": literal, "counted": counted}
+    environment.filters |= {"md": escape, "sample": sample, "py": literal, "number_of": number_of}
     stages = {name: _energy(record) for name, record in facts.emissions.items()}
     body = environment.get_template(TEMPLATE).render(
         facts=facts,

@@ -7,7 +7,7 @@ import logging
 import torch
 
 from pipeline.config.data import Source
-from pipeline.core.console import counted, shown
+from pipeline.core.console import number_of, shown
 from pipeline.stages.plan import RunPlan
 
 log = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ def announce(run: RunPlan, *, mines_only: bool = False) -> None:
     log.info("experiment  %s", config.name)
     log.info("base model  %s (%s)", config.model.title or config.model.name, local)
     log.info("data        %s (%s)", data, where)
-    log.info("device      %s, %s", device, counted(torch.get_num_threads(), "thread"))
+    log.info("device      %s, %s", device, number_of(torch.get_num_threads(), "thread"))
     log.info("precision   %s (%s)", config.training.precision.name, run.precision_reason)
     log.info("outputs     %s", shown(run.outputs))
     # An experiment's `needs` and `note` describe its own data and sets: with other ones they would mislead.
