@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -169,3 +170,9 @@ def test_long_name_widens_its_column() -> None:
     text = as_text({"experiment": "e", "published": "p", "verdicts": {"OK": 1}, "rows": [row, {**row, "id": "y"}]})
     head, *rows, _ = text.splitlines()
     assert {line.index("why") for line in rows} == {head.index("note")}
+
+
+def test_nan_is_shown_as_nan() -> None:
+    row = {"id": "x", "published": 1.0, "ours": math.nan, "band": "", "verdict": "FAIL", "note": ""}
+    text = as_text({"experiment": "e", "published": "p", "verdicts": {"FAIL": 1}, "rows": [row]})
+    assert text.splitlines()[1].split() == ["FAIL", "x", "1.0000", "nan"]

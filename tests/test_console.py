@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.core.console import counted, in_bytes
+from pipeline.core.console import in_bytes, number_of
 
 
 @pytest.mark.parametrize(
@@ -21,4 +21,10 @@ def test_bytes_are_shown_in_the_unit_that_suits_them(size: float, expected: str)
     ids=["singular", "plural", "irregular plural"],
 )
 def test_noun_agrees_with_its_number(number: int, nouns: list[str], expected: str) -> None:
-    assert counted(number, *nouns) == expected
+    assert number_of(number, *nouns) == expected
+
+
+def test_bytes_never_round_up_to_a_thousand_of_a_unit() -> None:
+    assert [in_bytes(size) for size in (1, 999, 999.6, 1000, 999_949, 999_999, 999_999_999, 2e12)] == [
+        "1 byte", "999 bytes", "1.0 kB", "1.0 kB", "999.9 kB", "1.0 MB", "1.0 GB", "2,000.0 GB",
+    ]  # fmt: skip

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from loopback_hub import LoopbackHub
+from script_process import script_process
 
 from pipeline.hub import failures
 
@@ -105,3 +106,43 @@ def test_file_size_limit_is_not_taken_for_a_full_disk() -> None:
     message = refusal_of(OSError(errno.EFBIG, "File too large"))
     assert "must be within the limit on a file's size (ulimit -f)" in message and "Raise the limit" in message
     assert "Free some space" not in message
+
+
+def test_status_is_read_from_a_runtime_errors_words() -> None:
+    refused = RuntimeError("Data processing error: HTTP status client error (401 Unauthorized) for url (https://cas)")
+    busy = RuntimeError("Data processing error: HTTP status server error (503 Service Unavailable) for url (https://c)")
+    assert [failures.status_of(error) for error in (refused, busy)] == [401, 503]
+    assert [failures.is_transient(error) for error in (refused, busy)] == [False, True]
+    assert failures.status_of(RuntimeError("no status")) is None
+
+
+def test_masked_address_ends_at_its_bracket() -> None:
+    error = ValueError("no answer for url (https://cas/v1?token=x) in time")
+    assert failures.cause_of(error) == "no answer for url (<address>) in time"
+
+
+def test_error_without_a_number_is_no_full_disk() -> None:
+    def said(error: OSError) -> str:
+        return str(failures.refusal(error, key="model.path", repository="a/b", kind="model", revision=None))
+
+    assert "got I/O error: short read. Run again" in said(OSError("I/O error: short read"))
+    assert "fit on this disk" in said(OSError(errno.ENOSPC, "No space left on device"))
+
+
+def test_missing_commit_may_be_misspelt(tmp_path: Path) -> None:
+    driver = """
+import sys
+from pathlib import Path
+from pipeline.core.errors import HubError
+from pipeline.hub.location import locate
+try:
+    locate("a/b", "0" * 40, kind="model", lock=Path(sys.argv[1]), key="model.path")
+except HubError as error:
+    print(error)
+"""
+    hub = LoopbackHub()
+    hub.commit("model", "a/b", {"config.json": b"{}"})
+    code = f"import sys; sys.argv = ['', {str(tmp_path / 'hub.lock.json')!r}]\n{driver}"
+    with hub.serving(), script_process(tmp_path, HF_ENDPOINT=hub.url) as process:
+        done = process.run("-c", code)
+    assert "misspelt, or its owner removed that commit: then a run that used it cannot be repeated." in done.out, done

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import signal
 import subprocess
@@ -15,6 +16,7 @@ from loopback_hub import TOKEN
 from published_run import build
 from script_process import script_process
 
+from pipeline.commands import push as pushing
 from pipeline.commands.push import push, stage_files
 from pipeline.config.command_arguments import Publication
 from pipeline.core.errors import ArtifactError, ConfigError, HubError
@@ -85,3 +87,46 @@ def test_hanging_upload_over_xet_ends_on_sigterm(run: Path, hub_user: HubUser) -
         process.send_signal(signal.SIGTERM)
         _, err = process.communicate(timeout=20)
     assert process.returncode == 75 and "interrupted: " in err
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build(tmp_path_factory.mktemp("review"), "gooaq_bert_tiny")
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError("I/O error: no route to https://cas/v1?token=x"), "got I/O error: no route to <address>. Push again"),
+        (PermissionError("denied by the transfer library"), "got denied by the transfer library. Push again"),
+        (
+            RuntimeError("Data processing error: HTTP status client error (403 Forbidden) for url (https://cas/v1)"),
+            "got no permission (HTTP 403). Log in",
+        ),
+    ],
+    ids=["input or output", "no number", "status"],
+)
+def test_xet_error_without_a_number_is_refused(
+    published: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, said: str
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(pushing.HfApi, "create_repo", lambda *_, **__: None)
+
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(pushing.HfApi, "upload_folder", fail)
+    with pytest.raises(HubError) as refused:
+        push(Publication(repo="me/reranker", run=str(published)))
+    assert said in str(refused.value)
+
+
+def test_system_error_during_a_push_is_not_refused(published: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(pushing.HfApi, "create_repo", full)
+    with pytest.raises(OSError, match="No space left"):
+        push(Publication(repo="me/reranker", run=str(published)))

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from composed_config import composed
 from published_run import build
-from script_process import Done, script_process
+from script_process import ROOT, Done, script_process
 
+from pipeline.commands import reproduction
 from pipeline.core import artifacts
 from pipeline.core.atomic import write_json
 from pipeline.core.fingerprint import plain
@@ -72,3 +76,28 @@ def test_reproduction_prints_every_figure_and_names_the_card(reproductions: dict
     assert untrained and all(row.startswith("OKish") and "untrained, so no check" in row for row in untrained)
     names = [row.split()[1] for row in rows]
     assert all(card.count(f"| {escape(name)} |") == 1 for name in names), "each row once"
+
+
+def test_differing_keys_are_those_that_figures_depend_on() -> None:
+    words = ["experiment=gooaq_bert_tiny", "seed=5", "data.rows=3000", "training.batch_size=64", "model.max_length=64",
+             "training.keep_checkpoints=5", "model.activation=identity", "model.layers=1"]  # fmt: skip
+    values = plain(composed(*words))
+
+    def cause(parts: tuple[str, ...]) -> str:
+        return reproduction._likely_cause("gooaq_bert_tiny", values, parts)
+
+    start, end = "the configuration differs from the recipe in ", ". That, or a revision that moved, may be the cause"
+    trained = "seed, data.rows, model.max_length, model.layers, training.batch_size"
+    assert cause(reproduction.PARTS) == f"{start}{trained}{end}"
+    assert cause(reproduction.PARTS_MINED) == f"{start}data.rows{end}"
+    assert cause((*reproduction.PARTS_MINED, "model.max_length")) == f"{start}data.rows, model.max_length{end}"
+
+
+def test_first_stage_ignores_differing_keys_of_training(tmp_path: Path) -> None:
+    facts = tmp_path / "facts.json"
+    fact = {"id": "rows", "status": "user", "kind": "rows", "name": "rows", "value": 1}
+    facts.write_text(json.dumps({"smoke": {"hub_id": "o/n", "facts": [fact]}}))
+    command = [sys.executable, "scripts/reproduce.py", "experiment=smoke", "stage=first", f"facts={facts}",
+               "training.batch_size=4", "seed=5", f"outputs_dir={tmp_path / 'outputs'}"]  # fmt: skip
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and "the configuration is the recipe's, so the usual cause is" in done.stderr, done

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hub_fixtures import bert_tiny, gooaq, static_retriever
@@ -20,9 +21,11 @@ from tiny_run import mined_set, only
 from pipeline.commands import rerunning
 from pipeline.config.command_arguments import Rerun
 from pipeline.core import artifacts, atomic
+from pipeline.core.atomic import read_json, write_json
 from pipeline.core.errors import ArtifactError
-from pipeline.core.fingerprint import plain
+from pipeline.core.fingerprint import fingerprint, plain
 from pipeline.engine import model_files
+from pipeline.stages.plan import VERSIONS
 
 
 def test_rerun_gives_the_same_names_and_bits(
@@ -165,3 +168,76 @@ def test_rerun_of_a_commit_gone_from_the_hub_is_refused(
     done = hub_run.rerun(hub_run.run / "model", tmp_path / "again")
     assert done.status == 2 and hub_run.commits[base] in done.err and "cannot be repeated" in done.err, done
     assert not (tmp_path / "again" / "runs").exists()
+
+
+BASE, PAIRS = "prajjwal1/bert-tiny", "sentence-transformers/gooaq"
+RETRIEVER = "sentence-transformers/static-retrieval-mrl-en-v1"
+SMALLER = ["experiment=gooaq_bert_tiny", "data.rows=110", "training.max_steps=2", "training.eval_steps=2",
+           "training.logging_steps=2", "training.batch_size=32", "training.eval_sets=[dev]", "evaluation.nano_beir=[]",
+           "emissions.enabled=false", "runtime=cpu"]  # fmt: skip
+
+
+def with_manifest(folder: Path, **key: Any) -> Path:
+    """Return a model's folder, after replacing parts of its manifest's key."""
+    manifest = artifacts.manifest_of(folder) or {}
+    manifest["key"].update(key)
+    write_json(folder / artifacts.MANIFEST, artifacts.sealed(manifest))
+    return folder
+
+
+def test_rerun_without_the_mined_set_accepts_another_version_but_no_other_data(tmp_path: Path) -> None:
+    hub, outputs = LoopbackHub(), tmp_path / "outputs"
+    data = gooaq(tmp_path / "gooaq", rows=120)
+    before = hub.publish("dataset", PAIRS, data)
+    hub.publish("model", BASE, bert_tiny(tmp_path / "tiny"))
+    hub.publish("model", RETRIEVER, static_retriever(tmp_path / "static"))
+    with hub.serving(), script_process(tmp_path, HF_ENDPOINT=hub.url) as process:
+        first = process.run("scripts/train.py", *SMALLER, f"outputs_dir={outputs}")
+        assert first.status == 0, first
+        run = (outputs / "latest").resolve()
+        mined = artifacts.manifest_of(next((outputs / "mined").glob("[!.]*"))) or {}
+        assert mined["key"]["version"] == VERSIONS["mine"]
+        lock = (outputs / "hub.lock.json").read_bytes()
+        (outputs / "hub.lock.json").unlink()
+        shutil.rmtree(outputs / "mined")
+        older = fingerprint({**mined["key"], "version": VERSIONS["mine"] - 1})
+        copied = shutil.copytree(run / "model", tmp_path / "kept" / "copy")
+        with_manifest(shutil.copytree(run / "model", tmp_path / "kept" / "model"), mine="0" * 16)
+
+        def again(name: str, manifest: Path) -> Done:
+            return process.run("scripts/rerun.py", f"manifest={manifest}", f"outputs_dir={tmp_path / name}")
+
+        # The branch has not moved, and the mined set was made by an earlier version of mining.
+        done = again("older", with_manifest(run / "model", mine=older))
+        assert done.status == 0 and "not the same run: mine differ" in done.out + done.err, done
+
+        hub.commit("dataset", PAIRS, {**hub.repositories["dataset", PAIRS].commits[before], "NEW.md": b"new"})
+        # A refusal leaves nothing by which the next attempt would be accepted.
+        for name, manifest in (("moved", run / "model"), ("moved", run / "model"), ("copied", copied)):
+            done = again(name, manifest)
+            assert done.status == 2 and f"the commits of data.path={PAIRS}" in done.err, done
+        # An evaluation copied without its model records the training alone.
+        evaluation = next((run / "evaluations").glob("[!.]*"))
+        lone = shutil.copytree(evaluation, tmp_path / "lone" / "evaluations" / evaluation.name)
+        done = again("alone", lone)
+        assert done.status == 2 and f"the commits of data.path={PAIRS}" in done.err, done
+
+        (outputs / "hub.lock.json").write_bytes(lock)
+        done = again("locked", with_manifest(run / "model", mine="0" * 16))
+        assert done.status == 0 and "not the same run: mine differ" in done.out + done.err, done
+        assert read_json(tmp_path / "locked" / "hub.lock.json")["commits"][f"dataset {PAIRS} main"] == before
+
+
+def test_copied_model_takes_its_own_commits(own_run: Path, tmp_path: Path) -> None:
+    kept = shutil.copytree(own_run / "model", tmp_path / "kept")
+    other = shutil.copytree(own_run / "model", tmp_path / "model")
+    for folder, letter in ((kept, "a"), (other, "b")):
+        manifest = artifacts.manifest_of(folder) or {}
+        manifest["provenance"]["config"]["model"]["path"] = "o/n"
+        manifest["key"]["weights"] = {"hub": "o/n", "commit": letter * 40}
+        manifest["key"]["mine"] = letter
+        manifest["fingerprint"] = fingerprint(manifest["key"])
+        write_json(folder / artifacts.MANIFEST, artifacts.sealed(manifest))
+    given = artifacts.manifest_of(kept) or {}
+    model, commits = rerunning._commits(kept, given)
+    assert model is not None and model["key"]["mine"] == "a" and commits == {"model.path=o/n": "a" * 40}

@@ -29,8 +29,8 @@ def verdict(name: str, measures: Mapping[str, Any]) -> list[str]:
 
     Only that protocol allows a comparison with the first stage, which did not retrieve the positives that the other
     protocol adds. The first sentence makes the comparison, or says that there is nothing to compare: without a positive
-    among the candidates, all figures as retrieved are 0, and queries of a single group give no interval. The second counts the queries that were trained on, if any.
-    The last names the best ranking, unless it is the trained model's.
+    among the candidates all figures as retrieved are 0, and queries of a single group give no interval. The second
+    counts the queries that were trained on, if any. The last names the best ranking, unless it is the trained model's.
     """
     protocol, queries = measures[AS_RETRIEVED], int(measures["queries"])
     if TRAINED not in protocol:
