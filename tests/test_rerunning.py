@@ -223,7 +223,7 @@ def test_rerun_without_the_mined_set_accepts_another_version_but_no_other_data(t
         assert done.status == 2 and f"the commits of data.path={PAIRS}" in done.err, done
 
         (outputs / "hub.lock.json").write_bytes(lock)
-        done = again("locked", with_manifest(run / "model", mine="0" * 16))
+        done = again("locked", with_manifest(run / "model", mine=older))
         assert done.status == 0 and "not the same run: mine differ" in done.out + done.err, done
         assert read_json(tmp_path / "locked" / "hub.lock.json")["commits"][f"dataset {PAIRS} main"] == before
 

@@ -21,8 +21,7 @@ from pipeline.core import artifacts
 from pipeline.core.console import shown
 from pipeline.core.errors import ArtifactError, must
 from pipeline.core.fingerprint import fingerprint
-from pipeline.hub.cache import Kind
-from pipeline.hub.location import is_settled
+from pipeline.hub.location import is_fixed
 from pipeline.hub.lock_file import LOCK
 from pipeline.hub.repo_files import looks_local
 from pipeline.stages.plan import RunPlan
@@ -53,7 +52,7 @@ def rerun(asked: Rerun) -> None:
 
     Raises:
         HubError: when a recorded commit cannot be had.
-        ArtifactError: when the commits of the data are recorded nowhere, and today's are others; or as `configuration`.
+        ArtifactError: when no manifest records the commits of the data, and today's give others; or as `configuration`.
     """
     config, manifest = configuration(asked)
     model, commits = _commits(Path(asked.manifest), manifest)
@@ -68,15 +67,15 @@ def rerun(asked: Rerun) -> None:
     sys.argv[:] = [*manifest["provenance"]["command"], *elsewhere]
     run = RunPlan(config, commits)
     _find_inputs(config)
-    if unsettled := _unsettled(run):
+    if unrecorded := _unrecorded(run):
         with tempfile.TemporaryDirectory() as place:
             today = RunPlan(config, commits)
             today.lock = Path(place) / LOCK  # a refusal must leave no record that the next attempt would accept
             if lock.is_file():
                 shutil.copyfile(lock, today.lock)
-            _refuse_other_data(today, unsettled, manifest, model)
+            _refuse_other_data(today, unrecorded, manifest, model)
             hub = {f"data.path={config.data.path}": today.source, f"mining.path={config.mining.path}": today.retriever}
-        commits |= {name: of.identity["commit"] for name, of in hub.items() if of is not None and name in unsettled}
+        commits |= {name: of.identity["commit"] for name, of in hub.items() if of is not None and name in unrecorded}
         run = RunPlan(config, commits)
     before = manifest if manifest["artifact"] == "mine" else model
     now = run.mine_key if manifest["artifact"] == "mine" else run.train_key
@@ -133,25 +132,26 @@ def _of_stage(manifest: dict[str, Any]) -> dict[str, str]:
     return {name: identity["commit"] for name, identity in identities.items() if identity and "commit" in identity}
 
 
-def _unsettled(run: RunPlan) -> list[str]:
-    """Return `<key>=<path>` of the hub artefacts of MINE whose commit neither a manifest nor the lock file records."""
+def _unrecorded(run: RunPlan) -> list[str]:
+    """Return `<key>=<path>` of the hub artefacts of MINE whose commit no manifest of the run records.
+
+    The lock file is no record: it may have been refreshed since.
+    """
     data, mining = run.config.data, run.config.mining
-    asked: list[tuple[str, str | None, str | None, Kind]] = []
+    asked: list[tuple[str, str | None, str | None]] = []
     if data.source is Source.hub:
-        asked.append(("data.path", data.path, data.revision, "dataset"))
+        asked.append(("data.path", data.path, data.revision))
     if mining.retriever is not Retriever.bm25:
-        kind: Kind = "dataset" if mining.retriever is Retriever.run else "model"
-        asked.append(("mining.path", mining.path, mining.revision, kind))
+        asked.append(("mining.path", mining.path, mining.revision))
     return [
         f"{key}={path}"
-        for key, path, revision, kind in asked
-        if path is not None and f"{key}={path}" not in run.commits
-        and not is_settled(path, revision, kind=kind, lock=run.lock, key=key)
-    ]  # fmt: skip
+        for key, path, revision in asked
+        if path is not None and f"{key}={path}" not in run.commits and not is_fixed(path, revision)
+    ]
 
 
 def _refuse_other_data(
-    run: RunPlan, unsettled: list[str], manifest: Mapping[str, Any], model: Mapping[str, Any] | None
+    run: RunPlan, unrecorded: list[str], manifest: Mapping[str, Any], model: Mapping[str, Any] | None
 ) -> None:
     """Refuse a run whose data on the hub are not those of the manifest's run, or cannot be told to be.
 
@@ -164,8 +164,8 @@ def _refuse_other_data(
         same = manifest["artifact"] == "mine" or manifest["key"]["train"] == fingerprint(run.train_key)
     if not same:
         remedy = "Copy the run's mined/ folder along with runs/: its manifest records them."
-        got = "others, and neither a mined/ folder nor hub.lock.json to tell"
-        raise ArtifactError(must(f"the commits of {' and '.join(unsettled)}", "be those of the run", got, remedy))
+        got = "others, and no mined/ folder to tell"
+        raise ArtifactError(must(f"the commits of {' and '.join(unrecorded)}", "be those of the run", got, remedy))
 
 
 def _mined_by_any_version(key: Mapping[str, Any]) -> set[str]:

@@ -103,16 +103,11 @@ def _repository(
     return Repository(found[1], found[2] or revision, kind, lock, key, None if allow is None else tuple(allow))
 
 
-def is_settled(path: str, revision: str | None, *, kind: Kind, lock: Path, key: str) -> bool:
-    """Return whether `locate` needs no hub to tell what `path` is: it is here, a commit, or recorded in the lock file.
-
-    Raises:
-        HubError: when `path` is neither here nor a hub id.
-    """
+def is_fixed(path: str, revision: str | None) -> bool:
+    """Return whether `path` cannot mean other files tomorrow by a branch that moves: it is here, or names a commit."""
     if path.startswith(PACKAGE) or Path(path).exists():
         return True
-    repository = _repository(path, revision, kind, lock, key)
-    return bool(re.fullmatch(COMMIT, repository.revision or "") or repository.recorded_commit())
+    return bool(re.fullmatch(COMMIT, path.partition("@")[2] or revision or ""))
 
 
 @dataclass(frozen=True, slots=True)
