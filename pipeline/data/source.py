@@ -65,7 +65,9 @@ def load(config: DataConfig, *, source: Path | None, cache: Path, workers: int |
     sources = [loaded, *([split.dev_file] if split.dev_file else [])]
     counts = sum((source.counts for source in sources), Counter[str]())
     if config.corpus_path is not None:
-        own = read_corpus(Path(config.corpus_path), config, [*cleaned.values(), *unused])
+        dev_only = [cleaned["dev"]] if split.dev_file else []
+        others = [part for name, part in cleaned.items() if name != "dev" or not dev_only]
+        own = read_corpus(Path(config.corpus_path), config, [[*others, *unused], dev_only])
         statistics["corpus"] = say_placed(own, config, cleaned.values())
         cleaned = {name: own.placed(part) for name, part in cleaned.items()}
         unused = [own.placed(part) for part in unused]
