@@ -223,13 +223,13 @@ def test_answer_column_of_passages_without_text_is_logged(pairs_file: Path, capl
     caplog.set_level(logging.INFO)
     corpus = write_jsonl(pairs_file.parent / "c.jsonl", [{"answer": "a text", "body": "b"}, {"text": "more"}])
     load_split(pairs_file, corpus_path=str(corpus))
-    assert f"{corpus}: 1 passages have no key text: their texts are read from the key answer" in caplog.text
+    assert f"{corpus}: passages without the key text, which are read from the key answer: 1" in caplog.text
 
 
 def test_answer_column_of_ids_beside_another_key_is_refused(pairs_file: Path) -> None:
     corpus = write_jsonl(pairs_file.parent / "c.jsonl", [{"answer": f"d{i}", "body": "a text"} for i in range(9)])
     assert refusal(pairs_file, corpus_path=str(corpus)) == (
-        f"{corpus}, key answer must hold the passages' texts, got only texts without white space beside the keys "
+        f"{corpus}, key answer must hold the passages' texts, got only texts without white space beside the key "
         "'body'. Rename the passages' key to `text`, and that of their ids, if any, to `id`."
     )
 

@@ -148,10 +148,10 @@ class _AnswerColumn:
         """
         key = self.config.answer_column
         if self.texts:
-            log.info("%s: %d passages have no key text: their texts are read from the key %s", path, self.texts, key)
+            log.info("%s: passages without the key text, which are read from the key %s: %d", path, key, self.texts)
         if self.others and not self.has_spaces:
             others = ", ".join(map(repr, sorted(self.others)))
-            got = f"only texts without white space beside the keys {others}"
+            got = f"only texts without white space beside the key{'s' * (len(self.others) > 1)} {others}"
             remedy = "Rename the passages' key to `text`, and that of their ids, if any, to `id`."
             raise DataError(must(f"{path}, key {key}", "hold the passages' texts", got, remedy))
 
