@@ -146,11 +146,37 @@ def test_rows_joined_by_a_stray_quote_are_counted_in_a_warning(
     assert split.statistics["rows_read"] == 400 - 44 * 3
     (message,) = joined_row_warnings(caplog)
     assert message.startswith(
-        f"{path}: 44 quoted fields hold 132 lines that look like rows, the first from line 5 on; they are read as text."
+        f"{path}: 132 lines within 44 quoted fields look like rows, the first from line 5 on; they are read as text."
     )
 
 
-def test_two_columns_with_commas_are_never_taken_for_joined_rows(
+@pytest.mark.parametrize(
+    ("mark", "rows", "joined", "warns"),
+    [
+        ("\t", 300, 3, True),
+        ("\t", 150, 2, False),
+        ("\t", 400, 3, False),
+        ("\t", 2000, 11, True),
+        (",", 300, 5, True),
+        (",", 300, 4, False),
+    ],
+    ids=["one in a hundred", "too few", "a smaller share", "many", "five between commas", "four between commas"],
+)
+def test_rows_joined_by_one_quote_warn_by_share_and_number(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, mark: str, rows: int, joined: int, warns: bool
+) -> None:
+    lines = [f"what is thing {i}{mark}Thing {i} is {i}." for i in range(rows + joined)]
+    lines[9] = lines[9].replace(mark, f'{mark}"Hello ')
+    lines[9 + joined] += ' and 12"'
+    path = tmp_path / ("a.csv" if mark == "," else "a.tsv")
+    path.write_text(f"question{mark}answer\n" + "".join(f"{line}\n" for line in lines))
+    assert load_split(path).statistics["rows_read"] == rows
+    messages = joined_row_warnings(caplog)
+    assert bool(messages) == warns
+    assert all(f"{joined} lines within a quoted field look like rows, the first from line 11" in m for m in messages)
+
+
+def test_short_prose_in_two_columns_with_commas_is_not_taken_for_joined_rows(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     rows = [

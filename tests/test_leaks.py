@@ -39,10 +39,12 @@ def test_leaks_are_dropped_or_kept_and_counted(caplog: pytest.LogCaptureFixture)
         mine(split(rows(train[4:5]), rows(DEV)), config(), Path("unused"))
 
 
-def test_row_that_leaks_by_question_and_answer_is_counted_once() -> None:
+def test_row_that_leaks_by_question_and_answer_is_counted_once(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
     leaks = mine(split(rows([*CATS, *DEV]), rows(DEV)), config(), Path("unused")).statistics["leaks"]
     assert leaks["train_rows_with_a_held_out_question"] == 1  # type: ignore[index]
     assert leaks["train_rows_with_a_held_out_positive"] == 0  # type: ignore[index]
+    assert "train: 1 of 5 rows shares a question (1) or a positive (0 more) with a held-out part" in caplog.text
 
 
 def test_validation_is_held_out_like_dev() -> None:

@@ -114,7 +114,7 @@ def test_pair_with_two_labels_keeps_the_higher_one_and_is_warned_of(caplog: pyte
     mined = mine(split(train, rows([("blue bird", "a blue bird")])), config(), Path("unused"))
     assert mined.statistics["contradicted_pairs"] == 1
     assert ("red cat", "a red cat", 1.0) in triples(mined.train)
-    assert "train: 1 pairs have two labels: the lower one is not used" in caplog.text
+    assert "train: 1 pair has two labels: the lower one is not used" in caplog.text
 
 
 def test_pairs_with_two_labels_are_counted_in_every_part(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -186,10 +186,58 @@ def test_answers_that_are_mostly_ids_but_not_all_are_refused(tmp_path: Path) -> 
     )
 
 
-def test_answers_of_which_half_are_ids_are_read_as_texts(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    path, corpus = write_jsonl(tmp_path / "a.jsonl", rows_with_ids(150)), write_corpus(tmp_path / "c.jsonl", 75)
+def test_answers_of_which_one_in_ten_is_an_id_are_refused(tmp_path: Path) -> None:
+    path, corpus = write_jsonl(tmp_path / "a.jsonl", rows_with_ids(150)), write_corpus(tmp_path / "c.jsonl", 15)
+    assert "got 15 that are ids, but 135 that are not, such as" in refusal(path, corpus_path=str(corpus))
+
+
+def test_answers_of_which_fewer_are_ids_are_read_as_texts(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path, corpus = write_jsonl(tmp_path / "a.jsonl", rows_with_ids(150)), write_corpus(tmp_path / "c.jsonl", 14)
     load_split(path, corpus_path=str(corpus))
     assert "none of 150 answers is among its passages" in caplog.text
+    assert "If the answers are ids, the corpus must have them under the key `id` or `_id`" in caplog.text
+
+
+def test_dev_file_of_texts_may_stand_beside_rows_with_ids(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    path, corpus = write_jsonl(tmp_path / "a.jsonl", rows_with_ids(150)), write_corpus(tmp_path / "c.jsonl", 200)
+    dev_rows = [{"question": f"which is {i}", "answer": f"it is {i}."} for i in range(160, 190)]
+    dev = write_jsonl(tmp_path / "dev.jsonl", dev_rows)
+    split = load_split(path, corpus_path=str(corpus), dev_path=str(dev), validation_queries=20)
+    assert split.validation is not None
+    for part in (split.train, split.dev, split.validation):
+        assert pairs(part) == [(question, f"It is {question.split()[-1]}.") for question in part.questions]
+    assert split.statistics["corpus"] == {"answers": 180, "answers_in_corpus": 180}
+    assert "180 of 180 answers are among its passages, 150 of them by their ids" in caplog.text
+
+
+def test_dev_file_of_ids_may_stand_beside_rows_with_texts(tmp_path: Path) -> None:
+    path, corpus = write_jsonl(tmp_path / "a.jsonl", pair_rows(150)), write_corpus(tmp_path / "c.jsonl", 200)
+    dev = write_jsonl(tmp_path / "dev.jsonl", rows_with_ids(30))
+    split = load_split(path, corpus_path=str(corpus), dev_path=str(dev))
+    assert split.dev.answers == [f"It is {i}." for i in range(30)]
+    assert split.train.answers == [row["answer"] for row in pair_rows(150)]
+
+
+def test_answer_column_of_passages_without_text_is_logged(pairs_file: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    corpus = write_jsonl(pairs_file.parent / "c.jsonl", [{"answer": "a text", "body": "b"}, {"text": "more"}])
+    load_split(pairs_file, corpus_path=str(corpus))
+    assert f"{corpus}: passages without the key text, which are read from the key answer: 1" in caplog.text
+
+
+def test_answer_column_of_ids_beside_another_key_is_refused(pairs_file: Path) -> None:
+    corpus = write_jsonl(pairs_file.parent / "c.jsonl", [{"answer": f"d{i}", "body": "a text"} for i in range(9)])
+    assert refusal(pairs_file, corpus_path=str(corpus)) == (
+        f"{corpus}, key answer must hold the passages' texts, got only texts without white space beside the key "
+        "'body'. Rename the passages' key to `text`, and that of their ids, if any, to `id`."
+    )
+
+
+def test_answer_column_of_single_words_is_read_beside_questions(pairs_file: Path) -> None:
+    records = [{"id": f"{i}", "question": f"which {i}", "answer": f"d{i}"} for i in range(9)]
+    corpus = write_jsonl(pairs_file.parent / "c.jsonl", records)
+    assert load_split(pairs_file, corpus_path=str(corpus)).corpus == [f"d{i}" for i in range(9)]
 
 
 def test_answers_are_not_ids_if_one_is_the_text_of_a_passage(tmp_path: Path) -> None:

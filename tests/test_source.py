@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import random
 from pathlib import Path
 from typing import Any
@@ -60,12 +61,18 @@ def test_too_few_queries_of_a_beir_folder_refusal_names_no_columns(tmp_path: Pat
     )
 
 
-def test_single_group_leaves_nothing_to_train_on_and_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("validation_queries", "held"), [(0, "dev"), (20, "dev or validation")])
+def test_single_group_leaves_nothing_to_train_on_and_is_refused(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, validation_queries: int, held: str
+) -> None:
+    caplog.set_level(logging.INFO)
     path = write_jsonl(tmp_path / "a.jsonl", [{**row, "title": "t"} for row in pair_rows(200)])
-    assert refusal(path, group_column="title") == (
-        f"the train part of {path} must hold usable rows, got none. "
-        "Lower data.dev_queries and data.validation_queries, or use more or smaller groups."
+    assert refusal(path, group_column="title", validation_queries=validation_queries) == (
+        f"the train part of {path} must hold usable rows, got none, because all rows are in groups held out for "
+        f"{held}. Lower data.dev_queries and data.validation_queries, or use more or smaller groups."
     )
+    left = "because there are only 0 questions that are not in the dev part or its groups"
+    assert (f"data.validation_queries: 0 instead of 20, {left}" in caplog.text) == bool(validation_queries)
 
 
 @pytest.mark.parametrize(("wish", "dev", "validation"), [(5, 20, 20), (25, 25, 25), (1000, 30, 24)])

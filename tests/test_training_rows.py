@@ -73,7 +73,7 @@ def test_listed_negatives_become_rows_unless_positive_or_held_out(caplog: pytest
     mined = mine(split(listed, rows(DEV)), config(negatives=1), Path("unused"))
     assert [row[1:] for row in triples(mined.train)][:2] == [(CATS[0][1], 1.0), ("a stone", 0.0)]
     assert mined.statistics["leaks"]["listed_negatives_that_are_held_out_positives"] == 1  # type: ignore[index]
-    assert "train: 1 listed negatives are positives of a held-out part: dropped" in caplog.text
+    assert "train: 1 listed negative is a positive of a held-out part: dropped" in caplog.text
     assert "a stone" not in mined.dev.passages.values()
 
 

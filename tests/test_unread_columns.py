@@ -54,7 +54,7 @@ def test_label_column_may_point_elsewhere_to_ignore_a_column(tmp_path: Path) -> 
         pytest.param("url", ["Irrelevant"], None, id="text under another name"),
         pytest.param("clicked", [1, 0, 0], "label", id="clicks"),
         pytest.param("Clicks", [12, 0, 3], "label", id="counts of clicks"),
-        pytest.param("score", [0.25, 0.5, 0.75], "label", id="scores"),
+        pytest.param("score", [0.5, 1.5, 2.5], "label", id="scores"),
         pytest.param("target", ["good", "bad"], "label", id="texts as classes"),
         pytest.param("flag", [True, False], "label", id="booleans under another name"),
         pytest.param("flag", [1, 0, 0, None], "label", id="zeros, ones and nulls under another name"),
@@ -82,9 +82,31 @@ def test_unread_column_that_may_mark_wrong_answers_warns(
     load_split(path)
     expected = f"{path}: ignored {column!r}, so every row counts as a right answer. If it marks wrong ones, pass "
     data_format = {"label": "labelled", "negatives": "negatives"}
+    if kind == "label" and isinstance(values[0], str):
+        expected = expected.replace("ones, pass", "ones, write 0 or 1 in place of the texts and pass")
     assert unread_warnings(caplog) == (
         [] if kind is None else [f"{expected}data.format={data_format[kind]} data.{kind}_column={column}"]
     )
+
+
+@pytest.mark.parametrize(
+    ("columns", "remedy"),
+    [
+        ({"relevant": ["yes", "no"]}, "write 0 or 1 in place of the texts and pass {}relevant"),
+        ({"relevant": ["yes", "no"], "flag": ["true", "false"]}, "pass {}flag"),
+        ({"score": [0.25, 0.5]}, "pass {}score data.positive_threshold=<lowest right value>"),
+        ({"score": [0.25, 1]}, "pass {}score"),
+        ({"clicked": [0, None]}, "pass {}clicked data.positive_threshold=<lowest right value>"),
+    ],
+    ids=["texts", "texts and booleans", "scores below 1", "scores up to 1", "zeros"],
+)
+def test_suggested_label_column_is_one_that_can_be_read(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, columns: dict[str, list[Any]], remedy: str
+) -> None:
+    rows = [{**row, **{c: values[i % 2] for c, values in columns.items()}} for i, row in enumerate(pair_rows(150))]
+    load_split(write_jsonl(tmp_path / "a.jsonl", rows))
+    (message,) = unread_warnings(caplog)
+    assert message.endswith("If it marks wrong ones, " + remedy.format("data.format=labelled data.label_column="))
 
 
 def test_unread_column_of_a_usual_name_is_named_first(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -14,7 +14,11 @@ from pipeline.data.tables import Record, Wanted, check_columns, decoded_lines
 log = logging.getLogger(__name__)
 
 _LONGEST_FIELD = 2**31 - 1
-_NOTABLE_SHARE, _FEWEST_JOINED = 0.01, 10
+_NOTABLE_SHARE, _NOTABLE_LINES, _FEWEST_LINES = 0.01, 11, 3
+"""Lines that look like rows are warned of from this share of the rows or this number on, but never below the last."""
+
+_FEWEST_LINES_OF_TWO_COLUMNS = 5
+"""Fewest lines of a field that count in two columns with commas, since a line of prose often has one comma."""
 
 
 def csv_records(path: Path, delimiter: str, wanted: Wanted) -> Iterator[tuple[int, Record]]:
@@ -62,7 +66,7 @@ class _JoinedLines:
     """Lines within quoted fields: a quote that opens a field joins all lines up to the next quote.
 
     A line looks like a row if it has as many delimiters as one. Such lines are counted only in fields that break lines
-    nowhere else. In two columns with commas none is counted, since a line of prose often has one comma.
+    nowhere else; in two columns with commas, only if all lines of a field, and not few, look so.
     """
 
     delimiter: str
@@ -74,23 +78,26 @@ class _JoinedLines:
 
     def count(self, values: list[str], start: int) -> None:
         """Count the lines within the fields of a row that starts at line `start`."""
-        if self.delimiter == "," and len(values) == 2:
-            return
+        is_like_prose = self.delimiter == "," and len(values) == 2
         for later in (value.split("\n")[1:] for value in values if "\n" in value):
             whole = [line.count(self.delimiter) == len(values) - 1 for line in later]
             self.lines += len(later)
+            if is_like_prose and (len(whole) < _FEWEST_LINES_OF_TWO_COLUMNS or not whole[-1]):
+                continue
             if all(whole[:-1]) and any(whole):
                 self.fields += 1
                 self.like_rows += sum(whole)
                 self.first_line = self.first_line or start
 
     def warn(self, path: Path) -> None:
-        """Warn if most of the lines look like rows."""
-        if self.like_rows > max(self.lines / 2, self.rows * _NOTABLE_SHARE, _FEWEST_JOINED):
+        """Warn if most of the lines, and not few, look like rows."""
+        fewest = max(_FEWEST_LINES, min(self.rows * _NOTABLE_SHARE, _NOTABLE_LINES))
+        if self.like_rows >= fewest and self.like_rows > self.lines / 2:
             log.warning(
-                "%s: %d quoted fields hold %d lines that look like rows, the first from line %d on; they are read as "
-                'text. If they are rows, remove the quotes around them, or write "" for a quote within a quoted field',
-                path, self.fields, self.like_rows, self.first_line,
+                "%s: %d lines within %s look like rows, the first from line %d on; they are read as text. If they are "
+                'rows, remove the quotes around them, or write "" for a quote within a quoted field',
+                path, self.like_rows, "a quoted field" if self.fields == 1 else f"{self.fields} quoted fields",
+                self.first_line,
             )  # fmt: skip
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pipeline.config.data import DataConfig
@@ -14,7 +14,7 @@ from pipeline.core.progress import counted
 from pipeline.core.records import PairRows, fold, titled
 from pipeline.data.beir import passage_id, read_passage
 from pipeline.data.row_builder import mended
-from pipeline.data.tables import json_objects
+from pipeline.data.tables import Record, json_objects
 
 log = logging.getLogger(__name__)
 
@@ -22,13 +22,16 @@ BLANK, REPEATED = "corpus_passages_without_text", "corpus_passages_with_an_earli
 RETITLED = "corpus_passages_with_an_answers_text_under_another_title"
 """Reasons for which passages are left out: texts to search are distinct, and each answer is a single passage."""
 
+_SHARE_OF_IDS, _FEWEST_IDS = 0.1, 3
+"""From this share and number of a source's answers on, answers that are ids of passages are not so by chance."""
+
 
 @dataclass(slots=True)
 class OwnCorpus:
     """Passages with distinct texts, their ids if all passages have one, and counts of what was left out or repaired.
 
-    `passage` maps a folded answer or listed negative to the passage that it equals, if there is one; `by_id` maps one
-    that is a passage's id to that passage, and is empty unless all answers are ids.
+    `passage` maps a folded answer or listed negative to the passage that it equals, if there is one; `by_id` maps the
+    ids to their passages, of the sources whose answers are all ids.
     """
 
     texts: list[str]
@@ -39,39 +42,44 @@ class OwnCorpus:
 
     def placed(self, part: PairRows) -> PairRows:
         """Replace a part's answers and listed negatives by the passages that they equal or name, titles included."""
-        negatives = part.negatives
-        return replace(
-            part,
-            answers=[self._placed(text) for text in part.answers],
-            negatives=None if negatives is None else [[self._placed(text) for text in texts] for texts in negatives],
-        )
+        named = self.by_id if self.has_ids(part) else {}
 
-    def _placed(self, text: str) -> str:
-        return self.by_id.get(text) or self.passage.get(fold(text), text)
+        def placed(texts: list[str]) -> list[str]:
+            return [named.get(text) or self.passage.get(fold(text), text) for text in texts]
+
+        negatives = None if part.negatives is None else [placed(texts) for texts in part.negatives]
+        return replace(part, answers=placed(part.answers), negatives=negatives)
+
+    def has_ids(self, part: PairRows) -> bool:
+        """Return whether a part's answers are ids of passages."""
+        return all(answer in self.by_id for answer in part.answers)
 
 
-def read_corpus(path: Path, config: DataConfig, parts: Sequence[PairRows] = ()) -> OwnCorpus:
-    """Read the passages of a JSON-lines file and match the texts of `parts` with them.
+def read_corpus(path: Path, config: DataConfig, sources: Sequence[Sequence[PairRows]]) -> OwnCorpus:
+    """Read the passages of a JSON-lines file and match the texts of `sources`, the parts of each file, with them.
 
     The text stands under the key `text`, else under the answer column. A title beside `text` is put before it, as in
-    BEIR. A text of `parts` matches the passage that it equals with its title, else the first that it equals without;
+    BEIR. A text of the parts matches the passage that it equals with its title, else the first that it equals without;
     both are compared folded. Other passages with this text under another title are left out, since each would be taken
-    for a wrong answer, unless a text of `parts` equals them with their title. If no answer matches and most are ids of
-    passages, all of them are taken for ids.
+    for a wrong answer, unless a text of the parts equals them with their title. If no answer of a source
+    matches and some are ids of passages, all of them are taken for ids.
 
     Raises:
         DataError: if a line lacks the key, its text or title is not a string, an id occurs twice, no passage is left,
-        or one of the answers taken for ids is none.
+        the answer column reads as ids beside another column, or one of the answers taken for ids is none.
     """
     first: dict[str, str | None] = {}
     seen: set[str] = set()
+    parts = [part for source in sources for part in source]
     given = {text for part in parts for texts in (part.answers, *(part.negatives or [])) for text in texts}
     wanted, named = set(map(fold, given)), dict[str, str]()
     whole, untitled = dict[str, str](), dict[str, list[str]]()
-    counts = Counter[str]()
+    counts, column = Counter[str](), _AnswerColumn(config)
     for line, record in counted(json_objects(path), "reading passages"):
         key = "text" if "text" in record or config.answer_column not in record else config.answer_column
         title, own = read_passage(record, f"{path}, line {line}", key, with_title=key == "text")
+        if key != "text":
+            column.count(record, own)
         title, own = mended(title, counts), mended(own, counts)
         text, identifier = titled(title, own), passage_id(record)
         if identifier is not None:
@@ -92,8 +100,11 @@ def read_corpus(path: Path, config: DataConfig, parts: Sequence[PairRows] = ()) 
                 whole.setdefault(folded, text)
             if title and (form := fold(own)) in wanted:
                 untitled.setdefault(form, []).append(text)
+    column.check(path)
     passage = {form: texts[0] for form, texts in untitled.items()} | whole
-    by_id = _by_id(named, parts, passage, path)
+    by_id: dict[str, str] = {}
+    for source in sources:
+        by_id |= _by_id(named, source, passage, path)
     meant = set(by_id.values())
     for form, texts in untitled.items():
         for text in texts:
@@ -110,44 +121,84 @@ def read_corpus(path: Path, config: DataConfig, parts: Sequence[PairRows] = ()) 
     return OwnCorpus(list(first), ids if len(ids) == len(first) else None, +counts, passage, by_id)
 
 
-def _by_id(named: dict[str, str], parts: Sequence[PairRows], passage: dict[str, str], path: Path) -> dict[str, str]:
-    """Return the passages that texts of `parts` name by their ids.
+@dataclass(slots=True)
+class _AnswerColumn:
+    """Counts of the texts that are read from the answer column, for want of a key `text`."""
 
-    There are none if an answer is the text of a passage, or unless more than half of the answers are ids.
+    config: DataConfig
+    texts: int = 0
+    has_spaces: bool = False
+    others: set[str] = field(default_factory=set)
+    """Further keys with strings, which may be the passages' texts."""
+
+    def count(self, record: Record, text: str) -> None:
+        """Count a record's text."""
+        self.texts += 1
+        self.has_spaces = self.has_spaces or len(text.split()) > 1
+        if not self.has_spaces:
+            config = self.config
+            known = {"id", "_id", "title", config.question_column, config.answer_column, config.group_column}
+            self.others |= {key for key, value in record.items() if isinstance(value, str) and key not in known}
+
+    def check(self, path: Path) -> None:
+        """Log which key is read; refuse one that reads as ids beside another key.
+
+        Raises:
+            DataError: naming the keys.
+        """
+        key = self.config.answer_column
+        if self.texts:
+            log.info("%s: passages without the key text, which are read from the key %s: %d", path, key, self.texts)
+        if self.others and not self.has_spaces:
+            others = ", ".join(map(repr, sorted(self.others)))
+            got = f"only texts without white space beside the key{'s' * (len(self.others) > 1)} {others}"
+            remedy = "Rename the passages' key to `text`, and that of their ids, if any, to `id`."
+            raise DataError(must(f"{path}, key {key}", "hold the passages' texts", got, remedy))
+
+
+def _by_id(named: dict[str, str], parts: Sequence[PairRows], passage: dict[str, str], path: Path) -> dict[str, str]:
+    """Return the passages that texts of `parts`, those of one source, name by their ids.
+
+    There are none if an answer is the text of a passage, or if too few answers are ids for this to be no chance.
 
     Raises:
-        DataError: if most answers are ids, but other answers or listed negatives are not.
+        DataError: if enough answers are ids, but other answers or listed negatives are not.
     """
     answers = {answer for part in parts for answer in part.answers}
-    unknown = answers - named.keys()
-    if len(unknown) * 2 >= len(answers) or any(fold(answer) in passage for answer in answers):
+    known = answers & named.keys()
+    is_chance = len(known) < max(len(answers) * _SHARE_OF_IDS, _FEWEST_IDS)
+    if is_chance or any(fold(answer) in passage for answer in answers):
         return {}
     negatives = {text for part in parts for texts in part.negatives or [] for text in texts}
-    unknown |= {text for text in negatives - named.keys() if fold(text) not in passage}
+    unknown = (answers - known) | {text for text in negatives - named.keys() if fold(text) not in passage}
     if unknown:
         total, example = len(answers | negatives), min(unknown)[:80]
         got = f"{total - len(unknown)} that are ids, but {len(unknown)} that are not, such as {example!r}"
         remedy = "Add the passages of these ids, leave their rows out, or write the texts in place of the ids."
         kind = "answers and negatives" if negatives else "answers"
         raise DataError(must(str(path), f"hold a passage for each of {total} {kind}", got, remedy))
-    return named
+    return {text: named[text] for text in (answers | negatives) & named.keys()}
 
 
 def say_placed(corpus: OwnCorpus, config: DataConfig, parts: Iterable[PairRows]) -> dict[str, int]:
     """Log how many distinct answers are passages of the corpus, by text or id; warn if none is. Return the counts."""
-    answers = {fold(answer) for part in parts for answer in part.answers}
-    found = sum(answer in corpus.passage for answer in answers)
-    if corpus.by_id:
-        found = len(answers)
-        log.info("data.corpus_path=%s: all %d answers are ids of its passages", config.corpus_path, found)
+    by_id, texts = set[str](), set[str]()
+    for part in parts:
+        if corpus.has_ids(part):
+            by_id.update(part.answers)
+        else:
+            texts.update(map(fold, part.answers))
+    total, found = len(by_id) + len(texts), len(by_id) + sum(text in corpus.passage for text in texts)
+    place = f"data.corpus_path={config.corpus_path}"
+    if not texts:
+        log.info("%s: all %d answers are ids of its passages", place, total)
     elif found:
-        log.info(
-            "data.corpus_path=%s: %d of %d answers are among its passages", config.corpus_path, found, len(answers)
-        )
+        ids = f", {len(by_id)} of them by their ids" if by_id else ""
+        log.info("%s: %d of %d answers are among its passages%s", place, found, total, ids)
     else:
         log.warning(
-            "data.corpus_path=%s: none of %d answers is among its passages, with the title or without. They are added "
-            "to the passages, and a passage that answers a question in other words is taken for a wrong answer",
-            config.corpus_path, len(answers),
+            "%s: none of %d answers is among its passages, with the title or without. They are added to the passages, "
+            "and a passage that answers a question in other words is taken for a wrong answer. If the answers are ids, "
+            "the corpus must have them under the key `id` or `_id`", place, total,
         )  # fmt: skip
-    return {"answers": len(answers), "answers_in_corpus": found}
+    return {"answers": total, "answers_in_corpus": found}

@@ -65,7 +65,9 @@ def load(config: DataConfig, *, source: Path | None, cache: Path, workers: int |
     sources = [loaded, *([split.dev_file] if split.dev_file else [])]
     counts = sum((source.counts for source in sources), Counter[str]())
     if config.corpus_path is not None:
-        own = read_corpus(Path(config.corpus_path), config, [*cleaned.values(), *unused])
+        dev_only = [cleaned["dev"]] if split.dev_file else []
+        others = [part for name, part in cleaned.items() if name != "dev" or not dev_only]
+        own = read_corpus(Path(config.corpus_path), config, [[*others, *unused], dev_only])
         statistics["corpus"] = say_placed(own, config, cleaned.values())
         cleaned = {name: own.placed(part) for name, part in cleaned.items()}
         unused = [own.placed(part) for part in unused]
@@ -143,7 +145,7 @@ def _split(config: DataConfig, rows: PairRows, usable: dict[str, None]) -> _Spli
             remedy = "Give more, or remove the key to split some off the training rows."
             raise DataError(must(f"data.dev_path={config.dev_path}", rule, questions, remedy))
     else:
-        size = _held_out_size("data.dev_queries", config.dev_queries, len(usable))
+        size = _held_out_size("data.dev_queries", config.dev_queries, len(usable), "questions")
         held = _hold_out(config, rows, size, usable, salt=0)
         train, dev = rows.take(held.rest), rows.take(held.held)
         surplus.append(rows.take(held.surplus))
@@ -159,7 +161,8 @@ def _split(config: DataConfig, rows: PairRows, usable: dict[str, None]) -> _Spli
             got = f"all {len(trained)} of them in it"
             remedy = "Give it other questions, or remove the key to split some off the training rows."
             raise DataError(must(f"data.dev_path={config.dev_path}", "leave questions to train on", got, remedy))
-        size = _held_out_size("data.validation_queries", config.validation_queries, len(usable))
+        left = "questions that are not in the dev part or its groups"
+        size = _held_out_size("data.validation_queries", config.validation_queries, len(usable), left)
         held = _hold_out(config, train, size, usable, salt=1)
         surplus.append(train.take(held.surplus))
         parts = {"train": train.take(held.rest), "validation": train.take(held.held), "dev": dev}
@@ -177,7 +180,11 @@ def _cleaned(config: DataConfig, split: _SplitRows) -> dict[str, PairRows]:
             remedy = "Lower data.dev_queries and data.validation_queries, or use more or smaller groups."
             if split.dev_file is not None:
                 remedy = "Lower data.validation_queries, or use more or smaller groups."
-            raise DataError(must(f"the {name} part of {checks.name_of(config)}", "hold usable rows", "none", remedy))
+            got = "none"
+            if name == "train" and split.parts["train"].groups == []:
+                held = "validation" if split.dev_file else "dev or validation" if config.validation_queries else "dev"
+                got = f"none, because all rows are in groups held out for {held}"
+            raise DataError(must(f"the {name} part of {checks.name_of(config)}", "hold usable rows", got, remedy))
     return cleaned
 
 
@@ -185,11 +192,14 @@ def _surplus(held: Held) -> dict[str, int]:
     return {checks.SURPLUS: len(held.surplus)} if held.surplus else {}
 
 
-def _held_out_size(key: str, wish: int, questions: int) -> int:
-    """Return `wish`, at most one question in `HELD_OUT_ONE_IN`, at least `FEWEST_DEV_QUESTIONS` or half of all."""
+def _held_out_size(key: str, wish: int, questions: int, what: str) -> int:
+    """Return `wish`, at most one question in `HELD_OUT_ONE_IN`, at least `FEWEST_DEV_QUESTIONS` or half of all.
+
+    `what` says in the log which questions are counted.
+    """
     size = max(min(wish, questions // HELD_OUT_ONE_IN), min(FEWEST_DEV_QUESTIONS, questions // 2))
     if size != wish:
-        log.info("%s: %d instead of %d, because there are only %d questions", key, size, wish, questions)
+        log.info("%s: %d instead of %d, because there are only %d %s", key, size, wish, questions, what)
     return size
 
 

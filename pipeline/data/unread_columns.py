@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from pipeline.config.data import DataConfig, Format
@@ -36,6 +36,7 @@ class UnreadColumns:
 
     def __init__(self, config: DataConfig, source: str) -> None:
         self._source, self._is_watching = source, config.format is Format.pairs
+        self._threshold = config.positive_threshold
         label, negatives = config.label_column, config.negatives_column
         remedy = "Pass data.format=%s, or data.%s=<another name> if it means something else."
         self._remedies = {label: remedy % ("labelled", "label_column")}
@@ -82,12 +83,22 @@ class UnreadColumns:
         labels = [c for c, values in self._values.items() if _may_judge(values, is_named=kinds[c] == "label")]
         labels.sort(key=lambda column: kinds[column] != "label")
         negatives = [column for column, kind in kinds.items() if kind == "negatives" and column not in labels]
-        for columns, name, key in ((labels, "labelled", "label"), (negatives, "negatives", "negatives")):
-            if columns:
-                log.warning(
-                    "%s: ignored %s, so every row counts as a right answer. If it marks wrong ones, pass data.format=%s"
-                    " data.%s_column=%s", self._source, ", ".join(map(repr, columns)), name, key, columns[0],
-                )  # fmt: skip
+        message = "%s: ignored %s, so every row counts as a right answer. If it marks wrong ones, %s"
+        if labels:
+            log.warning(message, self._source, ", ".join(map(repr, labels)), self._label_remedy(labels))
+        if negatives:
+            remedy = f"pass data.format=negatives data.negatives_column={negatives[0]}"
+            log.warning(message, self._source, ", ".join(map(repr, negatives)), remedy)
+
+    def _label_remedy(self, columns: Sequence[str]) -> str:
+        """Return how to read labels from the first of `columns` that holds numbers, else from the first."""
+        numbers = {column: _numbers(self._values[column]) for column in columns}
+        column = next((column for column in columns if None not in numbers[column]), columns[0])
+        remedy = f"pass data.format=labelled data.label_column={column}"
+        given = [number for number in numbers[column] if number is not None]
+        if len(given) < len(numbers[column]):
+            return f"write 0 or 1 in place of the texts and {remedy}"
+        return remedy if max(given) >= self._threshold else f"{remedy} data.positive_threshold=<lowest right value>"
 
 
 def _may_judge(values: Collection[Any], *, is_named: bool) -> bool:
@@ -96,10 +107,15 @@ def _may_judge(values: Collection[Any], *, is_named: bool) -> bool:
     With a usual name (`is_named`) it may if it holds different numbers, zeros, or few different texts. With any other
     name it may only if it holds nothing but grades, zero among them.
     """
-    given = {_number(value) for value in values if value not in (None, "")}
+    given = _numbers(values)
     if is_named:
         return len(values) <= FEW_VALUES if None in given else len(given) > 1 or 0 in given
     return 0 in given and len(given) > 1 and given <= GRADES
+
+
+def _numbers(values: Collection[Any]) -> set[float | None]:
+    """Return the values that are neither null nor blank, None for one that is no number."""
+    return {_number(value) for value in values if value not in (None, "")}
 
 
 def _number(value: Any) -> float | None:

@@ -32,7 +32,8 @@ def say_leaks(split: Split, leaks: Mapping[str, Any]) -> None:
     questions, passages = (leaks[f"train_rows_with_a_held_out_{what}"] for what in ("question", "positive"))
     if negatives := leaks["listed_negatives_that_are_held_out_positives"]:
         said = "dropped" if leaks["dropped"] else "kept, because mining.drop_leaks=false"
-        log.info("train: %d listed negatives are positives of a held-out part: %s", negatives, said)
+        are = "listed negative is a positive" if negatives == 1 else "listed negatives are positives"
+        log.info("train: %d %s of a held-out part: %s", negatives, are, said)
     leaked = questions + passages
     if not leaked:
         return
@@ -43,8 +44,8 @@ def say_leaks(split: Split, leaks: Mapping[str, Any]) -> None:
             ways = [f"leave them out of data.dev_path={split.dev_file} to keep them"]
         told += f" ({'; '.join(ways)})"
     log.info(
-        "train: %d of %d rows share a question (%d) or a positive (%d more) with a held-out part: %s",
-        leaked, rows, questions, passages, told,
+        "train: %d of %d rows share%s a question (%d) or a positive (%d more) with a held-out part: %s",
+        leaked, rows, "s" * (leaked == 1), questions, passages, told,
     )  # fmt: skip
 
 
@@ -90,7 +91,9 @@ def say_repeats(
 def _say_merged(name: str, part: Questions, config: MiningConfig) -> int:
     """Log how many rows of a part repeat an earlier pair, and return their number; warn of pairs with two labels."""
     if part.contradicted:
-        log.warning("%s: %d pairs have two labels: the lower one is not used", name, len(part.contradicted))
+        number = len(part.contradicted)
+        pairs = "pair has" if number == 1 else "pairs have"
+        log.warning("%s: %d %s two labels: the lower one is not used", name, number, pairs)
     rows = sum(part.sizes)
     if part.merged:
         level = logging.WARNING if part.merged > rows * NOTABLE_SHARE else logging.INFO
