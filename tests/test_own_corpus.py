@@ -229,9 +229,15 @@ def test_answer_column_of_passages_without_text_is_logged(pairs_file: Path, capl
 def test_answer_column_of_ids_beside_another_key_is_refused(pairs_file: Path) -> None:
     corpus = write_jsonl(pairs_file.parent / "c.jsonl", [{"answer": f"d{i}", "body": "a text"} for i in range(9)])
     assert refusal(pairs_file, corpus_path=str(corpus)) == (
-        f"{corpus}, key answer must hold the passages' texts, got only texts without white space beside the key "
+        f"{corpus}, key answer must hold the passages' texts, got only short texts without white space beside the key "
         "'body'. Rename the passages' key to `text`, and that of their ids, if any, to `id`."
     )
+
+
+def test_answer_column_without_spaces_is_read_if_a_text_is_longer_than_an_id(pairs_file: Path) -> None:
+    records = [{"answer": f"{i}" + "北京是中国的首都" * 9, "url": f"u{i}"} for i in range(9)]
+    corpus = write_jsonl(pairs_file.parent / "c.jsonl", records)
+    assert load_split(pairs_file, corpus_path=str(corpus)).corpus == [str(record["answer"]) for record in records]
 
 
 def test_answer_column_of_single_words_is_read_beside_questions(pairs_file: Path) -> None:

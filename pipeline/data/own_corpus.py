@@ -25,6 +25,9 @@ RETITLED = "corpus_passages_with_an_answers_text_under_another_title"
 _SHARE_OF_IDS, _FEWEST_IDS = 0.1, 3
 """From this share and number of a source's answers on, answers that are ids of passages are not so by chance."""
 
+_LONGEST_ID = 64
+"""Characters beyond which a text without white space is taken for prose in a script without spaces."""
+
 
 @dataclass(slots=True)
 class OwnCorpus:
@@ -127,15 +130,16 @@ class _AnswerColumn:
 
     config: DataConfig
     texts: int = 0
-    has_spaces: bool = False
+    is_prose: bool = False
+    """Whether a text has white space or, as in scripts without spaces, more characters than an id."""
     others: set[str] = field(default_factory=set)
     """Further keys with strings, which may be the passages' texts."""
 
     def count(self, record: Record, text: str) -> None:
         """Count a record's text."""
         self.texts += 1
-        self.has_spaces = self.has_spaces or len(text.split()) > 1
-        if not self.has_spaces:
+        self.is_prose = self.is_prose or len(text.split()) > 1 or len(text) > _LONGEST_ID
+        if not self.is_prose:
             config = self.config
             known = {"id", "_id", "title", config.question_column, config.answer_column, config.group_column}
             self.others |= {key for key, value in record.items() if isinstance(value, str) and key not in known}
@@ -149,9 +153,9 @@ class _AnswerColumn:
         key = self.config.answer_column
         if self.texts:
             log.info("%s: passages without the key text, which are read from the key %s: %d", path, key, self.texts)
-        if self.others and not self.has_spaces:
+        if self.others and not self.is_prose:
             others = ", ".join(map(repr, sorted(self.others)))
-            got = f"only texts without white space beside the key{'s' * (len(self.others) > 1)} {others}"
+            got = f"only short texts without white space beside the key{'s' * (len(self.others) > 1)} {others}"
             remedy = "Rename the passages' key to `text`, and that of their ids, if any, to `id`."
             raise DataError(must(f"{path}, key {key}", "hold the passages' texts", got, remedy))
 
