@@ -157,10 +157,10 @@ def test_rows_joined_by_a_stray_quote_are_counted_in_a_warning(
         ("\t", 150, 2, False),
         ("\t", 400, 3, False),
         ("\t", 2000, 11, True),
-        (",", 300, 5, True),
-        (",", 300, 4, False),
+        (",", 300, 10, True),
+        (",", 300, 9, False),
     ],
-    ids=["one in a hundred", "too few", "a smaller share", "many", "five between commas", "four between commas"],
+    ids=["one in a hundred", "too few", "a smaller share", "many", "ten between commas", "nine between commas"],
 )
 def test_rows_joined_by_one_quote_warn_by_share_and_number(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, mark: str, rows: int, joined: int, warns: bool

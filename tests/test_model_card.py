@@ -350,7 +350,7 @@ def test_every_reason_why_a_source_row_is_no_training_row_is_in_the_card(tmp_pat
     facts.statistics = {"parts": {"train": {"dropped": {"blank_or_null_answer": 1}}}}
     assert "\n- Left out: 1 row without an answer\n" in render(facts)
     facts.statistics = {"rows_read": 900, "rows_after_limit": 600}
-    assert "\n- Left out: 300 rows beyond `data.rows` or `data.limit`\n" in render(facts)
+    assert "\n- Left out: 300 rows beyond `data.limit`\n" in render(facts)
     facts.statistics = {**split.statistics, **mined.statistics}
     facts.statistics["leaks"]["dropped"] = False
     assert "held-out part" not in render(facts).partition("- Left out: ")[2].partition("\n")[0]

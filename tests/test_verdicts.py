@@ -221,4 +221,4 @@ def test_mean_compares_systems_if_one_set_has_a_positive() -> None:
 
 def test_queries_of_one_group_get_no_comparison() -> None:
     figures = {**_set(-1.0, 0.438, 1.0, queries=60), "groups": 1}
-    assert verdict("dev", figures) == ["dev: all 60 queries are of one group, which says nothing about others."]
+    assert verdict("dev", figures) == ["dev: all queries (60) are of one group, which says nothing about others."]

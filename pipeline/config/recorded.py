@@ -99,14 +99,14 @@ def of_manifest(path: Path, *, masked_too: bool = False) -> tuple[Config, dict[s
     `path` is the manifest or its folder; `masked_too` is as in `from_plain`.
 
     Raises:
-        ArtifactError: when the manifest is missing, altered, or a checkpoint's or cache's, which has no configuration.
+        ArtifactError: when the manifest is missing, altered, or no stage's: a checkpoint's, a cache's, a profile's.
     """
     folder = path.parent if path.name == artifacts.MANIFEST else path
     manifest = artifacts.manifest_of(folder)
     if manifest is None:
         remedy = "Pass manifest=outputs/runs/<run>/model/manifest.json."
         raise ArtifactError(must("manifest", "name a manifest.json or its folder", repr(str(path)), remedy))
-    if "config" not in manifest.get("provenance", {}):
+    if "config" not in manifest.get("provenance", {}) or manifest.get("artifact") == "profile":
         raise ArtifactError(
             must(str(folder), "be a stage's folder", f"a manifest of {manifest.get('artifact', 'something else')}",
                  "Pass the manifest of mined/<…>, of a run's model/, card/ or of an evaluation.")

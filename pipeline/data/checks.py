@@ -27,9 +27,6 @@ WIDE_INTERVAL_BELOW = 200
 PAIRED_SPREAD = 0.31
 """Standard deviation over queries of an nDCG@10 difference, measured on docstrings; used for the warning only."""
 
-STUDENT = {1: math.inf, 2: 12.71, 3: 4.30, 4: 3.18}
-"""Number of groups → 97.5 % quantile of Student's t, by which the intervals of so few groups are computed."""
-
 WIDEST = 2.0
 """Width of the interval from -1 to 1."""
 
@@ -69,21 +66,21 @@ def say_labels(labels: Sequence[float], threshold: float) -> None:
 def warn_of_a_wide_interval(dev: PairRows) -> None:
     """Warn if there are so few dev questions, or groups of them, that a difference may remain undecided.
 
-    Intervals resample groups, so the number of groups counts. The forecast takes a group's questions for one, the
-    worst case.
+    Intervals resample groups, so the number of groups counts. The forecast is Student's interval with a group's
+    questions taken for one.
     """
     questions = list(map(fold, dev.questions))
     group = dict(zip(reversed(questions), reversed(dev.groups or questions), strict=True))  # that of the first row
     number = len(set(group.values()))
     if number < WIDE_INTERVAL_BELOW:
-        units, forecast, quantile = "dev questions", "will be about %.2f wide", 1.96
+        from scipy import stats
+
+        units = "dev questions"
         if dev.groups is not None:
             units = "group of dev questions" if number == 1 else "groups of dev questions"
-            forecast, quantile = "will be at most about %.2f wide", STUDENT.get(number, 1.96)
-            if number in STUDENT:
-                forecast = "may be as wide as %.2f"
+        quantile = float(stats.t.ppf(0.975, number - 1)) if number > 1 else math.inf
         width = min(WIDEST, 2 * quantile * PAIRED_SPREAD / math.sqrt(number))
-        message = f"only %d %s: a 95 %% interval of an nDCG@10 difference {forecast}"
+        message = "only %d %s: a 95 %% interval of an nDCG@10 difference will be about %.2f wide"
         log.warning(message, number, units, width)
 
 

@@ -15,10 +15,11 @@ log = logging.getLogger(__name__)
 
 _LONGEST_FIELD = 2**31 - 1
 _NOTABLE_SHARE, _NOTABLE_LINES, _FEWEST_LINES = 0.01, 11, 3
-"""Lines that look like rows are warned of from this share of the rows or this number on, but never below the last."""
+"""Lines that look like rows are warned of from this share of the rows or this number on, but never below the last,
+which is also the fewest lines of a field that are counted."""
 
-_FEWEST_LINES_OF_TWO_COLUMNS = 5
-"""Fewest lines of a field that count in two columns with commas, since a line of prose often has one comma."""
+_FEWEST_BETWEEN_COMMAS = 10
+"""The fewest lines of a field that are counted in a file of two columns with commas."""
 
 
 def csv_records(path: Path, delimiter: str, wanted: Wanted) -> Iterator[tuple[int, Record]]:
@@ -65,8 +66,8 @@ def csv_records(path: Path, delimiter: str, wanted: Wanted) -> Iterator[tuple[in
 class _JoinedLines:
     """Lines within quoted fields: a quote that opens a field joins all lines up to the next quote.
 
-    A line looks like a row if it has as many delimiters as one. Such lines are counted only in fields that break lines
-    nowhere else; in two columns with commas, only if all lines of a field, and not few, look so.
+    A line looks like a row if it has as many delimiters as one. Such lines are counted only in fields of several lines
+    that break nowhere else: of many where there are two columns with commas, since lines of prose often have one.
     """
 
     delimiter: str
@@ -78,13 +79,11 @@ class _JoinedLines:
 
     def count(self, values: list[str], start: int) -> None:
         """Count the lines within the fields of a row that starts at line `start`."""
-        is_like_prose = self.delimiter == "," and len(values) == 2
+        fewest = _FEWEST_BETWEEN_COMMAS if self.delimiter == "," and len(values) == 2 else _FEWEST_LINES
         for later in (value.split("\n")[1:] for value in values if "\n" in value):
             whole = [line.count(self.delimiter) == len(values) - 1 for line in later]
             self.lines += len(later)
-            if is_like_prose and (len(whole) < _FEWEST_LINES_OF_TWO_COLUMNS or not whole[-1]):
-                continue
-            if all(whole[:-1]) and any(whole):
+            if all(whole[:-1]) and len(whole) >= fewest:
                 self.fields += 1
                 self.like_rows += sum(whole)
                 self.first_line = self.first_line or start

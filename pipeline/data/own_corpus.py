@@ -22,11 +22,8 @@ BLANK, REPEATED = "corpus_passages_without_text", "corpus_passages_with_an_earli
 RETITLED = "corpus_passages_with_an_answers_text_under_another_title"
 """Reasons for which passages are left out: texts to search are distinct, and each answer is a single passage."""
 
-_SHARE_OF_IDS, _FEWEST_IDS = 0.1, 3
-"""From this share and number of a source's answers on, answers that are ids of passages are not so by chance."""
-
 _LONGEST_ID = 64
-"""Characters beyond which a text without white space is taken for prose in a script without spaces."""
+"""Characters beyond which a text is not taken for an id."""
 
 
 @dataclass(slots=True)
@@ -55,7 +52,7 @@ class OwnCorpus:
 
     def has_ids(self, part: PairRows) -> bool:
         """Return whether a part's answers are ids of passages."""
-        return all(answer in self.by_id for answer in part.answers)
+        return bool(part.answers) and all(answer in self.by_id for answer in part.answers)
 
 
 def read_corpus(path: Path, config: DataConfig, sources: Sequence[Sequence[PairRows]]) -> OwnCorpus:
@@ -64,8 +61,8 @@ def read_corpus(path: Path, config: DataConfig, sources: Sequence[Sequence[PairR
     The text stands under the key `text`, else under the answer column. A title beside `text` is put before it, as in
     BEIR. A text of the parts matches the passage that it equals with its title, else the first that it equals without;
     both are compared folded. Other passages with this text under another title are left out, since each would be taken
-    for a wrong answer, unless a text of the parts equals them with their title. If no answer of a source
-    matches and some are ids of passages, all of them are taken for ids.
+    for a wrong answer, unless a text of the parts equals them with their title. If half of a source's
+    answers or more are ids of passages, all of them are taken for ids.
 
     Raises:
         DataError: if a line lacks the key, its text or title is not a string, an id occurs twice, no passage is left,
@@ -103,11 +100,11 @@ def read_corpus(path: Path, config: DataConfig, sources: Sequence[Sequence[PairR
                 whole.setdefault(folded, text)
             if title and (form := fold(own)) in wanted:
                 untitled.setdefault(form, []).append(text)
-    column.check(path)
     passage = {form: texts[0] for form, texts in untitled.items()} | whole
+    column.check(path, is_matched=bool(passage))
     by_id: dict[str, str] = {}
-    for source in sources:
-        by_id |= _by_id(named, source, passage, path)
+    for source in sorted(sources, key=lambda source: -_matches(named, source, passage).share):
+        by_id |= _by_id(named, source, passage, path, is_certain=bool(by_id))
     meant = set(by_id.values())
     for form, texts in untitled.items():
         for text in texts:
@@ -131,21 +128,21 @@ class _AnswerColumn:
     config: DataConfig
     texts: int = 0
     is_prose: bool = False
-    """Whether a text has white space or, as in scripts without spaces, more characters than an id."""
+    """Whether a text is no id: it has white space, characters beyond ASCII or more of them than an id."""
     others: set[str] = field(default_factory=set)
     """Further keys with strings, which may be the passages' texts."""
 
     def count(self, record: Record, text: str) -> None:
         """Count a record's text."""
         self.texts += 1
-        self.is_prose = self.is_prose or len(text.split()) > 1 or len(text) > _LONGEST_ID
+        self.is_prose = self.is_prose or len(text.split()) > 1 or len(text) > _LONGEST_ID or not text.isascii()
         if not self.is_prose:
             config = self.config
             known = {"id", "_id", "title", config.question_column, config.answer_column, config.group_column}
             self.others |= {key for key, value in record.items() if isinstance(value, str) and key not in known}
 
-    def check(self, path: Path) -> None:
-        """Log which key is read; refuse one that reads as ids beside another key.
+    def check(self, path: Path, *, is_matched: bool) -> None:
+        """Log which key is read; refuse one that reads as ids beside another key, unless a text of it `is_matched`.
 
         Raises:
             DataError: naming the keys.
@@ -153,35 +150,62 @@ class _AnswerColumn:
         key = self.config.answer_column
         if self.texts:
             log.info("%s: passages without the key text, which are read from the key %s: %d", path, key, self.texts)
-        if self.others and not self.is_prose:
+        if self.others and not self.is_prose and not is_matched:
             others = ", ".join(map(repr, sorted(self.others)))
             got = f"only short texts without white space beside the key{'s' * (len(self.others) > 1)} {others}"
             remedy = "Rename the passages' key to `text`, and that of their ids, if any, to `id`."
             raise DataError(must(f"{path}, key {key}", "hold the passages' texts", got, remedy))
 
 
-def _by_id(named: dict[str, str], parts: Sequence[PairRows], passage: dict[str, str], path: Path) -> dict[str, str]:
+@dataclass(slots=True)
+class _Matches:
+    """Distinct answers of a source: all, those that are ids of passages, and how many are texts of passages."""
+
+    answers: set[str]
+    ids: set[str]
+    texts: int
+
+    @property
+    def share(self) -> float:
+        """The share of answers that are ids, 0 if as many are texts: some texts may be ids by chance."""
+        return len(self.ids) / len(self.answers) if len(self.ids) > self.texts else 0.0
+
+
+def _matches(named: dict[str, str], parts: Sequence[PairRows], passage: dict[str, str]) -> _Matches:
+    answers = {answer for part in parts for answer in part.answers}
+    return _Matches(answers, answers & named.keys(), sum(fold(answer) in passage for answer in answers))
+
+
+def _by_id(
+    named: dict[str, str], parts: Sequence[PairRows], passage: dict[str, str], path: Path, *, is_certain: bool
+) -> dict[str, str]:
     """Return the passages that texts of `parts`, those of one source, name by their ids.
 
-    There are none if an answer is the text of a passage, or if too few answers are ids for this to be no chance.
+    There are none unless half of the answers are ids, or any if another source's answers are (`is_certain`), and more
+    than are texts of passages. A listed negative that is neither an id nor a text of a passage stays a text.
 
     Raises:
-        DataError: if enough answers are ids, but other answers or listed negatives are not.
+        DataError: if so many answers are ids, but others are not.
     """
-    answers = {answer for part in parts for answer in part.answers}
-    known = answers & named.keys()
-    is_chance = len(known) < max(len(answers) * _SHARE_OF_IDS, _FEWEST_IDS)
-    if is_chance or any(fold(answer) in passage for answer in answers):
+    found = _matches(named, parts, passage)
+    if not found.share or (found.share < 0.5 and not is_certain):
+        if found.ids and not found.texts:
+            log.warning(
+                "%s: %d of %d answers are ids of its passages, such as %r, but all are read as texts", path,
+                len(found.ids), len(found.answers), min(found.ids)[:80],
+            )  # fmt: skip
         return {}
-    negatives = {text for part in parts for texts in part.negatives or [] for text in texts}
-    unknown = (answers - known) | {text for text in negatives - named.keys() if fold(text) not in passage}
-    if unknown:
-        total, example = len(answers | negatives), min(unknown)[:80]
-        got = f"{total - len(unknown)} that are ids, but {len(unknown)} that are not, such as {example!r}"
+    if unknown := found.answers - found.ids:
+        got = f"{len(found.ids)} that are ids, but {len(unknown)} that are not, such as {min(unknown)[:80]!r}"
         remedy = "Add the passages of these ids, leave their rows out, or write the texts in place of the ids."
-        kind = "answers and negatives" if negatives else "answers"
-        raise DataError(must(str(path), f"hold a passage for each of {total} {kind}", got, remedy))
-    return {text: named[text] for text in (answers | negatives) & named.keys()}
+        raise DataError(must(str(path), f"hold a passage for each of {len(found.answers)} answers", got, remedy))
+    negatives = {text for part in parts for texts in part.negatives or [] for text in texts}
+    if strange := {text for text in negatives - named.keys() if fold(text) not in passage}:
+        log.warning(
+            "%s: %d of %d listed negatives are neither ids nor texts of its passages, such as %r: they are read as "
+            "texts", path, len(strange), len(negatives), min(strange)[:80],
+        )  # fmt: skip
+    return {text: named[text] for text in (found.answers | negatives) & named.keys()}
 
 
 def say_placed(corpus: OwnCorpus, config: DataConfig, parts: Iterable[PairRows]) -> dict[str, int]:

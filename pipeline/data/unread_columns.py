@@ -54,7 +54,7 @@ class UnreadColumns:
         if not self._is_watching or column in self._settled:
             return False
         kind = self._kinds.get(column.lower())
-        if kind == "negatives" and column not in self._remedies:
+        if kind == "negatives" and not is_number and column not in self._remedies:
             self._values.setdefault(column, set())
             return False
         return is_number or kind is not None or column in self._remedies
@@ -98,7 +98,8 @@ class UnreadColumns:
         given = [number for number in numbers[column] if number is not None]
         if len(given) < len(numbers[column]):
             return f"write 0 or 1 in place of the texts and {remedy}"
-        return remedy if max(given) >= self._threshold else f"{remedy} data.positive_threshold=<lowest right value>"
+        may_reach = column in self._settled or max(given) >= self._threshold  # settled: not all values were seen
+        return remedy if may_reach else f"{remedy} data.positive_threshold=<lowest right value>"
 
 
 def _may_judge(values: Collection[Any], *, is_named: bool) -> bool:

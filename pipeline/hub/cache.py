@@ -73,15 +73,10 @@ class Repository:
     def _label(self) -> str:
         return f"{self.kind} {self.name} {self.revision or constants.DEFAULT_REVISION}"
 
-    def recorded_commit(self) -> str | None:
-        """Return the commit of `revision` that the lock file records, None if it records none."""
-        known = LockFile(self.lock).get("commits", self._label)
-        return str(known) if known else None
-
     def commit(self, refresh: bool) -> str:
         """Return the commit of `revision`: from the lock file, or resolved anew and recorded there."""
-        if not refresh and (known := self.recorded_commit()):
-            return known
+        if not refresh and (known := LockFile(self.lock).get("commits", self._label)):
+            return str(known)
         if self.revision and re.fullmatch(COMMIT, self.revision):
             commit = self.revision
         elif constants.is_offline_mode() and not refresh:

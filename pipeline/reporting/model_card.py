@@ -66,7 +66,7 @@ REFERENCE_DEFAULTS: Json = {
 
 
 _LEFT_OUT = {
-    "limited": "beyond `data.rows` or `data.limit`",
+    "limited": "beyond `data.limit`",
     "blank_or_null_question": "without a question",
     "blank_or_null_answer": "without an answer",
     "exact_duplicate_row": "that repeat an earlier row",

@@ -42,7 +42,7 @@ def verdict(name: str, measures: Mapping[str, Any]) -> list[str]:
         said = f"the first stage found no positive for any of {queries} queries"
         return [f"{name}: {said}, so there is nothing to compare as retrieved.", *known]
     if measures.get("groups") == 1:
-        return [f"{name}: all {queries} queries are of one group, which says nothing about others.", *known]
+        return [f"{name}: all queries ({queries}) are of one group, which says nothing about others.", *known]
     found, label = protocol["differences"][TRAINED][HEADLINE], MEASURES[HEADLINE]
     by, interval = abs(found["mean"]), _interval(found, queries)
     if found["low"] > 0:
