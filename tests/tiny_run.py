@@ -7,8 +7,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+from beir_folders import write_beir
 from composed_config import composed
 from hub_fixtures import sentences
+from pair_files import write_jsonl
 
 from pipeline.config.schema import Config
 from pipeline.core import artifacts
@@ -70,17 +72,14 @@ def measures(run: Path) -> Any:
 
 def local_pairs(path: Path, rows: int = 130) -> list[str]:
     """Write a file of pairs and return the overrides that train on it."""
-    path.write_text("".join(json.dumps({"question": q, "answer": a}) + "\n" for q, a in sentences(rows)))
+    write_jsonl(path, [{"question": question, "answer": answer} for question, answer in sentences(rows)])
     return ["data=local", f"data.path={path}", "data.limit=null"]
 
 
 def collection(folder: Path, pairs: list[tuple[str, str]], grades: str = GRADES) -> Path:
     """Write a BEIR folder: the answers are its passages d0, d1, …, the first eight questions its queries q0 to q7."""
-    (folder / "qrels").mkdir(parents=True)
-    lines = [json.dumps({"_id": f"d{i}", "title": "", "text": text}) for i, (_, text) in enumerate(pairs)]
-    (folder / "corpus.jsonl").write_text("\n".join(lines) + "\n")
-    lines = [json.dumps({"_id": f"q{i}", "text": text}) for i, (text, _) in enumerate(pairs[:8])]
-    (folder / "queries.jsonl").write_text("\n".join(lines) + "\n")
+    queries = {f"q{i}": question for i, (question, _) in enumerate(pairs[:8])}
+    write_beir(folder, queries, {f"d{i}": answer for i, (_, answer) in enumerate(pairs)})
     write_grades(folder, grades)
     return folder
 

@@ -61,8 +61,8 @@ def read_corpus(path: Path, config: DataConfig, sources: Sequence[Sequence[PairR
     The text stands under the key `text`, else under the answer column. A title beside `text` is put before it, as in
     BEIR. A text of the parts matches the passage that it equals with its title, else the first that it equals without;
     both are compared folded. Other passages with this text under another title are left out, since each would be taken
-    for a wrong answer, unless a text of the parts equals them with their title. If half of a source's
-    answers or more are ids of passages, all of them are taken for ids.
+    for a wrong answer, unless a text of the parts equals them with their title. If half of a source's answers or more
+    are ids of passages, all of them are taken for ids.
 
     Raises:
         DataError: if a line lacks the key, its text or title is not a string, an id occurs twice, no passage is left,
@@ -103,8 +103,8 @@ def read_corpus(path: Path, config: DataConfig, sources: Sequence[Sequence[PairR
     passage = {form: texts[0] for form, texts in untitled.items()} | whole
     column.check(path, is_matched=bool(passage))
     by_id: dict[str, str] = {}
-    for source in sorted(sources, key=lambda source: -_matches(named, source, passage).share):
-        by_id |= _by_id(named, source, passage, path, is_certain=bool(by_id))
+    for found in sorted((_matches(named, source, passage) for source in sources), key=lambda found: -found.share):
+        by_id |= _by_id(named, found, passage, path, is_certain=bool(by_id))
     meant = set(by_id.values())
     for form, texts in untitled.items():
         for text in texts:
@@ -159,9 +159,14 @@ class _AnswerColumn:
 
 @dataclass(slots=True)
 class _Matches:
-    """Distinct answers of a source: all, those that are ids of passages, and how many are texts of passages."""
+    """Distinct answers and listed negatives of a source.
+
+    `ids` are the answers that are ids of passages; `texts` is the number of answers that are texts of passages, counted
+    only if some are ids.
+    """
 
     answers: set[str]
+    negatives: set[str]
     ids: set[str]
     texts: int
 
@@ -173,13 +178,15 @@ class _Matches:
 
 def _matches(named: dict[str, str], parts: Sequence[PairRows], passage: dict[str, str]) -> _Matches:
     answers = {answer for part in parts for answer in part.answers}
-    return _Matches(answers, answers & named.keys(), sum(fold(answer) in passage for answer in answers))
+    negatives = {text for part in parts for texts in part.negatives or [] for text in texts}
+    ids = answers & named.keys()
+    return _Matches(answers, negatives, ids, sum(fold(answer) in passage for answer in answers) if ids else 0)
 
 
 def _by_id(
-    named: dict[str, str], parts: Sequence[PairRows], passage: dict[str, str], path: Path, *, is_certain: bool
+    named: dict[str, str], found: _Matches, passage: dict[str, str], path: Path, *, is_certain: bool
 ) -> dict[str, str]:
-    """Return the passages that texts of `parts`, those of one source, name by their ids.
+    """Return the passages that a source's texts name by their ids.
 
     There are none unless half of the answers are ids, or any if another source's answers are (`is_certain`), and more
     than are texts of passages. A listed negative that is neither an id nor a text of a passage stays a text.
@@ -187,7 +194,6 @@ def _by_id(
     Raises:
         DataError: if so many answers are ids, but others are not.
     """
-    found = _matches(named, parts, passage)
     if not found.share or (found.share < 0.5 and not is_certain):
         if found.ids and not found.texts:
             log.warning(
@@ -199,13 +205,12 @@ def _by_id(
         got = f"{len(found.ids)} that are ids, but {len(unknown)} that are not, such as {min(unknown)[:80]!r}"
         remedy = "Add the passages of these ids, leave their rows out, or write the texts in place of the ids."
         raise DataError(must(str(path), f"hold a passage for each of {len(found.answers)} answers", got, remedy))
-    negatives = {text for part in parts for texts in part.negatives or [] for text in texts}
-    if strange := {text for text in negatives - named.keys() if fold(text) not in passage}:
+    if strange := {text for text in found.negatives - named.keys() if fold(text) not in passage}:
         log.warning(
             "%s: %d of %d listed negatives are neither ids nor texts of its passages, such as %r: they are read as "
-            "texts", path, len(strange), len(negatives), min(strange)[:80],
+            "texts", path, len(strange), len(found.negatives), min(strange)[:80],
         )  # fmt: skip
-    return {text: named[text] for text in (found.answers | negatives) & named.keys()}
+    return {text: named[text] for text in (found.answers | found.negatives) & named.keys()}
 
 
 def say_placed(corpus: OwnCorpus, config: DataConfig, parts: Iterable[PairRows]) -> dict[str, int]:

@@ -31,14 +31,11 @@ from pipeline.core.errors import HubError, PipelineError, must
 from pipeline.hub.download import fetch, retrying
 from pipeline.hub.failures import OTHER_WAYS, Mismatch, no_folder, refusal
 from pipeline.hub.lock_file import LockFile
-from pipeline.hub.repo_files import is_pickle, literal_patterns, model_files
+from pipeline.hub.repo_files import is_commit, is_pickle, literal_patterns, model_files
 
 log = logging.getLogger(__name__)
 
 Kind = Literal["model", "dataset"]
-
-COMMIT = r"[0-9a-f]{40}"
-"""Pattern of a revision that is itself a commit."""
 
 DOWNLOADS_AT_ONCE = 4
 """Files downloaded at a time, so that the many small files of a data set do not wait for each other's round trips."""
@@ -77,7 +74,7 @@ class Repository:
         """Return the commit of `revision`: from the lock file, or resolved anew and recorded there."""
         if not refresh and (known := LockFile(self.lock).get("commits", self._label)):
             return str(known)
-        if self.revision and re.fullmatch(COMMIT, self.revision):
+        if self.revision and is_commit(self.revision):
             commit = self.revision
         elif constants.is_offline_mode() and not refresh:
             commit = self._cached_commit()

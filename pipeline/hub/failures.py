@@ -22,6 +22,7 @@ from huggingface_hub.errors import (
 )
 
 from pipeline.core.errors import SIZE_LIMIT, HubError, first_line, must
+from pipeline.hub.repo_files import is_commit
 
 OTHER_WAYS = "With the files in the cache, HF_HUB_OFFLINE=1 uses them; experiment=quickstart needs no hub."
 """End of every refusal: what works without this download."""
@@ -101,7 +102,7 @@ def refusal(error: Exception, *, key: str, repository: str, kind: str, revision:
     elif isinstance(error, RevisionNotFoundError):
         rule, got = "have the revision that was asked for", f"none called {revision or 'main'} (HTTP {status})"
         remedy = f"Correct {key.rsplit('.', 1)[0]}.revision, or pass hub.refresh=true if it moved."
-        if revision and re.fullmatch(r"[0-9a-f]{40}", revision):
+        if revision and is_commit(revision):
             remedy = "It is misspelt, or its owner removed that commit: then a run that used it cannot be repeated."
     elif isinstance(error, RemoteEntryNotFoundError) or status == 404:
         rule, got = "hold every file it lists", f"a missing file (HTTP {status})"

@@ -13,9 +13,9 @@ from pathlib import Path
 from pipeline.core import packages
 from pipeline.core.errors import HubError, changed, must
 from pipeline.core.fingerprint import text_digest
-from pipeline.hub.cache import COMMIT, Kind, Repository
+from pipeline.hub.cache import Kind, Repository
 from pipeline.hub.lock_file import LockFile
-from pipeline.hub.repo_files import identity_files, looks_local
+from pipeline.hub.repo_files import identity_files, is_commit, looks_local
 
 PACKAGE = "package:"
 """Prefix of a path that names weights inside an installed package."""
@@ -107,7 +107,7 @@ def is_fixed(path: str, revision: str | None) -> bool:
     """Return whether `path` cannot mean other files tomorrow by a branch that moves: it is here, or names a commit."""
     if path.startswith(PACKAGE) or Path(path).exists():
         return True
-    return bool(re.fullmatch(COMMIT, path.partition("@")[2] or revision or ""))
+    return is_commit(path.partition("@")[2] or revision or "")
 
 
 @dataclass(frozen=True, slots=True)

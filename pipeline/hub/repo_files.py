@@ -14,6 +14,11 @@ ABOUT_A_RUN = {"manifest.json", "training.json", "metrics.jsonl", "emissions.jso
 """Files beside a trained model that describe its run, with times and paths, and do not change what it computes."""
 
 
+def is_commit(revision: str) -> bool:
+    """Return whether a revision is shaped like a commit, which no branch or tag moves."""
+    return bool(re.fullmatch(r"[0-9a-f]{40}", revision))
+
+
 def looks_local(path: str) -> bool:
     """Return whether a name is shaped like a file or folder rather than `owner/name`."""
     shaped = path.startswith((".", "/", "~")) or path.endswith("/") or path.count("/") > 1
